@@ -1,0 +1,100 @@
+"""The ONNX domain: op names, formats, inputs, attributes and shapes. The one place.
+
+`export.py` writes these ops, `runtimes/ops/` registers them with ONNX Runtime, `docs/ops.md`
+and `docs/sparse_format.md` specify them byte by byte. Symbols: b batch, l sequence length,
+d d_inner, n d_state, k d_conv, r rows (output features), c columns (input features).
+
+Every op has a model-local function of the same domain and name as its fallback, so that a file
+written by ssmpress also runs where the op library is not loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from ssmpress.errors import DeviceError
+
+DOMAIN = "ssmpress"
+DOMAIN_VERSION = 1
+ONNX_OPSET = 23
+
+SELECTIVE_SCAN = "SelectiveScan"
+SELECTIVE_SCAN_INPUTS = ("u", "delta", "delta_bias", "A", "B", "C", "D", "z", "state")
+SELECTIVE_SCAN_OUTPUTS = ("y", "state_out")
+"""u, delta, z (b, l, d); delta_bias, D (d); A (n, d); B, C (b, l, n); state (b, n, d)."""
+
+CAUSAL_CONV1D = "CausalConv1d"
+CAUSAL_CONV1D_INPUTS = ("x", "weight", "bias", "state")
+CAUSAL_CONV1D_OUTPUTS = ("y", "state_out")
+"""x (b, l, d); weight (k, d); bias (d); state (b, k-1, d). SiLU is part of the op."""
+
+
+class Values(StrEnum):
+    """Type of the stored weights. `INT8` also quantises the activations, per token."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
+class Structure(StrEnum):
+    """How the positions of the stored weights are encoded."""
+
+    DENSE = "dense"
+    BITMASK = "bitmask"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One packed-matrix format = one op name and version."""
+
+    structure: Structure
+    values: Values
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in reports and manifests, for example `bitmask-int8`."""
+        return f"{self.structure}-{self.values}"
+
+    @property
+    def op_type(self) -> str:
+        """ONNX op type, for example `BitmaskLinearInt8`."""
+        return f"{self.structure.capitalize()}Linear{self.values.capitalize()}"
+
+    @property
+    def weight_inputs(self) -> tuple[str, ...]:
+        """Names of the packed sections, in the order of the op's inputs after `x`."""
+        sections = ("weight",) if self.structure is Structure.DENSE else ("bits", "start", "value")
+        return (*sections, "scale") if self.values is Values.INT8 else sections
+
+
+FORMATS: tuple[Format, ...] = tuple(Format(s, v) for s in Structure for v in Values)
+"""Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
+
+COLUMNS_ATTRIBUTE = "columns"
+VERSION_ATTRIBUTE = "format_version"
+
+SECTION_ALIGNMENT = 64
+"""Bytes. Every packed section starts on, and is padded with zeros to, a multiple of this."""
+
+LIBRARY_NAME = "libssmpress_ops.so"
+ISA_VARIABLE = "SSMPRESS_ISA"
+"""Environment variable that forces a kernel set: scalar or avx2. Unknown names fail."""
+
+
+def get_library_path() -> Path:
+    """Path of the op library for this host, for `SessionOptions.register_custom_ops_library`.
+
+    Raises:
+        DeviceError: the installed package has no op library (a source tree that was not built).
+    """
+    path = Path(__file__).parent / "lib" / LIBRARY_NAME
+    if not path.is_file():
+        raise DeviceError(
+            f"{path}: the op library is missing; expected it beside the Python files. "
+            "Install the package (pip install .) or, in a source tree, run `make ops`."
+        )
+    return path
