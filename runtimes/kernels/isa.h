@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// What an instruction set provides: one table of functions, each working on a block of outputs that
+// no other block touches. Splitting into blocks (selective_scan.cc, causal_conv1d.cc, linear.cc) is
+// the same for every instruction set, and no result depends on it.
+#ifndef SSMPRESS_KERNELS_ISA_H_
+#define SSMPRESS_KERNELS_ISA_H_
+
+#include "kernels/kernels.h"
+
+namespace ssmpress {
+
+// Channels of one SelectiveScan block. 64 channels x 16 states of h and of A are 8 KiB: they stay
+// in the L1 cache over the whole length.
+constexpr size_t kScanChannels = 64;
+
+struct SelectiveScanBlock {
+  const SelectiveScan* args;
+  size_t batch;
+  size_t channel_begin, channel_end;  // at most kScanChannels
+  float* scratch;  // 2·n·kScanChannels floats for the block's h and A, or nullptr when l is 1
+};
+
+struct CausalConv1dBlock {
+  const CausalConv1d* args;
+  size_t batch;
+  size_t token_begin, token_end;
+};
+
+// Rows of x are zero from `columns` to `x_stride`, a multiple of kColumnMultiple.
+constexpr size_t kColumnMultiple = 64;
+
+struct LinearBlock {
+  const PackedMatrix* matrix;
+  const void* x;         // float; for int8 matrices int8_t (few tokens) or int16_t (many tokens)
+  const float* x_scale;  // (t), int8 matrices only; NaN for a token that is not finite
+  size_t x_stride;       // elements
+  float* y;              // (t, r)
+  size_t row_begin, row_end;
+  size_t token_begin, token_end;
+};
+
+using LinearFunction = void (*)(const LinearBlock&);
+
+// Rows of a many-token block start on a multiple of this and number at most kPanelRows.
+constexpr size_t kPanelRowMultiple = 16;
+constexpr size_t kPanelRows = 64;
+
+struct Isa {
+  const char* name;
+  bool (*available)();
+  void (*selective_scan)(const SelectiveScanBlock&);
+  void (*causal_conv1d)(const CausalConv1dBlock&);
+  // Quantises x (columns) to `q` as docs/sparse_format.md says and zeroes q up to `stride`; returns
+  // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
+  float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
+  float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
+  LinearFunction few_tokens[2][3];   // [Structure][Values]: streams the packed bytes once
+  LinearFunction many_tokens[2][3];  // [Structure][Values]: unpacks a panel, uses it many times
+};
+
+extern const Isa kScalarIsa;
+
+}  // namespace ssmpress
+
+#endif  // SSMPRESS_KERNELS_ISA_H_

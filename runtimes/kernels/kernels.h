@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels, over plain pointers. Nothing here knows of ONNX Runtime.
+//
+// Tensors are row-major float32 unless said otherwise, need only their natural alignment, and must
+// not overlap, except that state_out may be state. Results are the same bits for every number of
+// threads. This header and what it declares throw nothing and allocate only scratch memory; a
+// function that allocates returns false when there is no memory left.
+//
+// Symbols: b batch, l sequence length, d channels, n d_state, k conv taps, t tokens, r rows (output
+// features), c columns (input features).
+#ifndef SSMPRESS_KERNELS_KERNELS_H_
+#define SSMPRESS_KERNELS_KERNELS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace ssmpress {
+
+// Calls task(context, i) once for every i in [0, count), in any order, on any threads, and returns
+// when all calls have returned.
+struct ParallelFor {
+  using Task = void (*)(void* context, size_t i);
+  void (*run)(void* self, size_t count, Task task, void* context);
+  void* self;
+};
+
+// One thread: the caller's.
+ParallelFor RunSerially();
+
+// dt = softplus(delta + delta_bias);  h[n] = exp(dt·A[n])·h[n] + dt·u·B[n];
+// y = (Σ_n C[n]·h[n] + D·u)·silu(z).
+struct SelectiveScan {
+  size_t b, l, d, n;
+  const float* u;           // (b, l, d)
+  const float* delta;       // (b, l, d), before softplus
+  const float* delta_bias;  // (d)
+  const float* A;           // (n, d), negative
+  const float* B;           // (b, l, n)
+  const float* C;           // (b, l, n)
+  const float* D;           // (d)
+  const float* z;           // (b, l, d), the gate before SiLU
+  const float* state;       // (b, n, d)
+  float* y;                 // (b, l, d)
+  float* state_out;         // (b, n, d)
+};
+
+// y[t] = silu(bias + Σ_j weight[j]·x[t - (k-1) + j]); x before the first token comes from state.
+struct CausalConv1d {
+  size_t b, l, d, k;
+  const float* x;       // (b, l, d)
+  const float* weight;  // (k, d); weight[k-1] multiplies the newest token
+  const float* bias;    // (d)
+  const float* state;   // (b, k-1, d), oldest first
+  float* y;             // (b, l, d)
+  float* state_out;     // (b, k-1, d)
+};
+
+enum class Values { kFp32, kFp16, kInt8 };
+enum class Structure { kDense, kBitmask };
+
+// A packed matrix as docs/sparse_format.md lays it out. Dense: `value` is the section `weight` and
+// holds r·c elements. Bitmask: `bits`, `start` and the padded section `value`. int8: also `scale`.
+struct PackedMatrix {
+  Structure structure;
+  Values values;
+  size_t rows, columns;
+  const void* value;
+  size_t value_count;    // elements in `value`, padding included
+  const uint8_t* bits;   // (r, 8·ceil(c / 64))
+  const int32_t* start;  // (r + 1)
+  const float* scale;    // (r)
+};
+
+// y = x·Wᵀ: x (t, c), y (t, r).
+struct Linear {
+  const PackedMatrix* matrix;
+  size_t tokens;
+  const float* x;
+  float* y;
+};
+
+// Columns of an int8 matrix beyond which the 32-bit accumulator could overflow: 127²·c < 2^31.
+constexpr size_t kMaxInt8Columns = 133143;
+
+// Bytes that a bitmask `value` section holds beyond its last element.
+constexpr size_t kValuePadding = 64;
+
+// Checks the contents of a matrix whose section shapes are already known to be right. Returns false
+// and a sentence in `error` when a limit of docs/sparse_format.md is broken; the kernels may run
+// out of bounds on such a matrix.
+bool CheckMatrix(const PackedMatrix& matrix, char* error, size_t error_size);
+
+struct Isa;  // One instruction set's kernels: isa.h.
+
+// The kernels to use: the best that this CPU has, or the one that the environment variable
+// SSMPRESS_ISA names. nullptr when that is not possible; `error` then says why.
+const Isa* SelectIsa(char* error, size_t error_size);
+// As SelectIsa with SSMPRESS_ISA=name; nullptr means the best.
+const Isa* SelectIsaByName(const char* name, char* error, size_t error_size);
+const char* IsaName(const Isa& isa);
+
+bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel);
+bool RunCausalConv1d(const Isa& isa, const CausalConv1d& args, const ParallelFor& parallel);
+bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel);
+
+}  // namespace ssmpress
+
+#endif  // SSMPRESS_KERNELS_KERNELS_H_

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// The definition of every kernel as plain loops: what the vector kernels are tested against, and
+// what runs on a CPU that has no vector kernel.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/isa.h"
+
+namespace ssmpress {
+namespace {
+
+// Beyond 20, log1p(exp(x)) - x is below half a unit in the last place of x.
+float Softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
+float Silu(float x) { return x / (1.0f + expf(-x)); }
+
+float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = half >> 10 & 31u;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 0) {  // zero or subnormal: fraction · 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t wide_exponent = exponent == 31 ? 255u : exponent + 112u;
+  const uint32_t word = sign | wide_exponent << 23 | fraction << 13;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+void SelectiveScanChannel(const SelectiveScan& s, size_t batch, size_t d) {
+  const float* state = s.state + batch * s.n * s.d + d;
+  float* h = s.state_out + batch * s.n * s.d + d;
+  for (size_t n = 0; n < s.n; ++n) h[n * s.d] = state[n * s.d];
+  for (size_t t = 0; t < s.l; ++t) {
+    const size_t token = batch * s.l + t;
+    const float u = s.u[token * s.d + d];
+    const float dt = Softplus(s.delta[token * s.d + d] + s.delta_bias[d]);
+    float y = s.D[d] * u;
+    for (size_t n = 0; n < s.n; ++n) {
+      float& state_n = h[n * s.d];
+      state_n = expf(dt * s.A[n * s.d + d]) * state_n + dt * u * s.B[token * s.n + n];
+      y += s.C[token * s.n + n] * state_n;
+    }
+    s.y[token * s.d + d] = y * Silu(s.z[token * s.d + d]);
+  }
+}
+
+void SelectiveScanScalar(const SelectiveScanBlock& block) {
+  for (size_t d = block.channel_begin; d < block.channel_end; ++d) {
+    SelectiveScanChannel(*block.args, block.batch, d);
+  }
+}
+
+void CausalConv1dScalar(const CausalConv1dBlock& block) {
+  const CausalConv1d& a = *block.args;
+  const size_t kept = a.k - 1;
+  const float* x = a.x + block.batch * a.l * a.d;
+  const float* state = a.state + block.batch * kept * a.d;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    for (size_t d = 0; d < a.d; ++d) {
+      float sum = a.bias[d];
+      for (size_t j = 0; j < a.k; ++j) {
+        // Row t + j of concat(state, x).
+        const float* row = t + j < kept ? state + (t + j) * a.d : x + (t + j - kept) * a.d;
+        sum += a.weight[j * a.d + d] * row[d];
+      }
+      a.y[(block.batch * a.l + t) * a.d + d] = Silu(sum);
+    }
+  }
+}
+
+template <class Quantized>
+float Quantize(const float* x, size_t columns, size_t stride, Quantized* q) {
+  float max = 0.0f;
+  bool finite = true;
+  for (size_t j = 0; j < columns; ++j) {
+    finite = finite && std::isfinite(x[j]);
+    max = std::fabs(x[j]) > max ? std::fabs(x[j]) : max;
+  }
+  std::memset(q, 0, stride * sizeof(Quantized));
+  if (!finite) return NAN;
+  const float scale = (max > 1e-30f ? max : 1e-30f) / 127.0f;
+  for (size_t j = 0; j < columns; ++j) q[j] = static_cast<Quantized>(nearbyintf(x[j] / scale));
+  return scale;
+}
+
+template <Values kValues>
+struct Types;
+template <>
+struct Types<Values::kFp32> {
+  using Stored = float;
+  using Sum = float;
+  static float Convert(float value) { return value; }
+};
+template <>
+struct Types<Values::kFp16> {
+  using Stored = uint16_t;
+  using Sum = float;
+  static float Convert(uint16_t value) { return HalfToFloat(value); }
+};
+template <>
+struct Types<Values::kInt8> {
+  using Stored = int8_t;
+  using Sum = int32_t;
+  static int32_t Convert(int8_t value) { return value; }
+};
+
+template <class T, class X>
+typename T::Sum DotDense(const PackedMatrix& m, size_t row, const X* x) {
+  const auto* weight = static_cast<const typename T::Stored*>(m.value) + row * m.columns;
+  typename T::Sum sum = 0;
+  for (size_t j = 0; j < m.columns; ++j) sum += T::Convert(weight[j]) * x[j];
+  return sum;
+}
+
+template <class T, class X>
+typename T::Sum DotBitmask(const PackedMatrix& m, size_t row, const X* x) {
+  const auto* value = static_cast<const typename T::Stored*>(m.value) + m.start[row];
+  const uint8_t* bits = m.bits + row * ((m.columns + 63) / 64 * 8);
+  typename T::Sum sum = 0;
+  for (size_t j = 0; j < m.columns; ++j) {
+    if ((bits[j / 8] >> j % 8 & 1) != 0) sum += T::Convert(*value++) * x[j];
+  }
+  return sum;
+}
+
+template <Structure kStructure, Values kValues, class X>
+void LinearScalar(const LinearBlock& block) {
+  using T = Types<kValues>;
+  const PackedMatrix& m = *block.matrix;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const X* x = static_cast<const X*>(block.x) + t * block.x_stride;
+    for (size_t row = block.row_begin; row < block.row_end; ++row) {
+      const auto sum =
+          kStructure == Structure::kDense ? DotDense<T>(m, row, x) : DotBitmask<T>(m, row, x);
+      float& y = block.y[t * m.rows + row];
+      y = static_cast<float>(sum);
+      if (kValues == Values::kInt8) y *= block.x_scale[t] * m.scale[row];
+    }
+  }
+}
+
+constexpr Structure kDense = Structure::kDense;
+constexpr Structure kBitmask = Structure::kBitmask;
+
+}  // namespace
+
+const Isa kScalarIsa = {
+    "scalar",
+    [] { return true; },
+    SelectiveScanScalar,
+    CausalConv1dScalar,
+    Quantize<int8_t>,
+    Quantize<int16_t>,
+    {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
+      LinearScalar<kDense, Values::kInt8, int8_t>},
+     {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
+      LinearScalar<kBitmask, Values::kInt8, int8_t>}},
+    {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
+      LinearScalar<kDense, Values::kInt8, int16_t>},
+     {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
+      LinearScalar<kBitmask, Values::kInt8, int16_t>}},
+};
+
+}  // namespace ssmpress

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = x·Wᵀ split into blocks of rows and tokens, and the preparation of x: zero padding for floats,
+// quantisation for int8 matrices.
+#include <cstring>
+
+#include "kernels/isa.h"
+#include "kernels/scratch.h"
+
+namespace ssmpress {
+namespace {
+
+// From this many tokens on, unpacking a panel once pays for itself.
+constexpr size_t kManyTokens = 8;
+
+// Rows of a few-token block: 16 rows of 768 fp32 columns are 48 KiB, about 4 us of DRAM bandwidth.
+constexpr size_t kFewTokenRows = 16;
+
+// Tokens of a many-token block: 256 tokens x 256 columns of x are 256 KiB and stay in the L2 cache.
+constexpr size_t kManyTokenBlock = 256;
+
+// Multiply-adds (t·r·c) below which one thread is faster: waking ONNX Runtime's threads costs about
+// 5 us, in which one core streams some 20,000 to 50,000 weights.
+constexpr size_t kMinParallelMultiplies = 65536;
+
+struct Work {
+  const Isa* isa;
+  const Linear* args;
+  bool many;
+  LinearBlock block;  // of the whole product
+  size_t rows_per_block, row_blocks;
+  void* quantized;
+  float* x_scale;
+};
+
+size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+size_t Min(size_t a, size_t b) { return a < b ? a : b; }
+
+void QuantizeToken(void* context, size_t i) {
+  Work& work = *static_cast<Work*>(context);
+  const size_t columns = work.args->matrix->columns;
+  const size_t stride = work.block.x_stride;
+  const float* x = work.args->x + i * columns;
+  if (work.many) {
+    int16_t* q = static_cast<int16_t*>(work.quantized) + i * stride;
+    work.x_scale[i] = work.isa->quantize_int16(x, columns, stride, q);
+  } else {
+    int8_t* q = static_cast<int8_t*>(work.quantized) + i * stride;
+    work.x_scale[i] = work.isa->quantize_int8(x, columns, stride, q);
+  }
+}
+
+void PadTokens(const Linear& args, size_t stride, float* padded) {
+  const size_t columns = args.matrix->columns;
+  for (size_t i = 0; i < args.tokens; ++i) {
+    std::memcpy(padded + i * stride, args.x + i * columns, columns * sizeof(float));
+    std::memset(padded + i * stride + columns, 0, (stride - columns) * sizeof(float));
+  }
+}
+
+void RunBlock(void* context, size_t i) {
+  const Work& work = *static_cast<const Work*>(context);
+  const size_t tokens = work.args->tokens;
+  const PackedMatrix& matrix = *work.args->matrix;
+  LinearBlock block = work.block;
+  block.row_begin = i % work.row_blocks * work.rows_per_block;
+  block.row_end = Min(matrix.rows, block.row_begin + work.rows_per_block);
+  block.token_begin = work.many ? i / work.row_blocks * kManyTokenBlock : 0;
+  block.token_end = work.many ? Min(tokens, block.token_begin + kManyTokenBlock) : tokens;
+  const auto& functions = work.many ? work.isa->many_tokens : work.isa->few_tokens;
+  functions[static_cast<int>(matrix.structure)][static_cast<int>(matrix.values)](block);
+}
+
+// Sets block.x, x_scale and x_stride.
+bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
+  const Linear& args = *work.args;
+  const size_t columns = args.matrix->columns;
+  const size_t stride = RoundUp(columns, kColumnMultiple);
+  work.block.x_stride = stride;
+  if (args.matrix->values == Values::kInt8) {
+    const size_t element = work.many ? sizeof(int16_t) : sizeof(int8_t);
+    if (!scratch.Allocate(args.tokens, stride * element + sizeof(float))) return false;
+    work.quantized = scratch.as<char>();
+    work.x_scale = reinterpret_cast<float*>(scratch.as<char>() + args.tokens * stride * element);
+    run.run(run.self, args.tokens, QuantizeToken, &work);
+    work.block.x = work.quantized;
+    work.block.x_scale = work.x_scale;
+  } else if (stride != columns) {
+    if (!scratch.Allocate(args.tokens, stride * sizeof(float))) return false;
+    PadTokens(args, stride, scratch.as<float>());
+    work.block.x = scratch.as<float>();
+  } else {
+    work.block.x = args.x;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) {
+  const PackedMatrix& matrix = *args.matrix;
+  if (args.tokens == 0 || matrix.rows == 0) return true;
+  Work work = {};
+  work.isa = &isa;
+  work.args = &args;
+  work.many = args.tokens >= kManyTokens;
+  work.block.matrix = &matrix;
+  work.block.y = args.y;
+  const bool small = args.tokens * matrix.rows * matrix.columns < kMinParallelMultiplies;
+  const ParallelFor run = small ? RunSerially() : parallel;
+  Scratch scratch;
+  if (!PrepareActivations(work, scratch, work.many ? run : RunSerially())) return false;
+  work.rows_per_block = kFewTokenRows;
+  size_t token_blocks = 1;
+  if (work.many) {
+    // 64 rows, but fewer when that would leave less than 16 blocks to share out.
+    work.rows_per_block = Min(kPanelRows, RoundUp(matrix.rows / 16 + 1, kPanelRowMultiple));
+    token_blocks = (args.tokens + kManyTokenBlock - 1) / kManyTokenBlock;
+  }
+  work.row_blocks = (matrix.rows + work.rows_per_block - 1) / work.rows_per_block;
+  run.run(run.self, work.row_blocks * token_blocks, RunBlock, &work);
+  return true;
+}
+
+}  // namespace ssmpress

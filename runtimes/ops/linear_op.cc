@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// The linear ops, one per packed format: sections in, checked, kernels/linear.cc does the work.
+//
+// Sections are read as they lie in the model. When all of them are constants their contents are
+// checked once, when the kernel is created; otherwise on every call.
+#include <climits>
+
+#include "ops/op.h"
+
+namespace ssmpress {
+namespace {
+
+constexpr int64_t kFormatVersion = 1;
+constexpr size_t kMaxSections = kMaxInputs - 1;
+
+ort::Status* ReadAttributes(const ort::KernelInfo* info, Kernel* kernel) {
+  const ort::Api* api = kernel->api;
+  const OpDefinition& op = *kernel->op;
+  int64_t version = 0;
+  if (ort::Status* s = ort::kGetAttributeInt64(api)(info, "format_version", &version)) return s;
+  if (version != kFormatVersion) {
+    return Error(api, op,
+                 "format_version: expected %lld, got %lld; export the model again with this "
+                 "version of ssmpress",
+                 static_cast<long long>(kFormatVersion), static_cast<long long>(version));
+  }
+  if (ort::Status* s = ort::kGetAttributeInt64(api)(info, "columns", &kernel->columns)) return s;
+  const int64_t limit = op.values == Values::kInt8 ? int64_t{kMaxInt8Columns} : INT_MAX;
+  if (kernel->columns < 0 || kernel->columns > limit) {
+    return Error(api, op, "columns: expected 0 to %lld, got %lld", static_cast<long long>(limit),
+                 static_cast<long long>(kernel->columns));
+  }
+  return nullptr;
+}
+
+// Checks the shapes of the sections and points `matrix` at them. `sections` starts at input 1.
+ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
+  const ort::Api* api = kernel.api;
+  const OpDefinition& op = *kernel.op;
+  const int64_t c = kernel.columns;
+  const bool dense = op.structure == Structure::kDense;
+  const int64_t any = -1, weight[2] = {-1, c}, bits[2] = {-1, (c + 63) / 64 * 8};
+  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 2, dense ? weight : bits)) return s;
+  const int64_t rows = sections[0].dims[0], starts = rows + 1;
+  *matrix = {};
+  matrix->structure = op.structure;
+  matrix->values = op.values;
+  matrix->rows = static_cast<size_t>(rows);
+  matrix->columns = static_cast<size_t>(c);
+  if (dense) {
+    matrix->value = sections[0].data;
+    matrix->value_count = static_cast<size_t>(rows * c);
+  } else {
+    if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
+    if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
+    matrix->bits = static_cast<const uint8_t*>(sections[0].data);
+    matrix->start = static_cast<const int32_t*>(sections[1].data);
+    matrix->value = sections[2].data;
+    matrix->value_count = static_cast<size_t>(sections[2].dims[0]);
+  }
+  if (op.values == Values::kInt8) {
+    const size_t scale = op.input_count - 1;
+    if (ort::Status* s = CheckShape(api, op, scale, sections[scale - 1], 1, &rows)) return s;
+    matrix->scale = static_cast<const float*>(sections[scale - 1].data);
+  }
+  return nullptr;
+}
+
+ort::Status* CheckContents(const Kernel& kernel, const PackedMatrix& matrix) {
+  char text[256];
+  if (CheckMatrix(matrix, text, sizeof text)) return nullptr;
+  return Error(kernel.api, *kernel.op, "%s", text);
+}
+
+ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
+  const ort::Api* api = kernel->api;
+  const OpDefinition& op = *kernel->op;
+  Tensor sections[kMaxSections];
+  for (size_t i = 1; i < op.input_count; ++i) {
+    int constant = 0;
+    const ort::Value* value = nullptr;
+    if (ort::Status* s = ort::kGetConstantInput(api)(info, i, &constant, &value)) return s;
+    if (constant == 0 || value == nullptr) return nullptr;
+    if (ort::Status* s = ReadValue(api, op, value, i, &sections[i - 1])) return s;
+  }
+  PackedMatrix matrix;
+  if (ort::Status* s = ReadMatrix(*kernel, sections, &matrix)) return s;
+  if (ort::Status* s = CheckContents(*kernel, matrix)) return s;
+  kernel->checked = true;
+  return nullptr;
+}
+
+ort::Status* Create(const ort::CustomOp* op, const ort::Api* api, const ort::KernelInfo* info,
+                    void** result) {
+  Kernel* kernel = nullptr;
+  *result = nullptr;
+  if (ort::Status* s = CreateKernel(op, api, &kernel)) return s;
+  ort::Status* status = ReadAttributes(info, kernel);
+  if (status == nullptr) status = CheckConstants(info, kernel);
+  if (status != nullptr) {
+    DestroyKernel(kernel);
+    return status;
+  }
+  *result = kernel;
+  return nullptr;
+}
+
+// Shape (..., c) of x -> shape (..., r) of y and the number of tokens.
+ort::Status* ReadTokens(const Kernel& kernel, const Tensor& x, size_t rows, int64_t* y_dims,
+                        size_t* tokens) {
+  if (x.rank == 0 || x.dims[x.rank - 1] != kernel.columns) {
+    const long long got = x.rank == 0 ? 0 : static_cast<long long>(x.dims[x.rank - 1]);
+    return Error(kernel.api, *kernel.op,
+                 "x: expected a last dimension of %lld (columns), got %lld in %zu dimensions",
+                 static_cast<long long>(kernel.columns), got, x.rank);
+  }
+  *tokens = 1;
+  for (size_t i = 0; i + 1 < x.rank; ++i) {
+    y_dims[i] = x.dims[i];
+    *tokens *= static_cast<size_t>(x.dims[i]);
+  }
+  y_dims[x.rank - 1] = static_cast<int64_t>(rows);
+  return nullptr;
+}
+
+ort::Status* Compute(void* self, ort::KernelContext* context) {
+  const Kernel& kernel = *static_cast<const Kernel*>(self);
+  const ort::Api* api = kernel.api;
+  const OpDefinition& op = *kernel.op;
+  Tensor in[kMaxInputs];
+  for (size_t i = 0; i < op.input_count; ++i) {
+    if (ort::Status* s = ReadInput(api, op, context, i, &in[i])) return s;
+  }
+  PackedMatrix matrix;
+  if (ort::Status* s = ReadMatrix(kernel, in + 1, &matrix)) return s;
+  if (!kernel.checked) {
+    if (ort::Status* s = CheckContents(kernel, matrix)) return s;
+  }
+  int64_t y_dims[kMaxRank];
+  size_t tokens = 0;
+  if (ort::Status* s = ReadTokens(kernel, in[0], matrix.rows, y_dims, &tokens)) return s;
+  float* y = nullptr;
+  if (ort::Status* s = MakeOutput(api, context, 0, y_dims, in[0].rank, &y)) return s;
+  SessionThreads threads = {api, context, nullptr};
+  const Linear args = {&matrix, tokens, static_cast<const float*>(in[0].data), y};
+  if (!RunLinear(*kernel.isa, args, UseThreads(&threads))) return Error(api, op, "out of memory");
+  return threads.status;
+}
+
+OpDefinition Define(const char* name, Structure structure, Values values) {
+  const ort::ElementType types[] = {ort::kFloat, ort::kFloat16, ort::kInt8};
+  OpDefinition op = {};
+  op.base = CommonCustomOp();
+  op.base.create_kernel_v2 = Create;
+  op.base.compute_v2 = Compute;
+  op.name = name;
+  op.output_count = 1;
+  op.structure = structure;
+  op.values = values;
+  auto add = [&op](const char* input, ort::ElementType type) {
+    op.input_names[op.input_count] = input;
+    op.input_types[op.input_count++] = type;
+  };
+  add("x", ort::kFloat);
+  if (structure == Structure::kBitmask) {
+    add("bits", ort::kUint8);
+    add("start", ort::kInt32);
+  }
+  add(structure == Structure::kBitmask ? "value" : "weight", types[static_cast<int>(values)]);
+  if (values == Values::kInt8) add("scale", ort::kFloat);
+  return op;
+}
+
+}  // namespace
+
+const OpDefinition kLinearOps[kLinearOpCount] = {
+    Define("DenseLinearFp32", Structure::kDense, Values::kFp32),
+    Define("DenseLinearFp16", Structure::kDense, Values::kFp16),
+    Define("DenseLinearInt8", Structure::kDense, Values::kInt8),
+    Define("BitmaskLinearFp32", Structure::kBitmask, Values::kFp32),
+    Define("BitmaskLinearFp16", Structure::kBitmask, Values::kFp16),
+    Define("BitmaskLinearInt8", Structure::kBitmask, Values::kInt8),
+};
+
+}  // namespace ssmpress

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the adapters share: reading tensors, checking shapes, errors, threads.
+//
+// Every function that can fail returns a Status*: nullptr, or an error that the caller hands back
+// to ONNX Runtime. Nothing throws, so nothing can cross the ABI.
+#ifndef SSMPRESS_OPS_OP_H_
+#define SSMPRESS_OPS_OP_H_
+
+#include "kernels/kernels.h"
+#include "ops/ort_abi.h"
+
+namespace ssmpress {
+
+constexpr size_t kMaxRank = 8;
+constexpr size_t kMaxInputs = 9;
+
+// One custom op: what ONNX Runtime asks about it. `base` must come first.
+struct OpDefinition {
+  ort::CustomOp base;
+  const char* name;
+  const char* input_names[kMaxInputs];
+  ort::ElementType input_types[kMaxInputs];
+  size_t input_count;
+  size_t output_count;
+  Structure structure;  // linear ops only
+  Values values;        // linear ops only
+};
+
+struct Tensor {
+  void* data;
+  size_t rank;
+  int64_t dims[kMaxRank];
+};
+
+const OpDefinition& Definition(const ort::CustomOp* op);
+
+// The members of ort::CustomOp that are the same for every op; kernel functions are left null.
+ort::CustomOp CommonCustomOp();
+
+// printf-like; `op` and a colon come first.
+__attribute__((format(printf, 3, 4))) ort::Status* Error(const ort::Api* api,
+                                                         const OpDefinition& op, const char* format,
+                                                         ...);
+
+ort::Status* ReadValue(const ort::Api* api, const OpDefinition& op, const ort::Value* value,
+                       size_t input, Tensor* tensor);
+ort::Status* ReadInput(const ort::Api* api, const OpDefinition& op,
+                       const ort::KernelContext* context, size_t input, Tensor* tensor);
+ort::Status* MakeOutput(const ort::Api* api, ort::KernelContext* context, size_t output,
+                        const int64_t* dims, size_t rank, float** data);
+
+// Compares a shape with what it must be; a negative number allows any size.
+ort::Status* CheckShape(const ort::Api* api, const OpDefinition& op, size_t input,
+                        const Tensor& tensor, size_t rank, const int64_t* expected);
+
+// The session's threads. `context` and `api` must outlive the result.
+struct SessionThreads {
+  const ort::Api* api;
+  const ort::KernelContext* context;
+  ort::Status* status;  // of the last ParallelFor
+};
+ParallelFor UseThreads(SessionThreads* threads);
+
+// What every kernel holds.
+struct Kernel {
+  const ort::Api* api;
+  const OpDefinition* op;
+  const Isa* isa;
+  int64_t columns;  // linear ops only
+  bool checked;     // linear ops only: the sections are constant and have been checked
+};
+
+// Allocates a kernel and picks its instruction set.
+ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel** kernel);
+void DestroyKernel(void* kernel);
+
+extern const OpDefinition kSelectiveScanOp;
+extern const OpDefinition kCausalConv1dOp;
+constexpr size_t kLinearOpCount = 6;
+extern const OpDefinition kLinearOps[kLinearOpCount];
+
+}  // namespace ssmpress
+
+#endif  // SSMPRESS_OPS_OP_H_
