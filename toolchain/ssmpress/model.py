@@ -52,9 +52,18 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tup
     return F.silu(y), padded[:, length:]
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+class RMSNorm(nn.Module):
     """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32. x: (..., d_model)."""
-    return F.rms_norm(x.float(), (x.shape[-1],), weight, eps)
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.d_model))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, float (..., d_model); the result is float32."""
+        normalized: Tensor = F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps)
+        return normalized
 
 
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,24 +156,18 @@ class Layer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.eps = config.norm_eps
         self.mixer = Mixer(config)
-        self.norm = nn.Module()
-        self.norm.weight = nn.Parameter(torch.ones(config.d_model))
-
-    def normalized(self, x: Tensor) -> Tensor:
-        """The mixer's input, (b, l, d_model)."""
-        return rms_norm(x, self.norm.weight, self.eps)
+        self.norm = RMSNorm(config)
 
     def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model) and the states -> the same, after this layer."""
-        y, conv, scan = self.mixer(self.normalized(x), conv, scan)
+        y, conv, scan = self.mixer(self.norm(x), conv, scan)
         return x + y, conv, scan
 
     def forward_fused(self, x: Tensor, mamba_inner_fn: Any) -> Tensor:
         """`forward` from the zero state by mamba-ssm's CUDA kernels; the states are not kept."""
         m = self.mixer
-        xz = torch.matmul(m.in_proj.weight, self.normalized(x).transpose(1, 2))  # (b, 2d, l)
+        xz = torch.matmul(m.in_proj.weight, self.norm(x).transpose(1, 2))  # (b, 2d, l)
         if m.in_proj.bias is not None:
             xz = xz + m.in_proj.bias[:, None]
         y = mamba_inner_fn(
@@ -182,8 +185,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
-        self.norm_f = nn.Module()
-        self.norm_f.weight = nn.Parameter(torch.ones(config.d_model))
+        self.norm_f = RMSNorm(config)
 
 
 class Mamba(nn.Module):
@@ -244,8 +246,7 @@ class Mamba(nn.Module):
 
     def head(self, x: Tensor) -> Tensor:
         """Logits (..., vocab_size) from the residual stream (..., d_model)."""
-        norm = rms_norm(x, self.backbone.norm_f.weight, self.config.norm_eps)
-        logits: Tensor = self.lm_head(norm)
+        logits: Tensor = self.lm_head(self.backbone.norm_f(x))
         return logits
 
     def forward(
@@ -267,5 +268,6 @@ class Mamba(nn.Module):
             return self.forward(tokens)[0]
         x = self.backbone.embedding(tokens).float()
         for layer in self.backbone.layers:
+            assert isinstance(layer, Layer)
             x = layer.forward_fused(x, mamba_inner_fn)
         return self.head(x)

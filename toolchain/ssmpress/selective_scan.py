@@ -72,7 +72,7 @@ def selective_scan(
     the states block by block instead of storing (b, l, n, d) of them.
     """
     dt = F.softplus(delta + delta_bias)
-    y, last = _Scan.apply(dt, u, A, B, C, state)
+    y, last = _Scan.apply(dt, u, A, B, C, state)  # type: ignore[no-untyped-call]
     return (y + D * u) * F.silu(z), last
 
 
@@ -97,7 +97,8 @@ def _split(x: Tensor, segments: int, steps: int) -> Tensor:
     pad = segments * steps - x.shape[1]
     if pad:
         x = torch.cat([x, x.new_zeros(x.shape[0], pad, *x.shape[2:])], dim=1)
-    return x.unflatten(1, (segments, steps)).movedim(2, 0).contiguous()
+    x = x.reshape(x.shape[0], segments, steps, *x.shape[2:])
+    return x.movedim(2, 0).contiguous()
 
 
 def _join(x: Tensor, length: int) -> Tensor:
@@ -183,9 +184,9 @@ class _Scan(torch.autograd.Function):
         cut = _segments(length)
         B, C = _split(B, *cut), _split(C, *cut)
         for block in _channel_blocks(u, A):
-            of_block = (_split(t[..., block], *cut) for t in (dt, u, grad_y))
+            dt_, u_, grad_y_ = (_split(t[..., block], *cut) for t in (dt, u, grad_y))
             parts, grad_state[..., block] = _backward_block(
-                *of_block, A[:, block], B, C, state[..., block], grad_last[..., block]
+                dt_, u_, grad_y_, A[:, block], B, C, state[..., block], grad_last[..., block]
             )
             for grad, part in zip(grads[:2], parts[:2], strict=True):
                 grad[..., block] = _join(part, length)

@@ -1,0 +1,293 @@
+"""Packed model -> one ONNX graph for prefill and decode.
+
+Inputs and outputs (b batch, l sequence length, p positions, i layer; all sizes but the model's own
+are dynamic):
+
+====================== ======= ========================= =======================================
+name                   type    shape                     what
+====================== ======= ========================= =======================================
+input_ids              int64   (b, l)                    tokens, 0 .. vocab_size - 1
+logits_positions       int64   (p,)                      positions in 0 .. l-1 whose logits are
+                                                         wanted: all, the last, or none
+past_conv_state.{i}    float32 (b, d_conv-1, d_inner)    last inputs of the convolution
+past_scan_state.{i}    float32 (b, d_state, d_inner)     state of the selective scan
+logits                 float32 (b, p, vocab_size)        scores of the next token
+present_conv_state.{i} float32 as past_conv_state.{i}    states after the tokens: the next call's
+present_scan_state.{i} float32 as past_scan_state.{i}    past states
+====================== ======= ========================= =======================================
+
+Zero states start a sequence. Initializers are named after the checkpoint's tensors, packed sections
+with the section's name appended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ssmpress import __version__, fallback, ops
+from ssmpress.checkpoint import ModelConfig
+from ssmpress.compact import PackedMatrix
+from ssmpress.errors import BadInputError
+from ssmpress.ops import Structure, Values
+
+FloatArray = NDArray[np.float32]
+EXTERNAL_DATA_BYTES = 1 << 30
+"""Above this the weights go to a file of their own; protobuf ends at 2 GiB."""
+
+CONFIG_KEY = "ssmpress.config"
+IR_VERSION = 10
+
+
+@dataclass(frozen=True)
+class PackedModel:
+    """What is exported.
+
+    config: sizes. tensors: float32 arrays that are not packed, by canonical name. matrices: packed
+    matrices by canonical name (projections, embedding, an untied head).
+    """
+
+    config: ModelConfig
+    tensors: Mapping[str, FloatArray]
+    matrices: Mapping[str, PackedMatrix]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        packed = sum(m.nbytes for m in self.matrices.values())
+        return packed + sum(t.nbytes for t in self.tensors.values())
+
+
+def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
+    """Write the graph to `path` (model.onnx), with `path`.data beside it above 1 GiB.
+
+    Returns:
+        The files written.
+    """
+    graph = build(model)
+    if model.nbytes < EXTERNAL_DATA_BYTES:
+        ir.save(graph, path)
+        return (path,)
+    data = path.with_name(path.name + ".data")
+    ir.save(graph, path, external_data=data.name, size_threshold_bytes=1024)
+    return (path, data)
+
+
+def build(model: PackedModel) -> ir.Model:
+    """The ONNX model, with the fallback functions of the ops it uses."""
+    graph = _GraphBuilder(model)
+    graph.build()
+    functions = [
+        ir.serde.deserialize_function(fallback.function(op)) for op in sorted(graph.custom_ops)
+    ]
+    result = ir.Model(
+        graph.finish(),
+        ir_version=IR_VERSION,
+        producer_name="ssmpress",
+        producer_version=__version__,
+        functions=functions,
+        doc_string="Mamba-1 language model; inputs, outputs and states: docs/ops.md of ssmpress.",
+    )
+    result.metadata_props[CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
+    return result
+
+
+class _GraphBuilder:
+    """Adds nodes in order; every method returns the values it made."""
+
+    def __init__(self, model: PackedModel) -> None:
+        self.model, self.config = model, model.config
+        self.nodes: list[ir.Node] = []
+        self.initializers: dict[str, ir.Value] = {}
+        self.inputs: list[ir.Value] = []
+        self.outputs: list[ir.Value] = []
+        self.custom_ops: set[str] = set()
+
+    def finish(self) -> ir.Graph:
+        """The graph of everything added so far."""
+        return ir.Graph(
+            self.inputs,
+            self.outputs,
+            nodes=self.nodes,
+            initializers=list(self.initializers.values()),
+            opset_imports={"": ops.ONNX_OPSET, ops.DOMAIN: ops.DOMAIN_VERSION},
+            name="mamba",
+        )
+
+    def build(self) -> None:
+        """The whole model."""
+        tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
+        positions = self.input("logits_positions", ir.DataType.INT64, ("positions",))
+        x = self.embedding(tokens)
+        states: list[ir.Value] = []
+        for i in range(self.config.n_layer):
+            x, *after = self.layer(i, x)
+            states += after
+        wanted = self.node("Gather", "logits/positions", [x, positions], axis=1)
+        normalized = self.rms_norm("backbone.norm_f", wanted)
+        logits = self.linear(self.head_name(), normalized, "logits")
+        self.output(logits, ("batch", "positions", self.config.vocab_size))
+        for value, rows in zip(states, self.state_rows() * self.config.n_layer, strict=True):
+            self.output(value, ("batch", rows, self.config.d_inner))
+
+    def state_rows(self) -> tuple[int, int]:
+        return self.config.d_conv - 1, self.config.d_state
+
+    def head_name(self) -> str:
+        tied = self.config.tie_embeddings
+        return "backbone.embedding.weight" if tied else "lm_head.weight"
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self.inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, shape: Sequence[int | str]) -> None:
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+        self.outputs.append(value)
+
+    def node(
+        self,
+        op: str,
+        name: str,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[str] | None = None,
+        **attributes: Any,
+    ) -> Any:
+        """Add a node; its outputs are named `outputs`, or like the node."""
+        custom = op in _CUSTOM_OPS
+        if custom:
+            self.custom_ops.add(op)
+        values = [ir.Value(name=output) for output in outputs or [name]]
+        self.nodes.append(
+            ir.Node(
+                ops.DOMAIN if custom else "",
+                op,
+                inputs,
+                attributes=[ir.convenience.convert_attribute(k, v) for k, v in attributes.items()],
+                outputs=values,
+                name=name,
+            )
+        )
+        return values[0] if len(values) == 1 else values
+
+    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
+        """An initializer; asked for twice it is stored once."""
+        if name not in self.initializers:
+            tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
+            self.initializers[name] = ir.Value(
+                name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+            )
+        return self.initializers[name]
+
+    def tensor(self, name: str, change: Callable[[FloatArray], FloatArray] | None = None) -> Any:
+        """An unpacked weight, changed to what the op wants."""
+        array = self.model.tensors[name]
+        return self.constant(name, change(array) if change else array)
+
+    def linear(self, name: str, x: ir.Value, output: str) -> ir.Value:
+        """y = x Wᵀ with the packed matrix `name`, and its bias if the checkpoint has one."""
+        matrix = self.model.matrices[name]
+        sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
+        bias_name = name.removesuffix("weight") + "bias"
+        has_bias = bias_name in self.model.tensors and "dt_proj" not in name
+        product: ir.Value = self.node(
+            matrix.format.op_type,
+            output + "/product" if has_bias else output,
+            [x, *sections],
+            columns=matrix.columns,
+            format_version=matrix.format.version,
+        )
+        if has_bias:
+            product = self.node("Add", output, [product, self.tensor(bias_name)])
+        return product
+
+    def embedding(self, tokens: ir.Value) -> ir.Value:
+        """Rows of the embedding, read from the packed bytes that a tied head uses too."""
+        name = "backbone.embedding.weight"
+        matrix = self.model.matrices[name]
+        if matrix.format.structure is not Structure.DENSE:
+            raise BadInputError(
+                f"{name}: expected a dense format, since rows are read; got {matrix.format.name}."
+            )
+        weight = self.constant(f"{name}.weight", matrix.sections["weight"])
+        rows: ir.Value = self.node("Gather", "embedding/rows", [weight, tokens], axis=0)
+        if matrix.format.values is Values.FP32:
+            return rows
+        rows = self.node("Cast", "embedding/float", [rows], to=ir.DataType.FLOAT.value)
+        if matrix.format.values is Values.FP16:
+            return rows
+        scale = self.constant(f"{name}.scale", matrix.sections["scale"])
+        scales = self.node("Gather", "embedding/row_scale", [scale, tokens], axis=0)
+        last = self.constant("axis_last", np.array([-1], np.int64))
+        column = self.node("Unsqueeze", "embedding/scale", [scales, last])
+        scaled: ir.Value = self.node("Mul", "embedding", [rows, column])
+        return scaled
+
+    def rms_norm(self, name: str, x: ir.Value) -> ir.Value:
+        weight = self.tensor(f"{name}.weight")
+        normalized: ir.Value = self.node(
+            "RMSNormalization",
+            name.removeprefix("backbone."),
+            [x, weight],
+            axis=-1,
+            epsilon=self.config.norm_eps,
+        )
+        return normalized
+
+    def layer(self, i: int, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Layer i: the residual stream and the layer's two new states."""
+        c, weights, name = self.config, f"backbone.layers.{i}", f"layers.{i}"
+        mixer = f"{weights}.mixer"
+        past = [
+            self.input(f"past_{kind}_state.{i}", ir.DataType.FLOAT, ("batch", rows, c.d_inner))
+            for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True)
+        ]
+        normalized = self.rms_norm(f"{weights}.norm", x)
+        xz = self.linear(f"{mixer}.in_proj.weight", normalized, f"{name}/in_proj")
+        before_conv, z = self.split(f"{name}/xz", xz, ("x", "z"), (c.d_inner, c.d_inner))
+        u, conv_state = self.convolution(i, before_conv, past[0])
+        dbc = self.linear(f"{mixer}.x_proj.weight", u, f"{name}/x_proj")
+        sizes = (c.dt_rank, c.d_state, c.d_state)
+        delta_rank, B, C = self.split(f"{name}/dbc", dbc, ("delta", "B", "C"), sizes)
+        delta = self.linear(f"{mixer}.dt_proj.weight", delta_rank, f"{name}/dt_proj")
+        A = self.tensor(f"{mixer}.A_log", lambda A_log: -np.exp(A_log).T)
+        D, bias = self.tensor(f"{mixer}.D"), self.tensor(f"{mixer}.dt_proj.bias")
+        y, scan_state = self.node(
+            ops.SELECTIVE_SCAN,
+            f"{name}/scan",
+            [u, delta, bias, A, B, C, D, z, past[1]],
+            [f"{name}/scan", f"present_scan_state.{i}"],
+        )
+        out = self.linear(f"{mixer}.out_proj.weight", y, f"{name}/out_proj")
+        return self.node("Add", f"{name}/residual", [x, out]), conv_state, scan_state
+
+    def split(self, name: str, x: ir.Value, parts: Sequence[str], sizes: Sequence[int]) -> Any:
+        key = "split_" + "_".join(map(str, sizes))
+        lengths = self.constant(key, np.array(sizes, np.int64))
+        return self.node("Split", name, [x, lengths], [f"{name}/{p}" for p in parts], axis=-1)
+
+    def convolution(self, i: int, x: ir.Value, state: ir.Value) -> Any:
+        weights = f"backbone.layers.{i}.mixer.conv1d"
+        bias_name = f"{weights}.bias"
+        if bias_name in self.model.tensors:
+            bias = self.tensor(bias_name)
+        else:
+            bias = self.constant(bias_name, np.zeros(self.config.d_inner, np.float32))
+        return self.node(
+            ops.CAUSAL_CONV1D,
+            f"layers.{i}/conv",
+            [x, self.tensor(f"{weights}.weight", lambda w: w[:, 0].T), bias, state],
+            [f"layers.{i}/conv", f"present_conv_state.{i}"],
+            channels=self.config.d_inner,
+        )
+
+
+_CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D} | {f.op_type for f in ops.FORMATS}

@@ -1,0 +1,157 @@
+"""The ops of `ops.py` as ONNX functions: what they compute, in standard operators.
+
+A model carries the functions of the ops it uses. Where the op library is loaded its kernels take
+over; where it is not, ONNX Runtime (or any other backend) inlines these, so that the same file
+runs everywhere. Written in ONNX's textual syntax.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+from ssmpress.ops import (
+    CAUSAL_CONV1D,
+    DOMAIN,
+    FORMATS,
+    ONNX_OPSET,
+    SELECTIVE_SCAN,
+    Format,
+    Structure,
+    Values,
+)
+
+_SELECTIVE_SCAN = """
+SelectiveScan (u, delta, delta_bias, A, B, C, D, z, state) => (y, state_out) {
+    biased = Add(delta, delta_bias)
+    dt = Softplus(biased)
+    x = Mul(dt, u)
+    dt_first = Transpose <perm = [1, 0, 2]> (dt)
+    x_first = Transpose <perm = [1, 0, 2]> (x)
+    B_first = Transpose <perm = [1, 0, 2]> (B)
+    C_first = Transpose <perm = [1, 0, 2]> (C)
+    state_out, h_first = Scan <num_scan_inputs = 4, body = token
+        (float[b, n, d] h_before, float[b, d] dt_t, float[b, d] x_t, float[b, n] B_t,
+         float[b, n] C_t) => (float[b, n, d] h_after, float[b, d] y_t) {
+        state_axis = Constant <value_ints = [1]> ()
+        channel_axis = Constant <value_ints = [2]> ()
+        dt_row = Unsqueeze(dt_t, state_axis)
+        dt_A = Mul(dt_row, A)
+        decay = Exp(dt_A)
+        decayed = Mul(decay, h_before)
+        x_row = Unsqueeze(x_t, state_axis)
+        B_column = Unsqueeze(B_t, channel_axis)
+        added = Mul(x_row, B_column)
+        h_after = Add(decayed, added)
+        C_row = Unsqueeze(C_t, state_axis)
+        y_row = MatMul(C_row, h_after)
+        y_t = Squeeze(y_row, state_axis)
+    }> (state, dt_first, x_first, B_first, C_first)
+    h_y = Transpose <perm = [1, 0, 2]> (h_first)
+    skip = Mul(D, u)
+    ungated = Add(h_y, skip)
+    sigmoid_z = Sigmoid(z)
+    gate = Mul(z, sigmoid_z)
+    y = Mul(ungated, gate)
+}
+"""
+
+_CAUSAL_CONV1D = """
+CausalConv1d <channels> (x, weight, bias, state) => (y, state_out) {
+    padded = Concat <axis = 1> (state, x)
+    channels_first = Transpose <perm = [0, 2, 1]> (padded)
+    taps_last = Transpose <perm = [1, 0]> (weight)
+    one = Constant <value_ints = [1]> ()
+    kernel = Unsqueeze(taps_last, one)
+    convolved = Conv <group: int = @channels> (channels_first, kernel, bias)
+    biased = Transpose <perm = [0, 2, 1]> (convolved)
+    sigmoid = Sigmoid(biased)
+    y = Mul(biased, sigmoid)
+    length = Shape <start = 1, end = 2> (x)
+    padded_length = Shape <start = 1, end = 2> (padded)
+    state_out = Slice(padded, length, padded_length, one)
+}
+"""
+
+_UNPACK = """
+    powers = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
+    last = Constant <value_ints = [-1]> ()
+    one = Constant <value_ints = [1]> ()
+    zero = Constant <value_ints = [0]> ()
+    bytes = Unsqueeze(bits, last)
+    of_bit = BitwiseAnd(bytes, powers)
+    is_set = Cast <to = 9> (of_bit)
+    row_shape = Constant <value_ints = [0, -1]> ()
+    rows_of_bits = Reshape(is_set, row_shape)
+    columns_scalar = Constant <value_int: int = @columns> ()
+    columns = Reshape(columns_scalar, last)
+    keep = Slice(rows_of_bits, zero, columns, one)
+    keep_shape = Shape(keep)
+    flat = Reshape(keep, last)
+    flat_int = Cast <to = 6> (flat)
+    axis = Constant <value_int = 0> ()
+    ordinal = CumSum <exclusive = 1> (flat_int, axis)
+    at_place = Gather(value, ordinal)
+    in_rows = Reshape(at_place, keep_shape)
+    nothing = Constant <value = {zero_type}[1] {{0}}> ()
+    weight = Where(keep, in_rows, nothing)
+"""
+
+_MULTIPLY = {
+    Values.FP32: """
+    transposed = Transpose <perm = [1, 0]> (weight)
+    y = MatMul(x, transposed)
+""",
+    Values.FP16: """
+    widened = Cast <to = 1> (weight)
+    transposed = Transpose <perm = [1, 0]> (widened)
+    y = MatMul(x, transposed)
+""",
+    Values.INT8: """
+    feature_axis = Constant <value_ints = [-1]> ()
+    magnitude = Abs(x)
+    largest = ReduceMax(magnitude, feature_axis)
+    tiny = Constant <value_float = 1e-30> ()
+    at_least = Max(largest, tiny)
+    steps = Constant <value_float = 127.0> ()
+    x_scale = Div(at_least, steps)
+    quotient = Div(x, x_scale)
+    x_q = Round(quotient)
+    offset = Constant <value_float = 128.0> ()
+    x_shifted = Add(x_q, offset)
+    x_u8 = Cast <to = 2> (x_shifted)
+    w_float = Cast <to = 1> (weight)
+    w_shifted = Add(w_float, offset)
+    w_u8 = Cast <to = 2> (w_shifted)
+    transposed = Transpose <perm = [1, 0]> (w_u8)
+    middle = Constant <value = uint8 {128}> ()
+    sums = MatMulInteger(x_u8, transposed, middle, middle)
+    sums_float = Cast <to = 1> (sums)
+    of_token = Mul(sums_float, x_scale)
+    y = Mul(of_token, scale)
+""",
+}
+"""int8: both operands are shifted to uint8 with zero point 128: unsigned products are exact in
+every ONNX Runtime build while its signed ones may saturate on x86 without VNNI. The two scales are
+multiplied in one after the other: ONNX Runtime 1.31 fuses MatMulInteger followed by a product with
+(scale * scale) into MatMulIntegerToFloat, which takes the first scale as one number for all tokens."""
+
+
+def _linear(f: Format) -> str:
+    inputs = ", ".join(("x", *f.weight_inputs))
+    body = _MULTIPLY[f.values]
+    if f.structure is Structure.BITMASK:
+        zero_type = {"fp32": "float", "fp16": "float16", "int8": "int8"}[f.values]
+        body = _UNPACK.replace("{zero_type}", zero_type).replace("{{0}}", "{0}") + body
+    return f"{f.op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
+
+
+_TEXTS = {SELECTIVE_SCAN: _SELECTIVE_SCAN, CAUSAL_CONV1D: _CAUSAL_CONV1D} | {
+    f.op_type: _linear(f) for f in FORMATS
+}
+
+
+def function(op_type: str) -> onnx.FunctionProto:
+    """The fallback of one op, checked by onnx's parser."""
+    header = f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>'
+    return onnx.parser.parse_function(header + _TEXTS[op_type])
