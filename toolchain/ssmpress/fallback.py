@@ -91,11 +91,15 @@ _UNPACK = """
     flat_int = Cast <to = 6> (flat)
     axis = Constant <value_int = 0> ()
     ordinal = CumSum <exclusive = 1> (flat_int, axis)
-    at_place = Gather(value, ordinal)
+    value_float = Cast <to = 1> (value)
+    at_place = Gather(value_float, ordinal)
     in_rows = Reshape(at_place, keep_shape)
-    nothing = Constant <value = {zero_type}[1] {{0}}> ()
+    nothing = Constant <value_float = 0.0> ()
     weight = Where(keep, in_rows, nothing)
 """
+
+"""Unpacked as float32, whatever the values: ONNX Runtime has no Where for fp16, and folds all of
+this into a dense constant when it loads the model."""
 
 _MULTIPLY = {
     Values.FP32: """
@@ -134,15 +138,14 @@ _MULTIPLY = {
 """int8: both operands are shifted to uint8 with zero point 128: unsigned products are exact in
 every ONNX Runtime build while its signed ones may saturate on x86 without VNNI. The two scales are
 multiplied in one after the other: ONNX Runtime 1.31 fuses MatMulInteger followed by a product with
-(scale * scale) into MatMulIntegerToFloat, which takes the first scale as one number for all tokens."""
+(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number."""
 
 
 def _linear(f: Format) -> str:
     inputs = ", ".join(("x", *f.weight_inputs))
     body = _MULTIPLY[f.values]
     if f.structure is Structure.BITMASK:
-        zero_type = {"fp32": "float", "fp16": "float16", "int8": "int8"}[f.values]
-        body = _UNPACK.replace("{zero_type}", zero_type).replace("{{0}}", "{0}") + body
+        body = _UNPACK + body
     return f"{f.op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
 
 

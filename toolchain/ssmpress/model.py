@@ -62,8 +62,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, float (..., d_model); the result is float32."""
-        normalized: Tensor = F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps)
-        return normalized
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps)
 
 
 def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,6 +76,27 @@ def quantize_activations(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = x.abs().amax(dim=-1, keepdim=True).clamp_min(1e-30) / 127
     return torch.round(x / scale), scale
+
+
+class Projection(nn.Linear):
+    """y = x Wᵀ + b; with `int8_inputs`, x is quantised first, as the int8 ops do it.
+
+    The weights are not touched: give it the unpacked ones.
+    """
+
+    int8_inputs = False
+
+    def product(self, x: Tensor) -> Tensor:
+        """x Wᵀ without the bias. x: (..., columns) -> (..., rows)."""
+        if not self.int8_inputs:
+            return F.linear(x, self.weight)
+        x_q, scale = quantize_activations(x.float())
+        return F.linear(x_q, self.weight) * scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (..., columns) -> (..., rows)."""
+        y = self.product(x)
+        return y if self.bias is None else y + self.bias
 
 
 @dataclass
@@ -113,13 +133,13 @@ class Mixer(nn.Module):
         super().__init__()
         d, n, r = config.d_inner, config.d_state, config.dt_rank
         self.dt_rank, self.d_state = r, n
-        self.in_proj = nn.Linear(config.d_model, 2 * d, bias=config.proj_bias)
+        self.in_proj = Projection(config.d_model, 2 * d, bias=config.proj_bias)
         self.conv1d = nn.Conv1d(d, d, config.d_conv, groups=d, bias=config.conv_bias)
-        self.x_proj = nn.Linear(d, r + 2 * n, bias=False)
-        self.dt_proj = nn.Linear(r, d, bias=True)
+        self.x_proj = Projection(d, r + 2 * n, bias=False)
+        self.dt_proj = Projection(r, d, bias=True)
         self.A_log = nn.Parameter(torch.arange(1.0, n + 1).log().repeat(d, 1))  # (d, n)
         self.D = nn.Parameter(torch.ones(d))
-        self.out_proj = nn.Linear(d, config.d_model, bias=config.proj_bias)
+        self.out_proj = Projection(d, config.d_model, bias=config.proj_bias)
 
     def conv_weight(self) -> tuple[Tensor, Tensor]:
         """Weight (k, d) and bias (d,) of the convolution; the bias is zero where there is none."""
@@ -132,7 +152,7 @@ class Mixer(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
         u, conv = causal_conv1d(u, *self.conv_weight(), conv)
         delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta = F.linear(delta, self.dt_proj.weight)  # its bias belongs to the scan
+        delta = self.dt_proj.product(delta)  # its bias belongs to the scan
         A = -torch.exp(self.A_log.float()).T  # (n, d)
         with torch.autocast(x.device.type, enabled=False):
             tensors = (t.float() for t in (u, delta, self.dt_proj.bias, A, B, C, self.D, z, scan))
@@ -170,7 +190,7 @@ class Layer(nn.Module):
         xz = torch.matmul(m.in_proj.weight, self.norm(x).transpose(1, 2))  # (b, 2d, l)
         if m.in_proj.bias is not None:
             xz = xz + m.in_proj.bias[:, None]
-        y = mamba_inner_fn(
+        y: Tensor = mamba_inner_fn(
             xz, m.conv1d.weight, m.conv1d.bias, m.x_proj.weight, m.dt_proj.weight,
             m.out_proj.weight, m.out_proj.bias, -torch.exp(m.A_log.float()), None, None,
             m.D.float(), delta_bias=m.dt_proj.bias.float(), delta_softplus=True,
@@ -199,7 +219,7 @@ class Mamba(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.lm_head = Projection(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
 
