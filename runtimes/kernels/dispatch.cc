@@ -10,9 +10,27 @@
 namespace ssmpress {
 namespace {
 
+#if defined(__x86_64__)
+// Also asks whether the operating system saves the registers. Every CPU with AVX2 has F16C, which
+// older compilers cannot ask for.
+bool HasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("popcnt");
+}
+#endif
+bool Always() { return true; }
+
+struct Candidate {
+  const Isa* isa;
+  bool (*available)();
+};
+
 // Best first; the scalar one is always available.
-const Isa* const kByPriority[] = {
-    &kScalarIsa,
+const Candidate kByPriority[] = {
+#if defined(__x86_64__)
+    {&kAvx2Isa, HasAvx2},
+#endif
+    {&kScalarIsa, Always},
 };
 
 void ListNames(bool only_available, char* text, size_t size) {
@@ -20,9 +38,9 @@ void ListNames(bool only_available, char* text, size_t size) {
   text[0] = '\0';
   // From the last: the plainest first reads best.
   for (size_t i = sizeof(kByPriority) / sizeof(kByPriority[0]); i-- > 0;) {
-    const Isa& isa = *kByPriority[i];
-    if (only_available && !isa.available()) continue;
-    const int n = std::snprintf(text + used, size - used, "%s%s", used ? ", " : "", isa.name);
+    if (only_available && !kByPriority[i].available()) continue;
+    const int n =
+        std::snprintf(text + used, size - used, "%s%s", used ? ", " : "", kByPriority[i].isa->name);
     if (n < 0 || static_cast<size_t>(n) >= size - used) return;
     used += static_cast<size_t>(n);
   }
@@ -32,16 +50,16 @@ void ListNames(bool only_available, char* text, size_t size) {
 
 const Isa* SelectIsaByName(const char* name, char* error, size_t error_size) {
   char names[96];
-  for (const Isa* isa : kByPriority) {
+  for (const Candidate& candidate : kByPriority) {
     if (name == nullptr) {
-      if (isa->available()) return isa;
-    } else if (std::strcmp(name, isa->name) == 0) {
-      if (isa->available()) return isa;
+      if (candidate.available()) return candidate.isa;
+    } else if (std::strcmp(name, candidate.isa->name) == 0) {
+      if (candidate.available()) return candidate.isa;
       ListNames(true, names, sizeof names);
       std::snprintf(error, error_size,
                     "SSMPRESS_ISA=%s: this CPU cannot run it; expected one of %s; unset it or pick "
                     "one of those",
-                    isa->name, names);
+                    name, names);
       return nullptr;
     }
   }

@@ -47,7 +47,6 @@ constexpr size_t kPanelRows = 64;
 
 struct Isa {
   const char* name;
-  bool (*available)();
   void (*selective_scan)(const SelectiveScanBlock&);
   void (*causal_conv1d)(const CausalConv1dBlock&);
   // Quantises x (columns) to `q` as docs/sparse_format.md says and zeroes q up to `stride`; returns
@@ -59,6 +58,9 @@ struct Isa {
 };
 
 extern const Isa kScalarIsa;
+#if defined(__x86_64__)
+extern const Isa kAvx2Isa;
+#endif
 
 }  // namespace ssmpress
 

@@ -149,7 +149,6 @@ constexpr Structure kBitmask = Structure::kBitmask;
 
 const Isa kScalarIsa = {
     "scalar",
-    [] { return true; },
     SelectiveScanScalar,
     CausalConv1dScalar,
     Quantize<int8_t>,

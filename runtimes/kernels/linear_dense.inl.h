@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Readers of dense rows. A reader walks one row in words of 64 columns; within a word it gives the
+// columns in ascending order, floats eight at a time, int8 sixteen or thirty-two at a time. Columns
+// at and beyond the end of the row read as 0. Included by a kernels_<isa>.cc.
+
+struct DenseFp32Reader {
+  const float* weight;
+  size_t left;  // columns
+
+  void Seek(const PackedMatrix& m, size_t row, size_t column, size_t /*stored*/) {
+    weight = static_cast<const float*>(m.value) + row * m.columns + column;
+    left = m.columns - column;
+  }
+  size_t stored(const PackedMatrix&) const { return 0; }
+  SSMPRESS_INLINE void BeginWord() {}
+  SSMPRESS_INLINE F32 Next() {
+    const F32 w = left >= 8 ? Load(weight) : LoadPartial(weight, left);
+    weight += 8;
+    left = left >= 8 ? left - 8 : 0;
+    return w;
+  }
+};
+
+struct DenseFp16Reader {
+  const uint16_t* weight;
+  size_t left;
+
+  void Seek(const PackedMatrix& m, size_t row, size_t column, size_t /*stored*/) {
+    weight = static_cast<const uint16_t*>(m.value) + row * m.columns + column;
+    left = m.columns - column;
+  }
+  size_t stored(const PackedMatrix&) const { return 0; }
+  SSMPRESS_INLINE void BeginWord() {}
+  SSMPRESS_INLINE F32 Next() {
+    uint16_t tail[8] = {};
+    const uint16_t* from = weight;
+    if (left < 8) {
+      std::memcpy(tail, weight, left * sizeof(uint16_t));
+      from = tail;
+    }
+    weight += 8;
+    left = left >= 8 ? left - 8 : 0;
+    return LoadHalf(from);
+  }
+};
+
+struct DenseInt8Reader {
+  const int8_t* weight;
+  size_t left;
+
+  void Seek(const PackedMatrix& m, size_t row, size_t column, size_t /*stored*/) {
+    weight = static_cast<const int8_t*>(m.value) + row * m.columns + column;
+    left = m.columns - column;
+  }
+  size_t stored(const PackedMatrix&) const { return 0; }
+  SSMPRESS_INLINE void BeginWord() {}
+  SSMPRESS_INLINE I8x16 Next16() {
+    int8_t tail[16] = {};
+    const int8_t* from = weight;
+    if (left < 16) {
+      std::memcpy(tail, weight, left);
+      from = tail;
+    }
+    weight += 16;
+    left = left >= 16 ? left - 16 : 0;
+    return LoadI8x16(from);
+  }
+  SSMPRESS_INLINE I8x32 Next32() {
+    if (left < 32) {
+      const I8x16 low = Next16();
+      return Join(low, Next16());
+    }
+    weight += 32;
+    left -= 32;
+    return LoadI8x32(weight - 32);
+  }
+};

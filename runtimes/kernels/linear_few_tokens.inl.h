@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// Few tokens: the packed bytes stream through once, a tile of rows x tokens of dot products at a
+// time. A product is summed in the same order in every tile: two accumulators for alternate vectors
+// of columns, added at the end, then the lanes. Included by a kernels_<isa>.cc.
+
+template <class Reader, int kRows, int kTokens>
+SSMPRESS_INLINE void DotFloat(const LinearBlock& b, size_t row, size_t token) {
+  const PackedMatrix& m = *b.matrix;
+  Reader reader[kRows];
+  for (int r = 0; r < kRows; ++r) reader[r].Seek(m, row + r, 0, RowStart(m, row + r));
+  const float* x = static_cast<const float*>(b.x) + token * b.x_stride;
+  F32 sum[kRows][kTokens][2];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTokens; ++t) sum[r][t][0] = sum[r][t][1] = Zero();
+  }
+  for (size_t j = 0; j < m.columns; j += 64, x += 64) {
+    for (int r = 0; r < kRows; ++r) reader[r].BeginWord();
+    SSMPRESS_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      for (int r = 0; r < kRows; ++r) {
+        const F32 w = reader[r].Next();
+        for (int t = 0; t < kTokens; ++t) {
+          sum[r][t][i % 2] = Fma(w, Load(x + t * b.x_stride + 8 * i), sum[r][t][i % 2]);
+        }
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float* y = b.y + (token + t) * m.rows + row;
+    for (int r = 0; r < kRows; ++r) y[r] = HorizontalSum(Add(sum[r][t][0], sum[r][t][1]));
+  }
+}
+
+template <class Reader, int kRows, int kTokens>
+SSMPRESS_INLINE void DotInt8(const LinearBlock& b, size_t row, size_t token) {
+  const PackedMatrix& m = *b.matrix;
+  Reader reader[kRows];
+  for (int r = 0; r < kRows; ++r) reader[r].Seek(m, row + r, 0, RowStart(m, row + r));
+  const int8_t* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
+  I32 sum[kRows][kTokens];
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kTokens; ++t) sum[r][t] = ZeroI32();
+  }
+  for (size_t j = 0; j < m.columns; j += 64, x += 64) {
+    for (int r = 0; r < kRows; ++r) {
+      reader[r].BeginWord();
+      SSMPRESS_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const I8x32 w = reader[r].Next32();
+        for (int t = 0; t < kTokens; ++t) {
+          sum[r][t] = DotAdd(sum[r][t], w, LoadI8x32(x + t * b.x_stride + 32 * i));
+        }
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float* y = b.y + (token + t) * m.rows + row;
+    for (int r = 0; r < kRows; ++r) {
+      const float total = static_cast<float>(HorizontalSum(sum[r][t]));
+      y[r] = total * (b.x_scale[token + t] * m.scale[row + r]);
+    }
+  }
+}
+
+template <class Reader, bool kInt8, int kRows, int kTokens>
+void DotRows(const LinearBlock& b, size_t token) {
+  size_t row = b.row_begin;
+  for (; row + kRows <= b.row_end; row += kRows) {
+    if constexpr (kInt8) {
+      DotInt8<Reader, kRows, kTokens>(b, row, token);
+    } else {
+      DotFloat<Reader, kRows, kTokens>(b, row, token);
+    }
+  }
+  for (; row < b.row_end; ++row) {
+    if constexpr (kInt8) {
+      DotInt8<Reader, 1, kTokens>(b, row, token);
+    } else {
+      DotFloat<Reader, 1, kTokens>(b, row, token);
+    }
+  }
+}
+
+// kRows: rows that stream side by side for one token. Tiles of more tokens are two rows wide.
+template <class Reader, bool kInt8, int kRows>
+void LinearFewTokens(const LinearBlock& b) {
+  size_t token = b.token_begin;
+  for (; token + 3 <= b.token_end; token += 3) DotRows<Reader, kInt8, 2, 3>(b, token);
+  if (token + 2 == b.token_end) DotRows<Reader, kInt8, 2, 2>(b, token);
+  if (token + 1 == b.token_end) DotRows<Reader, kInt8, kRows, 1>(b, token);
+}

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+// Many tokens: a panel of 16 rows x kDepth elements is unpacked and transposed once (16 KiB, L1),
+// then multiplied with every token of the block. An element is a float, or a pair of int16 that one
+// instruction multiplies and adds. Sums run over ascending columns and are kept in y between
+// panels, so that a product is the same bits however the work is split. Included by a
+// kernels_<isa>.cc.
+
+constexpr size_t kPanel = 2 * kLanes;  // rows
+static_assert(kPanel == kPanelRowMultiple, "a panel is two vectors of rows");
+constexpr size_t kDepth = 256;
+constexpr int kTokenTile = 6;  // 12 accumulators, 2 vectors of weights, 1 activation: 15 registers
+
+struct FloatPanel {
+  using X = float;
+  using Sum = F32;
+  static constexpr size_t kColumns = 1;  // per element
+  static SSMPRESS_INLINE Sum ZeroSum() { return Zero(); }
+  static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
+    return Fma(w, Set(*x), sum);
+  }
+  static SSMPRESS_INLINE Sum FromY(F32 y) { return y; }
+  static SSMPRESS_INLINE F32 ToY(Sum sum) { return sum; }
+  template <class Reader>
+  static SSMPRESS_INLINE F32 Next(Reader& reader) {
+    return reader.Next();
+  }
+};
+
+// Between panels the bits of the int32 sums lie in y.
+struct Int8Panel {
+  using X = int16_t;
+  using Sum = I32;
+  static constexpr size_t kColumns = 2;
+  static SSMPRESS_INLINE Sum ZeroSum() { return ZeroI32(); }
+  static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
+    return PairDotAdd(sum, BitsOf(w), SetPair(x));
+  }
+  static SSMPRESS_INLINE Sum FromY(F32 y) { return BitsOf(y); }
+  static SSMPRESS_INLINE F32 ToY(Sum sum) { return FromBits(sum); }
+  template <class Reader>
+  static SSMPRESS_INLINE F32 Next(Reader& reader) {
+    return FromBits(Widen(reader.Next16()));
+  }
+};
+
+// Unpacks `words` words of 64 columns of rows [row, row + count), count <= 8, into one half of a
+// panel. `stored` holds each row's position in `value` and is moved on.
+template <class Panel, class Reader>
+void UnpackHalf(const PackedMatrix& m, size_t row, size_t count, size_t column, size_t words,
+                size_t* stored, float* half) {
+  constexpr size_t kVectors = 64 / Panel::kColumns / kLanes;  // per word
+  Reader reader[kLanes];
+  for (size_t r = 0; r < count; ++r) reader[r].Seek(m, row + r, column, stored[r]);
+  for (size_t word = 0; word < words; ++word) {
+    for (size_t r = 0; r < count; ++r) reader[r].BeginWord();
+    for (size_t i = 0; i < kVectors; ++i) {
+      F32 tile[kLanes];
+      for (size_t r = 0; r < kLanes; ++r) tile[r] = r < count ? Panel::Next(reader[r]) : Zero();
+      Transpose(tile);
+      for (size_t k = 0; k < kLanes; ++k) Store(half + k * kPanel, tile[k]);
+      half += kLanes * kPanel;
+    }
+  }
+  for (size_t r = 0; r < count; ++r) stored[r] = reader[r].stored(m);
+}
+
+struct PanelTile {
+  const float* panel;
+  size_t depth;   // elements
+  size_t row;     // of the panel's first row
+  size_t count;   // rows of the panel that exist
+  size_t column;  // of the panel's first element
+  bool first, last;
+};
+
+template <class Panel>
+SSMPRESS_INLINE F32 Finish(const LinearBlock& b, size_t token, typename Panel::Sum sum, F32 scale) {
+  if constexpr (Panel::kColumns == 1) {
+    return sum;
+  } else {
+    return Mul(ToFloat(sum), Mul(Set(b.x_scale[token]), scale));
+  }
+}
+
+template <class Panel, int kTokens>
+void MultiplyPanel(const LinearBlock& b, const PanelTile& tile, size_t token) {
+  const size_t low = tile.count < kLanes ? tile.count : kLanes, high = tile.count - low;
+  const auto* x = static_cast<const typename Panel::X*>(b.x) + token * b.x_stride + tile.column;
+  float* y = b.y + token * b.matrix->rows + tile.row;
+  typename Panel::Sum sum[kTokens][2];
+  for (int t = 0; t < kTokens; ++t) {
+    const float* from = y + t * b.matrix->rows;
+    sum[t][0] = tile.first ? Panel::ZeroSum() : Panel::FromY(LoadPartial(from, low));
+    sum[t][1] = tile.first ? Panel::ZeroSum() : Panel::FromY(LoadPartial(from + kLanes, high));
+  }
+  const float* w = tile.panel;
+  for (size_t k = 0; k < tile.depth; ++k, w += kPanel, x += Panel::kColumns) {
+    const F32 w0 = Load(w), w1 = Load(w + kLanes);
+    for (int t = 0; t < kTokens; ++t) {
+      sum[t][0] = Panel::MultiplyAdd(sum[t][0], w0, x + t * b.x_stride);
+      sum[t][1] = Panel::MultiplyAdd(sum[t][1], w1, x + t * b.x_stride);
+    }
+  }
+  F32 scale[2] = {Zero(), Zero()};
+  if (Panel::kColumns == 2 && tile.last) {
+    scale[0] = LoadPartial(b.matrix->scale + tile.row, low);
+    scale[1] = LoadPartial(b.matrix->scale + tile.row + kLanes, high);
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float* to = y + t * b.matrix->rows;
+    for (int i = 0; i < 2; ++i) {
+      const F32 value =
+          tile.last ? Finish<Panel>(b, token + t, sum[t][i], scale[i]) : Panel::ToY(sum[t][i]);
+      StorePartial(to + i * kLanes, value, i == 0 ? low : high);
+    }
+  }
+}
+
+template <class Panel>
+void MultiplyTokens(const LinearBlock& b, const PanelTile& tile) {
+  size_t token = b.token_begin;
+  for (; token + kTokenTile <= b.token_end; token += kTokenTile) {
+    MultiplyPanel<Panel, kTokenTile>(b, tile, token);
+  }
+  if (token + 3 <= b.token_end) {
+    MultiplyPanel<Panel, 3>(b, tile, token);
+    token += 3;
+  }
+  for (; token < b.token_end; ++token) MultiplyPanel<Panel, 1>(b, tile, token);
+}
+
+template <class Panel, class Reader>
+void LinearManyTokens(const LinearBlock& b) {
+  constexpr size_t kStep = kDepth * Panel::kColumns;  // columns
+  const PackedMatrix& m = *b.matrix;
+  alignas(64) float panel[kDepth * kPanel];
+  size_t stored[kPanelRows];
+  for (size_t row = b.row_begin; row < b.row_end; ++row) {
+    stored[row - b.row_begin] = RowStart(m, row);
+  }
+  size_t column = 0;
+  do {  // once for a matrix without columns: its y is 0
+    const size_t left = m.columns - column;
+    const size_t words = ((left < kStep ? left : kStep) + 63) / 64;
+    for (size_t row = b.row_begin; row < b.row_end; row += kPanel) {
+      const size_t rest = b.row_end - row, count = rest < kPanel ? rest : kPanel;
+      const size_t low = count < kLanes ? count : kLanes;
+      size_t* at = stored + (row - b.row_begin);
+      UnpackHalf<Panel, Reader>(m, row, low, column, words, at, panel);
+      UnpackHalf<Panel, Reader>(m, row + low, count - low, column, words, at + low, panel + kLanes);
+      MultiplyTokens<Panel>(
+          b, {panel, words * 64 / Panel::kColumns, row, count, column, column == 0, left <= kStep});
+    }
+    column += kStep;
+  } while (column < m.columns);
+}

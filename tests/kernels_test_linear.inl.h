@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+// The linear formats; part of kernels_test.cc. The packer below is written from
+// docs/sparse_format.md and shares nothing with the kernels.
+
+const char* FormatName(int format) {
+  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8",
+                                      "bitmask-fp32", "bitmask-fp16", "bitmask-int8"};
+  return names[format];
+}
+
+float FromHalf(uint16_t half) {
+  const int exponent = half >> 10 & 31, fraction = half & 1023;
+  const double magnitude =
+      exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
+  return static_cast<float>((half & 0x8000) != 0 ? -magnitude : magnitude);
+}
+
+struct Packed {
+  int format;
+  PackedMatrix m = {};
+  std::vector<double> dense;  // (r, c) the stored values, scale left out
+  std::vector<char> stored;   // (r, c) 1 where a value is stored
+  Buffer<uint8_t> value{0}, bits{0};
+  Buffer<int32_t> start{0};
+  Floats scale{0};
+
+  // Draws a matrix of which about `density` is stored; every fifth row or so is empty.
+  Packed(Random& r, int format_, size_t rows, size_t columns, float density)
+      : format(format_), dense(rows * columns), stored(rows * columns) {
+    m.structure = format < 3 ? Structure::kDense : Structure::kBitmask;
+    m.values = static_cast<Values>(format % 3);
+    m.rows = rows;
+    m.columns = columns;
+    std::vector<uint8_t> bytes;
+    const size_t row_bytes = (columns + 63) / 64 * 8;
+    bits = Buffer<uint8_t>(rows * row_bytes);
+    start = Buffer<int32_t>(rows + 1);
+    size_t count = 0;
+    for (size_t i = 0; i < rows; ++i) {
+      const bool empty = r.Below(5) == 0;
+      for (size_t j = 0; j < columns; ++j) {
+        const bool keep = !empty && r.Uniform(0, 1) < density;
+        if (format >= 3 && !keep) continue;
+        dense[i * columns + j] = keep ? Append(r, bytes) : AppendZero(bytes);
+        stored[i * columns + j] = 1;
+        bits[i * row_bytes + j / 8] |= static_cast<uint8_t>(1 << j % 8);
+        ++count;
+      }
+      start[i + 1] = static_cast<int32_t>(count);
+    }
+    if (format >= 3) bytes.resize(bytes.size() + kValuePadding);
+    const size_t element = format % 3 == 0 ? 4 : format % 3 == 1 ? 2 : 1;
+    value = Buffer<uint8_t>(bytes.size(), element);
+    if (!bytes.empty()) std::memcpy(value.get(), bytes.data(), bytes.size());
+    m.value = value.get();
+    m.value_count = bytes.size() / element;
+    m.bits = bits.get();
+    m.start = start.get();
+    scale = Draw(r, rows, 0, 0.1f);
+    m.scale = scale.get();
+  }
+
+ private:
+  double Append(Random& r, std::vector<uint8_t>& bytes) {
+    const bool tiny = r.Below(50) == 0;  // subnormal
+    if (format % 3 == 2) {
+      const int q = static_cast<int>(r.Below(255)) - 127;
+      bytes.push_back(static_cast<uint8_t>(q));
+      return q;
+    }
+    if (format % 3 == 1) {
+      const uint16_t half = static_cast<uint16_t>(tiny ? r.Below(1024) : 0x3000 + r.Below(0xc00)) |
+                            static_cast<uint16_t>(r.Below(2) << 15);
+      bytes.push_back(static_cast<uint8_t>(half));
+      bytes.push_back(static_cast<uint8_t>(half >> 8));
+      return FromHalf(half);
+    }
+    const float w = tiny ? 1e-42f : r.Uniform(-1, 1);
+    const uint8_t* p = reinterpret_cast<const uint8_t*>(&w);
+    bytes.insert(bytes.end(), p, p + 4);
+    return w;
+  }
+  double AppendZero(std::vector<uint8_t>& bytes) {
+    bytes.resize(bytes.size() + (format % 3 == 0 ? 4 : format % 3 == 1 ? 2 : 1));
+    return 0;
+  }
+};
+
+// The arithmetic of docs/sparse_format.md, to the last bit.
+float Int8Result(Packed& p, size_t row, const float* x) {
+  float max = 0;
+  for (size_t j = 0; j < p.m.columns; ++j) {
+    if (!std::isfinite(x[j])) return NAN;
+    max = std::max(max, std::fabs(x[j]));
+  }
+  const float x_scale = std::max(max, 1e-30f) / 127.0f;
+  int64_t sum = 0;
+  for (size_t j = 0; j < p.m.columns; ++j) {
+    const auto q = static_cast<int64_t>(std::nearbyint(x[j] / x_scale));
+    sum += static_cast<int64_t>(p.dense[row * p.m.columns + j]) * q;
+  }
+  return static_cast<float>(sum) * (x_scale * p.scale[row]);
+}
+
+// A sum of c products in any order is off by at most c·eps·Σ|w·x|; its roundings are as good as
+// random, so that 2·sqrt(c) + 4 of them hold for every order that is not itself wrong.
+bool FloatResultOk(Packed& p, size_t row, const float* x, float y, double* expected) {
+  double sum = 0, scale = 0;
+  for (size_t j = 0; j < p.m.columns; ++j) {
+    const double product = p.dense[row * p.m.columns + j] * x[j];
+    sum += product;
+    scale += std::fabs(product);
+  }
+  *expected = sum;
+  const double bound = (2 * std::sqrt(static_cast<double>(p.m.columns)) + 4) * kEps * scale;
+  return std::fabs(y - sum) <= bound + 1e-44 * static_cast<double>(p.m.columns);
+}
+
+void CheckLinear(const Isa& isa, Packed& p, size_t tokens, Floats& x, Floats& y) {
+  for (size_t t = 0; t < tokens; ++t) {
+    for (size_t row = 0; row < p.m.rows; ++row) {
+      const float got = y[t * p.m.rows + row];
+      const float* xt = x.get() + t * p.m.columns;
+      double expected;
+      bool ok;
+      if (p.format % 3 == 2) {
+        expected = Int8Result(p, row, xt);
+        ok = static_cast<double>(got) == expected;
+      } else {
+        ok = FloatResultOk(p, row, xt, got, &expected);
+      }
+      Check(ok, "%s %s %zux%zu, %zu tokens: y[%zu, %zu] = %.9g, expected %.9g", IsaName(isa),
+            FormatName(p.format), p.m.rows, p.m.columns, tokens, t, row, got, expected);
+    }
+  }
+}
+
+Floats RunOn(const Isa& isa, Packed& p, size_t tokens, Floats& x, size_t threads) {
+  Floats y(tokens * p.m.rows);
+  Threads on{threads};
+  const ParallelFor parallel = threads == 1 ? RunSerially() : ParallelFor{RunOnThreads, &on};
+  Check(RunLinear(isa, {&p.m, tokens, x.get(), y.get()}, parallel), "linear: out of memory");
+  return y;
+}
+
+// The same bits from 2 and 4 threads; a token's result does not depend on its neighbours within
+// the few-token and within the many-token kernel, and for int8 not at all.
+void CheckLinearInvariance(const Isa& isa, Packed& p, size_t tokens, Floats& x, Floats& y) {
+  for (size_t threads : {2, 4}) {
+    Floats other = RunOn(isa, p, tokens, x, threads);
+    Check(SameBits(y, other, y.size()), "%s %s: %zu threads change the result", IsaName(isa),
+          FormatName(p.format), threads);
+  }
+  const size_t group = p.format % 3 == 2 || tokens < 8 ? 1 : 8;
+  for (size_t t = 0; t + group <= tokens && t < 40; ++t) {
+    Floats one(group * p.m.columns);
+    std::copy_n(x.get() + t * p.m.columns, one.size(), one.get());
+    Floats alone = RunOn(isa, p, group, one, 1);
+    const bool same = p.m.rows == 0 || std::memcmp(alone.get(), y.get() + t * p.m.rows,
+                                                   alone.size() * sizeof(float)) == 0;
+    Check(same, "%s %s: token %zu of %zu depends on the others", IsaName(isa), FormatName(p.format),
+          t, tokens);
+  }
+}
+
+void CheckLinearNan(const Isa& isa, Random& random, int format, size_t tokens) {
+  Packed p(random, format, 21, 70, 0.5f);
+  for (float poison : {static_cast<float>(NAN), static_cast<float>(INFINITY)}) {
+    Floats x = Draw(random, tokens * 70, 0.5f, 1);
+    const size_t bad = tokens / 2, column = 67;
+    x[bad * 70 + column] = poison;
+    Floats y = RunOn(isa, p, tokens, x, 1);
+    for (size_t at = 0; at < y.size(); ++at) {
+      const size_t row = at % 21;
+      const double w = p.dense[row * 70 + column];
+      if (at / 21 != bad) {
+        Check(std::isfinite(y[at]), "%s: a NaN reached another token", FormatName(format));
+      } else if (format % 3 == 2) {
+        Check(std::isnan(y[at]), "%s: row %zu is not NaN", FormatName(format), row);
+      } else if (w != 0) {
+        Check(!std::isfinite(y[at]), "%s: row %zu lost a NaN", FormatName(format), row);
+      }
+    }
+  }
+}
+
+// Activations that fall halfway between two integers round to the even one.
+void CheckTies(const Isa& isa, Random& random, int format, size_t tokens) {
+  Packed p(random, format, 9, 100, 0.9f);
+  Floats x(tokens * 100);
+  for (size_t at = 0; at < x.size(); ++at) {
+    x[at] = at % 100 == 99 ? -127.0f : static_cast<float>(random.Below(254)) - 126.5f;
+  }
+  Floats y = RunOn(isa, p, tokens, x, 1);
+  CheckLinear(isa, p, tokens, x, y);
+}
+
+void TestLinear(const Isa& isa, Random& random, int format, int cases) {
+  const float densities[] = {0.0f, 0.05f, 0.3f, 0.5f, 0.9f, 1.0f};
+  for (int i = 0; i < cases; ++i) {
+    const size_t rows = random.Size(35, {63, 80, 130});
+    const size_t columns = random.Size(35, {48, 63, 64, 65, 127, 300, 511, 513, 770});
+    const size_t tokens = random.Size(15, {16, 33, 48});
+    Packed p(random, format, rows, columns, densities[random.Below(6)]);
+    char error[256] = "";
+    Check(CheckMatrix(p.m, error, sizeof error), "%s: %s", FormatName(format), error);
+    const float magnitude = random.Below(20) == 0 ? 1e-36f : 3.0f;
+    Floats x = Draw(random, tokens * columns, -magnitude, magnitude);
+    Floats y = RunOn(isa, p, tokens, x, 1);
+    CheckLinear(isa, p, tokens, x, y);
+    if (i % 4 == 0) CheckLinearInvariance(isa, p, tokens, x, y);
+  }
+  for (size_t tokens : {1, 5, 260}) {  // large enough for threads, and for two blocks of tokens
+    Packed p(random, format, 150, 600, 0.3f);
+    Floats x = Draw(random, tokens * 600, -1, 1);
+    Floats y = RunOn(isa, p, tokens, x, 1);
+    CheckLinear(isa, p, tokens, x, y);
+    CheckLinearInvariance(isa, p, tokens, x, y);
+  }
+  for (size_t tokens : {1, 3, 11}) {
+    CheckLinearNan(isa, random, format, tokens);
+    if (format % 3 == 2) CheckTies(isa, random, format, tokens);
+  }
+}
+
+void TestHostileMatrices() {
+  Random random(7);
+  char error[256];
+  // Draws a matrix, breaks it, and looks for the text of the error.
+  auto broken = [&](int format, const char* text, void (*breakage)(Packed&)) {
+    Packed p(random, format, 20, 70, 0.5f);
+    Check(CheckMatrix(p.m, error, sizeof error), "%s", error);
+    breakage(p);
+    error[0] = '\0';
+    Check(!CheckMatrix(p.m, error, sizeof error) && std::strstr(error, text) != nullptr,
+          "expected an error with '%s', got '%s'", text, error);
+  };
+  for (int format = 3; format < 6; ++format) {
+    broken(format, "start[0]: expected 0, got -1", [](Packed& p) { p.start[0] = -1; });
+    broken(format, "start[8]: expected at least start[7]",
+           [](Packed& p) { p.start[8] = p.start[7] - 1; });
+    broken(format, "value: expected at least start[20] = 2147483647",
+           [](Packed& p) { p.start[20] = 0x7fffffff; });
+    broken(format, "of padding", [](Packed& p) { p.m.value_count -= 1; });
+    broken(format, "expected 0 from column 70", [](Packed& p) { p.bits[8 + 16] |= 0x80; });
+    broken(format, "set in row 1", [](Packed& p) { p.bits[17] ^= 4; });
+  }
+  for (int format : {2, 5}) {
+    broken(format, "scale[3]: expected a finite number", [](Packed& p) { p.scale[3] = INFINITY; });
+    broken(format, "scale[0]: expected a finite number", [](Packed& p) { p.scale[0] = NAN; });
+    broken(format, "scale[0]: expected a finite number", [](Packed& p) { p.scale[0] = -1; });
+    broken(format, "got -128", [](Packed& p) { p.value[2] = 0x80; });
+  }
+}
