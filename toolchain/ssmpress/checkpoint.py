@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ssmpress.errors import BadInputError, UsageError
@@ -96,7 +97,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
             is missing, unknown, of a wrong shape or type, or not finite; the embedding is said to
             be tied and is not.
     """
-    path = Path(path)
+    try:
+        return _read(Path(path))
+    except OSError as error:
+        raise BadInputError(
+            f"{error.filename or path}: cannot be read: {error.strerror or error}. "
+            "Check the path and its permissions."
+        ) from error
+
+
+def _read(path: Path) -> Checkpoint:
     notes: list[str] = []
     folder = path if path.is_dir() else path.parent
     config_file = folder / "config.json"
@@ -405,9 +415,9 @@ def write_checkpoint(
                 directory.rename(Path(scratch) / "old")
             new.rename(directory)
             _sync(directory.parent)
-    except OSError as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' own
         raise BadInputError(
-            f"{directory}: cannot be written: {error.strerror or error}. "
+            f"{directory}: cannot be written: {str(error).rstrip('.')}. "
             "Check the folder's permissions and the free space."
         ) from error
 

@@ -45,12 +45,17 @@ _BATCH = 64  # pieces per call: bounds the memory that the encodings take
 _XZ, _GZ, _NPY = b"\xfd7zXZ\x00", b"\x1f\x8b", b"\x93NUMPY"
 
 
+def _reason(error: BaseException) -> str:
+    """What went wrong, as the middle of a sentence."""
+    return str(error).rstrip(". \n") or type(error).__name__
+
+
 def _regular_file(path: Path, what: str) -> Path:
     """The path, if it is a file that can be read from start to end: no folder, pipe or device."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or _reason(error)
         raise BadInputError(f"{path}: expected {what}; got: {reason}. Check the path.") from error
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "something that is not a regular file"
@@ -59,8 +64,13 @@ def _regular_file(path: Path, what: str) -> Path:
 
 
 def _magic(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(6)
+    try:
+        with path.open("rb") as file:
+            return file.read(6)
+    except OSError as error:
+        raise BadInputError(
+            f"{path}: cannot be read: {error.strerror}. Check its permissions."
+        ) from error
 
 
 def _open_text(path: Path) -> IO[bytes]:
@@ -87,7 +97,7 @@ def _byte_blocks(path: Path) -> Iterator[bytes]:
                 yield block
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         raise BadInputError(
-            f"{path}: cannot be read as text: {error}. The file is damaged or cut short; "
+            f"{path}: cannot be read as text: {_reason(error)}. The file is damaged or cut short; "
             "get it again."
         ) from error
 
@@ -196,7 +206,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except BaseException as error:
         _reraise_unless_tokenizers(error)
         raise BadInputError(
-            f"{path}: expected a tokenizer.json of the tokenizers library; got: {error}. "
+            f"{path}: expected a tokenizer.json of the tokenizers library; got: {_reason(error)}. "
             "Take the one that was published with the checkpoint."
         ) from error
     tokenizer.no_truncation()
@@ -252,7 +262,7 @@ def _encode_batch(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> To
     except BaseException as error:
         _reraise_unless_tokenizers(error)
         raise BadInputError(
-            f"the tokenizer cannot encode the text: {error}. Check tokenizer.json."
+            f"the tokenizer cannot encode the text: {_reason(error)}. Check tokenizer.json."
         ) from error
     tokens = np.concatenate([np.asarray(one.ids, np.int64) for one in encodings])
     if tokens.size and int(tokens.max()) >= vocab_size:
@@ -365,7 +375,7 @@ def _load_npy(path: Path, vocab_size: int, limit: int | None) -> Tokens:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         raise BadInputError(
-            f"{path}: expected a .npy array of integers; got: {error}. "
+            f"{path}: expected a .npy array of integers; got: {_reason(error)}. "
             "Write it with numpy.save from an integer array."
         ) from error
     if array.ndim != 1 or array.dtype.kind not in "iu":

@@ -377,6 +377,8 @@ def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def optional_field(name: str) -> str | None:
     """The flag of ModelConfig that decides whether a tensor exists, e.g. conv_bias."""
+    if name == LM_HEAD:
+        return "tie_embeddings"
     return _OPTIONAL.get(re.sub(r"^backbone\.layers\.\d+\.", "", name))
 
 

@@ -126,8 +126,8 @@ def read_weights(path: Path) -> dict[str, Any]:
 
 def _read_archive(path: Path) -> dict[str, Any]:
     _check_archive(path)
-    try:
-        value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    try:  # no mmap: with it torch reads past a record that is shorter than its tensor
+        value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         found = re.search(r"GLOBAL ([\w.]+)", str(error))
         if found:
@@ -135,7 +135,7 @@ def _read_archive(path: Path) -> dict[str, Any]:
                 f"{path}: expected tensors only; got the Python object {found[1]}, which is not "
                 f"loaded because it may run code. {_SAVE_AGAIN}"
             ) from error
-        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
+        reason = re.split(r"\. |\n", str(error))[0].rstrip(".")[:200] or type(error).__name__
         raise BadInputError(
             f"{path}: expected a torch.save archive of tensors; got: {reason}. {_SAVE_AGAIN}"
         ) from error
@@ -164,7 +164,7 @@ def _check_archive(path: Path) -> None:
         raise
     except Exception as error:  # zipfile raises a dozen kinds on damaged input
         raise BadInputError(
-            f"{path}: expected a torch.save archive; it is damaged or cut short: {error}. "
+            f"{path}: expected a torch.save archive; it is damaged or cut short: {str(error).rstrip('.')}. "
             "Copy or download it again."
         ) from error
 
@@ -192,7 +192,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise BadInputError(
-            f"{path}: expected a safetensors file; got: {error}. Copy or download it again."
+            f"{path}: expected a safetensors file; got: {str(error).rstrip('.')}. Copy or download it again."
         ) from error
 
 
