@@ -1,0 +1,233 @@
+"""Where it runs: this host. Measures variants side by side, each in a process of its own.
+
+The machine's speed drifts and other programs disturb it, so the variants take turns: in each
+round every variant does one prefill and its decode steps, A B C A B C, and what slows the
+machine for a while slows all of them. The first round warms up and does not count.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ssmpress import __version__
+from ssmpress.errors import DeviceError, UsageError
+from ssmpress.evaluate import percentiles
+from ssmpress.ops import ISA_VARIABLE
+from ssmpress.recipe import Target, available_threads
+from ssmpress.report.results import Measurement, Round
+from ssmpress.run import library_isa
+from ssmpress.worker_process import WorkerProcess
+
+ISA_FLAGS = (
+    "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni",
+    "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
+)  # fmt: skip
+"""CPU flags that decide how fast these kernels and ONNX Runtime's can be."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model file and the op library it runs with; None is stock ONNX Runtime."""
+
+    model: Path
+    library: Path | None
+
+
+@dataclass(frozen=True)
+class MeasureSettings:
+    """How much is measured.
+
+    prompt_tokens, decode_tokens: per round and variant, >= 1. rounds: measured ones, >= 1, after
+    one to warm up; the gate wants at least 3 to tell noise from a difference. threads: >= 1.
+    seed: of the prompt's random tokens. timeout_s: seconds one reply of a worker may take.
+    """
+
+    prompt_tokens: int = 128
+    decode_tokens: int = 32
+    rounds: int = 10
+    threads: int = 1
+    seed: int = 0
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "decode_tokens", "rounds", "threads"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name}: expected at least 1; got {getattr(self, name)}.")
+
+
+Progress = Callable[[int, int], None]
+"""Called with (steps done, steps)."""
+
+
+def measure_host(
+    variants: Mapping[str, Variant],
+    settings: MeasureSettings,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """Load time, latency and peak memory of each variant, in one interleaved run.
+
+    Args:
+        variants: by name, in the order of their turns.
+
+    Returns:
+        By the same names. Load times are of two processes each: cold, after its files were
+        dropped from the page cache, and warm.
+
+    Raises:
+        DeviceError: a worker could not load its model, crashed or did not answer in time.
+    """
+    steps = len(variants) * (settings.rounds + 3)
+    done = 0
+
+    def tick() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+
+    cold = {}
+    for name, variant in variants.items():
+        with WorkerProcess(name, settings.timeout_s) as worker:
+            cold[name] = worker.ask(_load(variant, settings, cold=True))["load_ms"]
+        tick()
+    with ExitStack() as stack:
+        workers = {
+            name: stack.enter_context(WorkerProcess(name, settings.timeout_s)) for name in variants
+        }
+        loaded = {}
+        for name, worker in workers.items():
+            loaded[name] = worker.ask(_load(variants[name], settings, cold=False))
+            tick()
+        rounds = _rounds(workers, settings, tick)
+        peaks = {n: w.ask({"do": "memory"})["peak_rss_bytes"] for n, w in workers.items()}
+    return {
+        name: _measurement(settings, rounds[name], cold[name], loaded[name], peaks[name])
+        for name in variants
+    }
+
+
+def _load(variant: Variant, settings: MeasureSettings, *, cold: bool) -> dict[str, Any]:
+    return {
+        "do": "load",
+        "model": str(variant.model),
+        "library": None if variant.library is None else str(variant.library),
+        "threads": settings.threads,
+        "seed": settings.seed,
+        "cold": cold,
+    }
+
+
+def _rounds(
+    workers: Mapping[str, WorkerProcess], settings: MeasureSettings, tick: Callable[[], None]
+) -> dict[str, list[Round]]:
+    request = {
+        "do": "round",
+        "prompt_tokens": settings.prompt_tokens,
+        "decode_tokens": settings.decode_tokens,
+    }
+    rounds: dict[str, list[Round]] = {name: [] for name in workers}
+    for number in range(settings.rounds + 1):
+        for name, worker in workers.items():
+            reply = worker.ask(request)
+            turn = Round(reply["prefill_ms"], tuple(reply["decode_ms"]), warmup=number == 0)
+            rounds[name].append(turn)
+            tick()
+    return rounds
+
+
+def _measurement(
+    settings: MeasureSettings, rounds: list[Round], cold_ms: float, loaded: dict[str, Any],
+    peak: int,
+) -> Measurement:  # fmt: skip
+    counted = [turn for turn in rounds if not turn.warmup]
+    return Measurement(
+        prompt_tokens=settings.prompt_tokens,
+        threads=settings.threads,
+        rounds=tuple(rounds),
+        prefill=percentiles([t.prefill_ms for t in counted], tokens=settings.prompt_tokens),
+        decode=percentiles([sample for t in counted for sample in t.decode_ms]),
+        load_cold_ms=cold_ms,
+        load_warm_ms=loaded["load_ms"],
+        runtime_rss_bytes=loaded["runtime_rss_bytes"],
+        peak_rss_bytes=peak,
+    )
+
+
+def check_target(target: Target) -> None:
+    """Refuse a target that this version cannot make a bundle for on this machine.
+
+    Raises:
+        DeviceError: arm64, or a host that is not x86_64.
+    """
+    machine = platform.machine().lower()
+    if target is Target.ARM64 or machine in ("aarch64", "arm64"):
+        raise DeviceError(
+            f"--target {target}: this version of ssmpress ({__version__}) cannot make arm64 "
+            "bundles yet. Use --target x86_64 on an x86_64 machine."
+        )
+    if machine not in ("x86_64", "amd64"):
+        raise DeviceError(f"--target {target}: expected an x86_64 machine; this one is {machine}.")
+
+
+def host_environment(*, threads: int, library: Path | None) -> dict[str, Any]:
+    """What a reader must know to judge the numbers: CPU, instruction sets, versions, load.
+
+    Args:
+        threads: that the measurement used.
+        library: the op library, for the instruction set it picks; None if there is none.
+
+    Raises:
+        DeviceError: the library cannot be used, or SSMPRESS_ISA names a set it does not know.
+    """
+    cpu = _cpu_info()
+    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "machine": platform.machine(),
+        "isa_flags": [flag for flag in ISA_FLAGS if flag in flags],
+        "ops_isa": None if library is None else library_isa(library),
+        "ops_isa_forced": os.environ.get(ISA_VARIABLE) or None,
+        "logical_cpus": os.cpu_count() or 1,
+        "available_cpus": available_threads(),
+        "threads": threads,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "max_khz": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq"),
+        "mhz": cpu.get("cpu MHz"),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "onnxruntime": _version("onnxruntime"),
+        "numpy": _version("numpy"),
+        "ssmpress": __version__,
+        "emulated": False,
+    }
+
+
+def _cpu_info() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty where there is none."""
+    lines = (_read("/proc/cpuinfo") or "").split("\n\n")[0].splitlines()
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

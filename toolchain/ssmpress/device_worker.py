@@ -1,0 +1,130 @@
+"""The process that `device.measure_host` starts for each variant: loads one model, runs it.
+
+It reads one JSON object per line from stdin and answers each with one on stdout:
+
+    {"do": "load", "model", "library", "threads", "cold", "seed"}
+        -> {"load_ms", "runtime_rss_bytes"}
+    {"do": "round", "prompt_tokens", "decode_tokens"} -> {"prefill_ms", "decode_ms": [...]}
+    {"do": "memory"} -> {"peak_rss_bytes"}
+
+An error is answered with {"error": message}; the end of stdin ends the process, so that it never
+outlives the process that measures.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmpress.errors import SsmpressError
+from ssmpress.run import Session, open_session
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """One model in this process, and the tokens that it is measured with."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._random = np.random.default_rng(0)
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what one request asks."""
+        if request["do"] == "load":
+            return self.load(request)
+        if request["do"] == "round":
+            return self.round(request["prompt_tokens"], request["decode_tokens"])
+        return {"peak_rss_bytes": memory_bytes("VmHWM")}
+
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Open the model and run its first token. The runtime is imported before: it is no part
+        of the model's loading time, and its memory is reported by itself."""
+        import onnxruntime  # noqa: F401
+
+        model, library = Path(request["model"]), request["library"]
+        if request["cold"]:
+            drop_from_page_cache(model)
+        before = memory_bytes("VmRSS")
+        begin = time.perf_counter()
+        self._session = open_session(model, threads=request["threads"], library=library)
+        self._session.prefill(np.zeros((1, 1), np.int64))
+        elapsed = 1000 * (time.perf_counter() - begin)
+        self._random = np.random.default_rng(request["seed"])
+        return {"load_ms": elapsed, "runtime_rss_bytes": before}
+
+    def round(self, prompt_tokens: int, decode_tokens: int) -> dict[str, Any]:
+        """One prefill from the zero state, then single tokens with the state carried along.
+
+        The tokens are random but the same for every variant, so that all do the same work.
+        """
+        session = self._session
+        if session is None:
+            raise SsmpressError("worker: a round was asked for before a model was loaded.")
+        vocab = session.interface.vocab_size
+        prompt = self._random.integers(vocab, size=(1, prompt_tokens))
+        tokens = self._random.integers(vocab, size=(decode_tokens, 1))
+        state = session.initial_state(1)
+        begin = time.perf_counter()
+        session.prefill(prompt, state)
+        prefill_ms = 1000 * (time.perf_counter() - begin)
+        decode_ms = []
+        for token in tokens:
+            begin = time.perf_counter()
+            session.step(token, state)
+            decode_ms.append(1000 * (time.perf_counter() - begin))
+        return {"prefill_ms": prefill_ms, "decode_ms": decode_ms}
+
+
+def memory_bytes(key: str) -> int:
+    """A line of /proc/self/status in bytes: VmRSS is resident now, VmHWM the most so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return 1024 * int(line.split()[1])
+    raise SsmpressError(f"/proc/self/status has no {key}: this kernel does not count memory.")
+
+
+def drop_from_page_cache(model: Path) -> None:
+    """Ask the kernel to forget the model's files, so that the next read comes from the disk.
+
+    Best effort: pages that are dirty or mapped by another process stay.
+    """
+    for path in [model, *model.parent.glob(model.name + ".data*")]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends, however that happens."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints must not get among the replies
+    worker = Worker()
+    for line in sys.stdin:
+        try:
+            reply = worker.answer(json.loads(line))
+        except SsmpressError as error:
+            reply = {"error": str(error)}
+        print(json.dumps(reply), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The rows that every rendering shares: report dictionary -> cells of text."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ssmpress.recipe import PROJECTIONS, Recipe
+from ssmpress.report.results import VARIANTS
+
+Rows = list[list[str]]
+_MISSING = "-"
+_FLAGS = (
+    ("prune", "sparsity"), ("prune", "sparsity_of"), ("", "target"), ("prune", "method"),
+    ("prune", "alpha"), ("prune", "scope"), ("prune", "prunable"), ("pack", "values"),
+    ("recover", "steps"), ("recover", "compute"), ("data", "tokenizer"),
+    ("data", "calibration"), ("data", "evaluation"), ("data", "evaluation_tokens"),
+    ("", "threads"), ("", "seed"), ("gate", "min_retention"), ("gate", "max_decode_ms"),
+    ("gate", "min_speedup"), ("", "out"),
+)  # fmt: skip
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A number with that many significant digits, or a dash for a missing one."""
+    if not isinstance(value, int | float):
+        return _MISSING
+    if abs(value) >= 10 ** (digits - 1):
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}"
+
+
+def percent(value: Any) -> str:
+    """A share such as 0.7 as `70.0 %`."""
+    return f"{100 * value:.1f} %" if isinstance(value, int | float) else _MISSING
+
+
+def size(value: Any) -> str:
+    """Bytes as MiB or KiB."""
+    if not isinstance(value, int | float):
+        return _MISSING
+    return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 2**10:.1f} KiB"
+
+
+def lookup(report: Mapping[str, Any], *keys: str) -> Any:
+    """The value at a path of keys, None where one is missing."""
+    value: Any = report
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def comparison(report: Mapping[str, Any]) -> Rows:
+    """Heading, then one row per metric: name, dense, stock, compressed, gain or loss."""
+    quality, sizes = report["quality"], report["size"]
+    rows = [["", *VARIANTS, "change"]]
+    rows.append(
+        [quality["metric"], number(quality["dense"]), _MISSING, number(quality["compressed"]),
+         f"{percent(quality['retention'])} kept"]
+    )  # fmt: skip
+    rows.append(
+        ["model", size(sizes["dense_fp32_bytes"]), _MISSING, size(sizes["model_bytes"]),
+         _times(sizes["ratio"], "smaller")]
+    )  # fmt: skip
+    for label, phase, key in (
+        ("prefill tokens/s", "prefill", "tokens_per_s"),
+        ("decode p50 ms", "decode", "p50_ms"),
+        ("decode p90 ms", "decode", "p90_ms"),
+        ("decode p99 ms", "decode", "p99_ms"),
+    ):
+        cells = [number(lookup(report, "latency", phase, name, key)) for name in VARIANTS]
+        gain = lookup(report, "latency", phase, "speedup") if key[:3] in ("tok", "p50") else None
+        rows.append([label, *cells, _times(gain, "faster")])
+    load = [number(lookup(report, "latency", "load", name, "warm_ms")) for name in VARIANTS]
+    rows.append(["load ms (warm)", *load, ""])
+    memory = [size(lookup(report, "memory", f"{name}_peak_rss_bytes")) for name in VARIANTS]
+    rows.append(["peak memory", *memory, ""])
+    return rows
+
+
+def sparsity(report: Mapping[str, Any]) -> Rows:
+    """Heading, one row per layer, then all: share of zeros per component."""
+    block = report["sparsity"]
+    known = [name for name in PROJECTIONS if name in block["by_component"]]
+    names = known + [name for name in block["by_component"] if name not in known]
+    rows = [["layer", *names, "all"]]
+    for layer in block["by_layer"]:
+        cells = [percent(layer["by_component"].get(name)) for name in names]
+        rows.append([str(layer["layer"]), *cells, percent(layer["sparsity"])])
+    total = [percent(block["by_component"].get(name)) for name in names]
+    rows.append(["all", *total, percent(block["prunable"])])
+    return rows
+
+
+def formats(report: Mapping[str, Any]) -> Rows:
+    """Heading, then bytes per matrix format."""
+    rows = [["format", "matrices", "weights", "bytes", "dense fp32"]]
+    for name, entry in report["size"]["by_format"].items():
+        rows.append(
+            [name, str(entry["matrices"]), f"{entry['weights']:,}", size(entry["bytes"]),
+             size(entry["dense_fp32_bytes"])]
+        )  # fmt: skip
+    return rows
+
+
+def command(report: Mapping[str, Any]) -> str:
+    """The command line that asks for the report's recipe again; defaults are left out."""
+    recipe = report["recipe"]
+    defaults = Recipe(model=recipe["model"], out=recipe["out"]).to_dict()
+    words = ["compress", str(recipe["model"])]
+    for group, key in _FLAGS:
+        value = recipe[group][key] if group else recipe[key]
+        default = defaults[group][key] if group else defaults[key]
+        if key in ("seed", "out", "sparsity") or value != default:
+            words += _option(key, value)
+    return shlex.join(words)
+
+
+def _option(key: str, value: Any) -> list[str]:
+    name = "--recover" if key == "steps" else "--" + key.replace("_", "-")
+    if key == "steps":
+        return [name, "none" if value == 0 else str(value)]
+    if key == "prunable":
+        return [name, ",".join(value)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [word for item in value for word in (name, str(item))]
+    return [] if value is None else [name, str(value)]
+
+
+def _times(value: Any, word: str) -> str:
+    return f"{value:.2f}x {word}" if isinstance(value, int | float) else ""

@@ -1,0 +1,49 @@
+"""The report's tables for a terminal of 80 columns, on stderr; NO_COLOR is rich's to honour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from ssmpress.report import tables
+from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS
+from ssmpress.report.tables import lookup, percent
+
+WIDTH = 80
+_STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
+
+
+def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the comparison, the sparsity line and, last, the verdict.
+
+    Args:
+        report: from `schema.build_report`, with or without its verdict.
+        console: None is stderr.
+    """
+    target = console or Console(stderr=True)
+    target.print(render_terminal(report), width=min(WIDTH, target.width))
+
+
+def render_terminal(report: Mapping[str, Any]) -> Group:
+    """What `print_report` prints."""
+    heading, *body = tables.comparison(report)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for position, name in enumerate(heading):
+        table.add_column(name, justify="right" if position else "left", no_wrap=position < 4)
+    for row in body:
+        table.add_row(*map(Text, row))
+    block = report["sparsity"]
+    components = ", ".join(
+        f"{name} {percent(value)}" for name, value in block["by_component"].items()
+    )
+    zeros = (
+        f"zeros: {percent(block['prunable'])} of prunable, {percent(block['model'])} of all "
+        f"weights ({components})"
+    )
+    status = lookup(report, "verdict", "status")
+    sentence = lookup(report, "verdict", "sentence") or "Not judged yet."
+    return Group(table, Text(zeros), Text(sentence, style=_STYLES.get(status, "")))

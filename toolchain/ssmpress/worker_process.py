@@ -1,0 +1,125 @@
+"""The parent's end of a measuring process: start it, ask it, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ssmpress.errors import DeviceError
+
+_COMMAND = (sys.executable, "-m", "ssmpress.device_worker")
+_TAIL = 2000  # characters of a crashed worker's stderr that its error shows
+
+
+class WorkerProcess:
+    """A context manager around one `ssmpress.device_worker`. Leaving it ends the process."""
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        self._name = name
+        self._timeout_s = timeout_s
+        self._buffer = b""
+
+    def __enter__(self) -> WorkerProcess:
+        # A file, not a pipe: a worker that prints a lot must not block on a full pipe.
+        self._stderr = tempfile.TemporaryFile()
+        try:
+            self._process = subprocess.Popen(
+                _COMMAND,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env=_environment(),
+                bufsize=0,
+            )
+        except BaseException:
+            self._stderr.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        process = self._process
+        try:
+            if kind is None and process.stdin is not None:
+                process.stdin.close()
+                process.wait(timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            pass
+        finally:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout, self._stderr):
+                if stream is not None:
+                    stream.close()
+
+    @property
+    def pid(self) -> int:
+        """Process number."""
+        return self._process.pid
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Send one request and wait for its answer.
+
+        Raises:
+            DeviceError: the worker answered with an error, ended, or took too long.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise self._crashed() from error
+        reply = self._line(request["do"])
+        try:
+            answer: dict[str, Any] = json.loads(reply)
+        except ValueError as error:
+            raise DeviceError(f"{self._name}: expected JSON from its worker; got {reply[:80]!r}.") \
+                from error  # fmt: skip
+        if "error" in answer:
+            raise DeviceError(f"{self._name}: {answer['error']}")
+        return answer
+
+    def _line(self, what: str) -> bytes:
+        assert self._process.stdout is not None
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._process.stdout], [], [], self._timeout_s)
+            if not ready:
+                raise DeviceError(
+                    f"{self._name}: no answer to {what!r} within {self._timeout_s:g} seconds. "
+                    "The model may be too large for this machine."
+                )
+            piece = os.read(self._process.stdout.fileno(), 1 << 16)
+            if not piece:
+                raise self._crashed()
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def _crashed(self) -> DeviceError:
+        code = self._process.wait()
+        how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
+        if code == -9:
+            how += " (out of memory, if nobody killed it)"
+        self._stderr.seek(0)
+        tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
+        return DeviceError(
+            f"{self._name}: its measuring process {how}. Its last output:\n{tail or '(none)'}"
+        )
+
+
+def _environment() -> dict[str, str]:
+    """This process's, with the package importable however this process found it."""
+    home = str(Path(__file__).resolve().parent.parent)
+    inherited = os.environ.get("PYTHONPATH")
+    path = home if not inherited else home + os.pathsep + inherited
+    return {**os.environ, "PYTHONPATH": path}
