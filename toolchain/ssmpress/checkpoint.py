@@ -236,7 +236,7 @@ def _canonical(
         new = EMBEDDING if new == _HF_EMBEDDING else new
         if new in result:
             raise BadInputError(
-                f"{where}: {new}: expected one tensor of this name; got two, one as {name[:120]}. "
+                f"{where}: {new}: expected one tensor of this name; got two, one as {_shown(name)}. "
                 "Save the state dict of one model only."
             )
         result[new] = tensors[name]
@@ -300,13 +300,18 @@ def _shape_problem(
     return text + f"Check {keys} in config.json."
 
 
+def _shown(name: str) -> str:
+    """A name from an untrusted file, fit for a message: short, no line breaks or escapes."""
+    return ascii(name[:120])[1:-1]
+
+
 def _extra_problem(name: str, layout: str) -> str:
     flag = optional_field(name)
     if flag and layout != "state-dict":
         key = json_key(flag, layout)
-        return f"{name[:120]}: expected no such tensor; got one. Check {key} in config.json."
+        return f"{_shown(name)}: expected no such tensor; got one. Check {key} in config.json."
     return (
-        f"{name[:120]}: expected only the tensors of a Mamba-1 language model; got this one too. "
+        f"{_shown(name)}: expected only the tensors of a Mamba-1 language model; got this one too. "
         "Models with attention, MLPs, Mamba-2 or other heads are not supported; remove the tensor "
         "if the model does not need it."
     )

@@ -143,7 +143,7 @@ class _Reader:
         got = repr(value) if key in self.values else value
         got = got if len(got) <= 60 else got[:57] + "..."
         return BadInputError(
-            f"{self.where}: {key}: expected {expected}; got {got}. "
+            f"{self.where}: {ascii(key[:60])[1:-1]}: expected {expected}; got {got}. "
             + (advice or "Correct it, or take the file that came with the weights.")
         )
 

@@ -164,8 +164,8 @@ def _check_archive(path: Path) -> None:
         raise
     except Exception as error:  # zipfile raises a dozen kinds on damaged input
         raise BadInputError(
-            f"{path}: expected a torch.save archive; it is damaged or cut short: {str(error).rstrip('.')}. "
-            "Copy or download it again."
+            f"{path}: expected a torch.save archive; it is damaged or cut short: "
+            f"{str(error).rstrip('.')}. Copy or download it again."
         ) from error
 
 
@@ -192,7 +192,8 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except Exception as error:
         raise BadInputError(
-            f"{path}: expected a safetensors file; got: {str(error).rstrip('.')}. Copy or download it again."
+            f"{path}: expected a safetensors file; got: {str(error).rstrip('.')}. "
+            "Copy or download it again."
         ) from error
 
 
