@@ -1,0 +1,435 @@
+"""The op library inside ONNX Runtime: every op against its definition in NumPy float64.
+
+`kernels_test.cc` covers the kernels; this covers what lies between them and a model: names, shapes,
+attributes, threads, the choice of the instruction set, and models made to do harm.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from ssmpress import ops
+from ssmpress.errors import DeviceError
+from ssmpress.ops import FORMATS, Format, Structure, Values
+
+Arrays = dict[str, np.ndarray]
+
+try:
+    LIBRARY = str(ops.get_library_path())
+except DeviceError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
+BITMASK = pytest.mark.parametrize(
+    "fmt", [f for f in FORMATS if f.structure is Structure.BITMASK], ids=lambda f: f.name
+)
+INT8 = next(f for f in FORMATS if f.name == "bitmask-int8")
+
+
+def session(
+    op: str,
+    feeds: Arrays,
+    constants: Arrays,
+    outputs: tuple[str, ...],
+    threads: int = 1,
+    **attributes: int,
+) -> onnxruntime.InferenceSession:
+    """A model of one node, whose inputs are `feeds` and then `constants`."""
+    node = helper.make_node(
+        op, [*feeds, *constants], list(outputs), domain=ops.DOMAIN, **attributes
+    )
+    graph = helper.make_graph(
+        [node],
+        op,
+        [
+            helper.make_tensor_value_info(
+                name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim
+            )
+            for name, value in feeds.items()
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [
+        helper.make_opsetid("", ops.ONNX_OPSET),
+        helper.make_opsetid(ops.DOMAIN, ops.DOMAIN_VERSION),
+    ]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.register_custom_ops_library(LIBRARY)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def run(
+    op: str,
+    feeds: Arrays,
+    constants: Arrays,
+    outputs: tuple[str, ...] = ("y",),
+    threads: int = 1,
+    **attributes: int,
+) -> list[np.ndarray]:
+    return session(op, feeds, constants, outputs, threads, **attributes).run(None, feeds)
+
+
+# ---- definitions ----
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return x / (1 + np.exp(-x))
+
+
+def selective_scan(a: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    v = {name: value.astype(np.float64) for name, value in a.items()}
+    h, y = v["state"], np.zeros_like(v["u"])
+    for t in range(y.shape[1]):
+        dt = np.logaddexp(0, v["delta"][:, t] + v["delta_bias"])[:, None]  # (b, 1, d)
+        u = v["u"][:, None, t]
+        h = np.exp(dt * v["A"]) * h + dt * u * v["B"][:, t, :, None]
+        y[:, t] = ((v["C"][:, t, :, None] * h).sum(1) + v["D"] * u[:, 0]) * silu(v["z"][:, t])
+    return y, h
+
+
+def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
+    """Sections by docs/sparse_format.md, written without a look at the library or at compact.py."""
+    rows, columns = weight.shape
+    weight = np.where(keep_mask, weight, 0).astype(np.float32)
+    sections: Arrays = {}
+    stored = weight
+    if fmt.values is Values.INT8:
+        scale = np.abs(weight).max(1, initial=0) / np.float32(127)
+        stored = np.rint(weight / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
+    elif fmt.values is Values.FP16:
+        stored = weight.astype(np.float16)
+    if fmt.structure is Structure.DENSE:
+        sections["weight"] = stored
+    else:
+        padded = np.zeros((rows, -(-columns // 64) * 64), bool)
+        padded[:, :columns] = keep_mask
+        sections["bits"] = np.packbits(padded, axis=1, bitorder="little")
+        counts = np.concatenate([[0], keep_mask.sum(1)])
+        sections["start"] = np.cumsum(counts).astype(np.int32)
+        value = stored[keep_mask]
+        padding = 64 + -value.nbytes % 64
+        sections["value"] = np.concatenate(
+            [value, np.zeros(padding // value.itemsize, value.dtype)]
+        )
+    if fmt.values is Values.INT8:
+        sections["scale"] = scale.astype(np.float32)
+    assert tuple(sections) == fmt.weight_inputs
+    return sections
+
+
+def linear(x: np.ndarray, weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> np.ndarray:
+    weight = np.where(keep_mask, weight, 0).astype(np.float32)
+    if fmt.values is Values.FP16:
+        weight = weight.astype(np.float16)
+    if fmt.values is not Values.INT8:
+        return x.astype(np.float64) @ weight.astype(np.float64).T
+    scale = np.abs(weight).max(1) / np.float32(127)
+    q = np.rint(weight / np.where(scale > 0, scale, 1)[:, None]).astype(np.int64)
+    a_max = np.abs(x).max(-1, keepdims=True)
+    x_scale = np.maximum(a_max, np.float32(1e-30)) / np.float32(127)
+    x_q = np.rint(x / x_scale).astype(np.int64)
+    return (x_q @ q.T).astype(np.float32) * (x_scale * scale)
+
+
+def draw_matrix(rows: int, columns: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((rows, columns)).astype(np.float32)
+    keep_mask = rng.random((rows, columns)) < 0.4
+    keep_mask[rows // 3] = False
+    return weight, keep_mask
+
+
+def linear_attributes(columns: int, version: int = 1) -> dict[str, int]:
+    return {ops.COLUMNS_ATTRIBUTE: columns, ops.VERSION_ATTRIBUTE: version}
+
+
+def scan_inputs(b: int, length: int, d: int, n: int) -> Arrays:
+    rng = np.random.default_rng(1)
+    shapes = {
+        "u": (b, length, d), "delta": (b, length, d), "delta_bias": (d,), "A": (n, d),
+        "B": (b, length, n), "C": (b, length, n), "D": (d,), "z": (b, length, d),
+        "state": (b, n, d),
+    }  # fmt: skip
+    assert tuple(shapes) == ops.SELECTIVE_SCAN_INPUTS
+    arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    arrays["A"] = -np.exp(arrays["A"])
+    return arrays
+
+
+# ---- results ----
+
+
+@pytest.mark.parametrize(("b", "length"), [(1, 1), (2, 1), (2, 19), (1, 0), (0, 3)])
+def test_selective_scan(b: int, length: int) -> None:
+    inputs = scan_inputs(b, length, 37, 16)
+    y, state = run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS)
+    expected_y, expected_state = selective_scan(inputs)
+    # |y| is about 10 here; a few hundred roundings of 6e-8 each
+    np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=3e-5)
+    np.testing.assert_allclose(state, expected_state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("length", [0, 1, 2, 21])
+def test_causal_conv1d(length: int, k: int) -> None:
+    rng = np.random.default_rng(2)
+    inputs = {
+        name: rng.standard_normal(shape).astype(np.float32)
+        for name, shape in zip(
+            ops.CAUSAL_CONV1D_INPUTS,
+            [(2, length, 37), (k, 37), (37,), (2, k - 1, 37)],
+            strict=True,
+        )
+    }
+    y, state = run(ops.CAUSAL_CONV1D, inputs, {}, ops.CAUSAL_CONV1D_OUTPUTS)
+    whole = np.concatenate([inputs["state"], inputs["x"]], 1).astype(np.float64)
+    total = inputs["bias"] + sum(inputs["weight"][j] * whole[:, j : j + length] for j in range(k))
+    np.testing.assert_allclose(y, silu(total), rtol=1e-5, atol=2e-6)
+    np.testing.assert_array_equal(state, whole[:, length:].astype(np.float32))
+
+
+@FORMAT
+@pytest.mark.parametrize("shape", [(70,), (1, 1, 70), (1, 5, 70), (2, 3, 7, 70), (2, 0, 70)])
+def test_linear(fmt: Format, shape: tuple[int, ...]) -> None:
+    weight, keep_mask = draw_matrix(45, 70, 3)
+    x = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    (y,) = run(fmt.op_type, {"x": x}, pack(weight, keep_mask, fmt), **linear_attributes(70))
+    expected = linear(x, weight, keep_mask, fmt)
+    assert y.shape == (*shape[:-1], 45)
+    if fmt.values is Values.INT8:
+        np.testing.assert_array_equal(y, expected)
+    else:
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@FORMAT
+@pytest.mark.parametrize("length", [1, 5, 40])
+def test_two_threads_change_no_bit(fmt: Format, length: int) -> None:
+    weight, keep_mask = draw_matrix(400, 500, 5)
+    x = np.random.default_rng(6).standard_normal((1, length, 500)).astype(np.float32)
+    sections, attributes = pack(weight, keep_mask, fmt), linear_attributes(500)
+    (one,) = run(fmt.op_type, {"x": x}, sections, threads=1, **attributes)
+    (two,) = run(fmt.op_type, {"x": x}, sections, threads=2, **attributes)
+    np.testing.assert_array_equal(one, two)
+
+
+def test_two_threads_change_no_bit_of_a_scan() -> None:
+    inputs = scan_inputs(1, 40, 300, 16)
+    one = run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS, threads=1)
+    two = run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS, threads=2)
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@FORMAT
+def test_sections_that_are_not_constant(fmt: Format) -> None:
+    weight, keep_mask = draw_matrix(20, 70, 7)
+    x = np.ones((2, 70), np.float32)
+    sections = pack(weight, keep_mask, fmt)
+    (y,) = run(fmt.op_type, {"x": x, **sections}, {}, **linear_attributes(70))
+    (expected,) = run(fmt.op_type, {"x": x}, sections, **linear_attributes(70))
+    np.testing.assert_array_equal(y, expected)
+
+
+@FORMAT
+def test_no_rows_and_no_columns(fmt: Format) -> None:
+    for rows, columns in [(0, 70), (4, 0)]:
+        sections = pack(np.zeros((rows, columns)), np.zeros((rows, columns), bool), fmt)
+        x = np.ones((3, columns), np.float32)
+        (y,) = run(fmt.op_type, {"x": x}, sections, **linear_attributes(columns))
+        np.testing.assert_array_equal(y, np.zeros((3, rows)))
+
+
+# ---- the instruction set ----
+
+
+def run_with_isa(name: str) -> subprocess.CompletedProcess[str]:
+    """Runs the int8 op, whose result is the same on every instruction set, in a new process."""
+    script = (
+        "import ctypes, hashlib, numpy as np, test_op_library as t\n"
+        "w, k = t.draw_matrix(45, 70, 3)\n"
+        "x = np.random.default_rng(4).standard_normal((5, 70)).astype(np.float32)\n"
+        "y, = t.run(t.INT8.op_type, {'x': x}, t.pack(w, k, t.INT8), **t.linear_attributes(70))\n"
+        "library = ctypes.CDLL(t.LIBRARY)\n"
+        "library.ssmpress_isa.restype = ctypes.c_char_p\n"
+        "print(library.ssmpress_isa().decode(), hashlib.sha256(y.tobytes()).hexdigest())\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": paths, ops.ISA_VARIABLE: name}
+    return subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_forced_isa() -> None:
+    digests = set()
+    for name in ("scalar", "avx2"):
+        done = run_with_isa(name)
+        if "this CPU cannot run it" in done.stderr:
+            continue
+        assert done.returncode == 0, done.stderr
+        isa, digest = done.stdout.split()
+        assert isa == name
+        digests.add(digest)
+    assert len(digests) == 1
+
+
+def test_unknown_isa() -> None:
+    done = run_with_isa("sse9")
+    assert done.returncode != 0
+    assert "SSMPRESS_ISA=sse9: expected one of scalar" in done.stderr
+    assert "unset it or pick one of those" in done.stderr
+
+
+# ---- models made to do harm: an error that names the input, and the process goes on ----
+
+
+def assert_refused(
+    fmt: Format, sections: Arrays, text: str, columns: int = 70, version: int = 1
+) -> None:
+    """Refused when loading if the sections are constants, when running if they are not."""
+    x = np.ones((2, columns), np.float32)
+    attributes = linear_attributes(columns, version)
+    with pytest.raises(Exception, match=text) as raised:
+        run(fmt.op_type, {"x": x}, sections, **attributes)
+    assert fmt.op_type in str(raised.value)
+    with pytest.raises(Exception, match=text):
+        run(fmt.op_type, {"x": x, **sections}, {}, **attributes)
+
+
+def good(fmt: Format) -> Arrays:
+    return pack(*draw_matrix(20, 70, 8), fmt)
+
+
+@FORMAT
+def test_refuses_another_format_version(fmt: Format) -> None:
+    assert_refused(fmt, good(fmt), "format_version: expected 1, got 2", version=2)
+
+
+@FORMAT
+def test_refuses_columns_that_do_not_fit(fmt: Format) -> None:
+    assert_refused(fmt, good(fmt), r"expected shape \(any, \d+\), got \(20, \d+\)", columns=150)
+
+
+@BITMASK
+def test_refuses_a_decreasing_start(fmt: Format) -> None:
+    sections = good(fmt)
+    sections["start"][9] = sections["start"][8] - 1
+    assert_refused(fmt, sections, r"start\[9\]: expected at least start\[8\]")
+
+
+@BITMASK
+@pytest.mark.parametrize("end", [100_000, 2**31 - 1])
+def test_refuses_a_start_past_the_end(fmt: Format, end: int) -> None:
+    sections = good(fmt)
+    sections["start"][20] = end
+    assert_refused(fmt, sections, rf"value: expected at least start\[20\] = {end} elements")
+
+
+@BITMASK
+def test_refuses_a_negative_start(fmt: Format) -> None:
+    sections = good(fmt)
+    sections["start"] -= 5
+    assert_refused(fmt, sections, r"start\[0\]: expected 0, got -5")
+
+
+@BITMASK
+def test_refuses_a_short_start(fmt: Format) -> None:
+    sections = good(fmt)
+    sections["start"] = sections["start"][:-1]
+    assert_refused(fmt, sections, r"start: expected shape \(21\), got \(20\)")
+
+
+@BITMASK
+def test_refuses_a_value_section_without_padding(fmt: Format) -> None:
+    sections = good(fmt)
+    sections["value"] = sections["value"][: sections["start"][-1]]
+    assert_refused(fmt, sections, "of padding")
+
+
+@BITMASK
+def test_refuses_bits_beyond_the_last_column(fmt: Format) -> None:
+    sections = good(fmt)
+    sections["bits"][3, 15] |= 128
+    assert_refused(fmt, sections, "bits: expected 0 from column 70 on, got a 1 in row 3")
+
+
+@BITMASK
+def test_refuses_bits_that_start_does_not_count(fmt: Format) -> None:
+    sections = good(fmt)
+    sections["bits"][3, 0] ^= 1
+    assert_refused(fmt, sections, r"bits: expected \d+ set in row 3 \(from start\), got \d+")
+
+
+@pytest.mark.parametrize("structure", list(Structure))
+def test_refuses_bad_scales_and_values(structure: Structure) -> None:
+    fmt = Format(structure, Values.INT8)
+    sections = good(fmt)
+    sections["scale"] = sections["scale"][:-1]
+    assert_refused(fmt, sections, r"scale: expected shape \(20\), got \(19\)")
+    sections = good(fmt)
+    sections["scale"][4] = np.inf
+    assert_refused(fmt, sections, r"scale\[4\]: expected a finite number not below 0, got inf")
+    sections = good(fmt)
+    sections["value" if structure is Structure.BITMASK else "weight"].flat[3] = -128
+    assert_refused(fmt, sections, "expected -127 to 127, got -128")
+
+
+def test_refuses_tokens_of_another_width() -> None:
+    fmt = FORMATS[0]
+    x = np.ones((2, 71), np.float32)
+    with pytest.raises(Exception, match=r"x: expected a last dimension of 70 \(columns\), got 71"):
+        run(fmt.op_type, {"x": x}, good(fmt), **linear_attributes(70))
+
+
+def test_refuses_too_many_int8_columns() -> None:
+    x = np.ones((1, 70), np.float32)
+    with pytest.raises(Exception, match="columns: expected 0 to 133143, got 200000"):
+        run(INT8.op_type, {"x": x}, good(INT8), **linear_attributes(200_000))
+
+
+@pytest.mark.parametrize("name", ops.SELECTIVE_SCAN_INPUTS)
+def test_scan_refuses_shapes_that_do_not_fit(name: str) -> None:
+    inputs = scan_inputs(2, 3, 10, 4)
+    inputs[name] = np.repeat(inputs[name], 2, axis=-1)
+    with pytest.raises(Exception, match=r"SelectiveScan: \w+: expected shape"):
+        run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "text"),
+    [
+        ([(1, 5, 8), (0, 8), (8,), (1, 3, 8)], "weight: expected at least 1 tap"),
+        ([(1, 5, 8), (4, 7), (8,), (1, 3, 8)], r"weight: expected shape \(any, 8\), got \(4, 7\)"),
+        ([(1, 5, 8), (4, 8), (9,), (1, 3, 8)], r"bias: expected shape \(8\), got \(9\)"),
+        ([(1, 5, 8), (4, 8), (8,), (1, 2, 8)], r"state: expected shape \(1, 3, 8\)"),
+        ([(5, 8), (4, 8), (8,), (1, 3, 8)], r"x: expected shape \(any, any, any\), got \(5, 8\)"),
+    ],
+)
+def test_conv_refuses_shapes_that_do_not_fit(shapes: list[tuple[int, ...]], text: str) -> None:
+    inputs = {
+        name: np.ones(shape, np.float32)
+        for name, shape in zip(ops.CAUSAL_CONV1D_INPUTS, shapes, strict=True)
+    }
+    with pytest.raises(Exception, match=text):
+        run(ops.CAUSAL_CONV1D, inputs, {}, ops.CAUSAL_CONV1D_OUTPUTS)
+
+
+def test_the_library_needs_no_cpp_runtime() -> None:
+    data = Path(LIBRARY).read_bytes()
+    assert b"libstdc++" not in data
+    assert b"libgcc_s" not in data
