@@ -24,6 +24,7 @@ from ssmpress.errors import (
 )
 from ssmpress.recipe import GateSettings
 from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS, Interval, RuleResult, Verdict
+from ssmpress.report.tables import number
 
 CONFIDENCE = 0.99
 """Two-sided: a build that sits exactly on a limit fails in 0.5 % of runs."""
@@ -37,13 +38,15 @@ _MIN, _MAX = "at least", "at most"
 
 @dataclass(frozen=True)
 class Rule:
-    """One limit. metric: path in the report. direction: `at least` or `at most`.
+    """One limit. label: what it limits, for messages. metric: path in the report.
 
+    direction: `at least` or `at most`.
     samples: phase of the raw samples that give the metric its interval (`decode`); None judges
     the value alone. ratio: the metric is dense / compressed of these samples' medians.
     """
 
     name: str
+    label: str
     metric: str
     limit: float
     direction: str
@@ -55,19 +58,23 @@ class Rule:
 
 def rules(settings: GateSettings) -> tuple[Rule, ...]:
     """The rules that are set, quality first."""
-    possible = (
-        (settings.min_retention, "min_retention", "quality.retention", _MIN, EXIT_QUALITY,
-         "", None, False),
-        (settings.max_decode_ms, "max_decode_ms", "latency.decode.compressed.p50_ms", _MAX,
-         EXIT_LATENCY_OR_SIZE, " ms", "decode", False),
-        (settings.min_speedup, "min_speedup", "latency.decode.speedup", _MIN,
-         EXIT_LATENCY_OR_SIZE, "x", "decode", True),
-    )  # fmt: skip
-    return tuple(
-        Rule(name, metric, limit, direction, code, unit, samples, ratio)
-        for limit, name, metric, direction, code, unit, samples, ratio in possible
-        if limit is not None
-    )
+    found = []
+    if settings.min_retention is not None:
+        found.append(
+            Rule("min_retention", "quality kept", "quality.retention", settings.min_retention,
+                 _MIN, EXIT_QUALITY)
+        )  # fmt: skip
+    if settings.max_decode_ms is not None:
+        found.append(
+            Rule("max_decode_ms", "median decode time", "latency.decode.compressed.p50_ms",
+                 settings.max_decode_ms, _MAX, EXIT_LATENCY_OR_SIZE, " ms", "decode")
+        )  # fmt: skip
+    if settings.min_speedup is not None:
+        found.append(
+            Rule("min_speedup", "decode speed-up", "latency.decode.speedup", settings.min_speedup,
+                 _MIN, EXIT_LATENCY_OR_SIZE, "x", "decode", ratio=True)
+        )  # fmt: skip
+    return tuple(found)
 
 
 def judge(report: Mapping[str, Any], settings: GateSettings, *, seed: int = 0) -> Verdict:
@@ -100,14 +107,14 @@ def judge(report: Mapping[str, Any], settings: GateSettings, *, seed: int = 0) -
 def _judge_rule(report: Mapping[str, Any], rule: Rule, seed: int) -> RuleResult:
     value = _metric(report, rule.metric)
     if value is None:
-        why = f"{rule.metric} is missing from the report or not a finite number."
+        why = f"{rule.metric} is missing from the report or not a number."
         return _inconclusive(rule, None, None, why, "Run again with the measurement it needs.")
     interval = None
     if rule.samples is not None:
         interval = _interval(report, rule, seed)
         if interval is None:
             why = (
-                f"{rule.metric} is {_text(rule, value)}, from fewer than {MIN_ROUNDS} rounds of "
+                f"the {rule.label} is {_text(rule, value)}, from fewer than {MIN_ROUNDS} rounds of "
                 "raw samples or damaged ones."
             )
             return _inconclusive(rule, value, None, why, "Measure more rounds.")
@@ -118,7 +125,7 @@ def _judge_rule(report: Mapping[str, Any], rule: Rule, seed: int) -> RuleResult:
     if worst_violates:
         assert interval is not None
         why = (
-            f"{rule.metric} is {_text(rule, value)}, but its {interval.confidence:.0%} interval "
+            f"the {rule.label} is {_text(rule, value)}, but its {interval.confidence:.0%} interval "
             f"{_text(rule, low)} to {_text(rule, high)} straddles the limit."
         )
         again = "Run again on a quieter machine, with fewer threads or more rounds."
@@ -143,8 +150,8 @@ def _decided(
     if interval is not None:
         spread = f" ({_text(rule, interval.low)} to {_text(rule, interval.high)})"
     message = (
-        f"{rule.metric} is {_text(rule, value)}{spread}, "
-        f"{rule.direction} {_text(rule, rule.limit)} asked."
+        f"The {rule.label} is {_text(rule, value)}{spread}, "
+        f"{rule.direction} {_text(rule, rule.limit)} is asked."
     )
     return RuleResult(rule.name, status, value, rule.limit, interval, code, message, advice)
 
@@ -159,7 +166,7 @@ def _inconclusive(
 
 
 def _text(rule: Rule, value: float) -> str:
-    return f"{value:.4g}{rule.unit}"
+    return number(value) + rule.unit
 
 
 def _help(report: Mapping[str, Any], rule: Rule) -> str:

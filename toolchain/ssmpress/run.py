@@ -88,7 +88,8 @@ class Session:
         Args:
             tokens: int (b, l), 0 .. vocab-1, l >= 1.
             state: the state before them, advanced in place; None starts from the zero state.
-            positions: int (p,), 0 .. l-1, whose logits are wanted; None is the last one.
+            positions: int (p,), 0 .. l-1, whose logits are wanted, or none at all; None is
+                the last one.
 
         Returns:
             logits float32 (b, p, vocab) and the state after the last token.
@@ -210,10 +211,8 @@ class Session:
         if positions is None:
             return np.array([length - 1], np.int64)
         array = np.ascontiguousarray(positions, np.int64)
-        if array.ndim != 1 or array.size == 0 or array.min() < 0 or array.max() >= length:
-            raise BadInputError(
-                f"positions: expected (p,) of 0 to {length - 1}, at least one; got {array}."
-            )
+        if array.ndim != 1 or (array.size and (array.min() < 0 or array.max() >= length)):
+            raise BadInputError(f"positions: expected (p,) of 0 to {length - 1}; got {array}.")
         return array
 
     def _own(self, state: State, batch: int) -> State:

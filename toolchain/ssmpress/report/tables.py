@@ -25,6 +25,8 @@ def number(value: Any, digits: int = 4) -> str:
     """A number with that many significant digits, or a dash for a missing one."""
     if not isinstance(value, int | float):
         return _MISSING
+    if abs(value) >= 1e9:
+        return f"{value:.2e}"
     if abs(value) >= 10 ** (digits - 1):
         return f"{value:,.0f}"
     return f"{value:#.{digits}g}"
