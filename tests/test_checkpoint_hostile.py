@@ -154,6 +154,17 @@ def flipped_bit(folder: Path) -> Path:
     return folder / "weights.pt"
 
 
+def marked_as_folder(folder: Path) -> Path:
+    """One bit, outside every checksum, with which torch leaves a tensor uninitialised."""
+    path = archive(lambda *entry: entry)(folder)
+    with zipfile.ZipFile(path) as good:
+        directory = good.start_dir
+    content = bytearray(path.read_bytes())
+    content[content.index(b"data/0", directory) - len("good/") - 46 + 38] |= 0x10
+    path.write_bytes(content)
+    return path
+
+
 def linked_shard(folder: Path) -> Path:
     outside = folder / "outside.safetensors"
     save_file(small_tensors(), outside)
@@ -332,6 +343,7 @@ CASES: dict[str, tuple[Make, str]] = {
     ),
     "cut short": (cut_short, r"it is damaged or cut short: .*Copy or download it again"),
     "flipped bit": (flipped_bit, r"it is damaged or cut short: Bad CRC-32"),
+    "marked as a folder": (marked_as_folder, r"got one with an entry marked as a folder"),
     "TorchScript": (
         archive(lambda name, data: (name.replace("version", "constants.pkl"), data)),
         r"expected a state dict; got a TorchScript program",

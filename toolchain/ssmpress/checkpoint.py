@@ -236,8 +236,8 @@ def _canonical(
         new = EMBEDDING if new == _HF_EMBEDDING else new
         if new in result:
             raise BadInputError(
-                f"{where}: {new}: expected one tensor of this name; got two, one as {_shown(name)}. "
-                "Save the state dict of one model only."
+                f"{where}: {new}: expected one tensor of this name; got two, one as "
+                f"{_shown(name)}. Save the state dict of one model only."
             )
         result[new] = tensors[name]
     return result

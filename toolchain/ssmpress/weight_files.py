@@ -179,6 +179,9 @@ def _archive_problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
         return f"expected at most {_ENTRY_LIMIT} entries; got {len(entries)}"
     if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
         return "expected a torch.save archive, which is not compressed; got a compressed one"
+    # torch takes such an entry for a folder, reads nothing and leaves the tensor uninitialised
+    if any(entry.external_attr & 0x10 or entry.is_dir() for entry in entries):
+        return "expected a torch.save archive; got one with an entry marked as a folder"
     if sum(entry.file_size for entry in entries) > size:
         return f"its entries claim more bytes than the file's {size:,}; it is damaged"
     if entries[names.index("data.pkl")].file_size > _PICKLE_LIMIT:
