@@ -1,0 +1,309 @@
+"""The command `compress`: arguments -> Recipe -> pipeline -> exit code. No logic of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssmpress import __version__
+from ssmpress.errors import EXIT_INTERNAL, EXIT_PASS, SsmpressError, UsageError
+from ssmpress.ops import Values
+from ssmpress.recipe import (
+    PROJECTIONS,
+    Compute,
+    DataSettings,
+    GateSettings,
+    Method,
+    PackSettings,
+    PruneSettings,
+    Recipe,
+    RecoverSettings,
+    Scope,
+    SparsityOf,
+    Target,
+    available_threads,
+)
+
+EXIT_INTERRUPTED = 130
+
+EPILOG = """
+[bold]Examples[/bold]
+
+  compress model.pt --sparsity 0.7
+
+  compress ./my-mamba --sparsity 0.8 --calibration wiki.txt --evaluation test.txt
+
+  compress ./my-mamba --sparsity 0.7 --dry-run
+
+[bold]Exit codes[/bold]  0 pass, 1 internal error, 2 usage, 3 quality gate failed, 4 latency or
+size gate failed, 5 inconclusive, 6 bad input, 7 device unavailable.
+"""
+
+app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+DATA, PRUNING, BUNDLE, GATES, RUN = "Data", "Pruning", "Bundle", "Gates", "Run"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ssmpress {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=EPILOG, no_args_is_help=True)
+def compress(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint: a folder of mamba-ssm or Hugging Face, or a bare state dict "
+            "(.pt, .pth, .bin, .safetensors).",
+            show_default=False,
+        ),
+    ],
+    sparsity: Annotated[
+        float, typer.Option(help="Part of the weights that becomes zero.", rich_help_panel=PRUNING)
+    ] = 0.7,
+    sparsity_of: Annotated[
+        SparsityOf,
+        typer.Option(
+            help="What --sparsity is a part of: the prunable weights or the whole model.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = SparsityOf.PRUNABLE,
+    method: Annotated[
+        Method, typer.Option(help="Which weights matter.", rich_help_panel=PRUNING)
+    ] = Method.GRADIENT_MAGNITUDE,
+    alpha: Annotated[
+        float,
+        typer.Option(help="Exponent of the gradient: |w| |dL/dw|^alpha.", rich_help_panel=PRUNING),
+    ] = 1.0,
+    scope: Annotated[
+        Scope,
+        typer.Option(
+            help="One threshold for the whole model, or one in each matrix.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = Scope.GLOBAL,
+    prunable: Annotated[
+        str,
+        typer.Option(
+            help="Components that may be pruned, separated by commas; also embedding, lm_head.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = ",".join(PROJECTIONS),
+    recover: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|none|STEPS",
+            help="Training during and after pruning, taught by the dense model. auto: the full "
+            "recipe on a GPU, a time budget on a CPU.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "auto",
+    compute: Annotated[
+        Compute,
+        typer.Option(help="Where calibration and recovery run.", rich_help_panel=PRUNING),
+    ] = Compute.AUTO,
+    values: Annotated[
+        Values,
+        typer.Option(
+            help="Type of the stored weights; int8 quantises the activations too.",
+            rich_help_panel=BUNDLE,
+        ),
+    ] = Values.INT8,
+    target: Annotated[
+        Target, typer.Option(help="What the bundle runs on.", rich_help_panel=BUNDLE)
+    ] = Target.HOST,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the bundle; by default MODEL-sSPARSITY-TARGET here.",
+            rich_help_panel=BUNDLE,
+            show_default=False,
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help="tokenizer.json; by default the one beside the weights.",
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+    calibration: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text (plain, .xz, .gz) or token ids (.npy) to calibrate and recover on; may be "
+            "given several times. By default Python's language manual, which every machine has.",
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+    evaluation: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Text to evaluate on, disjoint from --calibration; may be given several times.",
+            rich_help_panel=DATA,
+            show_default=False,
+        ),
+    ] = None,
+    evaluation_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Evaluate at most this many tokens.", rich_help_panel=DATA, show_default="all"
+        ),
+    ] = None,
+    min_retention: Annotated[
+        float,
+        typer.Option(help="Least dense perplexity / compressed perplexity.", rich_help_panel=GATES),
+    ] = 0.95,
+    max_decode_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="Most milliseconds per decoded token (median).",
+            rich_help_panel=GATES,
+            show_default=False,
+        ),
+    ] = None,
+    min_speedup: Annotated[
+        float | None,
+        typer.Option(
+            help="Least dense decode time / compressed decode time.",
+            rich_help_panel=GATES,
+            show_default=False,
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of every stage.", rich_help_panel=RUN, show_default="all processors"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all random draws.", rich_help_panel=RUN)] = 0,
+    json_output: Annotated[
+        bool,
+        typer.Option("--json", help="Print the report as JSON on stdout.", rich_help_panel=RUN),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print the plan: shapes, bytes, memory, time.", rich_help_panel=RUN
+        ),
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Prune a trained Mamba model, pack it for a small CPU, and prove what it cost.
+
+    Writes a folder with the ONNX model, the op library for the target, the tokenizer, checksums
+    and a report that sets the result beside the dense model, measured in the same run.
+    """
+    recipe = Recipe(
+        model=model,
+        out=out or _default_out(model, sparsity, target),
+        target=target,
+        prune=PruneSettings(
+            sparsity=sparsity,
+            sparsity_of=sparsity_of,
+            method=method,
+            alpha=alpha,
+            scope=scope,
+            prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
+        ),
+        recover=RecoverSettings(steps=_recovery_steps(recover), compute=compute),
+        pack=PackSettings(values=values),
+        data=DataSettings(
+            tokenizer=tokenizer,
+            calibration=tuple(calibration or ()),
+            evaluation=tuple(evaluation or ()),
+            evaluation_tokens=evaluation_tokens,
+        ),
+        gate=GateSettings(
+            min_retention=min_retention, max_decode_ms=max_decode_ms, min_speedup=min_speedup
+        ),
+        threads=threads or available_threads(),
+        seed=seed,
+    )
+    code = _plan(recipe, json_output) if dry_run else _run(recipe, json_output)
+    raise typer.Exit(code)
+
+
+def _default_out(model: Path, sparsity: float, target: Target) -> Path:
+    name = model.resolve().name if model.is_dir() else model.stem
+    suffix = "" if target is Target.HOST else f"-{target}"
+    return Path(f"{name}-s{round(100 * sparsity)}{suffix}")
+
+
+def _recovery_steps(text: str) -> int | None:
+    words = {"auto": None, "none": 0}
+    if text in words:
+        return words[text]
+    if text.isdecimal():
+        return int(text)
+    raise UsageError(f"--recover: expected auto, none or a number of steps; got {text!r}.")
+
+
+def _plan(recipe: Recipe, json_output: bool) -> int:
+    from ssmpress.plan import make_plan
+
+    plan = make_plan(recipe)
+    if json_output:
+        _print_json(plan.to_dict())
+    else:
+        from ssmpress.console import print_plan
+
+        print_plan(plan)
+    return EXIT_PASS
+
+
+def _run(recipe: Recipe, json_output: bool) -> int:
+    from ssmpress.console import watching
+    from ssmpress.report.terminal import print_report
+
+    with watching(recipe) as watch:
+        from ssmpress.pipeline import compress as run_recipe
+
+        result = run_recipe(recipe, watch)
+    print_report(result.report)
+    typer.echo(f"Bundle: {result.out}", err=True)
+    if json_output:
+        _print_json(result.report)
+    return result.exit_code
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def _interrupt(*_: object) -> None:
+    """SIGTERM ends a run as Ctrl-C does: what is half-written goes."""
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point of `compress` and `ssmpress`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except SsmpressError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: nothing was written.", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("SSMPRESS_TRACEBACK"):
+            raise
+        typer.echo(
+            f"internal error: {type(error).__name__}: {error}. This is a defect of ssmpress; set "
+            "SSMPRESS_TRACEBACK=1 for the place, and please report it.",
+            err=True,
+        )
+        sys.exit(EXIT_INTERNAL)

@@ -1,0 +1,111 @@
+"""What a run prints on stderr: notes, progress with time left, and the plan of a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ssmpress.recipe import Recipe
+
+if TYPE_CHECKING:
+    from ssmpress.pipeline import Watch
+    from ssmpress.plan import Plan
+
+WIDTH = 80
+
+
+def make_console() -> Console:
+    """stderr, at most 80 columns; rich honours NO_COLOR and TERM."""
+    console = Console(stderr=True, highlight=False)
+    console.width = min(WIDTH, console.width)
+    return console
+
+
+@contextmanager
+def watching(recipe: Recipe) -> Iterator[Watch]:
+    """A Watch that prints; the progress display is gone when the block ends."""
+    console = make_console()
+    console.print(
+        f"[bold]{recipe.model}[/bold]: {recipe.prune.sparsity:.0%} of the "
+        f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
+        f"{recipe.prune.method}, values {recipe.pack.values}, {recipe.threads} threads"
+    )
+    from ssmpress.pipeline import Watch
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        lines = _Lines(console, progress)
+        yield Watch(progress=lines.advance, note=lambda text: console.print(f"  {text}"))
+
+
+class _Lines:
+    """One bar for each kind of work; without a terminal, one line when it starts and ends."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self.console, self.progress = console, progress
+        self.kind, self.task = "", TaskID(-1)
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Show `done` of `total` of `what`; what stands before a colon names the kind."""
+        kind = what.partition(":")[0]
+        if kind != self.kind:
+            if self.kind:
+                self.progress.remove_task(self.task)
+            self.kind = kind
+            self.task = self.progress.add_task(what, total=total)
+            if done == 0 and ":" in what:  # a decision, for example how long recovery will take
+                self.console.print(f"  {what}")
+            elif not self.console.is_terminal:
+                self.console.print(f"  {kind} ...")
+        self.progress.update(self.task, description=what, completed=done, total=total)
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as tables."""
+    console = make_console()
+    for note in plan.notes:
+        console.print(f"  {note}")
+    c = plan.config
+    console.print(
+        f"Mamba-1: d_model {c['d_model']}, {c['n_layer']} layers, d_state {c['d_state']}, "
+        f"vocabulary {c['vocab_size']}, {plan.model_weights / 1e6:.1f} M weights"
+    )
+    console.print(
+        f"Zeros: {plan.sparsity_prunable:.1%} of {plan.prunable_weights / 1e6:.1f} M prunable "
+        f"weights = {plan.sparsity_model:.1%} of the model"
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("matrix", "shape", "format", "dense fp32", "stored"):
+        table.add_column(name, justify="left" if name in ("matrix", "format") else "right")
+    kinds: dict[tuple[str, int, int, str], list[int]] = {}
+    for m in plan.matrices:
+        kind = (m.name.split(".")[-2], m.rows, m.columns, m.format)
+        kinds.setdefault(kind, []).append(m.bytes)
+    for (component, rows, columns, chosen), sizes in kinds.items():
+        count = f"{len(sizes)} x " if len(sizes) > 1 else ""
+        table.add_row(
+            count + component, f"{rows} x {columns}", chosen,
+            _mb(4 * rows * columns * len(sizes)), _mb(sum(sizes)),
+        )  # fmt: skip
+    table.add_row("whole model", "", "", _mb(plan.dense_bytes), _mb(plan.model_bytes))
+    console.print(table)
+    console.print(
+        f"Recovery: {plan.recovery}. Memory about {_mb(plan.ram_bytes)}, disk "
+        f"{_mb(plan.disk_bytes)} (the dense baseline is removed at the end), time very roughly "
+        f"{plan.seconds / 60:.0f} min."
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size < 1e7 else f"{size / 1e6:.0f} MB"

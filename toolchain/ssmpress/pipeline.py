@@ -1,0 +1,121 @@
+"""The whole flow on one screen: a checkpoint goes in, a bundle and its report come out."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ssmpress import stages
+from ssmpress.device import check_target
+from ssmpress.errors import UsageError
+from ssmpress.gate import judge
+from ssmpress.recipe import Recipe
+from ssmpress.report.manifest import MANIFEST_NAME
+from ssmpress.report.schema import build_report, with_verdict
+
+
+def _nothing(*_: object) -> None:
+    """The default of both callbacks."""
+
+
+@dataclass
+class Watch:
+    """How a run tells what it does. Both callbacks may be slow; neither may raise.
+
+    progress: (what, done, total) of long work. note: one sentence about a decision.
+    timings_s: seconds per stage, filled by the run.
+    """
+
+    progress: Callable[[str, int, int], None] = _nothing
+    note: Callable[[str], None] = _nothing
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage."""
+        started = time.monotonic()
+        yield
+        self.timings_s[name] = round(time.monotonic() - started, 3)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run. report: docs/report.md. out: the bundle. exit_code: the gate's."""
+
+    report: dict[str, Any]
+    out: Path
+    exit_code: int
+
+
+def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
+    """Run a recipe: read, prune, compact, export, validate, judge, write.
+
+    The bundle appears complete under `recipe.out` or not at all; a failed gate leaves it, with the
+    verdict in its report.
+
+    Raises:
+        SsmpressError: with the exit code and one sentence for the user.
+    """
+    watch = watch or Watch()
+    check_target(recipe.target)
+    with staged(recipe.out) as folder:
+        with watch.stage("read"):
+            source = stages.read(recipe, watch.note)
+        with watch.stage("prune"):
+            pruned = stages.prune(recipe, source, watch.progress)
+        with watch.stage("compact"):
+            dense, packed = stages.compact(recipe, source, pruned)
+        with watch.stage("export"):
+            bundle = stages.export_bundle(recipe, source, dense, packed, folder)
+        with watch.stage("validate"):
+            results = stages.validate(recipe, source, pruned, packed, bundle, watch.progress)
+        with watch.stage("judge"):
+            report = build_report(recipe, results)
+            verdict = judge(report, recipe.gate, seed=recipe.seed)
+        report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
+        stages.write(recipe, report, bundle, folder)
+    return Result(report, recipe.out, verdict.exit_code)
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` that takes its place when the block ends, and vanishes if it fails.
+
+    Raises:
+        UsageError: `out` exists and is not a bundle of ssmpress, or its parent cannot be written.
+    """
+    if (
+        out.exists()
+        and not (out / MANIFEST_NAME).is_file()
+        and (not out.is_dir() or any(out.iterdir()))
+    ):
+        raise UsageError(
+            f"--out {out}: expected a new folder, an empty one or an earlier bundle; it holds "
+            "other files. Choose another --out."
+        )
+    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot write there: {error.strerror}.") from error
+    try:
+        yield folder
+        replace_folder(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Rename `new` to `out`; an earlier `out` is moved aside first and removed after."""
+    old = out.with_name(f".{out.name}.replaced-{os.getpid()}")
+    if out.exists():
+        out.rename(old)
+    new.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,388 @@
+"""The stages of `pipeline.compress`: each a function from the results of the ones before."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssmpress import compact as packing
+from ssmpress import data, evaluate
+from ssmpress.checkpoint import Checkpoint, ModelConfig, read_checkpoint, tensor_shapes
+from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
+from ssmpress.errors import BadInputError, ParityError
+from ssmpress.export import PackedModel, export
+from ssmpress.model import Mamba, Projection
+from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
+from ssmpress.prune import mask
+from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
+from ssmpress.recipe import DataSettings, Recipe
+from ssmpress.report import files
+from ssmpress.report.manifest import write_manifest
+from ssmpress.report.markdown import render_markdown
+from ssmpress.report.results import Matrix, Parity, Quality, Results, Size, TextUse
+from ssmpress.run import open_session
+
+Progress = Callable[[str, int, int], None]
+Note = Callable[[str], None]
+
+CPU_CALIBRATION_TOKENS = 4_000_000
+"""More text than a CPU can train on within any time budget."""
+
+PARITY_TOKENS = 128
+PARITY_DECODE_TOKENS = 8
+PARITY_TOLERANCE = {
+    # float32 sums in another order over up to 24 layers; measured 1e-6 to 2e-5
+    Values.FP32: 1e-4,
+    Values.FP16: 1e-4,
+    # An activation within one rounding error of a step between two int8 values falls to either
+    # side; one such step is 1/127 of the token's largest activation, and layers add theirs up.
+    # Measured 2e-3 to 2e-2 on trained models; a wrong scale or a swapped row gives 0.3 and more.
+    Values.INT8: 6e-2,
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read. calibration: int32 (n,). windows: evaluation, int32 (count, length)."""
+
+    checkpoint: Checkpoint
+    tokenizer: Path
+    calibration: NDArray[np.int32]
+    windows: NDArray[np.int32]
+    calibration_use: TextUse
+    evaluation_use: TextUse
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """tensors: float32 by canonical name, zeros where pruned. result: how it went."""
+
+    tensors: Mapping[str, torch.Tensor]
+    result: PruneResult
+
+    def summary(self) -> dict[str, Any]:
+        """Recovery, for the report."""
+        r = self.result
+        return {
+            "steps": r.steps,
+            "tokens": r.tokens,
+            "seconds": round(r.seconds, 3),
+            "device": r.device,
+            "history": list(r.history),
+        }
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files of the bundle, and the dense baseline beside it. All lie in the staging folder."""
+
+    model: Path
+    library: Path
+    tokenizer: Path
+    dense: Path
+    names: tuple[str, ...]
+    model_bytes: int
+
+
+def read(recipe: Recipe, note: Note) -> Source:
+    """Checkpoint, tokenizer and text.
+
+    Raises:
+        BadInputError: one of them is missing, damaged or disagrees with another.
+        UsageError: `--sparsity-of model` asks for more than the prunable weights hold.
+    """
+    checkpoint = read_checkpoint(recipe.model)
+    for sentence in checkpoint.notes:
+        note(sentence)
+    resolve_sparsity(recipe, checkpoint)
+    path = recipe.data.tokenizer or checkpoint.tokenizer
+    if path is None:
+        raise BadInputError(
+            f"{recipe.model}: expected tokenizer.json beside the weights; there is none. "
+            "Give it with --tokenizer FILE."
+        )
+    tokenizer = data.load_tokenizer(path)
+    vocab_size = checkpoint.config.vocab_size
+    limit = _calibration_limit(recipe)
+    parts = data.default_text() if _needs_default_text(recipe.data) else ("", "")
+
+    def tokens(paths: tuple[Path, ...], default: str, limit: int | None) -> NDArray[np.int32]:
+        if paths:
+            return data.load_tokens(paths, tokenizer, vocab_size, limit=limit)
+        return data.encode(tokenizer, default, vocab_size=vocab_size)[:limit]
+
+    calibration = tokens(recipe.data.calibration, parts[0], limit)
+    evaluation = tokens(recipe.data.evaluation, parts[1], recipe.data.evaluation_tokens)
+    windows = data.windows(evaluation, min(recipe.data.window, len(evaluation)))
+    uses = (
+        _text_use(recipe.data.calibration, len(calibration)),
+        _text_use(recipe.data.evaluation, windows.size),
+    )
+    for purpose, use in zip(("calibration", "evaluation"), uses, strict=True):
+        if use.default_text:
+            note(f"{purpose}: no file given, using the default text (Python's language manual)")
+    return Source(checkpoint, path, calibration, windows, *uses)
+
+
+def _needs_default_text(settings: DataSettings) -> bool:
+    return not (settings.calibration and settings.evaluation)
+
+
+def _text_use(paths: tuple[Path, ...], tokens: int) -> TextUse:
+    return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=tokens)
+
+
+def resolve_sparsity(recipe: Recipe, checkpoint: Checkpoint) -> float:
+    """Sparsity of the prunable weights, whatever `--sparsity-of` says."""
+    settings = recipe.prune
+    return mask.resolve_sparsity(
+        checkpoint.config, settings.prunable, settings.sparsity, settings.sparsity_of
+    )
+
+
+def _calibration_limit(recipe: Recipe) -> int | None:
+    """Tokens of calibration text to read; None is all of it."""
+    p = recipe.prune
+    saliency = 4 * p.calibration_batches * p.calibration_batch * p.calibration_window
+    if recipe.recover.steps == 0:
+        return saliency
+    if compute_device(recipe.recover.compute).type == "cuda":
+        return None
+    return max(saliency, CPU_CALIBRATION_TOKENS)
+
+
+def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
+    """The pruned weights: one-shot, or iteratively with recovery."""
+    torch.set_num_threads(recipe.threads)
+    model = Mamba.from_checkpoint(source.checkpoint)
+    result = prune_and_recover(
+        model, source.calibration, recipe.prune, recipe.recover, seed=recipe.seed, progress=progress
+    )
+    return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
+
+
+def is_matrix(name: str) -> bool:
+    """Whether a tensor is stored as a packed matrix: projections, embedding and head."""
+    return name.endswith("_proj.weight") or name in ("backbone.embedding.weight", "lm_head.weight")
+
+
+def compact(recipe: Recipe, source: Source, pruned: Pruned) -> tuple[PackedModel, PackedModel]:
+    """The dense float32 baseline of the unpruned checkpoint, and the packed model."""
+    config = source.checkpoint.config
+    dense = _pack(config, source.checkpoint.tensors, None)
+    return dense, _pack(config, pruned.tensors, recipe.pack.values)
+
+
+def _pack(
+    config: ModelConfig, tensors: Mapping[str, torch.Tensor], values: Values | None
+) -> PackedModel:
+    """values None: everything dense float32."""
+    matrices, rest = {}, {}
+    for name, tensor in tensors.items():
+        array = tensor.numpy()
+        if not is_matrix(name):
+            rest[name] = array
+            continue
+        keep_mask = array != 0
+        if values is None:
+            chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
+        elif name == "backbone.embedding.weight":
+            chosen, reason = Format(Structure.DENSE, values), "rows are read one by one"
+        else:
+            stored = int(keep_mask.sum())
+            rows, columns = array.shape
+            chosen, reason = packing.choose_format(rows, columns, stored, values)
+        matrices[name] = packing.pack(array, keep_mask, chosen, reason)
+    return PackedModel(config, rest, matrices)
+
+
+def export_bundle(
+    recipe: Recipe, source: Source, dense: PackedModel, packed: PackedModel, folder: Path
+) -> Bundle:
+    """Write the bundle's files to `folder`, and the dense baseline to its subfolder `work`."""
+    work = folder / "work"
+    work.mkdir()
+    model_files = export(packed, folder / "model.onnx")
+    export(dense, work / "dense.onnx")
+    library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
+    shutil.copyfile(get_library_path(), library)
+    shutil.copyfile(source.tokenizer, tokenizer)
+    return Bundle(
+        model=folder / "model.onnx",
+        library=library,
+        tokenizer=tokenizer,
+        dense=work / "dense.onnx",
+        names=(*(f.name for f in model_files), library.name, tokenizer.name),
+        model_bytes=sum(f.stat().st_size for f in model_files),
+    )
+
+
+def validate(
+    recipe: Recipe,
+    source: Source,
+    pruned: Pruned,
+    packed: PackedModel,
+    bundle: Bundle,
+    progress: Progress,
+) -> Results:
+    """Parity, quality, latency, memory and size of what was written.
+
+    Raises:
+        ParityError: the graph does not compute what the pruned PyTorch model computes.
+    """
+    parity = check_parity(source, packed, bundle, recipe)
+    quality = measure_quality(recipe, source, bundle, progress)
+    variants = {
+        "dense": Variant(bundle.dense, bundle.library),
+        "stock": Variant(bundle.dense, None),
+        "compressed": Variant(bundle.model, bundle.library),
+    }
+    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
+    measurements = measure_host(
+        variants, settings, lambda done, total: progress("latency", done, total)
+    )
+    shapes = tensor_shapes(source.checkpoint.config)
+    return Results(
+        model=describe_model(source.checkpoint),
+        quality=quality,
+        matrices=_matrices(recipe, source, pruned, packed),
+        model_weights=sum(map(prod, shapes.values())),
+        model_zeros=sum(int((t == 0).sum()) for t in pruned.tensors.values()),
+        size=_size(source, bundle),
+        measurements=measurements,
+        parity=parity,
+        environment=host_environment(threads=recipe.threads, library=bundle.library),
+        calibration=source.calibration_use,
+        evaluation=source.evaluation_use,
+        recovery=pruned.summary(),
+    )
+
+
+def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Configuration and provenance, for the report."""
+    return {
+        "config": checkpoint.config.to_dict(),
+        "layout": checkpoint.layout,
+        "sha256": checkpoint.sha256,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Progress) -> Quality:
+    """Perplexity of the dense baseline and of the bundle, through ONNX Runtime."""
+    found = {}
+    for name, path in (("dense", bundle.dense), ("compressed", bundle.model)):
+        session = open_session(path, threads=recipe.threads, library=bundle.library)
+
+        def advance(done: int, total: int, name: str = name) -> None:
+            progress(f"perplexity, {name}", done, total)
+
+        found[name] = evaluate.perplexity(session.predict, source.windows, progress=advance)
+    dense, compressed = found["dense"], found["compressed"]
+    return Quality(
+        dense,
+        compressed,
+        evaluate.retention(dense, compressed),
+        evaluate.retention_interval(dense, compressed),
+    )
+
+
+def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Recipe) -> Parity:
+    """Compare the bundle with PyTorch on the first evaluation tokens: prefill, then decode.
+
+    PyTorch runs the unpacked weights, and quantises activations where the bundle does.
+
+    Raises:
+        ParityError: a state or the logits differ; names the first one, in the order of layers.
+    """
+    tokens = source.windows[:1, :PARITY_TOKENS].astype(np.int64)
+    split = max(1, tokens.shape[1] - PARITY_DECODE_TOKENS)
+    model = reference_model(packed)
+    with torch.no_grad():
+        logits, state = model(torch.from_numpy(tokens))
+    expected: dict[str, NDArray[Any]] = {}
+    for i, (conv, scan) in enumerate(zip(state.conv, state.scan, strict=True)):
+        expected[f"conv_state.{i}"] = conv.numpy()
+        expected[f"scan_state.{i}"] = scan.numpy()
+    expected["logits"] = logits.numpy()
+    session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
+    first, after = session.predict(tokens[:, :split])
+    rest = []
+    for token in tokens[0, split:]:
+        row, after = session.step(np.array([token]), after)
+        rest.append(row[:, None])
+    actual = dict(after.arrays()) | {"logits": np.concatenate([first, *rest], axis=1)}
+    parity = evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
+    if not parity.ok:
+        raise ParityError(
+            f"the exported graph disagrees with the pruned PyTorch model: {parity.reason} "
+            "This is a defect of ssmpress; please report it with the model's shapes."
+        )
+    return parity
+
+
+def reference_model(packed: PackedModel) -> Mamba:
+    """The PyTorch model that computes what the packed one should, weights unpacked."""
+    model = Mamba(packed.config).eval()
+    unpacked = {name: packing.unpack(matrix) for name, matrix in packed.matrices.items()}
+    tensors = {**packed.tensors, **unpacked}
+    model.load_state_dict(
+        {name: torch.from_numpy(array) for name, array in tensors.items()},
+        strict=not packed.config.tie_embeddings,
+    )
+    for name, module in model.named_modules():
+        if isinstance(module, Projection):
+            key = f"{name}.weight"
+            if key == "lm_head.weight" and packed.config.tie_embeddings:
+                key = "backbone.embedding.weight"
+            module.int8_inputs = packed.matrices[key].format.values is Values.INT8
+    return model
+
+
+def _matrices(
+    recipe: Recipe, source: Source, pruned: Pruned, packed: PackedModel
+) -> tuple[Matrix, ...]:
+    prunable = mask.prunable_names(source.checkpoint.config, recipe.prune.prunable)
+    return tuple(
+        Matrix(
+            name=name,
+            layer=mask.layer_of(name),
+            component=mask.component_of(name),
+            rows=matrix.rows,
+            columns=matrix.columns,
+            zeros=int((pruned.tensors[name] == 0).sum()),
+            prunable=name in prunable,
+            format=matrix.format.name,
+            stored_bytes=matrix.nbytes,
+            reason=matrix.reason,
+        )
+        for name, matrix in packed.matrices.items()
+    )
+
+
+def _size(source: Source, bundle: Bundle) -> Size:
+    shapes = tensor_shapes(source.checkpoint.config)
+    return Size(
+        dense_fp32_bytes=4 * sum(map(prod, shapes.values())),
+        input_checkpoint_bytes=source.checkpoint.input_bytes,
+        model_bytes=bundle.model_bytes,
+        bundle_bytes=sum((bundle.model.parent / n).stat().st_size for n in bundle.names),
+    )
+
+
+def write(recipe: Recipe, report: dict[str, Any], bundle: Bundle, folder: Path) -> None:
+    """Reports and, last, the manifest over every file of the bundle."""
+    shutil.rmtree(folder / "work")
+    files.write_json(folder / "report.json", report)
+    files.write_text(folder / "report.md", render_markdown(report))
+    write_manifest(
+        folder, [*bundle.names, "report.json", "report.md"], recipe, {"model": report["model"]}
+    )
