@@ -34,13 +34,19 @@ class Method(StrEnum):
 
     GRADIENT_MAGNITUDE = "gradient-magnitude"
     MAGNITUDE = "magnitude"
+    WANDA = "wanda"
+    SPARSEGPT = "sparsegpt"
 
 
 class Scope(StrEnum):
-    """Where one threshold applies: over all prunable weights, or in each matrix by itself."""
+    """Where one threshold applies: over all prunable weights, or in each matrix by itself.
+
+    OWL is LAYER with more weights left to the layers that have more outliers.
+    """
 
     GLOBAL = "global"
     LAYER = "layer"
+    OWL = "owl"
 
 
 class Compute(StrEnum):
@@ -71,6 +77,7 @@ class PruneSettings:
     sparsity: zeros / (prunable weights, or all weights), 0 .. 1 exclusive.
     alpha: exponent of the gradient in |w| |dL/dw|^alpha, 0 .. 4.
     prunable: components whose weights may go.
+    pattern: unstructured, "block RxC" or "n:m".
     calibration_batches, calibration_batch, calibration_window: windows of tokens that the
         gradients are averaged over: batches x windows per batch x tokens per window.
     """
@@ -81,6 +88,7 @@ class PruneSettings:
     alpha: float = 1.0
     scope: Scope = Scope.GLOBAL
     prunable: tuple[str, ...] = PROJECTIONS
+    pattern: str = "unstructured"
     calibration_batches: int = 16
     calibration_batch: int = 4
     calibration_window: int = 512
@@ -112,6 +120,13 @@ class RecoverSettings:
     mask_every: steps between two tightenings of the mask.
     ramp: part of the steps during which sparsity rises, 0 .. 1.
     gradient_decay: the gradient's magnitude is averaged exponentially with this factor.
+    regrow: pruned weights keep a value behind the mask and may come back until `settle`.
+    settle: part of the steps after which the masks stay, 0 .. 1; only with `regrow`.
+    match_hidden: weight of the relative squared distance to the dense model's last hidden state.
+    accumulate: micro-batches that one step's batch is split into.
+    activation_checkpointing: run each layer again in the backward pass, to save memory.
+    compile: compile the loss with torch.compile.
+    checkpoint_seconds: time between two writes of the file that a killed run goes on from.
     """
 
     steps: int | None = None
@@ -129,13 +144,28 @@ class RecoverSettings:
     mask_every: int = 20
     ramp: float = 0.6
     gradient_decay: float = 0.9
+    regrow: bool = False
+    settle: float = 0.75
+    match_hidden: float = 0.0
+    accumulate: int = 1
+    activation_checkpointing: bool = False
+    compile: bool = False
+    checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         _require(self.steps is None or self.steps >= 0, "--recover",
                  "auto, none or a number of steps", self.steps)  # fmt: skip
         _require(_in(self.distill, 0, 1), "--distill", "0 to 1", self.distill)
         _require(_in(self.ramp, 0, 1), "ramp", "0 to 1", self.ramp)
-        _require(self.mask_every >= 1, "--mask-every", "at least 1", self.mask_every)
+        _require(_in(self.settle, 0, 1), "settle", "0 to 1", self.settle)
+        for option in ("mask_every", "accumulate", "gpu_steps"):
+            name = "--" + option.replace("_", "-")
+            _require(getattr(self, option) >= 1, name, "at least 1", getattr(self, option))
+        for option in ("cpu_seconds", "match_hidden", "checkpoint_seconds", "weight_decay"):
+            _require(_in(getattr(self, option), 0, 1e9), option, "0 to 1e9", getattr(self, option))
+        for option in ("batch", "window"):
+            value = getattr(self, option)
+            _require(value is None or value >= 2, option, "at least 2", value)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,250 @@
+"""Which weights stay: keep masks (True = keep) from scores, with an exact number of zeros.
+
+Sparsity is zeros / prunable weights; the sparsity of the whole model is always told beside it.
+A_log is never prunable: a zero there means A = -1, not a removed state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import prod
+from operator import mul
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmpress.checkpoint import ModelConfig, tensor_shapes
+from ssmpress.errors import UsageError
+from ssmpress.prune.pattern import Pattern
+from ssmpress.recipe import PRUNABLE_CHOICES, Scope, SparsityOf
+
+MAX_SPARSITY = 0.99
+"""Highest sparsity of the prunable weights; beyond it nothing is left to recover from."""
+
+_EMBEDDING, _LM_HEAD = "backbone.embedding.weight", "lm_head.weight"
+
+
+def component_of(name: str) -> str:
+    """`backbone.layers.3.mixer.x_proj.weight` -> `x_proj`; embedding and lm_head likewise."""
+    return name.split(".")[-2]
+
+
+def layer_of(name: str) -> int | None:
+    """Number of the layer a tensor belongs to; None outside the layers."""
+    parts = name.split(".")
+    return int(parts[2]) if parts[1] == "layers" else None
+
+
+def prunable_names(config: ModelConfig, components: Iterable[str]) -> tuple[str, ...]:
+    """Canonical names of the weights of `components`, in the checkpoint's order.
+
+    A tied head is the embedding: asking for either gives the embedding, once.
+
+    Raises:
+        UsageError: a component that cannot be pruned.
+    """
+    wanted = set(components)
+    if "A_log" in wanted:
+        raise UsageError(
+            "--prunable: A_log cannot be pruned: a zero there makes A = -1 and removes nothing. "
+            f"Choose from {', '.join(PRUNABLE_CHOICES)}."
+        )
+    if unknown := sorted(wanted - set(PRUNABLE_CHOICES)):
+        raise UsageError(
+            f"--prunable: expected names from {', '.join(PRUNABLE_CHOICES)}; got {unknown[0]!r}."
+        )
+    if config.tie_embeddings and "lm_head" in wanted:
+        wanted.add("embedding")
+    return tuple(
+        name
+        for name in tensor_shapes(config)
+        if name.endswith(".weight") and component_of(name) in wanted
+    )
+
+
+def resolve_sparsity(
+    config: ModelConfig, components: Iterable[str], sparsity: float, sparsity_of: SparsityOf
+) -> float:
+    """The sparsity of the prunable weights that `sparsity` of `sparsity_of` needs.
+
+    Raises:
+        UsageError: more zeros than MAX_SPARSITY of the prunable weights; names the highest value.
+    """
+    if sparsity_of is SparsityOf.PRUNABLE:
+        return sparsity
+    shapes = tensor_shapes(config)
+    names = prunable_names(config, components)
+    part = sum(prod(shapes[name]) for name in names) / sum(map(prod, shapes.values()))
+    if sparsity > MAX_SPARSITY * part:
+        highest = int(MAX_SPARSITY * part * 1000) / 1000
+        raise UsageError(
+            f"--sparsity {sparsity} --sparsity-of model: {', '.join(components)} are {part:.1%} of "
+            f"the model, so the highest possible is {highest}. Lower it, or prune more components."
+        )
+    return sparsity / part
+
+
+def keep_masks(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    scope: Scope = Scope.GLOBAL,
+    pattern: Pattern | None = None,
+    shares: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """Prune the lowest scores: exactly round(sparsity * number of scores) of them.
+
+    Ties are broken by position: of equal scores the first in checkpoint order goes first. With a
+    pattern, blocks or groups take the place of single weights.
+
+    Args:
+        scores: name -> float (rows, columns), finite, all on one device.
+        sparsity: zeros / weights, 0 .. 1.
+        scope: one threshold over all of them, or one in each matrix by itself (counts then differ
+            by at most one from sparsity * size and still add up exactly).
+        pattern: None is unstructured.
+        shares: name -> sparsity that a matrix has relative to the others, for Scope.OWL; None is
+            the same for all.
+
+    Returns:
+        name -> bool, True = keep.
+
+    Raises:
+        ValueError: a score is NaN or infinite.
+        UsageError: the pattern does not fit the shapes or the sparsity.
+    """
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise ValueError(f"{name}: expected finite scores; got NaN or infinity.")
+    return _keep(scores, sparsity, scope, pattern, shares)
+
+
+def tighten(
+    keep: Mapping[str, Tensor],
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    scope: Scope = Scope.GLOBAL,
+    pattern: Pattern | None = None,
+    shares: Mapping[str, float] | None = None,
+) -> dict[str, Tensor]:
+    """`keep_masks` where what is already pruned stays pruned: masks only grow.
+
+    The number of zeros is exact unless more than that are pruned already.
+    """
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise ValueError(f"{name}: expected finite scores; got NaN or infinity.")
+    lowest = {name: scores[name].masked_fill(~keep[name], -torch.inf) for name in scores}
+    tighter = _keep(lowest, sparsity, scope, pattern, shares)
+    return {name: tighter[name] & keep[name] for name in tighter}
+
+
+def _keep(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    scope: Scope,
+    pattern: Pattern | None,
+    shares: Mapping[str, float] | None,
+) -> dict[str, Tensor]:
+    if pattern is None:
+        return _keep_highest(scores, sparsity, scope, shares)
+    units = {name: pattern.units(name, score) for name, score in scores.items()}
+    if pattern.grouped:
+        return {name: pattern.keep_in_groups(score, sparsity) for name, score in scores.items()}
+    kept = _keep_highest(units, sparsity, scope, shares)
+    return {name: pattern.expand(keep) for name, keep in kept.items()}
+
+
+def _keep_highest(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    scope: Scope,
+    shares: Mapping[str, float] | None,
+) -> dict[str, Tensor]:
+    names, sizes = list(scores), [score.numel() for score in scores.values()]
+    flat = [score.reshape(-1) for score in scores.values()]
+    if scope is Scope.GLOBAL:
+        kept = _drop_lowest(torch.cat(flat), round(sparsity * sum(sizes)))
+        parts = [part.clone() for part in torch.split(kept, sizes)]
+    else:
+        zeros = zero_counts(sizes, sparsity, [shares[name] for name in names] if shares else None)
+        parts = [_drop_lowest(score, count) for score, count in zip(flat, zeros, strict=True)]
+    return {name: part.view_as(scores[name]) for name, part in zip(names, parts, strict=True)}
+
+
+def zero_counts(
+    sizes: Sequence[int], sparsity: float, shares: Sequence[float] | None = None
+) -> list[int]:
+    """Zeros per matrix, rounded so that the total is exactly round(sparsity * total).
+
+    Args:
+        sizes: weights per matrix. sparsity: of all of them together.
+        shares: sparsity of each matrix relative to the others; a matrix cannot lose more than all.
+    """
+    shares = shares or [1.0] * len(sizes)
+    mean = sum(map(mul, sizes, shares)) / max(1, sum(sizes))
+    exact = [min(size, size * share * sparsity / mean)
+             for size, share in zip(sizes, shares, strict=True)]  # fmt: skip
+    zeros = [int(wanted) for wanted in exact]
+    missing = round(sparsity * sum(sizes)) - sum(zeros)
+    order = sorted(range(len(sizes)), key=lambda i: zeros[i] - exact[i])
+    while missing > 0:
+        for i in order:
+            if missing > 0 and zeros[i] < sizes[i]:
+                zeros[i] += 1
+                missing -= 1
+    return zeros
+
+
+def _drop_lowest(flat: Tensor, count: int) -> Tensor:
+    """False at the `count` lowest values, the first positions first among equals."""
+    if count <= 0:
+        return torch.ones_like(flat, dtype=torch.bool)
+    # kthvalue is the faster one on a CPU, and runs as a single block on a GPU
+    threshold = flat.sort().values[count - 1] if flat.is_cuda else flat.kthvalue(count).values
+    keep = flat > threshold
+    ties = (flat == threshold).nonzero().squeeze(1)
+    spared = flat.numel() - count - int(keep.sum())
+    keep[ties[len(ties) - spared :]] = True
+    return keep
+
+
+def apply_masks(tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> None:
+    """Write zeros where `keep` is False, in place (also over NaN or negative zero)."""
+    with torch.no_grad():
+        for name, mask in keep.items():
+            tensors[name].masked_fill_(~mask, 0.0)
+
+
+def sparsity_summary(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Sparsity of the prunable weights, the model, each component, each layer and both.
+
+    Args:
+        tensors: the prunable weights by name, or their keep masks: what is zero or False is gone.
+
+    Returns:
+        {"prunable": s, "model": s, "by_component": {component: s}, "by_layer": [s per layer],
+        "matrix": [{component: s} per layer]}, each s = zeros / weights.
+    """
+    counts = {name: (t.numel() - int(torch.count_nonzero(t)), t.numel())
+              for name, t in tensors.items()}  # fmt: skip
+    zeros = sum(zero for zero, _ in counts.values())
+    by_component: dict[str, list[tuple[int, int]]] = {}
+    matrix: list[dict[str, float]] = [{} for _ in range(config.n_layer)]
+    by_layer: list[list[tuple[int, int]]] = [[] for _ in range(config.n_layer)]
+    for name, count in counts.items():
+        by_component.setdefault(component_of(name), []).append(count)
+        if (layer := layer_of(name)) is not None:
+            by_layer[layer].append(count)
+            matrix[layer][component_of(name)] = _ratio([count])
+    return {
+        "prunable": _ratio(list(counts.values())),
+        "model": zeros / sum(map(prod, tensor_shapes(config).values())),
+        "by_component": {name: _ratio(some) for name, some in by_component.items()},
+        "by_layer": [_ratio(some) for some in by_layer],
+        "matrix": matrix,
+    }
+
+
+def _ratio(counts: list[tuple[int, int]]) -> float:
+    return sum(zero for zero, _ in counts) / max(1, sum(total for _, total in counts))

@@ -1,0 +1,105 @@
+"""How much each weight matters: the lowest scores are pruned first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssmpress.errors import BadInputError
+from ssmpress.model import Mamba
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many units are done, and how many there are."""
+
+
+def parameters_of(model: Mamba, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
+    """The parameters under their canonical names; a tied head is found under the embedding's."""
+    parameters = dict(model.named_parameters())
+    return {name: parameters[name] for name in names}
+
+
+def magnitude(model: Mamba, names: Sequence[str]) -> dict[str, Tensor]:
+    """S = |w|, float32, for each named weight."""
+    return {name: p.detach().float().abs() for name, p in parameters_of(model, names).items()}
+
+
+def gradient_magnitude(
+    model: Mamba,
+    names: Sequence[str],
+    batches: Iterable[Tensor],
+    alpha: float = 1.0,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """Gradient-aware magnitude: a large weight with a large gradient matters.
+
+        S = |w| |g|^alpha,   g = mean over the batches of |dL/dw|
+
+    L is the cross-entropy of the next token. The mean is over magnitudes, each batch's gradient
+    being a mean itself: a trained model is near a minimum, so signed gradients cancel as batches
+    are added, and what is left would be noise.
+
+    Args:
+        model: in float32. names: from mask.prunable_names.
+        batches: each int (b, l), on any device; (count, b, l) will do.
+        alpha: exponent, 0 is plain magnitude.
+
+    Returns:
+        name -> float32, the weight's shape.
+
+    Raises:
+        BadInputError: there is no batch, or a gradient is not finite.
+
+    Source: arXiv 2505.08299, gradient-aware magnitude pruning.
+    """
+    gradients = mean_gradient_magnitude(model, names, batches, progress)
+    return combine(magnitude(model, names), gradients, alpha)
+
+
+def combine(
+    magnitudes: dict[str, Tensor], gradients: dict[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """|w| |g|^alpha, each gradient scaled by the largest of all first.
+
+    The scale changes no order. Without it small gradients to a high power leave float32.
+    """
+    largest = torch.stack([g.max() for g in gradients.values()]).max().clamp_min(1e-30)
+    return {name: w * (gradients[name] / largest).pow(alpha) for name, w in magnitudes.items()}
+
+
+def mean_gradient_magnitude(
+    model: Mamba,
+    names: Sequence[str],
+    batches: Iterable[Tensor],
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """mean over the batches of |dL/dw|, float32; the arguments are gradient_magnitude's."""
+    parameters = parameters_of(model, names)
+    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
+    count, total = 0, len(batches) if isinstance(batches, (Tensor, Sequence)) else 0
+    for tokens in batches:
+        tokens = tokens.to(next(model.parameters()).device).long()
+        loss = next_token_loss(model.logits(tokens), tokens)
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        for sum_, gradient in zip(sums.values(), gradients, strict=True):
+            sum_ += gradient.float().abs()
+        count += 1
+        if progress:
+            progress("calibration", count, max(total, count))
+    if not count:
+        raise BadInputError("calibration: expected at least one batch of tokens; got none.")
+    for name, sum_ in sums.items():
+        if not bool(torch.isfinite(sum_).all()):
+            raise BadInputError(
+                f"{name}: expected finite gradients on the calibration text; got NaN or infinity. "
+                "Check the checkpoint with `compress --dry-run` and the tokenizer."
+            )
+        sum_ /= count
+    return sums
+
+
+def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Mean negative log likelihood of each token given those before it. tokens: int (b, l)."""
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
