@@ -166,7 +166,9 @@ def _inconclusive(
 
 
 def _text(rule: Rule, value: float) -> str:
-    return number(value) + rule.unit
+    """With enough digits to tell it from the limit."""
+    alike = value != rule.limit and number(value) == number(rule.limit)
+    return (f"{value:.12g}" if alike else number(value)) + rule.unit
 
 
 def _help(report: Mapping[str, Any], rule: Rule) -> str:
@@ -242,13 +244,13 @@ def bootstrap_median(
         return None
     random = np.random.default_rng(seed)
     statistics = np.empty(_RESAMPLES)
-    for number in range(_RESAMPLES):
+    for draw in range(_RESAMPLES):
         picked = random.integers(rounds, size=(rounds, 1))
         medians = []
         for table in tables:
             columns = random.integers(table.shape[1], size=table.shape)
             medians.append(float(np.median(table[picked, columns])))
-        statistics[number] = medians[0] if len(medians) == 1 else medians[0] / medians[1]
+        statistics[draw] = medians[0] if len(medians) == 1 else medians[0] / medians[1]
     tail = (1 - confidence) / 2
     low, high = np.quantile(statistics, [tail, 1 - tail])
     return Interval(float(low), float(high), confidence)

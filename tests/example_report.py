@@ -1,0 +1,104 @@
+"""A report with known numbers, for the tests of the gate and of the renderings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssmpress.evaluate import parity, percentiles, retention, retention_interval
+from ssmpress.recipe import PROJECTIONS, GateSettings, Recipe
+from ssmpress.report.results import (
+    LanguageModelQuality,
+    Matrix,
+    Measurement,
+    Quality,
+    Results,
+    Round,
+    Size,
+    TextUse,
+)
+from ssmpress.report.schema import build_report
+
+PROMPT = 64
+
+
+def quality_of(perplexity: float, windows: int = 10, window: int = 101) -> LanguageModelQuality:
+    """Every window with the same mean."""
+    per_window = float(np.log(perplexity)) * (window - 1)
+    sums = (per_window,) * windows
+    return LanguageModelQuality(perplexity, sum(sums), windows * (window - 1), window, sums)
+
+
+def measurement(
+    decode_ms: float, *, spread: float = 0.02, rounds: int = 10, seed: int = 0, drift: float = 0.0
+) -> Measurement:
+    """Samples around a median; drift: how far whole rounds stray, the same for one seed."""
+    random = np.random.default_rng(seed)
+    machine = 1 + drift * np.random.default_rng(99).normal(size=rounds + 1)
+    turns = []
+    for i in range(rounds + 1):
+        factor = machine[i] * (1 + spread * random.normal(size=32))
+        samples = tuple(float(value) for value in decode_ms * np.abs(factor))
+        turns.append(Round(4 * decode_ms * float(machine[i]), samples, warmup=i == 0))
+    counted = turns[1:]
+    return Measurement(
+        prompt_tokens=PROMPT, threads=1, rounds=tuple(turns),
+        prefill=percentiles([t.prefill_ms for t in counted], tokens=PROMPT),
+        decode=percentiles([s for t in counted for s in t.decode_ms]),
+        load_cold_ms=30.0, load_warm_ms=20.0, runtime_rss_bytes=50 << 20, peak_rss_bytes=90 << 20,
+    )  # fmt: skip
+
+
+def results(
+    *, dense: float = 30.0, compressed: float = 31.0, measurements: Any = None, **changes: Any
+) -> Results:
+    """A run of a model with 2 layers. dense, compressed: perplexities."""
+    quality = (quality_of(dense), quality_of(compressed))
+    if measurements is None:
+        measurements = {
+            "dense": measurement(10.0, seed=1), "stock": measurement(12.0, seed=2),
+            "compressed": measurement(5.0, seed=3),
+        }  # fmt: skip
+    values: dict[str, Any] = {
+        "model": {"n_layer": 2},
+        "quality": Quality(*quality, retention(*quality), retention_interval(*quality)),
+        "matrices": matrices(),
+        "model_weights": 400_000,
+        "model_zeros": 113_200,
+        "size": Size(1_600_000, 1_700_000, 400_000, 500_000),
+        "measurements": measurements,
+        "parity": parity({"logits": np.ones(3)}, {"logits": np.ones(3)}),
+        "environment": {
+            "cpu": "a|cpu", "machine": "x86_64", "isa_flags": ["avx2"], "ops_isa": "avx2",
+            "logical_cpus": 2, "threads": 1, "kernel": "6", "python": "3.11", "ssmpress": "0.1.0",
+            "onnxruntime": "1.31", "emulated": False,
+        },
+        "calibration": TextUse((), True, 5000),
+        "evaluation": TextUse(("text.txt",), False, 1010),
+    }  # fmt: skip
+    return Results(**{**values, **changes})
+
+
+def matrices() -> tuple[Matrix, ...]:
+    """4 projections in each of 2 layers, 20,000 weights each, and an embedding."""
+    projections = [
+        Matrix(f"layers.{i}.{name}", i, name, 100, 200, 14_000 + 300 * i, True,
+               "bitmask-int8", 9000, "smallest that is not slower")
+        for i in range(2) for name in PROJECTIONS
+    ]  # fmt: skip
+    embedding = Matrix("embedding", None, "embedding", 1000, 100, 0, False, "dense-int8",
+                       104_000, "not pruned")  # fmt: skip
+    return (*projections, embedding)
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A recipe without gates."""
+    values = {"model": Path("models/toy"), "out": Path("build/toy"), "threads": 1}
+    return Recipe(**{**values, "gate": GateSettings(min_retention=None), **changes})
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    """The report of `results`."""
+    return build_report(recipe(), results(**changes))

@@ -1,0 +1,189 @@
+"""Planted regressions of every rule are caught; nothing undecided passes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+
+import example_report as example
+from ssmpress.gate import MIN_ROUNDS, bootstrap_median, judge, rules
+from ssmpress.recipe import GateSettings
+from ssmpress.report.results import Verdict
+
+NAN, INF = float("nan"), float("inf")
+
+
+def settings(**limits: float) -> GateSettings:
+    return GateSettings(**{"min_retention": None, **limits})
+
+
+def planted(report: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(report)
+    *parents, last = path.split(".")
+    target = changed
+    for key in parents:
+        target = target[key]
+    if value is KeyError:
+        del target[last]
+    else:
+        target[last] = value
+    return changed
+
+
+GOOD = settings(min_retention=0.95, max_decode_ms=6.0, min_speedup=1.5)
+
+
+def check(verdict: Verdict, status: str, exit_code: int) -> None:
+    assert (verdict.status, verdict.exit_code) == (status, exit_code), verdict.sentence
+
+
+def test_a_good_report_passes_and_says_the_numbers() -> None:
+    verdict = judge(example.report(), GOOD)
+    check(verdict, "pass", 0)
+    assert [rule.status for rule in verdict.rules] == ["pass"] * 3
+    assert verdict.sentence.startswith("Pass: The quality kept is 0.9677, at least 0.9500")
+    assert verdict.rules[1].interval is not None
+
+
+def test_no_limit_is_said() -> None:
+    verdict = judge(example.report(), settings())
+    check(verdict, "pass", 0)
+    assert verdict.sentence == "Pass: no limit was set."
+
+
+def test_lower_quality_fails_with_3_and_says_what_helps() -> None:
+    verdict = judge(example.report(compressed=33.0), GOOD)
+    check(verdict, "fail", 3)
+    assert "The quality kept is 0.9091, at least 0.9500 is asked." in verdict.sentence
+    assert "lower --sparsity (now 0.7), a longer --recover" in verdict.sentence
+    assert "--values (now int8)" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("limits", "name"),
+    [({"max_decode_ms": 4.0}, "max_decode_ms"), ({"min_speedup": 2.5}, "min_speedup")],
+)
+def test_a_slower_build_fails_with_4(limits: dict[str, float], name: str) -> None:
+    verdict = judge(example.report(), settings(**limits))
+    check(verdict, "fail", 4)
+    assert [rule.name for rule in verdict.rules if rule.status == "fail"] == [name]
+    assert "higher --sparsity" in verdict.sentence
+
+
+@pytest.mark.parametrize("slowdown", [1.1, 1.3, 3.0])
+def test_a_planted_slowdown_is_caught(slowdown: float) -> None:
+    rows = {
+        "dense": example.measurement(10.0, seed=1),
+        "compressed": example.measurement(5.0 * slowdown, seed=3),
+    }
+    report = example.report(measurements=rows)
+    check(judge(report, settings(max_decode_ms=5.2)), "fail", 4)
+    check(judge(report, settings(min_speedup=1.95)), "fail", 4)
+
+
+@pytest.mark.parametrize("value", [None, NAN, INF, "0.99", True, KeyError])
+@pytest.mark.parametrize(
+    ("path", "limit"),
+    [
+        ("quality.retention", {"min_retention": 0.5}),
+        ("latency.decode.speedup", {"min_speedup": 0.5}),
+        ("latency.decode.compressed.p50_ms", {"max_decode_ms": 1e6}),
+        ("latency", {"max_decode_ms": 1e6}),
+    ],
+)
+def test_a_missing_metric_is_never_a_pass(path: str, limit: dict[str, float], value: Any) -> None:
+    verdict = judge(planted(example.report(), path, value), settings(**limit))
+    check(verdict, "inconclusive", 5)
+    assert "is missing from the report or not a number" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [KeyError, None, [], "x", [{"warmup": False}], [{"warmup": False, "decode_ms": [-1.0]}] * 5,
+     [{"warmup": False, "decode_ms": [None]}] * 5, [{"warmup": False, "decode_ms": []}] * 5],
+)  # fmt: skip
+def test_damaged_samples_are_never_a_pass(damage: Any) -> None:
+    report = planted(example.report(), "latency.samples.compressed", damage)
+    check(judge(report, settings(max_decode_ms=1e6)), "inconclusive", 5)
+    check(judge(report, settings(min_speedup=0.001)), "inconclusive", 5)
+
+
+def test_too_few_rounds_are_inconclusive() -> None:
+    for rounds, status in ((MIN_ROUNDS - 1, "inconclusive"), (MIN_ROUNDS, "pass")):
+        rows = {
+            "dense": example.measurement(10.0, rounds=rounds),
+            "compressed": example.measurement(5.0, rounds=rounds),
+        }
+        verdict = judge(example.report(measurements=rows), settings(max_decode_ms=50.0))
+        assert verdict.status == status, verdict.sentence
+
+
+def test_an_interval_that_straddles_the_limit_is_inconclusive() -> None:
+    rows = {
+        "dense": example.measurement(10.0, seed=1, spread=0.5),
+        "compressed": example.measurement(5.0, seed=3, spread=0.5),
+    }
+    verdict = judge(example.report(measurements=rows), settings(max_decode_ms=5.0))
+    check(verdict, "inconclusive", 5)
+    assert "99% interval" in verdict.sentence
+    assert "straddles the limit" in verdict.sentence
+
+
+def test_quality_decides_before_latency_and_failure_before_inconclusive() -> None:
+    slow = settings(min_retention=0.95, max_decode_ms=4.0)
+    check(judge(example.report(compressed=40.0), slow), "fail", 3)
+    check(judge(example.report(), slow), "fail", 4)
+    missing = planted(example.report(), "quality.retention", None)
+    check(judge(missing, slow), "fail", 4)
+    check(judge(missing, settings(min_retention=0.9, max_decode_ms=9.0)), "inconclusive", 5)
+
+
+def test_a_value_at_the_limit_passes_and_just_below_shows_the_difference() -> None:
+    exact = planted(example.report(), "quality.retention", 0.95)
+    check(judge(exact, settings(min_retention=0.95)), "pass", 0)
+    below = planted(example.report(), "quality.retention", 0.9499999)
+    verdict = judge(below, settings(min_retention=0.95))
+    check(verdict, "fail", 3)
+    assert "0.9499999" in verdict.sentence
+
+
+def test_the_same_seed_gives_the_same_verdict() -> None:
+    report = example.report()
+    assert judge(report, GOOD, seed=3) == judge(report, GOOD, seed=3)
+
+
+def test_shared_drift_cancels_in_the_ratio_but_not_in_one_median() -> None:
+    rows = [example.measurement(ms, seed=int(ms), drift=0.3) for ms in (10.0, 5.0)]
+    tables = [np.array([turn.decode_ms for turn in m.rounds if not turn.warmup]) for m in rows]
+    ratio = bootstrap_median(tables, seed=0)
+    one = bootstrap_median(tables[:1], seed=0)
+    assert ratio is not None
+    assert one is not None
+    assert ratio.low < 2 < ratio.high
+    assert (ratio.high - ratio.low) / 2 < 0.5 * (one.high - one.low) / 10
+
+
+def test_tables_of_different_rounds_have_no_interval() -> None:
+    assert bootstrap_median([np.ones((4, 2)), np.ones((5, 2))], seed=0) is None
+
+
+def test_identical_builds_seldom_fail_and_the_interval_covers() -> None:
+    """True speed-up 1, limit 1: a fail is a false alarm, nominal 0.5 %."""
+    statuses = []
+    for seed in range(60):
+        rows = {
+            "dense": example.measurement(5.0, seed=2 * seed, spread=0.1, drift=0.1),
+            "compressed": example.measurement(5.0, seed=2 * seed + 1, spread=0.1, drift=0.1),
+        }
+        statuses.append(judge(example.report(measurements=rows), settings(min_speedup=1.0)).status)
+    assert statuses.count("fail") <= 2
+    assert statuses.count("inconclusive") >= 54
+
+
+def test_every_gate_setting_has_a_rule() -> None:
+    names = {"min_retention", "max_decode_ms", "min_speedup"}
+    assert {rule.name for rule in rules(GateSettings(0.9, 1.0, 1.0))} == names
+    assert set(GateSettings.__dataclass_fields__) == names
