@@ -199,7 +199,8 @@ void TestLinear(const Isa& isa, Random& random, int format, int cases) {
   const float densities[] = {0.0f, 0.05f, 0.3f, 0.5f, 0.9f, 1.0f};
   for (int i = 0; i < cases; ++i) {
     const size_t rows = random.Size(35, {63, 80, 130});
-    const size_t columns = random.Size(35, {48, 63, 64, 65, 127, 300, 511, 513, 770});
+    const size_t columns =
+        random.Size(35, {48, 63, 64, 65, 127, 256, 300, 511, 512, 513, 770, 1024});
     const size_t tokens = random.Size(15, {16, 33, 48});
     Packed p(random, format, rows, columns, densities[random.Below(6)]);
     char error[256] = "";

@@ -25,6 +25,7 @@ struct BitmaskCursor {
 
 template <class Stored>
 struct BitmaskFloatReader : BitmaskCursor<Stored> {
+  template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
     const unsigned byte = this->word & 255;
     const F32 w = Expand(this->value, byte);
@@ -37,6 +38,7 @@ using BitmaskFp32Reader = BitmaskFloatReader<float>;
 using BitmaskFp16Reader = BitmaskFloatReader<uint16_t>;
 
 struct BitmaskInt8Reader : BitmaskCursor<int8_t> {
+  template <bool kWhole>
   SSMPRESS_INLINE I8x16 Next16() {
     const unsigned low = word & 255, high = word >> 8 & 255;
     const I8x16 w = ExpandI8(value, low, high);
@@ -44,8 +46,9 @@ struct BitmaskInt8Reader : BitmaskCursor<int8_t> {
     word >>= 16;
     return w;
   }
+  template <bool kWhole>
   SSMPRESS_INLINE I8x32 Next32() {
-    const I8x16 low = Next16();
-    return Join(low, Next16());
+    const I8x16 low = Next16<kWhole>();
+    return Join(low, Next16<kWhole>());
   }
 };

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Readers of dense rows. A reader walks one row in words of 64 columns; within a word it gives the
 // columns in ascending order, floats eight at a time, int8 sixteen or thirty-two at a time. Columns
-// at and beyond the end of the row read as 0. Included by a kernels_<isa>.cc.
+// at and beyond the end of the row read as 0; kWhole says that the word lies within the row.
+// Included by a kernels_<isa>.cc.
 
 struct DenseFp32Reader {
   const float* weight;
@@ -13,10 +14,11 @@ struct DenseFp32Reader {
   }
   size_t stored(const PackedMatrix&) const { return 0; }
   SSMPRESS_INLINE void BeginWord() {}
+  template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
-    const F32 w = left >= 8 ? Load(weight) : LoadPartial(weight, left);
+    const F32 w = kWhole || left >= 8 ? Load(weight) : LoadPartial(weight, left);
     weight += 8;
-    left = left >= 8 ? left - 8 : 0;
+    left = kWhole || left >= 8 ? left - 8 : 0;
     return w;
   }
 };
@@ -31,15 +33,16 @@ struct DenseFp16Reader {
   }
   size_t stored(const PackedMatrix&) const { return 0; }
   SSMPRESS_INLINE void BeginWord() {}
+  template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
     uint16_t tail[8] = {};
     const uint16_t* from = weight;
-    if (left < 8) {
+    if (!kWhole && left < 8) {
       std::memcpy(tail, weight, left * sizeof(uint16_t));
       from = tail;
     }
     weight += 8;
-    left = left >= 8 ? left - 8 : 0;
+    left = kWhole || left >= 8 ? left - 8 : 0;
     return LoadHalf(from);
   }
 };
@@ -54,21 +57,23 @@ struct DenseInt8Reader {
   }
   size_t stored(const PackedMatrix&) const { return 0; }
   SSMPRESS_INLINE void BeginWord() {}
+  template <bool kWhole>
   SSMPRESS_INLINE I8x16 Next16() {
     int8_t tail[16] = {};
     const int8_t* from = weight;
-    if (left < 16) {
+    if (!kWhole && left < 16) {
       std::memcpy(tail, weight, left);
       from = tail;
     }
     weight += 16;
-    left = left >= 16 ? left - 16 : 0;
+    left = kWhole || left >= 16 ? left - 16 : 0;
     return LoadI8x16(from);
   }
+  template <bool kWhole>
   SSMPRESS_INLINE I8x32 Next32() {
-    if (left < 32) {
-      const I8x16 low = Next16();
-      return Join(low, Next16());
+    if (!kWhole && left < 32) {
+      const I8x16 low = Next16<false>();
+      return Join(low, Next16<false>());
     }
     weight += 32;
     left -= 32;

@@ -3,31 +3,64 @@
 // time. A product is summed in the same order in every tile: two accumulators for alternate vectors
 // of columns, added at the end, then the lanes. Included by a kernels_<isa>.cc.
 
+// One word of 64 columns. kWhole: the matrix has all of them.
+template <bool kWhole, class Reader, int kRows, int kTokens>
+SSMPRESS_INLINE void AddWord(Reader (&reader)[kRows], const float* x, size_t x_stride,
+                             F32 (&even)[kRows][kTokens], F32 (&odd)[kRows][kTokens]) {
+  SSMPRESS_UNROLL
+  for (int r = 0; r < kRows; ++r) reader[r].BeginWord();
+  SSMPRESS_UNROLL
+  for (int i = 0; i < 64; i += 16) {
+    SSMPRESS_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      const F32 w0 = reader[r].template Next<kWhole>();
+      const F32 w1 = reader[r].template Next<kWhole>();
+      SSMPRESS_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        even[r][t] = Fma(w0, Load(x + t * x_stride + i), even[r][t]);
+        odd[r][t] = Fma(w1, Load(x + t * x_stride + i + 8), odd[r][t]);
+      }
+    }
+  }
+}
+
 template <class Reader, int kRows, int kTokens>
 SSMPRESS_INLINE void DotFloat(const LinearBlock& b, size_t row, size_t token) {
   const PackedMatrix& m = *b.matrix;
   Reader reader[kRows];
   for (int r = 0; r < kRows; ++r) reader[r].Seek(m, row + r, 0, RowStart(m, row + r));
   const float* x = static_cast<const float*>(b.x) + token * b.x_stride;
-  F32 sum[kRows][kTokens][2];
+  F32 even[kRows][kTokens], odd[kRows][kTokens];
+  SSMPRESS_UNROLL
   for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kTokens; ++t) sum[r][t][0] = sum[r][t][1] = Zero();
-  }
-  for (size_t j = 0; j < m.columns; j += 64, x += 64) {
-    for (int r = 0; r < kRows; ++r) reader[r].BeginWord();
     SSMPRESS_UNROLL
-    for (int i = 0; i < 8; ++i) {
-      for (int r = 0; r < kRows; ++r) {
-        const F32 w = reader[r].Next();
-        for (int t = 0; t < kTokens; ++t) {
-          sum[r][t][i % 2] = Fma(w, Load(x + t * b.x_stride + 8 * i), sum[r][t][i % 2]);
-        }
-      }
-    }
+    for (int t = 0; t < kTokens; ++t) even[r][t] = odd[r][t] = Zero();
   }
+  size_t j = 0;
+  for (; j + 64 <= m.columns; j += 64) AddWord<true>(reader, x + j, b.x_stride, even, odd);
+  if (j < m.columns) AddWord<false>(reader, x + j, b.x_stride, even, odd);
+  SSMPRESS_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     float* y = b.y + (token + t) * m.rows + row;
-    for (int r = 0; r < kRows; ++r) y[r] = HorizontalSum(Add(sum[r][t][0], sum[r][t][1]));
+    SSMPRESS_UNROLL
+    for (int r = 0; r < kRows; ++r) y[r] = HorizontalSum(Add(even[r][t], odd[r][t]));
+  }
+}
+
+template <bool kWhole, class Reader, int kRows, int kTokens>
+SSMPRESS_INLINE void AddWord(Reader (&reader)[kRows], const int8_t* x, size_t x_stride,
+                             I32 (&sum)[kRows][kTokens]) {
+  SSMPRESS_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    reader[r].BeginWord();
+    SSMPRESS_UNROLL
+    for (int i = 0; i < 64; i += 32) {
+      const I8x32 w = reader[r].template Next32<kWhole>();
+      SSMPRESS_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        sum[r][t] = DotAdd(sum[r][t], w, LoadI8x32(x + t * x_stride + i));
+      }
+    }
   }
 }
 
@@ -38,23 +71,18 @@ SSMPRESS_INLINE void DotInt8(const LinearBlock& b, size_t row, size_t token) {
   for (int r = 0; r < kRows; ++r) reader[r].Seek(m, row + r, 0, RowStart(m, row + r));
   const int8_t* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
   I32 sum[kRows][kTokens];
+  SSMPRESS_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    SSMPRESS_UNROLL
     for (int t = 0; t < kTokens; ++t) sum[r][t] = ZeroI32();
   }
-  for (size_t j = 0; j < m.columns; j += 64, x += 64) {
-    for (int r = 0; r < kRows; ++r) {
-      reader[r].BeginWord();
-      SSMPRESS_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const I8x32 w = reader[r].Next32();
-        for (int t = 0; t < kTokens; ++t) {
-          sum[r][t] = DotAdd(sum[r][t], w, LoadI8x32(x + t * b.x_stride + 32 * i));
-        }
-      }
-    }
-  }
+  size_t j = 0;
+  for (; j + 64 <= m.columns; j += 64) AddWord<true>(reader, x + j, b.x_stride, sum);
+  if (j < m.columns) AddWord<false>(reader, x + j, b.x_stride, sum);
+  SSMPRESS_UNROLL
   for (int t = 0; t < kTokens; ++t) {
     float* y = b.y + (token + t) * m.rows + row;
+    SSMPRESS_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const float total = static_cast<float>(HorizontalSum(sum[r][t]));
       y[r] = total * (b.x_scale[token + t] * m.scale[row + r]);

@@ -8,12 +8,12 @@
 constexpr size_t kPanel = 2 * kLanes;  // rows
 static_assert(kPanel == kPanelRowMultiple, "a panel is two vectors of rows");
 constexpr size_t kDepth = 256;
-constexpr int kTokenTile = 6;  // 12 accumulators, 2 vectors of weights, 1 activation: 15 registers
 
 struct FloatPanel {
   using X = float;
   using Sum = F32;
   static constexpr size_t kColumns = 1;  // per element
+  static constexpr int kTokenTile = 6;  // 12 sums, 2 vectors of weights, 1 activation: 15 registers
   static SSMPRESS_INLINE Sum ZeroSum() { return Zero(); }
   static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
     return Fma(w, Set(*x), sum);
@@ -22,7 +22,7 @@ struct FloatPanel {
   static SSMPRESS_INLINE F32 ToY(Sum sum) { return sum; }
   template <class Reader>
   static SSMPRESS_INLINE F32 Next(Reader& reader) {
-    return reader.Next();
+    return reader.template Next<false>();
   }
 };
 
@@ -31,6 +31,7 @@ struct Int8Panel {
   using X = int16_t;
   using Sum = I32;
   static constexpr size_t kColumns = 2;
+  static constexpr int kTokenTile = 5;  // 10 sums and, in addition, a product: 14 registers
   static SSMPRESS_INLINE Sum ZeroSum() { return ZeroI32(); }
   static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
     return PairDotAdd(sum, BitsOf(w), SetPair(x));
@@ -39,7 +40,7 @@ struct Int8Panel {
   static SSMPRESS_INLINE F32 ToY(Sum sum) { return FromBits(sum); }
   template <class Reader>
   static SSMPRESS_INLINE F32 Next(Reader& reader) {
-    return FromBits(Widen(reader.Next16()));
+    return FromBits(Widen(reader.template Next16<false>()));
   }
 };
 
@@ -82,45 +83,60 @@ SSMPRESS_INLINE F32 Finish(const LinearBlock& b, size_t token, typename Panel::S
   }
 }
 
+// The loop that takes the time. Sums live in registers: the two arrays are copied in and out.
+template <class Panel, int kTokens>
+SSMPRESS_INLINE void MultiplyDepth(const float* w, size_t depth, const typename Panel::X* x,
+                                   size_t x_stride, typename Panel::Sum (&low)[kTokens],
+                                   typename Panel::Sum (&high)[kTokens]) {
+  typename Panel::Sum a[kTokens], b[kTokens];
+  SSMPRESS_UNROLL
+  for (int t = 0; t < kTokens; ++t) a[t] = low[t], b[t] = high[t];
+  for (size_t k = 0; k < depth; ++k, w += kPanel, x += Panel::kColumns) {
+    const F32 w0 = Load(w), w1 = Load(w + kLanes);
+    SSMPRESS_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      a[t] = Panel::MultiplyAdd(a[t], w0, x + t * x_stride);
+      b[t] = Panel::MultiplyAdd(b[t], w1, x + t * x_stride);
+    }
+  }
+  SSMPRESS_UNROLL
+  for (int t = 0; t < kTokens; ++t) low[t] = a[t], high[t] = b[t];
+}
+
 template <class Panel, int kTokens>
 void MultiplyPanel(const LinearBlock& b, const PanelTile& tile, size_t token) {
-  const size_t low = tile.count < kLanes ? tile.count : kLanes, high = tile.count - low;
+  const size_t rows = b.matrix->rows;
+  const size_t low_count = tile.count < kLanes ? tile.count : kLanes;
+  const size_t high_count = tile.count - low_count;
   const auto* x = static_cast<const typename Panel::X*>(b.x) + token * b.x_stride + tile.column;
-  float* y = b.y + token * b.matrix->rows + tile.row;
-  typename Panel::Sum sum[kTokens][2];
+  float* y = b.y + token * rows + tile.row;
+  typename Panel::Sum low[kTokens], high[kTokens];
   for (int t = 0; t < kTokens; ++t) {
-    const float* from = y + t * b.matrix->rows;
-    sum[t][0] = tile.first ? Panel::ZeroSum() : Panel::FromY(LoadPartial(from, low));
-    sum[t][1] = tile.first ? Panel::ZeroSum() : Panel::FromY(LoadPartial(from + kLanes, high));
+    low[t] = high[t] = Panel::ZeroSum();
+    if (tile.first) continue;
+    low[t] = Panel::FromY(LoadPartial(y + t * rows, low_count));
+    high[t] = Panel::FromY(LoadPartial(y + t * rows + kLanes, high_count));
   }
-  const float* w = tile.panel;
-  for (size_t k = 0; k < tile.depth; ++k, w += kPanel, x += Panel::kColumns) {
-    const F32 w0 = Load(w), w1 = Load(w + kLanes);
-    for (int t = 0; t < kTokens; ++t) {
-      sum[t][0] = Panel::MultiplyAdd(sum[t][0], w0, x + t * b.x_stride);
-      sum[t][1] = Panel::MultiplyAdd(sum[t][1], w1, x + t * b.x_stride);
-    }
-  }
-  F32 scale[2] = {Zero(), Zero()};
+  MultiplyDepth<Panel, kTokens>(tile.panel, tile.depth, x, b.x_stride, low, high);
+  F32 low_scale = Zero(), high_scale = Zero();
   if (Panel::kColumns == 2 && tile.last) {
-    scale[0] = LoadPartial(b.matrix->scale + tile.row, low);
-    scale[1] = LoadPartial(b.matrix->scale + tile.row + kLanes, high);
+    low_scale = LoadPartial(b.matrix->scale + tile.row, low_count);
+    high_scale = LoadPartial(b.matrix->scale + tile.row + kLanes, high_count);
   }
   for (int t = 0; t < kTokens; ++t) {
-    float* to = y + t * b.matrix->rows;
-    for (int i = 0; i < 2; ++i) {
-      const F32 value =
-          tile.last ? Finish<Panel>(b, token + t, sum[t][i], scale[i]) : Panel::ToY(sum[t][i]);
-      StorePartial(to + i * kLanes, value, i == 0 ? low : high);
-    }
+    const size_t at = token + static_cast<size_t>(t);
+    const F32 y_low = tile.last ? Finish<Panel>(b, at, low[t], low_scale) : Panel::ToY(low[t]);
+    const F32 y_high = tile.last ? Finish<Panel>(b, at, high[t], high_scale) : Panel::ToY(high[t]);
+    StorePartial(y + t * rows, y_low, low_count);
+    StorePartial(y + t * rows + kLanes, y_high, high_count);
   }
 }
 
 template <class Panel>
 void MultiplyTokens(const LinearBlock& b, const PanelTile& tile) {
   size_t token = b.token_begin;
-  for (; token + kTokenTile <= b.token_end; token += kTokenTile) {
-    MultiplyPanel<Panel, kTokenTile>(b, tile, token);
+  for (; token + Panel::kTokenTile <= b.token_end; token += Panel::kTokenTile) {
+    MultiplyPanel<Panel, Panel::kTokenTile>(b, tile, token);
   }
   if (token + 3 <= b.token_end) {
     MultiplyPanel<Panel, 3>(b, tile, token);
