@@ -82,7 +82,8 @@ def measure_host(
         dropped from the page cache, and warm.
 
     Raises:
-        DeviceError: a worker could not load its model, crashed or did not answer in time.
+        BadInputError: a model is missing or damaged.
+        DeviceError: an op library cannot be used; a worker crashed or did not answer in time.
     """
     steps = len(variants) * (settings.rounds + 3)
     done = 0

@@ -7,8 +7,8 @@ It reads one JSON object per line from stdin and answers each with one on stdout
     {"do": "round", "prompt_tokens", "decode_tokens"} -> {"prefill_ms", "decode_ms": [...]}
     {"do": "memory"} -> {"peak_rss_bytes"}
 
-An error is answered with {"error": message}; the end of stdin ends the process, so that it never
-outlives the process that measures.
+An error is answered with {"error": message, "exit_code": ...}; the end of stdin ends the process,
+so that it never outlives the process that measures.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ def drop_from_page_cache(model: Path) -> None:
 
     Best effort: pages that are dirty or mapped by another process stay.
     """
-    for path in [model, *model.parent.glob(model.name + ".data*")]:
+    for path in (model, model.with_name(model.name + ".data")):
+        if not path.is_file():
+            continue
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -139,7 +141,7 @@ def main() -> None:
         try:
             reply = worker.answer(json.loads(line))
         except SsmpressError as error:
-            reply = {"error": str(error)}
+            reply = {"error": str(error), "exit_code": error.exit_code}
         print(json.dumps(reply), file=replies, flush=True)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ssmpress.errors import DeviceError
+from ssmpress.errors import EXIT_BAD_INPUT, BadInputError, DeviceError
 
 _COMMAND = (sys.executable, "-m", "ssmpress.device_worker")
 _TAIL = 2000  # characters of a crashed worker's stderr that its error shows
@@ -53,7 +53,7 @@ class WorkerProcess:
         try:
             if kind is None and process.stdin is not None:
                 process.stdin.close()
-                process.wait(timeout=10)
+                process.wait(timeout=2)
         except (OSError, subprocess.TimeoutExpired):
             pass
         finally:
@@ -72,7 +72,8 @@ class WorkerProcess:
         """Send one request and wait for its answer.
 
         Raises:
-            DeviceError: the worker answered with an error, ended, or took too long.
+            BadInputError: the worker could not use the model.
+            DeviceError: it answered with another error, ended, or took too long.
         """
         assert self._process.stdin is not None
         try:
@@ -86,7 +87,9 @@ class WorkerProcess:
             raise DeviceError(f"{self._name}: expected JSON from its worker; got {reply[:80]!r}.") \
                 from error  # fmt: skip
         if "error" in answer:
-            raise DeviceError(f"{self._name}: {answer['error']}")
+            bad_input = answer.get("exit_code") == EXIT_BAD_INPUT
+            kind = BadInputError if bad_input else DeviceError
+            raise kind(f"{self._name}: {answer['error']}")
         return answer
 
     def _line(self, what: str) -> bytes:
