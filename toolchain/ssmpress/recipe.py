@@ -125,6 +125,7 @@ class RecoverSettings:
     match_hidden: weight of the relative squared distance to the dense model's last hidden state.
     accumulate: micro-batches that one step's batch is split into.
     activation_checkpointing: run each layer again in the backward pass, to save memory.
+    muon: Muon instead of AdamW for the projections.
     compile: compile the loss with torch.compile.
     checkpoint_seconds: time between two writes of the file that a killed run goes on from.
     """
@@ -149,6 +150,7 @@ class RecoverSettings:
     match_hidden: float = 0.0
     accumulate: int = 1
     activation_checkpointing: bool = False
+    muon: bool = False
     compile: bool = False
     checkpoint_seconds: float = 60.0
 

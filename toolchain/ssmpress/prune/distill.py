@@ -145,23 +145,40 @@ def head_loss(
     return apply(hidden, head, targets, terms)
 
 
-def teacher_cache(teacher: Mamba, windows: Callable[[int, int], Tensor], count: int) -> Tensor:
-    """final_hidden of every window, bfloat16 (count, l, d_model), on the teacher's device.
+class Teacher:
+    """The dense model, and what it says about windows of text.
 
-    A run of several epochs then pays for the teacher once. Always computed in the same batches,
-    so that a run that goes on has the same values as one that was never stopped.
-
-    Args:
-        windows: (first, last) -> int (last - first, l), the windows of these numbers.
+    `remember` keeps its final_hidden for every window, so that a run of several epochs, or several
+    runs on the same text, pay for the teacher once.
     """
-    batch, parts = 64, None
-    with torch.no_grad():
+
+    def __init__(self, model: Mamba) -> None:
+        self.model = model.requires_grad_(False)
+        self.hidden: Tensor | None = None  # bfloat16 (windows, l, d_model)
+        self.of: tuple[int, ...] = ()  # what `hidden` was computed from
+
+    def remember(
+        self, of: tuple[int, ...], windows: Callable[[int, int], Tensor], count: int
+    ) -> None:
+        """Compute `hidden`, always in the same batches: a run that goes on gets the same values.
+
+        Args:
+            of: identifies the windows; the same again costs nothing.
+            windows: (first, last) -> int (last - first, l). count: number of windows.
+        """
+        if self.of == of:
+            return
+        self.hidden, self.of = None, of
+        batch = 64
         for first in range(0, count, batch):
             last = min(first + batch, count)
-            hidden = final_hidden(teacher, windows(first, last))
-            if parts is None:
+            hidden = self(windows(first, last))
+            if self.hidden is None:
                 shape = (count, *hidden.shape[1:])
-                parts = torch.empty(shape, dtype=torch.bfloat16, device=hidden.device)
-            parts[first:last] = hidden
-    assert parts is not None
-    return parts
+                self.hidden = torch.empty(shape, dtype=torch.bfloat16, device=hidden.device)
+            self.hidden[first:last] = hidden
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """final_hidden of int (b, l)."""
+        return final_hidden(self.model, tokens)

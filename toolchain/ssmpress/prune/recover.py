@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,15 @@ from torch import Tensor
 from ssmpress.errors import DeviceError
 from ssmpress.model import Mamba
 from ssmpress.prune import resume
-from ssmpress.prune.distill import RowTerms, final_hidden, row_terms, teacher_cache
-from ssmpress.prune.mask import apply_masks, keep_masks, prunable_names, resolve_sparsity
+from ssmpress.prune.baselines import owl_shares, wanda
+from ssmpress.prune.distill import RowTerms, Teacher, row_terms
+from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
+from ssmpress.prune.one_shot import calibration_windows, check_combination, grams, one_shot
 from ssmpress.prune.order import Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
-from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude
+from ssmpress.prune.saliency import Progress
 from ssmpress.prune.training import Batch, Plan, Training
-from ssmpress.recipe import Compute, Method, PruneSettings, RecoverSettings
+from ssmpress.recipe import Compute, Method, PruneSettings, RecoverSettings, Scope
 
 _GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
 _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest
@@ -56,6 +58,7 @@ def prune_and_recover(
     seed: int = 0,
     progress: Progress | None = None,
     resume_file: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> PruneResult:
     """Prune the model in place and train it on, taught by its dense copy.
 
@@ -64,11 +67,12 @@ def prune_and_recover(
     result is a function of the arguments (on a GPU up to the order of the kernels' atomic sums).
 
     Args:
-        model: dense, float32; comes back pruned, on the device it was on.
+        model: dense or pruned already, float32; comes back pruned, on the device it was on.
         tokens: int (n,), the calibration text.
         seed: of the windows and their order.
         progress: called with what is done, steps done, steps.
         resume_file: written now and then; where it exists, the run goes on from it.
+        teacher: the dense model where `model` is not it, on the device of the run.
 
     Raises:
         UsageError: settings that cannot be met. BadInputError: too little text, a resume file of
@@ -90,7 +94,9 @@ def prune_and_recover(
             history: list[dict[str, float]] = []
             steps, seen = 0, 0
         else:
-            run = _Run(model, names, tokens, prune, recover, sparsity, seed, report, resume_file)
+            teacher = teacher or Teacher(deepcopy(model))
+            task = _Task(names, tokens, prune, recover, sparsity, seed)
+            run = _Run(model, teacher, task, report, resume_file)
             keep, history = run.train()
             steps, seen = run.plan.steps, run.plan.steps * run.plan.batch * run.plan.window
     finally:
@@ -104,31 +110,6 @@ def prune_and_recover(
         tokens=seen,
         device=device_name(device),
     )
-
-
-def one_shot(
-    model: Mamba,
-    names: tuple[str, ...],
-    tokens: Tokens,
-    prune: PruneSettings,
-    sparsity: float,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Tensor]:
-    """Keep masks from the unpruned weights and the calibration windows alone."""
-    pattern = Pattern.parse(prune.pattern)
-    if pattern is not None:
-        pattern.check_sparsity(sparsity)
-    if prune.method is Method.MAGNITUDE:
-        scores = magnitude(model, names)
-    else:
-        order = WindowOrder(tokens, min(prune.calibration_window, len(tokens)), seed)
-        batches = [
-            torch.from_numpy(order.windows(order.numbers(i, prune.calibration_batch)))
-            for i in range(prune.calibration_batches)
-        ]
-        scores = gradient_magnitude(model, names, batches, prune.alpha, progress)
-    return keep_masks(scores, sparsity, prune.scope, pattern)
 
 
 def compute_device(compute: Compute) -> torch.device:
@@ -151,74 +132,99 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
-def make_plan(
-    prune: PruneSettings, recover: RecoverSettings, sparsity: float, cuda: bool, steps: int
-) -> Plan:
-    """The plan of a run of `steps` steps.
+@dataclass(frozen=True)
+class _Task:
+    """What is to be done, as `prune_and_recover` was told."""
 
-    A short ramp has more masks than `mask_every` says, at least eight where it has as many steps.
-    """
-    batch, window = _GPU_SHAPE if cuda else _CPU_SHAPE
-    ramp_end = min(int(steps * recover.ramp), steps - 1)
-    settled = min(int(steps * recover.settle), steps - 1) if recover.regrow else 0
-    return Plan(
-        steps=steps,
-        batch=recover.batch or batch,
-        window=recover.window or window,
-        sparsity=sparsity,
-        mask_every=max(1, min(recover.mask_every, ramp_end // 8)),
-        ramp_end=ramp_end,
-        settled=max(ramp_end, settled),
-        alpha=0.0 if prune.method is Method.MAGNITUDE else prune.alpha,
-        scope=prune.scope,
-        pattern=Pattern.parse(prune.pattern),
-    )
+    names: tuple[str, ...]
+    tokens: Tokens
+    prune: PruneSettings
+    recover: RecoverSettings
+    sparsity: float
+    seed: int
+
+    def plan(self, steps: int, cuda: bool) -> Plan:
+        """The plan of a run of `steps` steps.
+
+        A short ramp has more masks than `mask_every` says, at least eight where it has as many
+        steps. The methods that look at activations prune before the first step.
+        """
+        prune, recover = self.prune, self.recover
+        batch, window = _GPU_SHAPE if cuda else _CPU_SHAPE
+        ramp_end = min(int(steps * recover.ramp), steps - 1)
+        settled = min(int(steps * recover.settle), steps - 1) if recover.regrow else 0
+        if prune.method in (Method.WANDA, Method.SPARSEGPT):
+            ramp_end = settled = 0
+        return Plan(
+            steps=steps,
+            batch=recover.batch or batch,
+            window=min(recover.window or window, len(self.tokens)),
+            sparsity=self.sparsity,
+            mask_every=max(1, min(recover.mask_every, ramp_end // 8)),
+            ramp_end=ramp_end,
+            settled=max(ramp_end, settled),
+            alpha=0.0 if prune.method is Method.MAGNITUDE else prune.alpha,
+            scope=prune.scope,
+            pattern=Pattern.parse(prune.pattern),
+        )
+
+    def one_shot(self, model: Mamba, progress: Progress) -> dict[str, Tensor]:
+        """The masks before the first step, where the plan has no ramp."""
+        return one_shot(
+            model, self.names, self.tokens, self.prune, self.sparsity, self.seed, progress
+        )
 
 
 class _Run:
-    """Everything `prune_and_recover` needs for a run with at least one step."""
+    """A run with at least one step."""
 
     def __init__(
         self,
         model: Mamba,
-        names: tuple[str, ...],
-        tokens: Tokens,
-        prune: PruneSettings,
-        recover: RecoverSettings,
-        sparsity: float,
-        seed: int,
+        teacher: Teacher,
+        task: _Task,
         progress: Progress,
         resume_file: Path | None,
     ) -> None:
-        self.settings, self.progress, self.resume_file = recover, progress, resume_file
-        self.device = next(model.parameters()).device
+        self.settings, self.progress, self.resume_file = task.recover, progress, resume_file
+        self.teacher, self.device = teacher, next(model.parameters()).device
         cuda = self.device.type == "cuda"
-        steps = recover.steps or (recover.gpu_steps if cuda else 0)
-        self.plan = make_plan(prune, recover, sparsity, cuda, max(1, steps))
-        if self.plan.pattern is not None:
-            self.plan.pattern.check_sparsity(sparsity)
-        self.order = WindowOrder(tokens, min(self.plan.window, len(tokens)), seed)
-        self.teacher = deepcopy(model).requires_grad_(False)
-        self.cache: Tensor | None = None
-        terms: RowTerms = torch.compile(row_terms) if recover.compile else row_terms
-        self.training = Training(model, names, self.plan, recover, terms)
-        self.training.teacher_head = self.teacher.lm_head.weight if recover.distill else None
+        steps = task.recover.steps or (task.recover.gpu_steps if cuda else 0)
+        check_combination(task.names, task.prune, task.sparsity)
+        self.plan = task.plan(max(1, steps), cuda)
+        self.order = WindowOrder(task.tokens, self.plan.window, task.seed)
+        terms: RowTerms = torch.compile(row_terms) if self.settings.compile else row_terms
+        self.training = Training(model, task.names, self.plan, self.settings, terms)
+        if self.settings.distill:
+            self.training.teacher_head = teacher.model.lm_head.weight
         self.history: list[dict[str, float]] = []
-        saved = self._saved({"prune": asdict(prune), "recover": asdict(recover), "seed": seed})
-        if saved:
-            steps = int(saved["steps"])
-        elif not steps:
-            steps = self._affordable_steps()
-        self.plan = make_plan(prune, recover, sparsity, cuda, steps)
-        self.training.plan = self.plan
-        self.first = self._go_on(saved) if saved else 0
-        if not saved and self.plan.ramp_end == 0:
-            self.training.keep = one_shot(model, names, tokens, prune, sparsity, seed, progress)
-            self.training.settle()
+        saved = self._saved(task)
+        if not saved:
+            self.first, steps = 0, steps or self._affordable_steps()
+            self._set_plan(task.plan(steps, cuda))
+            self._first_masks(model, task)
+            return
+        self._set_plan(task.plan(int(saved["steps"]), cuda))
+        self.first = self._go_on(saved)
 
-    def _saved(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+    def _set_plan(self, plan: Plan) -> None:
+        self.plan = self.training.plan = plan
+
+    def _first_masks(self, model: Mamba, task: _Task) -> None:
+        """All of the masks if there is no ramp, else the budgets that it needs."""
+        if self.plan.ramp_end == 0:
+            self.training.keep = task.one_shot(model, self.progress)
+            self.training.settle()
+        elif task.prune.scope is Scope.OWL:
+            windows = calibration_windows(task.tokens, task.prune, task.seed).to(self.device)
+            activations = grams(model, task.names, windows, self.progress)
+            scores = wanda(model, task.names, activations)
+            self._set_plan(replace(self.plan, shares=owl_shares(scores, task.sparsity)))
+
+    def _saved(self, task: _Task) -> dict[str, Any] | None:
         if self.resume_file is None:
             return None
+        settings = {"prune": asdict(task.prune), "recover": asdict(task.recover), "seed": task.seed}
         tensors = self.training.model.tensors()
         name = device_name(self.device)
         self.fingerprint = resume.fingerprint(settings, tensors, self.order.tokens, name)
@@ -226,13 +232,13 @@ class _Run:
 
     def _affordable_steps(self) -> int:
         """Steps that `cpu_seconds` pays for, by the second of two measured ones."""
-        seconds = 0.0
+        seconds, self.remembered = 0.0, False
         for _ in range(2):
             start = time.monotonic()
             for load in self._micro_batches(0):
                 self.training.backward(load(), self.settings.accumulate)
             seconds = 1.1 * (time.monotonic() - start)  # AdamW and the masks come on top
-        self.training.optimizer.zero_grad(set_to_none=True)
+        self.training.model.zero_grad(set_to_none=True)
         steps = max(1, int(self.settings.cpu_seconds / seconds))
         text = f"recovery: {steps} steps, about {steps * seconds:.0f} s"
         self.progress(text, 0, steps)
@@ -240,7 +246,7 @@ class _Run:
 
     def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
         """All steps that are left; returns the keep masks and the history."""
-        self._fill_cache()
+        self.remembered = self._remember()
         every, last_save = max(1, self.plan.steps // 50), time.monotonic()
         for step in range(self.first, self.plan.steps):
             losses = self.training.step(step, self._micro_batches(step))
@@ -273,25 +279,25 @@ class _Run:
         tokens = self._tokens(numbers)
         if not self.settings.distill:
             return Batch(tokens, None)
-        if self.cache is not None:
-            return Batch(tokens, self.cache[torch.from_numpy(numbers).to(self.device)])
-        with torch.no_grad(), self.training.autocast():
-            return Batch(tokens, final_hidden(self.teacher, tokens))
+        if self.remembered and self.teacher.hidden is not None:
+            return Batch(tokens, self.teacher.hidden[torch.from_numpy(numbers).to(self.device)])
+        with self.training.autocast():
+            return Batch(tokens, self.teacher(tokens))
 
-    def _fill_cache(self) -> None:
-        """On a GPU, and if the text is seen more than once and it fits: the teacher runs once."""
+    def _remember(self) -> bool:
+        """Let the teacher remember: on a GPU, if the text is seen more than once and it fits."""
         count = self.order.count
         epochs = self.plan.steps * self.plan.batch / count
         if self.device.type != "cuda" or not self.settings.distill or epochs < 1.5:
-            return
-        size = 2 * count * self.order.length * self.teacher.config.d_model
+            return False
+        size = 2 * count * self.order.length * self.teacher.model.config.d_model
         if size > _CACHE_PART * torch.cuda.get_device_properties(self.device).total_memory:
-            return
+            return False
         self.progress("the dense model's predictions", 0, count)
+        of = (self.order.seed, self.order.length, len(self.order.tokens))
         with self.training.autocast():
-            self.cache = teacher_cache(
-                self.teacher, lambda first, last: self._tokens(np.arange(first, last)), count
-            )
+            self.teacher.remember(of, lambda a, b: self._tokens(np.arange(a, b)), count)
+        return True
 
     def _save(self, step: int) -> None:
         training = self.training
@@ -301,9 +307,10 @@ class _Run:
             "steps": self.plan.steps,
             "step": step,
             "model": training.model.tensors(),
-            "optimizer": training.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in training.optimizers],
             "gradients": training.gradients,
             "keep": training.keep,
+            "shares": self.plan.shares,
             "history": self.history,
         }
         resume.save(self.resume_file, state)
@@ -314,9 +321,11 @@ class _Run:
         with torch.no_grad():
             for name, tensor in training.model.tensors().items():
                 tensor.copy_(saved["model"][name])
-        training.optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, state in zip(training.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         training.gradients, training.keep = saved["gradients"], saved["keep"]
         self.history = saved["history"]
+        self._set_plan(replace(self.plan, shares=saved["shares"]))
         step = int(saved["step"])
         self.progress(f"recovery: goes on at step {step}", step, self.plan.steps)
         return step

@@ -61,7 +61,7 @@ class Batch:
 
 
 class Training:
-    """The state of a run and one step of it. `keep` True = keep; empty before the first mask."""
+    """The state of a run and one step of it. A model that is pruned already is pruned further."""
 
     def __init__(
         self,
@@ -73,9 +73,10 @@ class Training:
     ) -> None:
         self.model, self.plan, self.settings, self.terms = model, plan, settings, terms
         self.weights = parameters_of(model, names)
-        self.keep = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()}
+        self.keep = {name: w.detach() != 0 for name, w in self.weights.items()}
+        self.initial = self.sparsity()
         self.gradients = {name: torch.zeros_like(w) for name, w in self.weights.items()}
-        self.optimizer = _optimizer(model, settings)
+        self.optimizers = _optimizers(model, settings)
         self.teacher_head: Tensor | None = None  # without it the text alone teaches
 
     def revising(self, step: int) -> bool:
@@ -142,10 +143,11 @@ class Training:
                 _gradient(w).masked_fill_(~self.keep[name], 0.0)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
         factor = cosine_factor(step, self.plan.steps, s.warmup_steps, s.final_learning_rate)
-        for group in self.optimizer.param_groups:
-            group["lr"] = s.learning_rate * factor
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = s.learning_rate * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if not self.revising(step):
             apply_masks(self.weights, self.keep)
 
@@ -154,7 +156,7 @@ class Training:
         plan = self.plan
         names = tuple(self.weights)
         scores = combine(magnitude(self.model, names), self.gradients, plan.alpha)
-        sparsity = cubic_sparsity(step, 0, plan.ramp_end, plan.sparsity)
+        sparsity = cubic_sparsity(step, 0, plan.ramp_end, plan.sparsity, self.initial)
         rule = (sparsity, plan.scope, plan.pattern, plan.shares)
         if self.settings.regrow:
             self.keep = keep_masks(scores, *rule)
@@ -167,9 +169,10 @@ class Training:
         """Make the pruned weights, and the optimiser's memory of them, exactly zero."""
         apply_masks(self.weights, self.keep)
         for name, w in self.weights.items():
-            for key in ("exp_avg", "exp_avg_sq"):
-                if key in (state := self.optimizer.state.get(w, {})):
-                    state[key].masked_fill_(~self.keep[name], 0.0)
+            for optimizer in self.optimizers:
+                for moment in optimizer.state.get(w, {}).values():
+                    if isinstance(moment, Tensor) and moment.shape == w.shape:
+                        moment.masked_fill_(~self.keep[name], 0.0)
 
     def sparsity(self) -> float:
         """Zeros / prunable weights of the present masks."""
@@ -177,17 +180,20 @@ class Training:
         return 1 - kept / sum(keep.numel() for keep in self.keep.values())
 
 
-def _optimizer(model: Mamba, settings: RecoverSettings) -> torch.optim.AdamW:
-    """AdamW; only the projections decay."""
-    decayed: list[torch.nn.Parameter] = []
+def _optimizers(model: Mamba, settings: RecoverSettings) -> list[torch.optim.Optimizer]:
+    """AdamW; only the projections decay. With Muon, the projections are Muon's."""
+    projections: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
-        (decayed if "_proj.weight" in name else others).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
+        (projections if "_proj.weight" in name else others).append(parameter)
+    lr, decay = settings.learning_rate, settings.weight_decay
+    muon: list[torch.optim.Optimizer] = []
+    groups = [{"params": others, "weight_decay": 0.0}]
+    if settings.muon:
+        muon = [torch.optim.Muon(projections, lr, decay, adjust_lr_fn="match_rms_adamw")]
+    else:
+        groups.append({"params": projections, "weight_decay": decay})
+    return [*muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
 
 
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:

@@ -1,0 +1,114 @@
+"""Masks from the unpruned weights and the calibration windows alone: every method and scope."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ssmpress.errors import UsageError
+from ssmpress.model import Mamba
+from ssmpress.prune import baselines
+from ssmpress.prune.mask import component_of, keep_masks, layer_of
+from ssmpress.prune.order import Tokens, WindowOrder
+from ssmpress.prune.pattern import Pattern
+from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude
+from ssmpress.recipe import Method, PruneSettings, Scope
+
+
+def check_combination(names: tuple[str, ...], prune: PruneSettings, sparsity: float) -> None:
+    """Refuse what cannot be done together.
+
+    Raises:
+        UsageError: a method, scope, pattern, sparsity and components that do not fit.
+    """
+    pattern = Pattern.parse(prune.pattern)
+    if pattern is not None:
+        pattern.check_sparsity(sparsity)
+        if prune.method is Method.SPARSEGPT:
+            raise UsageError(
+                f"--method sparsegpt is unstructured; got --pattern {prune.pattern}. "
+                "Use --method gradient-magnitude for patterns."
+            )
+        if pattern.grouped and prune.scope is Scope.OWL:
+            raise UsageError(
+                f"--pattern {prune.pattern} fixes the sparsity of every row, --scope owl that of "
+                "every layer. Choose one of them."
+            )
+    if prune.method in (Method.WANDA, Method.SPARSEGPT):
+        baselines.check_projections(names, f"--method {prune.method}")
+    if prune.scope is Scope.OWL:
+        baselines.check_projections(names, "--scope owl")
+
+
+def calibration_windows(tokens: Tokens, prune: PruneSettings, seed: int) -> Tensor:
+    """int64 (batches, windows per batch, l), the same for the same seed."""
+    order = WindowOrder(tokens, min(prune.calibration_window, len(tokens)), seed)
+    batches = range(prune.calibration_batches)
+    rows = [order.windows(order.numbers(i, prune.calibration_batch)) for i in batches]
+    return torch.stack([torch.from_numpy(row) for row in rows])
+
+
+def grams(
+    model: Mamba, names: tuple[str, ...], tokens: Tensor, progress: Progress | None
+) -> dict[str, Tensor]:
+    """name -> X^T X of the unpruned model's inputs. tokens: (batches, windows, l)."""
+    found: dict[str, Tensor] = {}
+    layers = baselines.layer_grams(model, tokens.flatten(0, 1), tokens.shape[1], progress)
+    for number, by_component in layers:
+        mine = [name for name in names if layer_of(name) == number]
+        found |= {name: by_component[component_of(name)] for name in mine}
+    return found
+
+
+def one_shot(
+    model: Mamba,
+    names: tuple[str, ...],
+    tokens: Tokens,
+    prune: PruneSettings,
+    sparsity: float,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict[str, Tensor]:
+    """Keep masks; SparseGPT also changes the weights it keeps."""
+    check_combination(names, prune, sparsity)
+    device = next(model.parameters()).device
+    windows = calibration_windows(tokens, prune, seed).to(device)
+    activations: Mapping[str, Tensor] = {}
+    if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
+        activations = grams(model, names, windows, progress)
+    shares = None
+    if prune.scope is Scope.OWL:
+        shares = baselines.owl_shares(baselines.wanda(model, names, activations), sparsity)
+    scores = _scores(model, names, windows, prune, activations, progress)
+    keep = keep_masks(scores, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
+    if prune.method is Method.SPARSEGPT:
+        zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
+        flat = windows.flatten(0, 1)
+        keep = baselines.sparsegpt(model, names, flat, windows.shape[1], zeros, progress)
+    return keep
+
+
+def _scores(
+    model: Mamba,
+    names: tuple[str, ...],
+    windows: Tensor,
+    prune: PruneSettings,
+    activations: Mapping[str, Tensor],
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    if prune.method is Method.MAGNITUDE:
+        return magnitude(model, names)
+    if prune.method is Method.GRADIENT_MAGNITUDE:
+        return gradient_magnitude(model, names, list(windows), prune.alpha, progress)
+    if prune.method is Method.WANDA:
+        scores = baselines.wanda(model, names, activations)
+        rows = prune.scope is not Scope.GLOBAL and prune.pattern == "unstructured"
+        return baselines.within_rows(scores) if rows else scores
+    weights = dict(model.named_parameters())
+    return {
+        name: (weights[name].detach() / baselines.inverse_factor(activations[name]).diagonal())
+        .square()
+        for name in names
+    }  # fmt: skip
