@@ -155,8 +155,8 @@ SSMPRESS_INLINE I8x16 ExpandI8(const int8_t* value, unsigned low, unsigned high)
   __m128i index = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.byte8[low]));
   index = _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(index),
                                         reinterpret_cast<const __m64*>(kExpandTables.byte8[high])));
-  index = _mm_add_epi8(index, _mm_load_si128(reinterpret_cast<const __m128i*>(
-                                  kExpandTables.second8[__builtin_popcount(low)])));
+  index = _mm_add_epi8(
+      index, _mm_load_si128(reinterpret_cast<const __m128i*>(kExpandTables.second8[low])));
   return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(value)), index);
 }
 

@@ -9,7 +9,8 @@
 namespace ssmpress {
 namespace {
 
-// From this many tokens on, unpacking a panel once pays for itself.
+// From about this many tokens on, unpacking a panel once pays for itself (AVX2: 8 for int8, 10 for
+// the others).
 constexpr size_t kManyTokens = 8;
 
 // Rows of a few-token block: 16 rows of 768 fp32 columns are 48 KiB, about 4 us of DRAM bandwidth.

@@ -142,7 +142,11 @@ void MultiplyTokens(const LinearBlock& b, const PanelTile& tile) {
     MultiplyPanel<Panel, 3>(b, tile, token);
     token += 3;
   }
-  for (; token < b.token_end; ++token) MultiplyPanel<Panel, 1>(b, tile, token);
+  if (token + 2 <= b.token_end) {
+    MultiplyPanel<Panel, 2>(b, tile, token);
+    token += 2;
+  }
+  if (token < b.token_end) MultiplyPanel<Panel, 1>(b, tile, token);
 }
 
 template <class Panel, class Reader>
