@@ -166,21 +166,38 @@ def test_shared_drift_cancels_in_the_ratio_but_not_in_one_median() -> None:
     assert (ratio.high - ratio.low) / 2 < 0.5 * (one.high - one.low) / 10
 
 
+@pytest.mark.parametrize("rounds", [5, 10, 20])
+def test_noise_between_rounds_gives_few_false_alarms(rounds: int) -> None:
+    """Each variant's rounds stray by 10 % on their own, the worst case; 0.5 % is meant."""
+    random = np.random.default_rng(rounds)
+    alarms = 0
+    for seed in range(40):
+        tables = [
+            5 * (1 + 0.1 * random.normal(size=(rounds, 1))) * (1 + 0.1 * random.random((rounds, 8)))
+            for _ in range(2)
+        ]
+        interval = bootstrap_median(tables, seed=seed)
+        assert interval is not None
+        alarms += interval.high < 1
+    assert alarms <= 2
+
+
 def test_tables_of_different_rounds_have_no_interval() -> None:
+    assert bootstrap_median([np.ones((1, 9))], seed=0) is None
     assert bootstrap_median([np.ones((4, 2)), np.ones((5, 2))], seed=0) is None
 
 
 def test_identical_builds_seldom_fail_and_the_interval_covers() -> None:
     """True speed-up 1, limit 1: a fail is a false alarm, nominal 0.5 %."""
     statuses = []
-    for seed in range(60):
+    for seed in range(40):
         rows = {
             "dense": example.measurement(5.0, seed=2 * seed, spread=0.1, drift=0.1),
             "compressed": example.measurement(5.0, seed=2 * seed + 1, spread=0.1, drift=0.1),
         }
         statuses.append(judge(example.report(measurements=rows), settings(min_speedup=1.0)).status)
-    assert statuses.count("fail") <= 2
-    assert statuses.count("inconclusive") >= 54
+    assert statuses.count("fail") <= 1
+    assert statuses.count("inconclusive") >= 37
 
 
 def test_every_gate_setting_has_a_rule() -> None:

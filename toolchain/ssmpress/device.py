@@ -46,7 +46,7 @@ class MeasureSettings:
     """How much is measured.
 
     prompt_tokens, decode_tokens: per round and variant, >= 1. rounds: measured ones, >= 1, after
-    one to warm up; the gate wants at least 3 to tell noise from a difference. threads: >= 1.
+    one to warm up; the gate wants at least 5 to tell noise from a difference. threads: >= 1.
     seed: of the prompt's random tokens. timeout_s: seconds one reply of a worker may take.
     """
 
@@ -94,11 +94,7 @@ def measure_host(
         if progress is not None:
             progress(done, steps)
 
-    cold = {}
-    for name, variant in variants.items():
-        with WorkerProcess(name, settings.timeout_s) as worker:
-            cold[name] = worker.ask(_load(variant, settings, cold=True))["load_ms"]
-        tick()
+    cold = {name: _cold_load(name, v, settings, tick) for name, v in variants.items()}
     with ExitStack() as stack:
         workers = {
             name: stack.enter_context(WorkerProcess(name, settings.timeout_s)) for name in variants
@@ -113,6 +109,16 @@ def measure_host(
         name: _measurement(settings, rounds[name], cold[name], loaded[name], peaks[name])
         for name in variants
     }
+
+
+def _cold_load(
+    name: str, variant: Variant, settings: MeasureSettings, tick: Callable[[], None]
+) -> float:
+    """Milliseconds, in a process that ends after it."""
+    with WorkerProcess(name, settings.timeout_s) as worker:
+        elapsed: float = worker.ask(_load(variant, settings, cold=True))["load_ms"]
+    tick()
+    return elapsed
 
 
 def _load(variant: Variant, settings: MeasureSettings, *, cold: bool) -> dict[str, Any]:

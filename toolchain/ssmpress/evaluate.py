@@ -102,13 +102,7 @@ def perplexity(
         BadInputError: no window, or windows of fewer than 2 tokens.
         UsageError: batch or chunk below 1.
     """
-    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-        raise BadInputError(
-            f"windows: expected (count, length) with at least 1 window of 2 tokens; got "
-            f"{windows.shape}. Give a longer evaluation text."
-        )
-    if batch < 1 or chunk < 1:
-        raise UsageError(f"expected batch and chunk of at least 1; got {batch} and {chunk}.")
+    _check_cut(windows, batch, chunk)
     sums: list[float] = []
     for begin in range(0, len(windows), batch):
         rows = windows[begin : begin + batch].astype(np.int64)
@@ -124,6 +118,16 @@ def perplexity(
         window=windows.shape[1],
         window_nll=tuple(sums),
     )
+
+
+def _check_cut(windows: NDArray[np.integer[Any]], batch: int, chunk: int) -> None:
+    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
+        raise BadInputError(
+            f"windows: expected (count, length) with at least 1 window of 2 tokens; got "
+            f"{windows.shape}. Give a longer evaluation text."
+        )
+    if batch < 1 or chunk < 1:
+        raise UsageError(f"expected batch and chunk of at least 1; got {batch} and {chunk}.")
 
 
 def _window_nll(predict: Predict, rows: NDArray[np.int64], chunk: int) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ from ssmpress.report.tables import number
 CONFIDENCE = 0.99
 """Two-sided: a build that sits exactly on a limit fails in 0.5 % of runs."""
 
-MIN_ROUNDS = 3
-"""Measured rounds below which the spread between rounds is unknown."""
+MIN_ROUNDS = 5
+"""Measured rounds below which the spread between rounds is too little known to judge."""
 
 _RESAMPLES = 1000
 _MIN, _MAX = "at least", "at most"
@@ -40,9 +41,9 @@ _MIN, _MAX = "at least", "at most"
 class Rule:
     """One limit. label: what it limits, for messages. metric: path in the report.
 
-    direction: `at least` or `at most`.
-    samples: phase of the raw samples that give the metric its interval (`decode`); None judges
-    the value alone. ratio: the metric is dense / compressed of these samples' medians.
+    direction: `at least` or `at most`. samples: phase of the raw samples that give the metric its
+    interval (`decode`); None judges the value alone. ratio: the metric is dense / compressed of
+    these samples' medians.
     """
 
     name: str
@@ -233,24 +234,50 @@ def bootstrap_median(
 ) -> Interval | None:
     """Confidence interval of a median, or of the ratio of two, over interleaved rounds.
 
+    A bootstrap over few rounds is too narrow: of identical builds whose rounds differ by 10 %, 3 %
+    were called slower with 5 rounds and 0.7 % with 10, where 0.5 % is meant. So the interval is
+    stretched, on a logarithmic scale, as Student's t is wider than the normal distribution.
+
     Args:
         tables: milliseconds (rounds, samples), one table, or numerator and denominator.
 
     Returns:
-        None if the two tables do not have the same number of rounds.
+        None if there are fewer than 2 rounds, or not equally many in both tables.
     """
     rounds = len(tables[0])
-    if any(len(table) != rounds for table in tables):
+    if rounds < 2 or any(len(table) != rounds for table in tables):
         return None
     random = np.random.default_rng(seed)
     statistics = np.empty(_RESAMPLES)
     for draw in range(_RESAMPLES):
         picked = random.integers(rounds, size=(rounds, 1))
-        medians = []
-        for table in tables:
-            columns = random.integers(table.shape[1], size=table.shape)
-            medians.append(float(np.median(table[picked, columns])))
-        statistics[draw] = medians[0] if len(medians) == 1 else medians[0] / medians[1]
+        drawn = [
+            table[picked, random.integers(table.shape[1], size=table.shape)] for table in tables
+        ]
+        statistics[draw] = _median_or_ratio(drawn)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(statistics, [tail, 1 - tail])
+    centre = _median_or_ratio(tables)
+    stretch = _student_stretch(rounds, 1 - tail)
+    low, high = centre * (np.quantile(statistics, [tail, 1 - tail]) / centre) ** stretch
     return Interval(float(low), float(high), confidence)
+
+
+def _median_or_ratio(tables: Sequence[NDArray[np.float64]]) -> float:
+    medians = [float(np.median(table)) for table in tables]
+    return medians[0] if len(medians) == 1 else medians[0] / medians[1]
+
+
+def _student_stretch(rounds: int, quantile: float) -> float:
+    """t / z at that quantile with rounds - 1 degrees of freedom, and sqrt(n / (n - 1)), since a
+    resample has the variance with n in the denominator.
+
+    t by its expansion in 1 / freedom, 1.3 % low at 4 degrees (Abramowitz and Stegun 26.7.5).
+    """
+    z, f = NormalDist().inv_cdf(quantile), rounds - 1
+    t = (
+        z
+        + (z**3 + z) / (4 * f)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * f**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * f**3)
+    )
+    return t / z * math.sqrt(rounds / (rounds - 1))
