@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses the instruction set: the only place that asks what the CPU can do.
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,11 +15,17 @@ namespace ssmpress {
 namespace {
 
 #if defined(__x86_64__)
-// Also asks whether the operating system saves the registers. Every CPU with AVX2 has F16C, which
-// older compilers cannot ask for.
+// Asks the CPU itself: built with zig's clang, __builtin_cpu_supports("avx2") was false on a CPU
+// that has it. The operating system must save the upper halves of the registers (XCR0 bits 1 and
+// 2).
 bool HasAvx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("popcnt");
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kNeeded = bit_FMA | bit_F16C | bit_POPCNT | bit_OSXSAVE;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kNeeded) != kNeeded) return false;
+  unsigned xcr0, high;
+  __asm__("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+  if ((xcr0 & 6) != 6) return false;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2) != 0;
 }
 #endif
 bool Always() { return true; }
