@@ -287,14 +287,15 @@ class _Run:
     def _remember(self) -> bool:
         """Let the teacher remember: on a GPU, if the text is seen more than once and it fits."""
         count = self.order.count
-        epochs = self.plan.steps * self.plan.batch / count
-        if self.device.type != "cuda" or not self.settings.distill or epochs < 1.5:
+        if self.device.type != "cuda" or not self.settings.distill:
+            return False
+        of = (self.order.seed, self.order.length, len(self.order.tokens))
+        if self.teacher.of != of and self.plan.steps * self.plan.batch < 1.5 * count:
             return False
         size = 2 * count * self.order.length * self.teacher.model.config.d_model
         if size > _CACHE_PART * torch.cuda.get_device_properties(self.device).total_memory:
             return False
         self.progress("the dense model's predictions", 0, count)
-        of = (self.order.seed, self.order.length, len(self.order.tokens))
         with self.training.autocast():
             self.teacher.remember(of, lambda a, b: self._tokens(np.arange(a, b)), count)
         return True
