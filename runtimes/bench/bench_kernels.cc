@@ -310,25 +310,41 @@ void BenchScan(const Isa& isa, const Options& options, const ParallelFor& parall
       l == 1 ? "" : ",");
 }
 
-Options Parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i + 1 < argc; i += 2) {
+// Fills `options`; false at a flag that is unknown or has no value.
+bool Parse(int argc, char** argv, Options* options) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string name = argv[i];
-    const char* value = argv[i + 1];
-    if (name == "--isa") options.isa = value;
-    if (name == "--raw") options.raw = value;
-    if (name == "--density") options.density = std::strtof(value, nullptr);
-    if (name == "--tokens") options.tokens = std::strtoul(value, nullptr, 10);
-    if (name == "--threads") options.threads = std::strtoul(value, nullptr, 10);
-    if (name == "--rounds") options.rounds = std::strtoul(value, nullptr, 10);
+    const char* value = argv[i + 1];  // argv ends with a null pointer
+    if (value == nullptr) return false;
+    if (name == "--isa") {
+      options->isa = value;
+    } else if (name == "--raw") {
+      options->raw = value;
+    } else if (name == "--density") {
+      options->density = std::strtof(value, nullptr);
+    } else if (name == "--tokens") {
+      options->tokens = std::strtoul(value, nullptr, 10);
+    } else if (name == "--threads") {
+      options->threads = std::strtoul(value, nullptr, 10);
+    } else if (name == "--rounds") {
+      options->rounds = std::strtoul(value, nullptr, 10);
+    } else {
+      return false;
+    }
   }
-  return options;
+  return true;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options = Parse(argc, argv);
+  Options options;
+  if (!Parse(argc, argv, &options)) {
+    std::fprintf(stderr,
+                 "usage: bench_kernels [--isa NAME] [--raw FILE] [--density 0..1] [--tokens N] "
+                 "[--threads N] [--rounds N]\n");
+    return 2;
+  }
   char error[256];
   const Isa* isa = options.isa != nullptr ? SelectIsaByName(options.isa, error, sizeof error)
                                           : SelectIsa(error, sizeof error);

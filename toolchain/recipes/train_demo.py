@@ -3,7 +3,7 @@
     python toolchain/recipes/train_demo.py --out toolchain/recipes/demo-model
 
 Text: the calibration part of `ssmpress.data.default_text()`; its evaluation part is never read.
-Takes about five minutes on two cores: three and a half times through the text, after which the
+Takes about three minutes on two cores: four times through the text, after which the
 model would begin to learn it by heart. The result depends on the Python version (its
 manual), the seed and the machine's floating point; the model in the repository was made by this
 script with the defaults.
@@ -24,7 +24,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from ssmpress import data
 from ssmpress.checkpoint import ModelConfig
 from ssmpress.model import Mamba, Mixer
-
 
 MAMBA_SSM_CONFIG = {
     "d_model": 192,
@@ -85,7 +84,7 @@ def main() -> None:
     """Train, print the loss on a held-out slice, write the model folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=350)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=3e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,24 +219,30 @@ def from_csr(matrix: scipy.sparse.csr_array, packed_format: Format) -> PackedMat
 
 @dataclass(frozen=True)
 class Cost:
-    """Predicted size and decode time of a matrix in one format; time is relative."""
+    """Predicted size of a matrix in one format, and decode time in ns per weight."""
 
     format: Format
     nbytes: int
     time: float
 
 
-COST_PER_WEIGHT: Mapping[str, Callable[[float], float]] = {
-    "dense-fp32": lambda density: 4.0,
-    "dense-fp16": lambda density: 2.0,
-    "dense-int8": lambda density: 1.0,
-    "bitmask-fp32": lambda density: max(1.4, 0.125 + 4.0 * density),
-    "bitmask-fp16": lambda density: max(1.3, 0.125 + 2.0 * density),
-    "bitmask-int8": lambda density: max(0.8, 0.125 + 1.0 * density),
+MEASURED_DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
+    "dense-fp32": (0.269,) * 8,
+    "dense-fp16": (0.175,) * 8,
+    "dense-int8": (0.110,) * 8,
+    "bitmask-fp32": (0.108, 0.157, 0.220, 0.249, 0.272, 0.291, 0.324, 0.339),
+    "bitmask-fp16": (0.094, 0.110, 0.136, 0.187, 0.217, 0.237, 0.253, 0.263),
+    "bitmask-int8": (0.086, 0.091, 0.085, 0.102, 0.120, 0.137, 0.155, 0.171),
 }
-"""Decode cost of one weight, in byte-times (the time to read a byte from memory), by density.
-A dense format is limited by its bytes; a bitmask by its bytes or, when sparse, by expanding the
-mask. Fitted to docs/benchmarks/kernels.json."""
+"""Decode time of one weight, stored or not, by density: AVX2, one thread, matrices that stream from
+memory (docs/benchmarks/formats.json). Only the order of two formats matters here, which holds on
+other machines where the absolute times do not."""
+
+
+def predicted_ns(packed_format: Format, density: float) -> float:
+    """Nanoseconds that a decode step spends on one weight, interpolated between measurements."""
+    return float(np.interp(density, MEASURED_DENSITIES, NS_PER_WEIGHT[packed_format.name]))
 
 
 def predicted_bytes(packed_format: Format, rows: int, columns: int, stored: int) -> int:
@@ -258,8 +264,8 @@ def choose_format(rows: int, columns: int, stored: int, values: Values) -> tuple
     costs = []
     for structure in Structure:
         f = Format(structure, values)
-        time = COST_PER_WEIGHT[f.name](density)
-        costs.append(Cost(f, predicted_bytes(f, rows, columns, stored), time))
+        size = predicted_bytes(f, rows, columns, stored)
+        costs.append(Cost(f, size, predicted_ns(f, density)))
     dense = next(c for c in costs if c.format.structure is Structure.DENSE)
     candidates = [c for c in costs if c.time <= dense.time]
     best = min(candidates, key=lambda c: (c.nbytes, c.time))

@@ -42,7 +42,6 @@ FloatArray = NDArray[np.float32]
 EXTERNAL_DATA_BYTES = 1 << 30
 """Above this the weights go to a file of their own; protobuf ends at 2 GiB."""
 
-CONFIG_KEY = "ssmpress.config"
 IR_VERSION = 10
 
 
@@ -95,7 +94,7 @@ def build(model: PackedModel) -> ir.Model:
         functions=functions,
         doc_string="Mamba-1 language model; inputs, outputs and states: docs/ops.md of ssmpress.",
     )
-    result.metadata_props[CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
+    result.metadata_props[ops.CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
     return result
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
+from ssmpress.ops import CONFIG_KEY
 
-CONFIG_KEY = "ssmpress.config"
 _SIZES = ("n_layer", "vocab_size", "d_conv", "d_state", "d_inner")
 _FREE = -1  # a dimension that the caller chooses
 _LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage

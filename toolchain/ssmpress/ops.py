@@ -74,8 +74,8 @@ class Format:
 FORMATS: tuple[Format, ...] = tuple(Format(s, v) for s in Structure for v in Values)
 """Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
 
-COLUMNS_ATTRIBUTE = "columns"
-VERSION_ATTRIBUTE = "format_version"
+CONFIG_KEY = "ssmpress.config"
+"""Metadata entry of an exported model: its configuration as JSON."""
 
 SECTION_ALIGNMENT = 64
 """Bytes. Every packed section starts on, and is padded with zeros to, a multiple of this."""

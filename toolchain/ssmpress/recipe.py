@@ -89,7 +89,7 @@ class PruneSettings:
     scope: Scope = Scope.GLOBAL
     prunable: tuple[str, ...] = PROJECTIONS
     pattern: str = "unstructured"
-    calibration_batches: int = 16
+    calibration_batches: int = 8
     calibration_batch: int = 4
     calibration_window: int = 512
 

@@ -1,0 +1,91 @@
+# One environment, .venv, made by `make setup`; every other target makes it first.
+#   make demo    compress the model that ships with the project, and print the table
+#   make test    the test suite, within minutes; make test-long adds the long tests
+#   make check   formatting, lint, types, import contracts
+#   make help    the rest
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name '*.py') \
+	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
+MAMBA_SSM := mamba-ssm==2.3.2.post1
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+DEMO := toolchain/recipes/demo-model
+# The cores are few and shared: waiting threads should sleep, not spin.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup demo test test-long test-kernels check format bench clean help
+
+help:
+	@sed -n '2,5s/^# *//p' Makefile
+	@echo "make test-kernels   every kernel against float64, long, under the sanitizers"
+	@echo "make bench          kernels and the whole model, JSON in build/bench"
+	@echo "make clean          remove the environment and all build output"
+
+$(STAMPS)/venv: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) torch scikit-build-core cmake ninja
+	mkdir -p $(STAMPS) && touch $@
+
+# The package is installed, not linked: the tests run what a user gets.
+$(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
+	$(PIP) --no-build-isolation ".[dev]"
+	touch $@
+
+# The reference implementation, without its CUDA parts: only a test reads it.
+$(STAMPS)/reference: $(STAMPS)/venv
+	$(PIP) setuptools wheel packaging einops
+	MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE $(PIP) --no-deps --no-build-isolation \
+		$(MAMBA_SSM)
+	touch $@
+
+setup: $(STAMPS)/package
+
+demo: setup
+	$(BIN)/compress $(DEMO) --sparsity 0.7 --out build/demo
+
+$(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
+	$(BIN)/cmake -S runtimes -B build/runtimes -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+		-DCMAKE_BUILD_TYPE=Release -DSSMPRESS_BUILD_TESTS=ON -DSSMPRESS_BUILD_BENCH=ON
+	$(BIN)/cmake --build build/runtimes
+	touch $@
+
+test: setup $(STAMPS)/reference $(STAMPS)/kernels_test
+	build/runtimes/kernels_test --cases 50
+	$(BIN)/python -m pytest -m "not slow"
+
+test-long: setup $(STAMPS)/reference $(STAMPS)/kernels_test
+	build/runtimes/kernels_test --cases 2000
+	$(BIN)/python -m pytest
+
+test-kernels: $(STAMPS)/venv
+	for preset in asan tsan; do \
+		$(BIN)/cmake -S runtimes -B build/$$preset --preset $$preset \
+			-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && \
+		$(BIN)/cmake --build build/$$preset && \
+		build/$$preset/kernels_test --cases 2000 || exit 1; \
+	done
+
+check: setup
+	$(BIN)/ruff format --check toolchain tests
+	$(BIN)/ruff check toolchain tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/clang-format --style=file:runtimes/.clang-format --dry-run --Werror $(CPP)
+
+format: setup
+	$(BIN)/ruff format toolchain tests
+	$(BIN)/ruff check --fix toolchain tests
+	$(BIN)/clang-format --style=file:runtimes/.clang-format -i $(CPP)
+
+bench: setup $(STAMPS)/kernels_test
+	mkdir -p build/bench
+	build/runtimes/bench_kernels > build/bench/kernels.json
+	@echo "build/bench/kernels.json"
+
+clean:
+	rm -rf $(VENV) build

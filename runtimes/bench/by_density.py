@@ -1,0 +1,59 @@
+"""Decode speed of every format by density: the measurement behind `compact.NS_PER_WEIGHT`.
+
+python runtimes/bench/by_density.py build/runtimes/bench_kernels docs/benchmarks/formats.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+def main() -> None:
+    """Run the benchmark once per density and write one JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bench", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    runs = {}
+    for density in DENSITIES:
+        command = [arguments.bench, "--density", str(density), "--rounds", str(arguments.rounds)]
+        run = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+        runs[density] = run
+    first = runs[DENSITIES[0]]
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": subprocess.run(git, capture_output=True, check=True, text=True).stdout.strip(),
+        "cpu": first["cpu"],
+        "isa": first["isa"],
+        "threads": first["threads"],
+        "rounds": first["rounds"],
+        "shapes": "24 x (3072 x 768, 768 x 1536), one token, clustered random masks",
+        "densities": DENSITIES,
+        "ns_per_weight": {
+            row["format"]: [
+                round(
+                    1
+                    / next(r for r in run["results"] if r.get("format") == row["format"])[
+                        "gweights_per_s"
+                    ],
+                    4,
+                )
+                for run in runs.values()
+            ]
+            for row in first["results"]
+            if "format" in row
+        },
+    }
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
