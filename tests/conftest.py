@@ -1,0 +1,86 @@
+"""Shared by the tests: small random checkpoints, the op library, and the paths to ../shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+from ssmpress import ops
+from ssmpress.checkpoint import Checkpoint, ModelConfig, tensor_shapes
+from ssmpress.errors import DeviceError
+
+torch.set_num_threads(1)  # the models are small, the cores are shared
+settings.register_profile("ssmpress", deadline=None)
+settings.load_profile("ssmpress")
+
+SHARED = Path(__file__).parents[2] / "shared"
+"""Trained models and texts beside the repository; tests that need them skip without."""
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """A function from a path inside ../shared to its full path; skips where it is absent."""
+
+    def find(name: str) -> Path:
+        path = SHARED / name
+        if not path.exists():
+            pytest.skip(f"{path} is absent: this test needs a trained model or text from there")
+        return path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    """The op library; skips in a source tree that was not built."""
+    try:
+        return ops.get_library_path()
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+def small_config(**changes: int | float | bool) -> ModelConfig:
+    """Odd sizes on purpose: nothing is a multiple of a vector's width."""
+    sizes = {
+        "d_model": 20, "n_layer": 2, "vocab_size": 61, "d_state": 5, "d_conv": 4, "d_inner": 40,
+        "dt_rank": 3,
+    }  # fmt: skip
+    return ModelConfig(**{**sizes, **changes})  # type: ignore[arg-type]
+
+
+def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
+    """Random weights of the sizes of trained ones: every tensor matters to the logits."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        values = torch.randn(shape, generator=generator)
+        if name.endswith("A_log"):
+            return values.abs() + torch.arange(1.0, shape[1] + 1).log()
+        if "norm" in name or name.endswith(".D"):
+            return 1 + values / 4
+        if name.endswith("bias"):
+            return values / 4
+        fan_in = shape[-1]
+        return values / fan_in**0.5
+
+    tensors = {name: draw(name, shape) for name, shape in tensor_shapes(config).items()}
+    return Checkpoint(
+        config=config,
+        tensors=tensors,
+        layout="state-dict",
+        files=(),
+        input_bytes=sum(4 * t.numel() for t in tensors.values()),
+        sha256={},
+        tokenizer=None,
+        notes=(),
+    )
+
+
+def draw_tokens(config: ModelConfig, batch: int, length: int, seed: int = 1) -> torch.Tensor:
+    """int64 (batch, length)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(config.vocab_size, (batch, length), generator=generator)
