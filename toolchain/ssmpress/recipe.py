@@ -78,6 +78,7 @@ class PruneSettings:
     alpha: exponent of the gradient in |w| |dL/dw|^alpha, 0 .. 4.
     prunable: components whose weights may go.
     pattern: unstructured, "block RxC" or "n:m".
+    matrix_limit: no matrix loses more than this part of its weights, sparsity .. 1.
     calibration_batches, calibration_batch, calibration_window: windows of tokens that the
         gradients are averaged over: batches x windows per batch x tokens per window.
     """
@@ -89,12 +90,15 @@ class PruneSettings:
     scope: Scope = Scope.GLOBAL
     prunable: tuple[str, ...] = PROJECTIONS
     pattern: str = "unstructured"
+    matrix_limit: float = 1.0
     calibration_batches: int = 8
     calibration_batch: int = 4
     calibration_window: int = 512
 
     def __post_init__(self) -> None:
         _require(_in(self.sparsity, 0, 0.99), "--sparsity", "0 to 0.99", self.sparsity)
+        _require(_in(self.matrix_limit, self.sparsity, 1), "matrix_limit",
+                 "from the sparsity to 1", self.matrix_limit)  # fmt: skip
         _require(_in(self.alpha, 0, 4), "--alpha", "0 to 4", self.alpha)
         choices = ", ".join(PRUNABLE_CHOICES)
         _require(bool(self.prunable), "--prunable", f"at least one of {choices}", "none")

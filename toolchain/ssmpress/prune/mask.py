@@ -209,6 +209,23 @@ def _drop_lowest(flat: Tensor, count: int) -> Tensor:
     return keep
 
 
+def protect(scores: Mapping[str, Tensor], limit: float) -> dict[str, Tensor]:
+    """Raise the highest scores of each matrix, so that none loses more than `limit` of its weights.
+
+    Args:
+        limit: 0 .. 1; 1 changes nothing. It must exceed the sparsity that is then asked for.
+    """
+    if limit >= 1:
+        return dict(scores)
+    highest = torch.stack([score.max() for score in scores.values()]).max()
+    raised = {}
+    for name, score in scores.items():
+        flat = score.reshape(-1).clone()
+        flat[flat.topk(flat.numel() - int(limit * flat.numel())).indices] = highest
+        raised[name] = flat.view_as(score)
+    return raised
+
+
 def apply_masks(tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> None:
     """Write zeros where `keep` is False, in place (also over NaN or negative zero)."""
     with torch.no_grad():

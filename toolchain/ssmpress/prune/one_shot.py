@@ -10,7 +10,7 @@ from torch import Tensor
 from ssmpress.errors import UsageError
 from ssmpress.model import Mamba
 from ssmpress.prune import baselines
-from ssmpress.prune.mask import component_of, keep_masks, layer_of
+from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect
 from ssmpress.prune.order import Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude
@@ -82,6 +82,7 @@ def one_shot(
     if prune.scope is Scope.OWL:
         shares = baselines.owl_shares(baselines.wanda(model, names, activations), sparsity)
     scores = _scores(model, names, windows, prune, activations, progress)
+    scores = protect(scores, prune.matrix_limit)
     keep = keep_masks(scores, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}

@@ -166,6 +166,7 @@ class _Task:
             alpha=0.0 if prune.method is Method.MAGNITUDE else prune.alpha,
             scope=prune.scope,
             pattern=Pattern.parse(prune.pattern),
+            matrix_limit=prune.matrix_limit,
         )
 
     def one_shot(self, model: Mamba, progress: Progress) -> dict[str, Tensor]:
@@ -273,7 +274,10 @@ class _Run:
         return [partial(self._batch, part) for part in parts]
 
     def _tokens(self, numbers: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(self.order.windows(numbers)).to(self.device)
+        tokens = torch.from_numpy(self.order.windows(numbers))
+        if self.device.type == "cuda":
+            tokens = tokens.pin_memory()  # else the copy waits for the step before
+        return tokens.to(self.device, non_blocking=True)
 
     def _batch(self, numbers: NDArray[np.int64]) -> Batch:
         tokens = self._tokens(numbers)

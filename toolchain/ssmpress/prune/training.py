@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssmpress.model import Mamba
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
-from ssmpress.prune.mask import apply_masks, keep_masks, tighten
+from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import combine, magnitude, parameters_of
 from ssmpress.prune.schedule import cosine_factor, cubic_sparsity
@@ -45,6 +45,7 @@ class Plan:
     scope: Scope = Scope.GLOBAL
     pattern: Pattern | None = None
     shares: Mapping[str, float] | None = None
+    matrix_limit: float = 1.0
 
     def mask_due(self, step: int) -> bool:
         """Whether the masks change before this step."""
@@ -156,6 +157,7 @@ class Training:
         plan = self.plan
         names = tuple(self.weights)
         scores = combine(magnitude(self.model, names), self.gradients, plan.alpha)
+        scores = protect(scores, plan.matrix_limit)
         sparsity = cubic_sparsity(step, 0, plan.ramp_end, plan.sparsity, self.initial)
         rule = (sparsity, plan.scope, plan.pattern, plan.shares)
         if self.settings.regrow:
