@@ -205,18 +205,19 @@ def compress(
     Writes a folder with the ONNX model, the op library for the target, the tokenizer, checksums
     and a report that sets the result beside the dense model, measured in the same run.
     """
+    prune = PruneSettings(
+        sparsity=sparsity,
+        sparsity_of=sparsity_of,
+        method=method,
+        alpha=alpha,
+        scope=scope,
+        prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
+    )
     recipe = Recipe(
         model=model,
         out=out or _default_out(model, sparsity, target),
         target=target,
-        prune=PruneSettings(
-            sparsity=sparsity,
-            sparsity_of=sparsity_of,
-            method=method,
-            alpha=alpha,
-            scope=scope,
-            prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
-        ),
+        prune=prune,
         recover=RecoverSettings(steps=_recovery_steps(recover), compute=compute),
         pack=PackSettings(values=values),
         data=DataSettings(
@@ -228,10 +229,14 @@ def compress(
         gate=GateSettings(
             min_retention=min_retention, max_decode_ms=max_decode_ms, min_speedup=min_speedup
         ),
-        threads=threads or available_threads(),
+        threads=available_threads() if threads is None else threads,
         seed=seed,
     )
-    code = _plan(recipe, json_output) if dry_run else _run(recipe, json_output)
+    try:
+        code = _plan(recipe, json_output) if dry_run else _run(recipe, json_output)
+    except KeyboardInterrupt:
+        typer.echo("interrupted: nothing was written.", err=True)
+        code = EXIT_INTERRUPTED
     raise typer.Exit(code)
 
 
@@ -295,9 +300,6 @@ def main() -> None:
     except SsmpressError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted: nothing was written.", err=True)
-        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         if os.environ.get("SSMPRESS_TRACEBACK"):
             raise

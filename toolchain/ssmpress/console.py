@@ -37,16 +37,20 @@ def watching(recipe: Recipe) -> Iterator[Watch]:
     )
     from ssmpress.pipeline import Watch
 
-    with Progress(
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-    ) as progress:
-        lines = _Lines(console, progress)
+        disable=not console.is_terminal,
+    )
+    lines = _Lines(console, progress)
+    try:
         yield Watch(progress=lines.advance, note=lambda text: console.print(f"  {text}"))
+    finally:
+        progress.stop()
 
 
 class _Lines:
@@ -63,6 +67,7 @@ class _Lines:
             if self.kind:
                 self.progress.remove_task(self.task)
             self.kind = kind
+            self.progress.start()
             self.task = self.progress.add_task(what, total=total)
             if done == 0 and ":" in what:  # a decision, for example how long recovery will take
                 self.console.print(f"  {what}")

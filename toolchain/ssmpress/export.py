@@ -197,12 +197,15 @@ class _GraphBuilder:
         sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
         bias_name = name.removesuffix("weight") + "bias"
         has_bias = bias_name in self.model.tensors and "dt_proj" not in name
+        attributes: dict[str, Any] = {
+            ops.COLUMNS_ATTRIBUTE: matrix.columns,
+            ops.VERSION_ATTRIBUTE: matrix.format.version,
+        }
         product: ir.Value = self.node(
             matrix.format.op_type,
             output + "/product" if has_bias else output,
             [x, *sections],
-            columns=matrix.columns,
-            format_version=matrix.format.version,
+            **attributes,
         )
         if has_bias:
             product = self.node("Add", output, [product, self.tensor(bias_name)])
@@ -280,12 +283,13 @@ class _GraphBuilder:
             bias = self.tensor(bias_name)
         else:
             bias = self.constant(bias_name, np.zeros(self.config.d_inner, np.float32))
+        channels: dict[str, Any] = {ops.CHANNELS_ATTRIBUTE: self.config.d_inner}
         return self.node(
             ops.CAUSAL_CONV1D,
             f"layers.{i}/conv",
             [x, self.tensor(f"{weights}.weight", lambda w: w[:, 0].T), bias, state],
             [f"layers.{i}/conv", f"present_conv_state.{i}"],
-            channels=self.config.d_inner,
+            **channels,
         )
 
 

@@ -74,6 +74,10 @@ class Format:
 FORMATS: tuple[Format, ...] = tuple(Format(s, v) for s in Structure for v in Values)
 """Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
 
+COLUMNS_ATTRIBUTE = "columns"
+VERSION_ATTRIBUTE = "format_version"
+CHANNELS_ATTRIBUTE = "channels"
+
 CONFIG_KEY = "ssmpress.config"
 """Metadata entry of an exported model: its configuration as JSON."""
 

@@ -91,8 +91,8 @@ class PruneSettings:
     prunable: tuple[str, ...] = PROJECTIONS
     pattern: str = "unstructured"
     matrix_limit: float = 1.0
-    calibration_batches: int = 8
-    calibration_batch: int = 4
+    calibration_batches: int = 16
+    calibration_batch: int = 2
     calibration_window: int = 512
 
     def __post_init__(self) -> None:

@@ -1,0 +1,161 @@
+"""The command line: help, usage errors, bad input, dry run, interruption. Real runs, no mocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ssmpress import cli
+
+DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
+COMMAND = [sys.executable, "-c", "from ssmpress.cli import main; main()"]
+
+
+@pytest.fixture
+def compress(monkeypatch, capfd, tmp_path):
+    """Run `compress ARGUMENTS` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = stopped.value.code
+        return (0 if code is None else int(code)), out, err
+
+    return run
+
+
+def test_help_teaches_and_imports_nothing_heavy():
+    code = (
+        "import sys\nsys.argv = ['compress', '--help']\nfrom ssmpress.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("--sparsity", "--min-retention", "Exit codes", "Examples", "--dry-run"):
+        assert text in done.stdout
+
+
+def test_bare_command_shows_the_help(compress):
+    code, out, err = compress()
+    assert code == 2
+    assert "--sparsity" in out + err
+
+
+def test_version(compress):
+    from ssmpress import __version__
+
+    assert compress("--version") == (0, f"ssmpress {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sparsity", "1.5"], "--sparsity: expected 0 to 0.99; got 1.5."),
+        (["--sparsity", "nan"], "--sparsity: expected 0 to 0.99; got nan."),
+        (["--alpha", "9"], "--alpha: expected 0 to 4; got 9.0."),
+        (["--prunable", "in_proj,A_log"], "--prunable: expected names from in_proj"),
+        (["--prunable", ""], "--prunable: expected at least one of in_proj"),
+        (["--recover", "sometimes"], "--recover: expected auto, none or a number of steps"),
+        (["--evaluation-tokens", "1"], "--evaluation-tokens: expected at least 2; got 1."),
+        (["--threads", "5000"], "--threads: expected 1 to 1024; got 5000."),
+        (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
+        (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
+        (["--values", "int5"], "'int5' is not one of"),
+        (["--sparsty", "0.7"], "Possible options: --sparsity"),
+        (["--sparsity-of", "model", "--sparsity", "0.9"], "the highest possible is 0.79"),
+    ],
+)
+def test_usage_errors_exit_2_and_say_what_to_do(compress, arguments, message):
+    code, out, err = compress(DEMO, *arguments)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert out == ""
+
+
+def test_missing_model(compress):
+    code, out, err = compress("nowhere.pt")
+    assert (code, out) == (6, "")
+    assert "error: nowhere.pt: expected a folder with config.json" in err
+    assert not list(Path.cwd().iterdir())
+
+
+def test_missing_tokenizer(compress):
+    shutil.copy(DEMO / "pytorch_model.bin", "model.pt")
+    code, _, err = compress("model.pt")
+    assert code == 6
+    assert "expected tokenizer.json beside the weights" in err
+    assert "--tokenizer FILE" in err
+    assert [p.name for p in Path.cwd().iterdir()] == ["model.pt"]
+
+
+def test_arm64_is_refused_until_it_exists(compress):
+    code, _, err = compress(DEMO, "--target", "arm64")
+    assert code == 7
+    assert "--target arm64" in err
+
+
+def test_folder_with_other_files_is_not_overwritten(compress):
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    code, _, err = compress(DEMO, "--out", "mine")
+    assert code == 2
+    assert "holds other files" in err
+    assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, err = compress(DEMO, "--sparsity", "0.5", "--dry-run")
+    assert (code, out) == (0, "")
+    assert "\x1b" not in err
+    assert "d_model 192, 4 layers" in err
+    assert "50.0% of" in err
+    assert "bitmask-int8" in err or "dense-int8" in err
+    assert not list(Path.cwd().iterdir())
+
+
+def test_dry_run_json_adds_up(compress):
+    code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", "--dry-run",
+                            "--json")  # fmt: skip
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["sparsity_model"] == pytest.approx(0.5)
+    assert plan["sparsity_prunable"] == pytest.approx(
+        0.5 * plan["model_weights"] / plan["prunable_weights"]
+    )
+    weights = sum(m["rows"] * m["columns"] for m in plan["matrices"])
+    assert weights < plan["model_weights"] < 1.1 * weights
+    assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_nothing(tmp_path, stop):
+    process = subprocess.Popen(
+        [*COMMAND, str(DEMO), "--out", "bundle"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "recovery" not in seen and (line := process.stderr.readline()):
+        seen += line
+    assert any(tmp_path.iterdir()), "the staging folder should be there during the run"
+    process.send_signal(stop)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted" in rest
+    assert not list(tmp_path.iterdir())
