@@ -1,0 +1,150 @@
+"""`compress model.pt --sparsity 0.7` on a bare state dict, and everything a user finds after it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from ssmpress import data
+from ssmpress.evaluate import perplexity
+from ssmpress.ops import LIBRARY_NAME
+from ssmpress.report.manifest import verify_manifest
+from ssmpress.run import open_session
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "toolchain" / "recipes" / "demo-model"
+SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+
+
+def run_compress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The real command in a process of its own, in `folder`."""
+    command = [sys.executable, "-c", "from ssmpress.cli import main; main()", *arguments]
+    environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "OMP_WAIT_POLICY": "PASSIVE"}
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder)} | environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A bare state dict with its tokenizer beside it, compressed with no other flag."""
+    folder = tmp_path_factory.mktemp("demo")
+    shutil.copy(DEMO / "pytorch_model.bin", folder / "model.pt")
+    shutil.copy(DEMO / "tokenizer.json", folder)
+    return folder, run_compress(folder, "model.pt", "--sparsity", "0.7", "--json")
+
+
+@pytest.fixture(scope="module")
+def report(demo) -> dict:
+    return json.loads(demo[1].stdout)
+
+
+def test_command_passes_its_gate(demo, report):
+    done = demo[1]
+    assert done.returncode == 0, done.stderr
+    assert report["verdict"]["status"] == "pass"
+    assert report["quality"]["retention"] >= 0.95
+    for text in ("configuration inferred from the shapes", "the default text", "recovery: ",
+                 "perplexity", "decode p50 ms", "Pass: ", "Bundle: model-s70"):  # fmt: skip
+        assert text in done.stderr
+    assert max(map(len, done.stderr.splitlines())) <= 80
+
+
+def test_report_follows_its_schema(demo, report):
+    jsonschema.validate(report, SCHEMA)
+    assert json.loads((demo[0] / "model-s70" / "report.json").read_text()) == report
+
+
+def test_report_adds_up(report):
+    sparsity, size = report["sparsity"], report["size"]
+    zeros, weights = sparsity["prunable_zeros"], sparsity["prunable_weights"]
+    assert zeros == round(0.7 * weights)
+    assert sparsity["model"] < sparsity["prunable"] == pytest.approx(zeros / weights)
+    assert size["dense_fp32_bytes"] == 4 * sparsity["model_weights"]
+    assert size["ratio"] == pytest.approx(size["dense_fp32_bytes"] / size["model_bytes"])
+    assert size["ratio"] > 4
+    assert report["data"]["evaluation"]["default_text"]
+    quality = report["quality"]
+    assert quality["retention"] == pytest.approx(quality["dense"] / quality["compressed"])
+    for phase in ("prefill", "decode"):
+        rows = report["latency"][phase]
+        assert rows["speedup"] == pytest.approx(
+            rows["dense"]["p50_ms"] / rows["compressed"]["p50_ms"]
+        )
+    assert 0 < report["parity"]["max_rel"] < report["parity"]["tolerance"]
+    assert report["memory"]["compressed_peak_rss_bytes"] > 0
+
+
+def test_bundle_holds_what_it_lists(demo):
+    bundle = demo[0] / "model-s70"
+    names = {path.name for path in bundle.iterdir()}
+    assert names == {"model.onnx", LIBRARY_NAME, "tokenizer.json", "manifest.json",
+                     "report.json", "report.md"}  # fmt: skip
+    assert set(verify_manifest(bundle)["files"]) == names - {"manifest.json"}
+    assert not list(demo[0].glob(".model*"))
+    onnx.checker.check_model(str(bundle / "model.onnx"), full_check=True)
+
+
+def test_bundle_repeats_the_reported_perplexity(demo, report):
+    bundle = demo[0] / "model-s70"
+    tokens = data.encode(
+        data.load_tokenizer(bundle / "tokenizer.json"), data.default_text()[1], vocab_size=1024
+    )
+    windows = data.windows(tokens, 1024)
+    session = open_session(bundle / "model.onnx", threads=2, library=bundle / LIBRARY_NAME)
+    found = perplexity(session.predict, windows)
+    assert found.perplexity == pytest.approx(report["quality"]["compressed"], rel=1e-6)
+    stock = open_session(bundle / "model.onnx", threads=2, library=None)
+    # Rounding decides which of two int8 steps an activation falls to: docs/ops.md.
+    assert perplexity(stock.predict, windows).perplexity == pytest.approx(
+        found.perplexity, rel=1e-3
+    )
+
+
+def test_bundle_runs_in_plain_onnxruntime(demo):
+    """As a user without this package would do it."""
+    bundle = demo[0] / "model-s70"
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(bundle / LIBRARY_NAME))
+    session = onnxruntime.InferenceSession(str(bundle / "model.onnx"), options)
+    feed = {"input_ids": np.array([[1, 2, 3]]), "logits_positions": np.array([2])}
+    for item in session.get_inputs()[2:]:
+        feed[item.name] = np.zeros((1, *item.shape[1:]), np.float32)
+    logits = session.run(["logits"], feed)[0]
+    assert logits.shape == (1, 1, 1024)
+    assert np.isfinite(logits).all()
+
+
+def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path):
+    done = run_compress(
+        tmp_path, str(DEMO), "--sparsity", "0.9", "--recover", "none", "--out", "bundle",
+        "--evaluation-tokens", "5000", "--values", "fp32",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert "Fail: The quality kept is" in done.stderr
+    assert "What helps:" in done.stderr
+    saved = json.loads((tmp_path / "bundle" / "report.json").read_text())
+    assert saved["verdict"]["exit_code"] == 3
+    verify_manifest(tmp_path / "bundle")
+
+
+def test_same_seed_gives_the_same_model(tmp_path):
+    arguments = [str(DEMO), "--recover", "2", "--evaluation-tokens", "2000", "--min-retention", "0"]
+    for name in ("first", "second"):
+        done = run_compress(tmp_path, *arguments, "--threads", "1", "--out", name)
+        assert done.returncode == 0, done.stderr
+    first, second = ((tmp_path / n / "model.onnx").read_bytes() for n in ("first", "second"))
+    assert first == second
+    again = run_compress(tmp_path, *arguments, "--threads", "1", "--out", "first")
+    assert again.returncode == 0, "an earlier bundle may be replaced"
+    assert (tmp_path / "first" / "model.onnx").read_bytes() == first

@@ -1,0 +1,88 @@
+"""Parity fails closed and names the layer; staging replaces a bundle whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ssmpress import stages
+from ssmpress.checkpoint import read_checkpoint
+from ssmpress.errors import ParityError, UsageError
+from ssmpress.ops import Values
+from ssmpress.pipeline import staged
+from ssmpress.prune.recover import PruneResult
+from ssmpress.recipe import PackSettings, Recipe
+from ssmpress.report.results import TextUse
+
+DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
+
+
+def make_source() -> stages.Source:
+    """The demo model with random tokens for text."""
+    checkpoint = read_checkpoint(DEMO)
+    tokens = np.random.default_rng(0).integers(0, 1024, (1, 64)).astype(np.int32)
+    use = TextUse((), default_text=True, tokens=tokens.size)
+    return stages.Source(checkpoint, DEMO / "tokenizer.json", tokens[0], tokens, use, use)
+
+
+def bundle_of(source: stages.Source, values: Values, folder: Path):
+    """Packed without pruning, and the files written."""
+    recipe = Recipe(model=DEMO, out=folder, pack=PackSettings(values))
+    result = PruneResult({}, (), 0.0, 0, 0, "cpu")
+    pruned = stages.Pruned(source.checkpoint.tensors, result)
+    dense, packed = stages.compact(recipe, source, pruned)
+    return recipe, packed, stages.export_bundle(recipe, source, dense, packed, folder)
+
+
+@pytest.mark.parametrize("values", list(Values))
+def test_parity_holds(values, tmp_path):
+    source = make_source()
+    recipe, packed, bundle = bundle_of(source, values, tmp_path)
+    assert stages.check_parity(source, packed, bundle, recipe).ok
+
+
+@pytest.mark.parametrize("values", list(Values))
+def test_parity_names_the_first_bad_layer(values, tmp_path):
+    """PyTorch gets other weights in layer 2 than were exported: the layer's state shows it."""
+    source = make_source()
+    recipe, packed, bundle = bundle_of(source, values, tmp_path)
+    name = "backbone.layers.2.mixer.in_proj.weight"
+    matrix = packed.matrices[name]
+    key = "scale" if "scale" in matrix.sections else matrix.format.weight_inputs[-1]
+    sections = dict(matrix.sections) | {key: 2 * matrix.sections[key]}
+    matrices = dict(packed.matrices) | {name: dataclasses.replace(matrix, sections=sections)}
+    other = dataclasses.replace(packed, matrices=matrices)
+    with pytest.raises(ParityError, match=r"conv_state\.2: differs by .* expected at most"):
+        stages.check_parity(source, other, bundle, recipe)
+
+
+def test_staged_folder_replaces_an_earlier_bundle_whole(tmp_path):
+    out = tmp_path / "out"
+    for text in ("one", "two"):
+        with staged(out) as folder:
+            (folder / "manifest.json").write_text(text)
+            (folder / text).touch()
+    assert {p.name for p in out.iterdir()} == {"manifest.json", "two"}
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_failed_run_keeps_the_earlier_bundle(tmp_path):
+    out = tmp_path / "out"
+    with staged(out) as folder:
+        (folder / "manifest.json").write_text("one")
+    with pytest.raises(RuntimeError), staged(out) as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert [p.name for p in out.iterdir()] == ["manifest.json"]
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_out_that_is_a_file_is_refused(tmp_path):
+    out = tmp_path / "file"
+    out.write_text("mine")
+    with pytest.raises(UsageError, match="expected a new folder"), staged(out):
+        pass
+    assert out.read_text() == "mine"
