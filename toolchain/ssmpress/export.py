@@ -41,6 +41,8 @@ from ssmpress.ops import Structure, Values
 FloatArray = NDArray[np.float32]
 EXTERNAL_DATA_BYTES = 1 << 30
 """Above this the weights go to a file of their own; protobuf ends at 2 GiB."""
+EXTERNAL_ALIGNMENT = 4096
+"""Bytes: a page, the least that onnx-ir aligns to; the format needs ops.SECTION_ALIGNMENT."""
 
 IR_VERSION = 10
 
@@ -75,7 +77,14 @@ def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
         ir.save(graph, path)
         return (path,)
     data = path.with_name(path.name + ".data")
-    ir.save(graph, path, external_data=data.name, size_threshold_bytes=1024)
+    ir.save(
+        graph,
+        path,
+        external_data=data.name,
+        size_threshold_bytes=1024,
+        alignment=EXTERNAL_ALIGNMENT,
+        align_threshold=0,
+    )
     return (path, data)
 
 

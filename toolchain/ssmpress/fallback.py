@@ -114,11 +114,19 @@ _MULTIPLY = {
     Values.INT8: """
     feature_axis = Constant <value_ints = [-1]> ()
     magnitude = Abs(x)
-    largest = ReduceMax(magnitude, feature_axis)
+    reduced = ReduceMax(magnitude, feature_axis)
+    token_shape = Shape <start = 0, end = -1> (x)
+    one_scale = Constant <value_ints = [1]> ()
+    scale_shape = Concat <axis = 0> (token_shape, one_scale)
+    largest = Reshape <allowzero = 1> (reduced, scale_shape)
+    zero_or_nan = Sub(x, x)
+    nan_sum = ReduceSum(zero_or_nan, feature_axis)
+    nan_if_not_finite = Reshape <allowzero = 1> (nan_sum, scale_shape)
     tiny = Constant <value_float = 1e-30> ()
     at_least = Max(largest, tiny)
     steps = Constant <value_float = 127.0> ()
-    x_scale = Div(at_least, steps)
+    finite_scale = Div(at_least, steps)
+    x_scale = Add(finite_scale, nan_if_not_finite)
     quotient = Div(x, x_scale)
     x_q = Round(quotient)
     offset = Constant <value_float = 128.0> ()
@@ -138,7 +146,8 @@ _MULTIPLY = {
 """int8: both operands are shifted to uint8 with zero point 128: unsigned products are exact in
 every ONNX Runtime build while its signed ones may saturate on x86 without VNNI. The two scales are
 multiplied in one after the other: ONNX Runtime 1.31 fuses MatMulInteger followed by a product with
-(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number."""
+(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number. Its ReduceMax skips
+NaN, hence the sum of x - x, and keeps the axis of an x without tokens, hence the Reshapes."""
 
 
 def _linear(f: Format) -> str:
