@@ -399,7 +399,7 @@ def test_int8_layer_differs_by_two_roundings(
     random = np.random.default_rng(1)
     x = random.standard_normal((2, 7, 130)).astype(np.float32) * np.float32(magnitude)
     x[0, 3] = 0
-    q, scale = quantize(np.where(keep_mask, weight, 0).astype(np.float32))
+    q, _ = quantize(np.where(keep_mask, weight, 0).astype(np.float32))
     x_q, x_scale = quantize(x)
     row_scale = packed.sections["scale"]
     acc = (x_q @ q.T).astype(np.float64)

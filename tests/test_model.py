@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.machinery import ModuleSpec
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -236,7 +237,7 @@ def test_prefill_equals_its_parts(name: str, cuts: tuple[int, ...]) -> None:
     rows = []
     with torch.no_grad():
         whole, end = model(tokens)
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True):
+        for first, last in pairwise(cuts):
             logits, state = model(tokens[:, first:last], state)
             rows.append(logits)
     assert state is not None

@@ -146,8 +146,8 @@ _MULTIPLY = {
 """int8: both operands are shifted to uint8 with zero point 128: unsigned products are exact in
 every ONNX Runtime build while its signed ones may saturate on x86 without VNNI. The two scales are
 multiplied in one after the other: ONNX Runtime 1.31 fuses MatMulInteger followed by a product with
-(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number. Its ReduceMax skips
-NaN, hence the sum of x - x, and keeps the axis of an x without tokens, hence the Reshapes."""
+(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number. Its ReduceMax
+skips NaN, hence the sum of x - x, and keeps the axis of an x without tokens, hence the Reshapes."""
 
 
 def _linear(f: Format) -> str:

@@ -99,6 +99,6 @@ def get_library_path() -> Path:
     if not path.is_file():
         raise DeviceError(
             f"{path}: the op library is missing; expected it beside the Python files. "
-            "Install the package (pip install .) or, in a source tree, run `make ops`."
+            "Install the package: pip install ."
         )
     return path

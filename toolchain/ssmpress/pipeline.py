@@ -15,6 +15,7 @@ from ssmpress import stages
 from ssmpress.device import check_target
 from ssmpress.errors import UsageError
 from ssmpress.gate import judge
+from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
@@ -64,6 +65,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     """
     watch = watch or Watch()
     check_target(recipe.target)
+    get_library_path()  # its absence should not show after an hour of training
     with staged(recipe.out) as folder:
         with watch.stage("read"):
             source = stages.read(recipe, watch.note)
