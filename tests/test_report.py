@@ -352,3 +352,13 @@ def test_resealed_nonsense_is_refused(
     reseal(bundle, change)
     with pytest.raises(BadInputError):
         verify_manifest(bundle)
+
+
+@pytest.mark.parametrize(("speedup", "words"), [(2.0, "2.00x faster"), (0.8, "1.25x slower")])
+def test_a_loss_is_not_told_as_a_gain(speedup: float, words: str) -> None:
+    slower = judged()
+    slower["latency"]["decode"]["speedup"] = speedup
+    file = io.StringIO()
+    print_report(slower, Console(file=file, width=80))
+    row = next(line for line in file.getvalue().splitlines() if "decode p50 ms" in line)
+    assert row.endswith(words)

@@ -62,7 +62,7 @@ def comparison(report: Mapping[str, Any]) -> Rows:
     )  # fmt: skip
     rows.append(
         ["model", size(sizes["dense_fp32_bytes"]), _MISSING, size(sizes["model_bytes"]),
-         _times(sizes["ratio"], "smaller")]
+         _times(sizes["ratio"], "smaller", "larger")]
     )  # fmt: skip
     for label, phase, key in (
         ("prefill tokens/s", "prefill", "tokens_per_s"),
@@ -72,7 +72,7 @@ def comparison(report: Mapping[str, Any]) -> Rows:
     ):
         cells = [number(lookup(report, "latency", phase, name, key)) for name in VARIANTS]
         gain = lookup(report, "latency", phase, "speedup") if key[:3] in ("tok", "p50") else None
-        rows.append([label, *cells, _times(gain, "faster")])
+        rows.append([label, *cells, _times(gain, "faster", "slower")])
     load = [number(lookup(report, "latency", "load", name, "warm_ms")) for name in VARIANTS]
     rows.append(["load ms (warm)", *load, ""])
     memory = [size(lookup(report, "memory", f"{name}_peak_rss_bytes")) for name in VARIANTS]
@@ -129,5 +129,8 @@ def _option(key: str, value: Any) -> list[str]:
     return [] if value is None else [name, str(value)]
 
 
-def _times(value: Any, word: str) -> str:
-    return f"{value:.2f}x {word}" if isinstance(value, int | float) else ""
+def _times(value: Any, gain: str, loss: str) -> str:
+    """`1.96x faster`; a ratio below 1 is told as a loss, `1.25x slower`."""
+    if not isinstance(value, int | float) or value <= 0:
+        return ""
+    return f"{value:.2f}x {gain}" if value >= 1 else f"{1 / value:.2f}x {loss}"
