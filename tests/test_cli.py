@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -140,22 +141,46 @@ def test_dry_run_json_adds_up(compress):
     assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_leaves_nothing(tmp_path, stop):
+def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """The real command, as far as its first step of recovery; its cache is in `folder`."""
     process = subprocess.Popen(
-        [*COMMAND, str(DEMO), "--out", "bundle"],
-        cwd=tmp_path,
+        [*COMMAND, str(DEMO), "--out", str(folder / "out" / "bundle"), *arguments],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(folder / "cache")},
     )
     assert process.stderr is not None
     seen = ""
     while "recovery" not in seen and (line := process.stderr.readline()):
         seen += line
-    assert any(tmp_path.iterdir()), "the staging folder should be there during the run"
+    return process, seen
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
+    process, _ = start_recovery(tmp_path)
+    assert any((tmp_path / "out").iterdir()), "the staging folder should be there during the run"
     process.send_signal(stop)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert "interrupted" in rest
-    assert not list(tmp_path.iterdir())
+    assert "interrupted: no bundle was written" in rest
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_killed_run_goes_on_with_the_same_command(tmp_path):
+    arguments = ["--recover", "40", "--evaluation-tokens", "2000", "--min-retention", "0",
+                 "--checkpoint-seconds", "0"]  # fmt: skip
+    process, _ = start_recovery(tmp_path, *arguments)
+    saved = tmp_path / "cache" / "ssmpress"
+    while process.poll() is None and not list(saved.glob("recovery-*.pt")):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    again, seen = start_recovery(tmp_path, *arguments)
+    rest = again.communicate()[1]
+    assert again.returncode == 0, rest
+    assert "recovery: goes on at step" in seen + rest
+    assert not list(saved.iterdir()), "a finished run leaves nothing in the cache"
+    assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()

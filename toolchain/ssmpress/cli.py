@@ -110,6 +110,14 @@ def compress(
         Compute,
         typer.Option(help="Where calibration and recovery run.", rich_help_panel=PRUNING),
     ] = Compute.AUTO,
+    checkpoint_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Seconds between two saves of an unfinished recovery, from which the same "
+            "command goes on after a kill.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 60.0,
     values: Annotated[
         Values,
         typer.Option(
@@ -218,7 +226,11 @@ def compress(
         out=out or _default_out(model, sparsity, target),
         target=target,
         prune=prune,
-        recover=RecoverSettings(steps=_recovery_steps(recover), compute=compute),
+        recover=RecoverSettings(
+            steps=_recovery_steps(recover),
+            compute=compute,
+            checkpoint_seconds=checkpoint_seconds,
+        ),
         pack=PackSettings(values=values),
         data=DataSettings(
             tokenizer=tokenizer,
@@ -235,7 +247,9 @@ def compress(
     try:
         code = _plan(recipe, json_output) if dry_run else _run(recipe, json_output)
     except KeyboardInterrupt:
-        typer.echo("interrupted: nothing was written.", err=True)
+        typer.echo(
+            "interrupted: no bundle was written; the same command goes on with recovery.", err=True
+        )
         code = EXIT_INTERRUPTED
     raise typer.Exit(code)
 

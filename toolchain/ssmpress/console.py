@@ -69,7 +69,7 @@ class _Lines:
             self.kind = kind
             self.progress.start()
             self.task = self.progress.add_task(what, total=total)
-            if done == 0 and ":" in what:  # a decision, for example how long recovery will take
+            if ":" in what:  # how long recovery will take, or where it goes on
                 self.console.print(f"  {what}")
             elif not self.console.is_terminal:
                 self.console.print(f"  {kind} ...")

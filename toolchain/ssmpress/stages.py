@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -163,10 +166,32 @@ def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
     """The pruned weights: one-shot, or iteratively with recovery."""
     torch.set_num_threads(recipe.threads)
     model = Mamba.from_checkpoint(source.checkpoint)
+    resume_file = unfinished_file(recipe, source)
     result = prune_and_recover(
-        model, source.calibration, recipe.prune, recipe.recover, seed=recipe.seed, progress=progress
+        model,
+        source.calibration,
+        recipe.prune,
+        recipe.recover,
+        seed=recipe.seed,
+        progress=progress,
+        resume_file=resume_file,
     )
+    resume_file.unlink(missing_ok=True)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
+
+
+def unfinished_file(recipe: Recipe, source: Source) -> Path:
+    """Where recovery saves itself now and then, so that the same command goes on after a kill.
+
+    Under XDG_CACHE_HOME (~/.cache), named after everything that decides the weights.
+    """
+    settings = recipe.to_dict()
+    deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
+    digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
+    digest.update(source.calibration.tobytes())
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "ssmpress" / f"recovery-{digest.hexdigest()[:24]}.pt"
 
 
 def is_matrix(name: str) -> bool:

@@ -1,0 +1,99 @@
+"""SelectiveScan in ONNX Runtime: the op library against the op's own ONNX function.
+
+    python runtimes/bench/scan_vs_fallback.py docs/benchmarks/selective_scan.json
+
+d 1536, n 16, l 128 and one token, batch 1, one thread; the two take turns, medians.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from ssmpress import fallback, ops
+from ssmpress.device import host_environment
+
+D, N = 1536, 16
+
+
+def make_model() -> bytes:
+    """One SelectiveScan node with its fallback function."""
+    shapes = {
+        "u": [1, "l", D], "delta": [1, "l", D], "delta_bias": [D], "A": [N, D], "B": [1, "l", N],
+        "C": [1, "l", N], "D": [D], "z": [1, "l", D], "state": [1, N, D],
+    }  # fmt: skip
+    inputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in shapes.items()]
+    outputs = [
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "l", D]),
+        helper.make_tensor_value_info("state_out", TensorProto.FLOAT, [1, N, D]),
+    ]
+    node = helper.make_node(ops.SELECTIVE_SCAN, list(shapes), ["y", "state_out"], domain=ops.DOMAIN)
+    opsets = [helper.make_opsetid("", ops.ONNX_OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
+    model = helper.make_model(
+        helper.make_graph([node], "scan", inputs, outputs),
+        functions=[fallback.function(ops.SELECTIVE_SCAN)], opset_imports=opsets, ir_version=10,
+    )  # fmt: skip
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def session(model: bytes, *, library: bool) -> onnxruntime.InferenceSession:
+    """One thread, with or without the op library."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if library:
+        options.register_custom_ops_library(str(ops.get_library_path()))
+    return onnxruntime.InferenceSession(model, options)
+
+
+def milliseconds(run: onnxruntime.InferenceSession, feed: dict[str, np.ndarray]) -> float:
+    """One call."""
+    started = time.perf_counter()
+    run.run(None, feed)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Measure and write the JSON file."""
+    model = make_model()
+    ours, stock = session(model, library=True), session(model, library=False)
+    rows = []
+    for length in (128, 1):
+        random = np.random.default_rng(0)
+
+        def draw(*shape: int, random: np.random.Generator = random) -> np.ndarray:
+            return random.standard_normal(shape).astype(np.float32)
+
+        feed = {
+            "u": draw(1, length, D), "delta": draw(1, length, D), "delta_bias": draw(D) - 4,
+            "A": -np.abs(draw(N, D)), "B": draw(1, length, N), "C": draw(1, length, N),
+            "D": draw(D), "z": draw(1, length, D), "state": draw(1, N, D),
+        }  # fmt: skip
+        samples = [(milliseconds(ours, feed), milliseconds(stock, feed)) for _ in range(40)][5:]
+        mine, other = (statistics.median(column) for column in zip(*samples, strict=True))
+        rows.append(
+            {"d": D, "n": N, "l": length, "op_ms": round(mine, 4), "fallback_ms": round(other, 4),
+             "speedup": round(other / mine, 2)}
+        )  # fmt: skip
+    environment = host_environment(threads=1, library=ops.get_library_path())
+    kept = ("cpu", "isa_flags", "ops_isa", "threads", "onnxruntime", "load_average_1min")
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "environment": {key: environment[key] for key in kept},
+        "repeats": 35,
+        "rows": rows,
+    }
+    Path(sys.argv[1]).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
