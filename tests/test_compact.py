@@ -109,6 +109,15 @@ def test_int8_is_within_half_a_step(
         assert (packed.sections.get(section, np.int8([0])) > -128).all()
 
 
+@INT8
+def test_int8_never_leaves_its_range(fmt: Format) -> None:
+    """So near to 0 the scale is rounded to 2 units of 1e-45, and the quotient is 150."""
+    weight = np.full((1, 3), -300 * 2.0**-149, np.float32)
+    packed = pack(weight, weight != 0, fmt)
+    assert packed.sections[fmt.weight_inputs[-2]].min() == -127
+    compact.check(packed)
+
+
 @FORMAT
 @given(matrix=matrices())
 @settings(max_examples=30)
