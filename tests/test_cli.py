@@ -169,7 +169,7 @@ def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
 
 
 def test_killed_run_goes_on_with_the_same_command(tmp_path):
-    arguments = ["--recover", "40", "--evaluation-tokens", "2000", "--min-retention", "0",
+    arguments = ["--recover", "12", "--evaluation-tokens", "2000", "--min-retention", "0",
                  "--checkpoint-seconds", "0"]  # fmt: skip
     process, _ = start_recovery(tmp_path, *arguments)
     saved = tmp_path / "cache" / "ssmpress"
