@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import transformers
 
 from ssmpress import data
+from ssmpress.checkpoint import read_checkpoint
 from ssmpress.evaluate import perplexity
 from ssmpress.ops import LIBRARY_NAME
 from ssmpress.report.manifest import verify_manifest
@@ -148,3 +150,18 @@ def test_same_seed_gives_the_same_model(tmp_path):
     again = run_compress(tmp_path, *arguments, "--threads", "1", "--out", "first")
     assert again.returncode == 0, "an earlier bundle may be replaced"
     assert (tmp_path / "first" / "model.onnx").read_bytes() == first
+
+
+def test_saved_checkpoint_loads_where_it_came_from(tmp_path):
+    done = run_compress(
+        tmp_path, str(DEMO), "--recover", "none", "--out", "bundle", "--min-retention", "0",
+        "--evaluation-tokens", "2000", "--save-checkpoint", "saved",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "bundle" / "report.json").read_text())
+    model = transformers.MambaForCausalLM.from_pretrained(tmp_path / "saved" / "huggingface")
+    ours = read_checkpoint(tmp_path / "saved" / "mamba-ssm")
+    zeros = sum(int((tensor == 0).sum()) for tensor in ours.tensors.values())
+    assert zeros == report["sparsity"]["model_zeros"]
+    theirs = model.backbone.layers[2].mixer.in_proj.weight
+    assert (theirs == ours.tensors["backbone.layers.2.mixer.in_proj.weight"]).all()

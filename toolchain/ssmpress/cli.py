@@ -90,6 +90,15 @@ def compress(
             rich_help_panel=PRUNING,
         ),
     ] = Scope.GLOBAL,
+    pattern: Annotated[
+        str,
+        typer.Option(
+            metavar="unstructured|block RxC|n:m",
+            help="Which weights go together: each by itself, blocks of R rows x C columns, or all "
+            "but n of every m columns.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "unstructured",
     prunable: Annotated[
         str,
         typer.Option(
@@ -110,6 +119,20 @@ def compress(
         Compute,
         typer.Option(help="Where calibration and recovery run.", rich_help_panel=PRUNING),
     ] = Compute.AUTO,
+    distill: Annotated[
+        float,
+        typer.Option(
+            help="Weight of the divergence from the dense model in recovery; the rest is "
+            "cross-entropy.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 0.9,
+    mask_every: Annotated[
+        int,
+        typer.Option(
+            help="Recovery steps between two tightenings of the masks.", rich_help_panel=PRUNING
+        ),
+    ] = 20,
     checkpoint_seconds: Annotated[
         float,
         typer.Option(
@@ -132,6 +155,14 @@ def compress(
         Path | None,
         typer.Option(
             help="Folder of the bundle; by default MODEL-sSPARSITY-TARGET here.",
+            rich_help_panel=BUNDLE,
+            show_default=False,
+        ),
+    ] = None,
+    save_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the pruned weights, zeros and all, for mamba-ssm and Hugging Face.",
             rich_help_panel=BUNDLE,
             show_default=False,
         ),
@@ -219,6 +250,7 @@ def compress(
         method=method,
         alpha=alpha,
         scope=scope,
+        pattern=pattern,
         prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
     )
     recipe = Recipe(
@@ -229,6 +261,8 @@ def compress(
         recover=RecoverSettings(
             steps=_recovery_steps(recover),
             compute=compute,
+            distill=distill,
+            mask_every=mask_every,
             checkpoint_seconds=checkpoint_seconds,
         ),
         pack=PackSettings(values=values),
@@ -243,6 +277,7 @@ def compress(
         ),
         threads=available_threads() if threads is None else threads,
         seed=seed,
+        save_checkpoint=save_checkpoint,
     )
     try:
         code = _plan(recipe, json_output) if dry_run else _run(recipe, json_output)

@@ -71,6 +71,8 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
             source = stages.read(recipe, watch.note)
         with watch.stage("prune"):
             pruned = stages.prune(recipe, source, watch.progress)
+            if recipe.save_checkpoint is not None:
+                stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
         with watch.stage("compact"):
             dense, packed = stages.compact(recipe, source, pruned)
         with watch.stage("export"):

@@ -226,7 +226,11 @@ def available_threads() -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run of the toolchain, from a checkpoint to a bundle and a report."""
+    """One run of the toolchain, from a checkpoint to a bundle and a report.
+
+    save_checkpoint: folder for the pruned weights with their zeros, in mamba-ssm's layout and in
+        Hugging Face's; None writes none.
+    """
 
     model: Path
     out: Path
@@ -238,6 +242,7 @@ class Recipe:
     gate: GateSettings = field(default_factory=GateSettings)
     threads: int = field(default_factory=available_threads)
     seed: int = 0
+    save_checkpoint: Path | None = None
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 1024, "--threads", "1 to 1024", self.threads)

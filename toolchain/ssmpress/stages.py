@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 
 from ssmpress import compact as packing
 from ssmpress import data, evaluate
-from ssmpress.checkpoint import Checkpoint, ModelConfig, read_checkpoint, tensor_shapes
+from ssmpress.checkpoint import (
+    Checkpoint,
+    ModelConfig,
+    read_checkpoint,
+    tensor_shapes,
+    write_checkpoint,
+)
 from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.errors import BadInputError, ParityError
 from ssmpress.export import PackedModel, export
@@ -178,6 +184,15 @@ def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
     )
     resume_file.unlink(missing_ok=True)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
+
+
+def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
+    """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for layout in ("mamba-ssm", "huggingface"):
+        write_checkpoint(
+            source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
+        )
 
 
 def unfinished_file(recipe: Recipe, source: Source) -> Path:
