@@ -40,14 +40,14 @@ the largest value: another order of sums in the blocked scan and in matrix produ
 shape. Measured 8e-7 over 6 layers."""
 
 PERPLEXITY = 5e-3
-"""Issue 2: within 0.5 % of the perplexity in ../shared/README.md, measured there in bfloat16."""
+"""Within 0.5 % of the perplexity in ../shared/README.md, measured there in bfloat16."""
 
 PERPLEXITY_SAMPLE = 0.15
 """Every 18th of 284 windows: their perplexities spread by 30 % (52 to 143), so that of 16 by 8 %;
 80.03 measured. Catches a broken model, not a subtle one, which the slow tests do."""
 
 PEAK_RSS_BYTES = 4 << 30
-"""Issue 2: the whole test text on the small machines this project is for."""
+"""The whole test text on the small machines this project is for."""
 
 GRAPH_FLOAT32 = 1e-5
 """Library against fallback, and graph against PyTorch, for float32 activations, relative to the
