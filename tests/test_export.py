@@ -27,7 +27,8 @@ from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel
 from ssmpress.ops import FORMATS, Format, Structure, Values
 from ssmpress.run import Session, State, open_session
-from ssmpress.stages import is_matrix, reference_model
+from ssmpress.stages import is_matrix
+from ssmpress.validate import reference_model
 
 Arrays = dict[str, np.ndarray]
 

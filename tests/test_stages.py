@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ssmpress import stages
+from ssmpress import stages, validate
 from ssmpress.checkpoint import read_checkpoint
 from ssmpress.errors import ParityError, UsageError
 from ssmpress.ops import Values
@@ -41,7 +41,7 @@ def bundle_of(source: stages.Source, values: Values, folder: Path):
 def test_parity_holds(values, tmp_path):
     source = make_source()
     recipe, packed, bundle = bundle_of(source, values, tmp_path)
-    assert stages.check_parity(source, packed, bundle, recipe).ok
+    assert validate.check_parity(source, packed, bundle, recipe).ok
 
 
 @pytest.mark.parametrize("values", list(Values))
@@ -56,7 +56,7 @@ def test_parity_names_the_first_bad_layer(values, tmp_path):
     matrices = dict(packed.matrices) | {name: dataclasses.replace(matrix, sections=sections)}
     other = dataclasses.replace(packed, matrices=matrices)
     with pytest.raises(ParityError, match=r"conv_state\.2: differs by .* expected at most"):
-        stages.check_parity(source, other, bundle, recipe)
+        validate.check_parity(source, other, bundle, recipe)
 
 
 def test_staged_folder_replaces_an_earlier_bundle_whole(tmp_path):

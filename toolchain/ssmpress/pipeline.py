@@ -19,6 +19,7 @@ from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
+from ssmpress.validate import validate
 
 
 def _nothing(*_: object) -> None:
@@ -78,7 +79,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         with watch.stage("export"):
             bundle = stages.export_bundle(recipe, source, dense, packed, folder)
         with watch.stage("validate"):
-            results = stages.validate(recipe, source, pruned, packed, bundle, watch.progress)
+            results = validate(recipe, source, pruned, packed, bundle, watch.progress)
         with watch.stage("judge"):
             report = build_report(recipe, results)
             verdict = judge(report, recipe.gate, seed=recipe.seed)
