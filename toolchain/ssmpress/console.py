@@ -21,7 +21,7 @@ WIDTH = 80
 
 def make_console() -> Console:
     """stderr, at most 80 columns; rich honours NO_COLOR and TERM."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     console.width = min(WIDTH, console.width)
     return console
 
@@ -31,7 +31,7 @@ def watching(recipe: Recipe) -> Iterator[Watch]:
     """A Watch that prints; the progress display is gone when the block ends."""
     console = make_console()
     console.print(
-        f"[bold]{recipe.model}[/bold]: {recipe.prune.sparsity:.0%} of the "
+        f"{recipe.model}: {recipe.prune.sparsity:.0%} of the "
         f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
         f"{recipe.prune.method}, values {recipe.pack.values}, {recipe.threads} threads"
     )
