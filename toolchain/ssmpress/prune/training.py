@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssmpress.errors import UsageError
 from ssmpress.model import Mamba
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
 from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
@@ -192,6 +193,11 @@ def _optimizers(model: Mamba, settings: RecoverSettings) -> list[torch.optim.Opt
     muon: list[torch.optim.Optimizer] = []
     groups = [{"params": others, "weight_decay": 0.0}]
     if settings.muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise UsageError(
+                f"muon: expected PyTorch 2.9 or newer, which has it; got {torch.__version__}. "
+                "Install a newer one, or leave muon off."
+            )
         muon = [torch.optim.Muon(projections, lr, decay, adjust_lr_fn="match_rms_adamw")]
     else:
         groups.append({"params": projections, "weight_decay": decay})
