@@ -6,10 +6,10 @@ from math import prod
 
 import pytest
 import torch
-from conftest import small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import small_config
 from ssmpress.checkpoint import tensor_shapes
 from ssmpress.errors import UsageError
 from ssmpress.prune import mask
@@ -67,7 +67,9 @@ def test_of_equal_scores_the_first_go_first() -> None:
 def test_masks_only_grow(
     shapes: list[tuple[int, int]], sparsities: list[float], scope: Scope
 ) -> None:
-    keep = {name: torch.ones_like(s, dtype=torch.bool) for name, s in scores_of(shapes, 0, 5).items()}
+    keep = {
+        name: torch.ones_like(s, dtype=torch.bool) for name, s in scores_of(shapes, 0, 5).items()
+    }
     for seed, sparsity in enumerate(sorted(sparsities)):
         tighter = mask.tighten(keep, scores_of(shapes, seed, 5), sparsity, scope)
         assert all(not bool((tighter[name] & ~keep[name]).any()) for name in keep)
@@ -113,7 +115,9 @@ def test_a_log_is_refused() -> None:
 def test_sparsity_of_the_model_names_the_highest_possible() -> None:
     config = small_config()
     sizes = {name: prod(shape) for name, shape in tensor_shapes(config).items()}
-    part = sum(sizes[name] for name in mask.prunable_names(config, PROJECTIONS)) / sum(sizes.values())
+    part = sum(sizes[name] for name in mask.prunable_names(config, PROJECTIONS)) / sum(
+        sizes.values()
+    )
     found = mask.resolve_sparsity(config, PROJECTIONS, 0.4, SparsityOf.MODEL)
     assert found == pytest.approx(0.4 / part)
     with pytest.raises(UsageError, match="highest possible is") as error:
@@ -176,7 +180,9 @@ def test_n_of_every_m_stay(group: int, keep: int, seed: int) -> None:
     assert bool((found.reshape(-1, group).sum(1) == keep).all())
 
 
-@pytest.mark.parametrize("text", ["block 1x1", "4:4", "0:4", "block 4", "2:", "dense", "block 999x1"])
+@pytest.mark.parametrize(
+    "text", ["block 1x1", "4:4", "0:4", "block 4", "2:", "dense", "block 999x1"]
+)
 def test_patterns_that_are_none(text: str) -> None:
     with pytest.raises(UsageError, match="--pattern: expected unstructured"):
         Pattern.parse(text)
