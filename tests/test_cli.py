@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
 from ssmpress import cli
+from ssmpress.recipe import named_recipe
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
 COMMAND = [sys.executable, "-c", "from ssmpress.cli import main; main()"]
@@ -73,6 +75,7 @@ def test_version(compress):
         (["--threads", "5000"], "--threads: expected 1 to 1024; got 5000."),
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
         (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
+        (["--recipe", "cake"], "--recipe: expected default or wikitext; got 'cake'."),
         (["--values", "int5"], "'int5' is not one of"),
         (["--sparsty", "0.7"], "Possible options: --sparsity"),
         (["--sparsity-of", "model", "--sparsity", "0.9"], "the highest possible is 0.79"),
@@ -155,6 +158,14 @@ def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str]
     while "recovery" not in seen and (line := process.stderr.readline()):
         seen += line
     return process, seen
+
+
+def test_options_override_the_named_recipe():
+    prune, recover = named_recipe("wikitext")
+    assert (prune.alpha, recover.muon) == (0.5, True)
+    command = typer.main.get_command(cli.app)
+    context = command.make_context("compress", [str(DEMO), "--recipe", "wikitext", "--alpha", "2"])
+    assert cli._given(context, alpha=2.0, method="magnitude") == {"alpha": 2.0}
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

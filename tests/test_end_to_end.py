@@ -163,5 +163,12 @@ def test_saved_checkpoint_loads_where_it_came_from(tmp_path):
     ours = read_checkpoint(tmp_path / "saved" / "mamba-ssm")
     zeros = sum(int((tensor == 0).sum()) for tensor in ours.tensors.values())
     assert zeros == report["sparsity"]["model_zeros"]
+    packed = run_compress(
+        tmp_path, str(DEMO), "--pruned", "saved/mamba-ssm", "--out", "packed",
+        "--min-retention", "0", "--evaluation-tokens", "2000",
+    )  # fmt: skip
+    assert packed.returncode == 0, packed.stderr
+    models = [(tmp_path / name / "model.onnx").read_bytes() for name in ("bundle", "packed")]
+    assert models[0] == models[1]
     theirs = model.backbone.layers[2].mixer.in_proj.weight
     assert (theirs == ours.tensors["backbone.layers.2.mixer.in_proj.weight"]).all()

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,13 +22,12 @@ from ssmpress.recipe import (
     GateSettings,
     Method,
     PackSettings,
-    PruneSettings,
     Recipe,
-    RecoverSettings,
     Scope,
     SparsityOf,
     Target,
     available_threads,
+    named_recipe,
 )
 
 EXIT_INTERRUPTED = 130
@@ -58,6 +58,7 @@ def _version(asked: bool) -> None:
 
 @app.command(epilog=EPILOG, no_args_is_help=True)
 def compress(
+    context: typer.Context,
     model: Annotated[
         Path,
         typer.Argument(
@@ -66,6 +67,14 @@ def compress(
             show_default=False,
         ),
     ],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            metavar="default|wikitext",
+            help="Named settings; options given beside it override them.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = "default",
     sparsity: Annotated[
         float, typer.Option(help="Part of the weights that becomes zero.", rich_help_panel=PRUNING)
     ] = 0.7,
@@ -159,6 +168,15 @@ def compress(
             show_default=False,
         ),
     ] = None,
+    pruned: Annotated[
+        Path | None,
+        typer.Option(
+            help="A checkpoint of MODEL that is pruned already, for example by --save-checkpoint "
+            "on a machine with a GPU; packs and measures it beside MODEL.",
+            rich_help_panel=PRUNING,
+            show_default=False,
+        ),
+    ] = None,
     save_checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -244,26 +262,35 @@ def compress(
     Writes a folder with the ONNX model, the op library for the target, the tokenizer, checksums
     and a report that sets the result beside the dense model, measured in the same run.
     """
-    prune = PruneSettings(
-        sparsity=sparsity,
-        sparsity_of=sparsity_of,
-        method=method,
-        alpha=alpha,
-        scope=scope,
-        pattern=pattern,
-        prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
+    named_prune, named_recover = named_recipe(recipe)
+    prune = replace(
+        named_prune,
+        **_given(
+            context,
+            sparsity=sparsity,
+            sparsity_of=sparsity_of,
+            method=method,
+            alpha=alpha,
+            scope=scope,
+            pattern=pattern,
+            prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
+        ),
     )
-    recipe = Recipe(
+    settings = Recipe(
         model=model,
         out=out or _default_out(model, sparsity, target),
         target=target,
         prune=prune,
-        recover=RecoverSettings(
+        recover=replace(
+            named_recover,
             steps=_recovery_steps(recover),
             compute=compute,
-            distill=distill,
-            mask_every=mask_every,
-            checkpoint_seconds=checkpoint_seconds,
+            **_given(
+                context,
+                distill=distill,
+                mask_every=mask_every,
+                checkpoint_seconds=checkpoint_seconds,
+            ),
         ),
         pack=PackSettings(values=values),
         data=DataSettings(
@@ -278,15 +305,23 @@ def compress(
         threads=available_threads() if threads is None else threads,
         seed=seed,
         save_checkpoint=save_checkpoint,
+        pruned=pruned,
     )
     try:
-        code = _plan(recipe, json_output) if dry_run else _run(recipe, json_output)
+        code = _plan(settings, json_output) if dry_run else _run(settings, json_output)
     except KeyboardInterrupt:
         typer.echo(
             "interrupted: no bundle was written; the same command goes on with recovery.", err=True
         )
         code = EXIT_INTERRUPTED
     raise typer.Exit(code)
+
+
+def _given(context: typer.Context, **options: Any) -> dict[str, Any]:
+    """Those of the options that stand on the command line."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    given = {name for name, source in sources.items() if source and source.name != "DEFAULT"}
+    return {name: options[name] for name in given}
 
 
 def _default_out(model: Path, sparsity: float, target: Target) -> Path:

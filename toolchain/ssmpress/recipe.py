@@ -219,6 +219,27 @@ class GateSettings:
                      "--" + option.replace("_", "-"), "a number of at least 0", value)  # fmt: skip
 
 
+NAMED_RECIPES: dict[str, tuple[PruneSettings, RecoverSettings]] = {
+    "default": (PruneSettings(), RecoverSettings()),
+    "wikitext": (
+        PruneSettings(alpha=0.5),
+        RecoverSettings(gpu_steps=2300, ramp=0.4, muon=True, match_hidden=0.7, compile=True),
+    ),
+}
+"""Settings by the name that `--recipe` takes. `wikitext` is the one of docs/pruning.md: found on
+WikiText-103's validation text, and meant for a GPU and tens of millions of tokens."""
+
+
+def named_recipe(name: str) -> tuple[PruneSettings, RecoverSettings]:
+    """The settings of a named recipe.
+
+    Raises:
+        UsageError: no recipe has that name.
+    """
+    _require(name in NAMED_RECIPES, "--recipe", " or ".join(NAMED_RECIPES), repr(name))
+    return NAMED_RECIPES[name]
+
+
 def available_threads() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0))
@@ -230,6 +251,8 @@ class Recipe:
 
     save_checkpoint: folder for the pruned weights with their zeros, in mamba-ssm's layout and in
         Hugging Face's; None writes none.
+    pruned: a checkpoint of the same shapes that is pruned already; it takes the place of pruning
+        and recovery.
     """
 
     model: Path
@@ -243,6 +266,7 @@ class Recipe:
     threads: int = field(default_factory=available_threads)
     seed: int = 0
     save_checkpoint: Path | None = None
+    pruned: Path | None = None
 
     def __post_init__(self) -> None:
         _require(1 <= self.threads <= 1024, "--threads", "1 to 1024", self.threads)

@@ -153,7 +153,9 @@ def _calibration_limit(recipe: Recipe) -> int | None:
 
 
 def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
-    """The pruned weights: one-shot, or iteratively with recovery."""
+    """The pruned weights: one-shot, iteratively with recovery, or read from `recipe.pruned`."""
+    if recipe.pruned is not None:
+        return read_pruned(recipe.pruned, source.checkpoint.config)
     torch.set_num_threads(recipe.threads)
     model = Mamba.from_checkpoint(source.checkpoint)
     resume_file = unfinished_file(recipe, source)
@@ -168,6 +170,23 @@ def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
     )
     resume_file.unlink(missing_ok=True)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
+
+
+def read_pruned(path: Path, config: ModelConfig) -> Pruned:
+    """Weights that are pruned already, for example by `--save-checkpoint` on another machine.
+
+    Raises:
+        BadInputError: it cannot be read, or has other sizes than the dense model.
+    """
+    checkpoint = read_checkpoint(path)
+    if checkpoint.config != config:
+        mine, other = config.to_dict(), checkpoint.config.to_dict()
+        key = next(k for k in mine if mine[k] != other[k])
+        raise BadInputError(
+            f"--pruned {path}: expected the dense model's {key}, {mine[key]}; got {other[key]}. "
+            "Give the dense model that it was made from as MODEL."
+        )
+    return Pruned(checkpoint.tensors, PruneResult({}, (), 0.0, 0, 0, f"read from {path}"))
 
 
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:

@@ -194,7 +194,8 @@ class _Run:
         check_combination(task.names, task.prune, task.sparsity)
         self.plan = task.plan(max(1, steps), cuda)
         self.order = WindowOrder(task.tokens, self.plan.window, task.seed)
-        terms: RowTerms = torch.compile(row_terms) if self.settings.compile else row_terms
+        compiled = self.settings.compile and cuda  # on a CPU it would need a compiler at run time
+        terms: RowTerms = torch.compile(row_terms) if compiled else row_terms
         self.training = Training(model, task.names, self.plan, self.settings, terms)
         if self.settings.distill:
             self.training.teacher_head = teacher.model.lm_head.weight
