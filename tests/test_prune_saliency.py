@@ -96,7 +96,11 @@ def test_owl_leaves_more_to_layers_with_outliers() -> None:
     assert (low + high) / 2 == pytest.approx(0.7)
 
 
-def test_sparsegpt_loses_less_than_its_own_mask_without_the_update() -> None:
+@pytest.mark.parametrize("block", [8, 128])
+def test_sparsegpt_loses_less_than_its_own_mask_without_the_update(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baselines, "BLOCK_COLUMNS", block)
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(24, 24, generator=generator)
     x = torch.randn(500, 24, generator=generator) @ mixing  # correlated inputs

@@ -22,6 +22,7 @@ from ssmpress.prune import distill, resume
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.order import WindowOrder
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
+from ssmpress.prune.training import Training
 from ssmpress.recipe import Compute, Method, PruneSettings, RecoverSettings, Scope
 
 CONFIG = small_config()
@@ -106,6 +107,25 @@ def test_pruned_weights_are_exactly_zero(changes: dict[str, object]) -> None:
     assert mamba.lm_head.weight is mamba.backbone.embedding.weight
     assert result.tokens == result.steps * 4 * 16
     assert not same(mamba, model())
+
+
+def test_the_optimiser_forgets_pruned_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Training] = []
+    original = Training.__init__
+
+    def remember(self: Training, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        found.append(self)
+
+    monkeypatch.setattr(Training, "__init__", remember)
+    run()
+    (training,) = found
+    (adam,) = training.optimizers
+    for name, weight in training.weights.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = adam.state[weight][key]
+            assert bool((moment[~training.keep[name]] == 0).all()), name
+            assert bool((moment[training.keep[name]] != 0).any()), name
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon needs PyTorch 2.9")
