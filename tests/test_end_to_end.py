@@ -141,7 +141,17 @@ def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path):
 
 
 def test_same_seed_gives_the_same_model(tmp_path):
-    arguments = [str(DEMO), "--recover", "2", "--evaluation-tokens", "2000", "--min-retention", "0"]
+    arguments = [
+        str(DEMO),
+        "--recipe",
+        "wikitext",
+        "--recover",
+        "2",
+        "--evaluation-tokens",
+        "2000",
+        "--min-retention",
+        "0",
+    ]
     for name in ("first", "second"):
         done = run_compress(tmp_path, *arguments, "--threads", "1", "--out", name)
         assert done.returncode == 0, done.stderr
