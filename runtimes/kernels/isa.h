@@ -26,7 +26,8 @@ struct CausalConv1dBlock {
   size_t token_begin, token_end;
 };
 
-// Rows of x are zero from `columns` to `x_stride`, a multiple of kColumnMultiple.
+// Rows of x are zero from `columns` to `x_stride`, a multiple of kColumnMultiple; for a window
+// matrix that is at least `columns` + 15.
 constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
@@ -35,7 +36,7 @@ struct LinearBlock {
   const float* x_scale;  // (t), int8 matrices only; NaN for a token that is not finite
   size_t x_stride;       // elements
   float* y;              // (t, r)
-  size_t row_begin, row_end;
+  size_t row_begin, row_end;  // window matrices: entries, from and to a multiple of kWindowTile
   size_t token_begin, token_end;
 };
 
@@ -53,8 +54,9 @@ struct Isa {
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
   float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
-  LinearFunction few_tokens[2][3];   // [Structure][Values]: streams the packed bytes once
-  LinearFunction many_tokens[2][3];  // [Structure][Values]: unpacks a panel, uses it many times
+  LinearFunction few_tokens[3][3];   // [Structure][Values]: streams the packed bytes once
+  LinearFunction many_tokens[2][3];  // [Structure][Values]: unpacks a panel, uses it many times.
+                                     // No windows: linear.cc unpacks them to a dense matrix first.
 };
 
 extern const Isa kScalarIsa;

@@ -13,6 +13,9 @@ namespace {
 // the others).
 constexpr size_t kManyTokens = 8;
 
+// As kManyTokens for window matrices, which are unpacked as a whole.
+constexpr size_t kManyWindowTokens = 16;
+
 // Rows of a few-token block: 16 rows of 768 fp32 columns are 48 KiB, about 4 us of DRAM bandwidth.
 constexpr size_t kFewTokenRows = 16;
 
@@ -28,6 +31,7 @@ struct Work {
   const Linear* args;
   bool many;
   LinearBlock block;  // of the whole product
+  size_t row_count;   // rows, or entries of a window matrix
   size_t rows_per_block, row_blocks;
   void* quantized;
   float* x_scale;
@@ -35,6 +39,7 @@ struct Work {
 
 size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 size_t Min(size_t a, size_t b) { return a < b ? a : b; }
+bool IsWindow(const PackedMatrix& m) { return m.structure == Structure::kWindow; }
 
 void QuantizeToken(void* context, size_t i) {
   Work& work = *static_cast<Work*>(context);
@@ -64,7 +69,7 @@ void RunBlock(void* context, size_t i) {
   const PackedMatrix& matrix = *work.args->matrix;
   LinearBlock block = work.block;
   block.row_begin = i % work.row_blocks * work.rows_per_block;
-  block.row_end = Min(matrix.rows, block.row_begin + work.rows_per_block);
+  block.row_end = Min(work.row_count, block.row_begin + work.rows_per_block);
   block.token_begin = work.many ? i / work.row_blocks * kManyTokenBlock : 0;
   block.token_end = work.many ? Min(tokens, block.token_begin + kManyTokenBlock) : tokens;
   const auto& functions = work.many ? work.isa->many_tokens : work.isa->few_tokens;
@@ -75,7 +80,8 @@ void RunBlock(void* context, size_t i) {
 bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   const Linear& args = *work.args;
   const size_t columns = args.matrix->columns;
-  const size_t stride = RoundUp(columns, kColumnMultiple);
+  const size_t reach = IsWindow(*args.matrix) ? 15 : 0;  // of a window beyond the last column
+  const size_t stride = RoundUp(columns + reach, kColumnMultiple);
   work.block.x_stride = stride;
   if (args.matrix->values == Values::kInt8) {
     const size_t element = work.many ? sizeof(int16_t) : sizeof(int8_t);
@@ -95,15 +101,61 @@ bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   return true;
 }
 
+struct Unpacking {
+  const PackedMatrix* matrix;
+  int8_t* dense;  // (r, c)
+};
+
+// Writes the rows of one tile, in their own order.
+void UnpackTile(void* context, size_t tile) {
+  const Unpacking& to = *static_cast<const Unpacking*>(context);
+  const PackedMatrix& m = *to.matrix;
+  const int32_t* order = m.order + tile * kWindowTile;
+  const auto* value = static_cast<const int8_t*>(m.value);
+  int8_t* row[kWindowTile];
+  for (size_t i = 0; i < kWindowTile; ++i) {
+    row[i] = to.dense + static_cast<size_t>(order[i] < 0 ? 0 : order[i]) * m.columns;
+    if (order[i] >= 0) std::memset(row[i], 0, m.columns);
+  }
+  size_t first[2] = {0, 0};
+  for (int32_t record = m.start[tile]; record < m.start[tile + 1]; ++record) {
+    const size_t at = static_cast<size_t>(record);
+    first[0] += m.step[2 * at];
+    first[1] += m.step[2 * at + 1];
+    for (size_t slot = 0; slot < kWindowSlots; ++slot) {
+      const int8_t w = value[at * kWindowSlots + slot];
+      const unsigned position = m.position[at * 16 + slot % 16] >> slot / 16 * 4 & 15;
+      if (w != 0) row[slot / 4][first[slot / 16] + position] = w;
+    }
+  }
+}
+
+// The product of the unpacked matrix.
+bool RunUnpacked(const Isa& isa, const Linear& args, const ParallelFor& parallel) {
+  const PackedMatrix& matrix = *args.matrix;
+  Scratch scratch;
+  if (!scratch.Allocate(matrix.rows, matrix.columns)) return false;
+  Unpacking unpacking = {&matrix, scratch.as<int8_t>()};
+  const size_t tiles = (matrix.rows + kWindowTile - 1) / kWindowTile;
+  parallel.run(parallel.self, tiles, UnpackTile, &unpacking);
+  PackedMatrix dense = matrix;
+  dense.structure = Structure::kDense;
+  dense.value = scratch.as<int8_t>();
+  dense.value_count = matrix.rows * matrix.columns;
+  return RunLinear(isa, {&dense, args.tokens, args.x, args.y}, parallel);
+}
+
 }  // namespace
 
 bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) {
   const PackedMatrix& matrix = *args.matrix;
   if (args.tokens == 0 || matrix.rows == 0) return true;
+  if (IsWindow(matrix) && args.tokens >= kManyWindowTokens) return RunUnpacked(isa, args, parallel);
   Work work = {};
   work.isa = &isa;
   work.args = &args;
-  work.many = args.tokens >= kManyTokens;
+  work.many = !IsWindow(matrix) && args.tokens >= kManyTokens;
+  work.row_count = IsWindow(matrix) ? RoundUp(matrix.rows, kWindowTile) : matrix.rows;
   work.block.matrix = &matrix;
   work.block.y = args.y;
   const bool small = args.tokens * matrix.rows * matrix.columns < kMinParallelMultiplies;
@@ -117,7 +169,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
     work.rows_per_block = Min(kPanelRows, RoundUp(matrix.rows / 16 + 1, kPanelRowMultiple));
     token_blocks = (args.tokens + kManyTokenBlock - 1) / kManyTokenBlock;
   }
-  work.row_blocks = (matrix.rows + work.rows_per_block - 1) / work.rows_per_block;
+  work.row_blocks = (work.row_count + work.rows_per_block - 1) / work.rows_per_block;
   run.run(run.self, work.row_blocks * token_blocks, RunBlock, &work);
   return true;
 }

@@ -10,8 +10,9 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from ssmpress import windows
 from ssmpress.errors import BadInputError
-from ssmpress.ops import SECTION_ALIGNMENT, Format, Structure, Values
+from ssmpress.ops import FORMATS, SECTION_ALIGNMENT, Format, Structure, Values
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float32]
@@ -70,6 +71,9 @@ def pack(weight: Matrix, keep_mask: Mask, packed_format: Format, reason: str = "
     if packed_format.structure is Structure.DENSE:
         sections: dict[str, Array] = {"weight": values}
         stored = weight.size
+    elif packed_format.structure is Structure.WINDOW:
+        sections = windows.pack(values, keep_mask)
+        stored = int(keep_mask.sum())
     else:
         kept = values[keep_mask]
         stored = kept.size
@@ -95,6 +99,8 @@ def unpack(packed: PackedMatrix) -> Matrix:
     s = packed.sections
     if packed.format.structure is Structure.DENSE:
         dense = s["weight"].astype(np.float32)
+    elif packed.format.structure is Structure.WINDOW:
+        dense = windows.unpack(s, packed.rows, packed.columns).astype(np.float32)
     else:
         dense = np.zeros((packed.rows, packed.columns), np.float32)
         dense[_bits_to_mask(s["bits"], packed.columns)] = s["value"][: packed.stored]
@@ -107,6 +113,8 @@ def keep_mask_of(packed: PackedMatrix) -> Mask:
     """Which weights are stored, bool (r, c); all of them in a dense format."""
     if packed.format.structure is Structure.DENSE:
         return np.ones((packed.rows, packed.columns), bool)
+    if packed.format.structure is Structure.WINDOW:
+        return windows.keep_mask_of(packed.sections, packed.rows, packed.columns)
     return _bits_to_mask(packed.sections["bits"], packed.columns)
 
 
@@ -118,29 +126,46 @@ def check(packed: PackedMatrix) -> None:
     """
     f, s = packed.format, packed.sections
     _expect(set(s) == set(f.weight_inputs), f, "sections", f.weight_inputs, tuple(s))
-    dtype = np.dtype(_DTYPES[f.values])
     if f.structure is Structure.DENSE:
+        dtype = np.dtype(_DTYPES[f.values])
         _expect_array(f, "weight", s["weight"], dtype, (packed.rows, packed.columns))
-        values = s["weight"]
+    elif f.structure is Structure.WINDOW:
+        _check_windows(packed)
     else:
-        values = s["value"]
-        _expect_array(f, "bits", s["bits"], np.dtype(np.uint8), _bits_shape(packed))
-        _expect_array(f, "start", s["start"], np.dtype(np.int32), (packed.rows + 1,))
-        _expect_array(f, "value", values, dtype, (values.size,))
-        start = s["start"].astype(np.int64)
-        _expect(int(start[0]) == 0, f, "start[0]", 0, int(start[0]))
-        counts = np.unpackbits(s["bits"], axis=1).sum(1)
-        inside = _bits_to_mask(s["bits"], packed.columns).sum(1)
-        _expect(bool((counts == inside).all()), f, "bits", "none beyond the columns", "some")
-        _expect(bool((np.diff(start) == inside).all()), f, "start", "the bits of each row", "other")
-        _expect(int(start[-1]) == packed.stored, f, "start[r]", packed.stored, int(start[-1]))
-        needed = packed.stored + SECTION_ALIGNMENT // dtype.itemsize
-        _expect(needed <= values.size, f, "value", f"at least {needed} elements", values.size)
+        _check_bitmask(packed)
     if f.values is Values.INT8:
         _expect_array(f, "scale", s["scale"], np.dtype(np.float32), (packed.rows,))
         good = np.isfinite(s["scale"]).all() and (s["scale"] >= 0).all()
         _expect(bool(good), f, "scale", "finite, not negative", "other")
+        values = s["weight" if f.structure is Structure.DENSE else "value"]
         _expect(not (values == -128).any(), f, "values", "-127 to 127", -128)
+
+
+def _check_windows(packed: PackedMatrix) -> None:
+    f, s = packed.format, packed.sections
+    for name, (dtype, shape) in windows.shapes(packed.rows, len(s["step"])).items():
+        _expect_array(f, name, s[name], dtype, shape)
+    broken = windows.problem(s, packed.rows, packed.columns)
+    _expect(broken is None, f, *(broken or ("", "", "")))
+    used = int(windows.read_slots(s).used.sum())
+    _expect(used == packed.stored, f, "slots in use", packed.stored, used)
+
+
+def _check_bitmask(packed: PackedMatrix) -> None:
+    f, s = packed.format, packed.sections
+    values = s["value"]
+    _expect_array(f, "bits", s["bits"], np.dtype(np.uint8), _bits_shape(packed))
+    _expect_array(f, "start", s["start"], np.dtype(np.int32), (packed.rows + 1,))
+    _expect_array(f, "value", values, np.dtype(_DTYPES[f.values]), (values.size,))
+    start = s["start"].astype(np.int64)
+    _expect(int(start[0]) == 0, f, "start[0]", 0, int(start[0]))
+    counts = np.unpackbits(s["bits"], axis=1).sum(1)
+    inside = _bits_to_mask(s["bits"], packed.columns).sum(1)
+    _expect(bool((counts == inside).all()), f, "bits", "none beyond the columns", "some")
+    _expect(bool((np.diff(start) == inside).all()), f, "start", "the bits of each row", "other")
+    _expect(int(start[-1]) == packed.stored, f, "start[r]", packed.stored, int(start[-1]))
+    needed = packed.stored + SECTION_ALIGNMENT // values.itemsize
+    _expect(needed <= values.size, f, "value", f"at least {needed} elements", values.size)
 
 
 def _expect_array(
@@ -235,6 +260,7 @@ NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
     "bitmask-fp32": (0.108, 0.157, 0.220, 0.249, 0.272, 0.291, 0.324, 0.339),
     "bitmask-fp16": (0.094, 0.110, 0.136, 0.187, 0.217, 0.237, 0.253, 0.263),
     "bitmask-int8": (0.086, 0.091, 0.085, 0.102, 0.120, 0.137, 0.155, 0.171),
+    "window-int8": (0.020, 0.030, 0.040, 0.055, 0.070, 0.085, 0.120, 0.160),
 }
 """Decode time of one weight, stored or not, by density: AVX2, one thread, matrices that stream from
 memory (docs/benchmarks/formats.json). Only the order of two formats matters here, which holds on
@@ -252,6 +278,10 @@ def predicted_bytes(packed_format: Format, rows: int, columns: int, stored: int)
     scale = 4 * rows if packed_format.values is Values.INT8 else 0
     if packed_format.structure is Structure.DENSE:
         return rows * columns * item + scale
+    if packed_format.structure is Structure.WINDOW:
+        records, tiles = windows.predicted_records(rows, columns, stored), windows.tile_count(rows)
+        per_tile = 4 * windows.TILE + 4
+        return records * windows.RECORD_BYTES + tiles * per_tile + 4 + scale
     return rows * 8 * -(-columns // 64) + 4 * (rows + 1) + stored * item + scale
 
 
@@ -263,8 +293,7 @@ def choose_format(rows: int, columns: int, stored: int, values: Values) -> tuple
     """
     density = stored / max(1, rows * columns)
     costs = []
-    for structure in Structure:
-        f = Format(structure, values)
+    for f in (f for f in FORMATS if f.values is values):
         size = predicted_bytes(f, rows, columns, stored)
         costs.append(Cost(f, size, predicted_ns(f, density)))
     dense = next(c for c in costs if c.format.structure is Structure.DENSE)
