@@ -10,6 +10,17 @@ struct WindowCursor {
   const int8_t* high;
 };
 
+// Records ahead that are asked for. Three streams, and new pages all the time, are more than the
+// hardware's own prefetch keeps up with: without this the kernel runs at half of the bandwidth of
+// memory. 64 and 128 measured the same, 32 less.
+constexpr size_t kPrefetchRecords = 64;
+
+SSMPRESS_INLINE void PrefetchAhead(const void* section, size_t record, size_t record_bytes) {
+  // An address beyond the section is never read, only hinted at.
+  const uintptr_t ahead = (record + kPrefetchRecords) * record_bytes;
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(section) + ahead));
+}
+
 template <int kTokens>
 SSMPRESS_INLINE void AddRecord(const PackedMatrix& m, size_t record, size_t x_stride,
                                WindowCursor& x, I32 (&sum)[kTokens]) {
@@ -35,6 +46,8 @@ SSMPRESS_INLINE void DotTile(const LinearBlock& b, size_t tile, size_t token) {
   size_t record = static_cast<size_t>(m.start[tile]);
   const size_t end = static_cast<size_t>(m.start[tile + 1]);
   for (; record + 2 <= end; record += 2) {
+    PrefetchAhead(m.value, record, 32);
+    PrefetchAhead(m.position, record, 16);
     AddRecord(m, record, b.x_stride, x, even);
     AddRecord(m, record + 1, b.x_stride, x, odd);
   }
