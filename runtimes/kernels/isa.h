@@ -32,7 +32,7 @@ constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
   const PackedMatrix* matrix;
-  const void* x;         // float; for int8 matrices int8_t (few tokens) or int16_t (many tokens)
+  const void* x;         // float; for int8 matrices int8_t (few tokens, windows) or int16_t (many)
   const float* x_scale;  // (t), int8 matrices only; NaN for a token that is not finite
   size_t x_stride;       // elements
   float* y;              // (t, r)
@@ -55,8 +55,7 @@ struct Isa {
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
   float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
   LinearFunction few_tokens[3][3];   // [Structure][Values]: streams the packed bytes once
-  LinearFunction many_tokens[2][3];  // [Structure][Values]: unpacks a panel, uses it many times.
-                                     // No windows: linear.cc unpacks them to a dense matrix first.
+  LinearFunction many_tokens[2][3];  // dense and bitmask: unpacks a panel, uses it many times
 };
 
 extern const Isa kScalarIsa;

@@ -228,7 +228,7 @@ const Isa kAvx2Isa = {
       LinearFewTokens<DenseInt8Reader, true, 4>},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
       LinearFewTokens<BitmaskInt8Reader, true, 2>},
-     {nullptr, nullptr, WindowFewTokens}},
+     {nullptr, nullptr, WindowTokens}},
     {{LinearManyTokens<FloatPanel, DenseFp32Reader>, LinearManyTokens<FloatPanel, DenseFp16Reader>,
       LinearManyTokens<Int8Panel, DenseInt8Reader>},
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Few tokens of a window matrix: the records stream through once. A vector holds the 32 slots of a
-// record: a byte shuffle brings the activations of both windows to their weights, and the 4 slots
-// of an entry are summed into one of 8 32-bit lanes. Two accumulators for alternate records hide
-// the latency of the sums; integer sums are the same in any order. Included by a kernels_<isa>.cc.
+// A window matrix times any number of tokens: the records stream through, once for up to 6 tokens.
+// A vector holds the 32 slots of a record: a byte shuffle brings the activations of both windows to
+// their weights, and the 4 slots of an entry are summed into one of 8 32-bit lanes. Integer sums
+// are the same in any order. Included by a kernels_<isa>.cc.
 
 // Where the two windows of a tile's current record begin, for the first token.
 struct WindowCursor {
@@ -10,20 +10,12 @@ struct WindowCursor {
   const int8_t* high;
 };
 
-// Records ahead that are asked for. Three streams, and new pages all the time, are more than the
-// hardware's own prefetch keeps up with: without this the kernel runs at half of the bandwidth of
-// memory. 64 and 128 measured the same, 32 less.
-constexpr size_t kPrefetchRecords = 64;
-
-SSMPRESS_INLINE void PrefetchAhead(const void* section, size_t record, size_t record_bytes) {
-  // An address beyond the section is never read, only hinted at.
-  const uintptr_t ahead = (record + kPrefetchRecords) * record_bytes;
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(section) + ahead));
-}
+// Tokens of a tile: 6 sums, the record's weights and positions, and what a product takes.
+constexpr int kWindowTokens = 6;
 
 template <int kTokens>
 SSMPRESS_INLINE void AddRecord(const PackedMatrix& m, size_t record, size_t x_stride,
-                               WindowCursor& x, I32 (&sum)[kTokens]) {
+                               WindowCursor& x, I32* sum) {
   x.low += m.step[2 * record];
   x.high += m.step[2 * record + 1];
   const I8x32 position = LoadNibbles(m.position + 16 * record);
@@ -37,24 +29,27 @@ SSMPRESS_INLINE void AddRecord(const PackedMatrix& m, size_t record, size_t x_st
 
 template <int kTokens>
 SSMPRESS_INLINE void DotTile(const LinearBlock& b, size_t tile, size_t token) {
+  constexpr int kOdd = kTokens < 3 ? kTokens : 0;  // a second set of sums hides their latency
   const PackedMatrix& m = *b.matrix;
   const int8_t* begin = static_cast<const int8_t*>(b.x) + token * b.x_stride;
   WindowCursor x = {begin, begin};
-  I32 even[kTokens], odd[kTokens];
+  I32 sum[kTokens + kOdd];
   SSMPRESS_UNROLL
-  for (int t = 0; t < kTokens; ++t) even[t] = odd[t] = ZeroI32();
+  for (int t = 0; t < kTokens + kOdd; ++t) sum[t] = ZeroI32();
   size_t record = static_cast<size_t>(m.start[tile]);
   const size_t end = static_cast<size_t>(m.start[tile + 1]);
   for (; record + 2 <= end; record += 2) {
-    PrefetchAhead(m.value, record, 32);
-    PrefetchAhead(m.position, record, 16);
-    AddRecord(m, record, b.x_stride, x, even);
-    AddRecord(m, record + 1, b.x_stride, x, odd);
+    PrefetchLines<1>(static_cast<const int8_t*>(m.value) + 32 * record);
+    PrefetchLines<1>(m.position + 16 * record);
+    AddRecord<kTokens>(m, record, b.x_stride, x, sum);
+    AddRecord<kTokens>(m, record + 1, b.x_stride, x, sum + kOdd);
   }
-  if (record < end) AddRecord(m, record, b.x_stride, x, even);
+  if (record < end) AddRecord<kTokens>(m, record, b.x_stride, x, sum);
   float total[kTokens][kWindowTile];
   SSMPRESS_UNROLL
-  for (int t = 0; t < kTokens; ++t) Store(total[t], ToFloat(AddI32(even[t], odd[t])));
+  for (int t = 0; t < kTokens; ++t) {
+    Store(total[t], ToFloat(kOdd > 0 ? AddI32(sum[t], sum[kOdd + t]) : sum[t]));
+  }
   for (size_t i = 0; i < kWindowTile; ++i) {
     const int32_t row = m.order[tile * kWindowTile + i];
     if (row < 0) continue;
@@ -72,10 +67,12 @@ void DotTiles(const LinearBlock& b, size_t token) {
   }
 }
 
-void WindowFewTokens(const LinearBlock& b) {
+void WindowTokens(const LinearBlock& b) {
   size_t token = b.token_begin;
-  for (; token + 4 <= b.token_end; token += 4) DotTiles<4>(b, token);
-  if (token + 3 == b.token_end) DotTiles<3>(b, token);
+  for (; token + kWindowTokens <= b.token_end; token += kWindowTokens) {
+    DotTiles<kWindowTokens>(b, token);
+  }
+  for (; token + 3 <= b.token_end; token += 3) DotTiles<3>(b, token);
   if (token + 2 == b.token_end) DotTiles<2>(b, token);
   if (token + 1 == b.token_end) DotTiles<1>(b, token);
 }
