@@ -279,15 +279,27 @@ def test_dense_where_most_is_kept_and_packed_where_most_is_not(values: Values) -
     assert dense.structure is Structure.DENSE
     assert reason == "100% kept: packing saves nothing"
     packed, reason = compact.choose_format(1024, 512, 1024 * 512 * 3 // 10, values)
-    assert packed.structure is Structure.BITMASK
-    assert re.fullmatch(r"30% kept: \d\d% of the dense bytes, not slower", reason)
+    best = Structure.WINDOW if values is Values.INT8 else Structure.BITMASK
+    assert packed.structure is best
+    assert re.fullmatch(
+        r"30% kept: \d\d% of the dense bytes, (\d\.\d x as fast|not slower)", reason
+    )
 
 
 def test_dense_where_packing_is_slower() -> None:
-    """A mask costs time to expand: half the int8 weights are smaller packed, but slower."""
-    chosen, reason = compact.choose_format(1024, 512, 1024 * 512 // 2, Values.INT8)
-    assert chosen == named("dense-int8")
-    assert reason == "50% kept: smaller packed, but slower"
+    """A mask costs time to expand."""
+    chosen, reason = compact.choose_format(1024, 512, 1024 * 512 * 95 // 100, Values.FP32)
+    assert chosen == named("dense-fp32")
+    assert reason == "95% kept: smaller packed, but slower"
+
+
+@pytest.mark.parametrize(
+    ("percent", "name"), [(5, "window"), (30, "window"), (60, "bitmask"), (100, "dense")]
+)
+def test_int8_structure_by_density(percent: int, name: str) -> None:
+    stored = 1024 * 512 * percent // 100
+    chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8)
+    assert chosen == named(f"{name}-int8")
 
 
 @pytest.mark.parametrize("values", list(Values))
