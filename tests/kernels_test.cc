@@ -409,7 +409,7 @@ int main(int argc, char** argv) {
     Group((prefix + "exp, softplus, silu").c_str(), [&] { TestElementary(*isa, step); });
     Group((prefix + "selective scan").c_str(), [&] { TestScan(*isa, random, cases); });
     Group((prefix + "causal conv1d").c_str(), [&] { TestConv(*isa, random, cases); });
-    for (int format = 0; format < 6; ++format) {
+    for (int format = 0; format < kFormats; ++format) {
       Group((prefix + FormatName(format)).c_str(),
             [&] { TestLinear(*isa, random, format, cases); });
     }

@@ -3,10 +3,19 @@
 // docs/sparse_format.md and shares nothing with the kernels.
 
 const char* FormatName(int format) {
-  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8",
-                                      "bitmask-fp32", "bitmask-fp16", "bitmask-int8"};
+  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8", "bitmask-fp32",
+                                      "bitmask-fp16", "bitmask-int8", "window-int8"};
   return names[format];
 }
+
+constexpr int kFormats = 7, kBitmaskFormats = 3, kWindowFormat = 6;
+
+Values ValuesOf(int format) {
+  return format == kWindowFormat ? Values::kInt8 : static_cast<Values>(format % 3);
+}
+bool IsInt8(int format) { return ValuesOf(format) == Values::kInt8; }
+
+#include "kernels_test_window.inl.h"
 
 float FromHalf(uint16_t half) {
   const int exponent = half >> 10 & 31, fraction = half & 1023;
@@ -20,15 +29,17 @@ struct Packed {
   PackedMatrix m = {};
   std::vector<double> dense;  // (r, c) the stored values, scale left out
   std::vector<char> stored;   // (r, c) 1 where a value is stored
-  Buffer<uint8_t> value{0}, bits{0};
-  Buffer<int32_t> start{0};
+  Buffer<uint8_t> value{0}, bits{0}, step{0}, position{0};
+  Buffer<int32_t> start{0}, order{0};
   Floats scale{0};
 
   // Draws a matrix of which about `density` is stored; every fifth row or so is empty.
   Packed(Random& r, int format_, size_t rows, size_t columns, float density)
       : format(format_), dense(rows * columns), stored(rows * columns) {
-    m.structure = format < 3 ? Structure::kDense : Structure::kBitmask;
-    m.values = static_cast<Values>(format % 3);
+    m.structure = format < 3               ? Structure::kDense
+                  : format < kWindowFormat ? Structure::kBitmask
+                                           : Structure::kWindow;
+    m.values = ValuesOf(format);
     m.rows = rows;
     m.columns = columns;
     std::vector<uint8_t> bytes;
@@ -48,8 +59,9 @@ struct Packed {
       }
       start[i + 1] = static_cast<int32_t>(count);
     }
-    if (format >= 3) bytes.resize(bytes.size() + kValuePadding);
-    const size_t element = format % 3 == 0 ? 4 : format % 3 == 1 ? 2 : 1;
+    if (m.structure == Structure::kBitmask) bytes.resize(bytes.size() + kValuePadding);
+    if (m.structure == Structure::kWindow) MakeWindows(r, bytes);
+    const size_t element = ElementSize();
     value = Buffer<uint8_t>(bytes.size(), element);
     if (!bytes.empty()) std::memcpy(value.get(), bytes.data(), bytes.size());
     m.value = value.get();
@@ -61,14 +73,34 @@ struct Packed {
   }
 
  private:
+  size_t ElementSize() const { return m.values == Values::kFp32 ? 4 : IsInt8(format) ? 1 : 2; }
+
+  template <class T>
+  static Buffer<T> Copy(const std::vector<T>& from) {
+    Buffer<T> to(from.size());
+    std::copy(from.begin(), from.end(), to.get());
+    return to;
+  }
+  void MakeWindows(Random& r, std::vector<uint8_t>& bytes) {
+    const WindowPacker packer(r, m.rows, m.columns, dense, stored);
+    const WindowSections& made = packer.out();
+    order = Copy(made.order);
+    start = Copy(made.start);
+    step = Copy(made.step);
+    position = Copy(made.position);
+    bytes.assign(made.value.begin(), made.value.end());
+    m.order = order.get();
+    m.step = step.get();
+    m.position = position.get();
+  }
   double Append(Random& r, std::vector<uint8_t>& bytes) {
     const bool tiny = r.Below(50) == 0;  // subnormal
-    if (format % 3 == 2) {
+    if (IsInt8(format)) {
       const int q = static_cast<int>(r.Below(255)) - 127;
       bytes.push_back(static_cast<uint8_t>(q));
       return q;
     }
-    if (format % 3 == 1) {
+    if (m.values == Values::kFp16) {
       const uint16_t half = static_cast<uint16_t>(tiny ? r.Below(1024) : 0x3000 + r.Below(0xc00)) |
                             static_cast<uint16_t>(r.Below(2) << 15);
       bytes.push_back(static_cast<uint8_t>(half));
@@ -81,7 +113,7 @@ struct Packed {
     return w;
   }
   double AppendZero(std::vector<uint8_t>& bytes) {
-    bytes.resize(bytes.size() + (format % 3 == 0 ? 4 : format % 3 == 1 ? 2 : 1));
+    bytes.resize(bytes.size() + ElementSize());
     return 0;
   }
 };
@@ -123,7 +155,7 @@ void CheckLinear(const Isa& isa, Packed& p, size_t tokens, Floats& x, Floats& y)
       const float* xt = x.get() + t * p.m.columns;
       double expected;
       bool ok;
-      if (p.format % 3 == 2) {
+      if (IsInt8(p.format)) {
         expected = Int8Result(p, row, xt);
         ok = static_cast<double>(got) == expected;
       } else {
@@ -151,7 +183,7 @@ void CheckLinearInvariance(const Isa& isa, Packed& p, size_t tokens, Floats& x, 
     Check(SameBits(y, other, y.size()), "%s %s: %zu threads change the result", IsaName(isa),
           FormatName(p.format), threads);
   }
-  const size_t group = p.format % 3 == 2 || tokens < 8 ? 1 : 8;
+  const size_t group = IsInt8(p.format) || tokens < 8 ? 1 : 8;
   for (size_t t = 0; t + group <= tokens && t < 40; ++t) {
     Floats one(group * p.m.columns);
     std::copy_n(x.get() + t * p.m.columns, one.size(), one.get());
@@ -175,7 +207,7 @@ void CheckLinearNan(const Isa& isa, Random& random, int format, size_t tokens) {
       const double w = p.dense[row * 70 + column];
       if (at / 21 != bad) {
         Check(std::isfinite(y[at]), "%s: a NaN reached another token", FormatName(format));
-      } else if (format % 3 == 2) {
+      } else if (IsInt8(format)) {
         Check(std::isnan(y[at]), "%s: row %zu is not NaN", FormatName(format), row);
       } else if (w != 0) {
         Check(!std::isfinite(y[at]), "%s: row %zu lost a NaN", FormatName(format), row);
@@ -196,13 +228,13 @@ void CheckTies(const Isa& isa, Random& random, int format, size_t tokens) {
 }
 
 void TestLinear(const Isa& isa, Random& random, int format, int cases) {
-  const float densities[] = {0.0f, 0.05f, 0.3f, 0.5f, 0.9f, 1.0f};
+  const float densities[] = {0.0f, 0.004f, 0.05f, 0.3f, 0.5f, 0.9f, 1.0f};
   for (int i = 0; i < cases; ++i) {
     const size_t rows = random.Size(35, {63, 80, 130});
     const size_t columns =
         random.Size(35, {48, 63, 64, 65, 127, 256, 300, 511, 512, 513, 770, 1024});
     const size_t tokens = random.Size(15, {16, 33, 48});
-    Packed p(random, format, rows, columns, densities[random.Below(6)]);
+    Packed p(random, format, rows, columns, densities[random.Below(7)]);
     char error[256] = "";
     Check(CheckMatrix(p.m, error, sizeof error), "%s: %s", FormatName(format), error);
     const float magnitude = random.Below(20) == 0 ? 1e-36f : 3.0f;
@@ -220,8 +252,42 @@ void TestLinear(const Isa& isa, Random& random, int format, int cases) {
   }
   for (size_t tokens : {1, 3, 11}) {
     CheckLinearNan(isa, random, format, tokens);
-    if (format % 3 == 2) CheckTies(isa, random, format, tokens);
+    if (IsInt8(format)) CheckTies(isa, random, format, tokens);
   }
+}
+
+// 20 rows of 70 columns, about half of them stored: 3 tiles, 4 entries without a row.
+template <class Broken>
+void TestHostileWindows(Broken broken) {
+  const int format = kWindowFormat;
+  broken(format, "order[0]: expected each of 20 rows once and 4 times -1, got 20",
+         [](Packed& p) { p.order[0] = 20; });
+  broken(format, "got -2", [](Packed& p) { p.order[5] = -2; });
+  broken(format, "order[", [](Packed& p) { p.order[1] = p.order[0]; });
+  broken(format, "order[", [](Packed& p) { p.order[0] = p.order[0] < 0 ? 3 : -1; });
+  broken(format, "start[0]: expected 0, got -1", [](Packed& p) { p.start[0] = -1; });
+  broken(format, "start[2]: expected at least start[1]",
+         [](Packed& p) { p.start[2] = p.start[1] - 1; });
+  broken(format, "(records), got 2147483647", [](Packed& p) { p.start[3] = 0x7fffffff; });
+  broken(format, "(records), got", [](Packed& p) { p.m.value_count += 32; });
+  broken(format, "step: expected columns below 70", [](Packed& p) { p.step[0] = 255; });
+  broken(format, "step: expected columns below 70",
+         [](Packed& p) { p.step[p.step.size() - 1] += 70; });
+  broken(format, "position: expected ascending", [](Packed& p) {
+    for (size_t i = 0; i < p.position.size(); ++i) p.position[i] = 0x10;
+  });
+  broken(format, "position: expected ascending", [](Packed& p) {
+    for (size_t i = 0; i < p.step.size(); ++i) p.step[i] = 0;
+  });
+  broken(format, "position: expected ascending", [](Packed& p) {
+    for (size_t i = 0; i < p.value.size(); ++i) p.value[i] = 1;
+  });
+  broken(format, "position: expected ascending", [](Packed& p) {
+    for (size_t i = 0; i < p.position.size(); i += 4) {
+      p.position[i] = p.position[i + 2] = p.position[i + 3] = 0;
+      p.position[i + 1] = 0x22;
+    }
+  });
 }
 
 void TestHostileMatrices() {
@@ -236,7 +302,7 @@ void TestHostileMatrices() {
     Check(!CheckMatrix(p.m, error, sizeof error) && std::strstr(error, text) != nullptr,
           "expected an error with '%s', got '%s'", text, error);
   };
-  for (int format = 3; format < 6; ++format) {
+  for (int format = kBitmaskFormats; format < kWindowFormat; ++format) {
     broken(format, "start[0]: expected 0, got -1", [](Packed& p) { p.start[0] = -1; });
     broken(format, "start[8]: expected at least start[7]",
            [](Packed& p) { p.start[8] = p.start[7] - 1; });
@@ -246,10 +312,11 @@ void TestHostileMatrices() {
     broken(format, "expected 0 from column 70", [](Packed& p) { p.bits[8 + 16] |= 0x80; });
     broken(format, "set in row 1", [](Packed& p) { p.bits[17] ^= 4; });
   }
-  for (int format : {2, 5}) {
+  for (int format : {2, 5, kWindowFormat}) {
     broken(format, "scale[3]: expected a finite number", [](Packed& p) { p.scale[3] = INFINITY; });
     broken(format, "scale[0]: expected a finite number", [](Packed& p) { p.scale[0] = NAN; });
     broken(format, "scale[0]: expected a finite number", [](Packed& p) { p.scale[0] = -1; });
     broken(format, "got -128", [](Packed& p) { p.value[2] = 0x80; });
   }
+  TestHostileWindows(broken);
 }

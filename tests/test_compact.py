@@ -23,6 +23,14 @@ BITMASK_FORMATS = [f for f in FORMATS if f.structure is Structure.BITMASK]
 BITMASK = pytest.mark.parametrize("fmt", BITMASK_FORMATS, ids=lambda f: f.name)
 INT8_FORMATS = [f for f in FORMATS if f.values is Values.INT8]
 INT8 = pytest.mark.parametrize("fmt", INT8_FORMATS, ids=lambda f: f.name)
+EVERY_TYPE = pytest.mark.parametrize("structure", [Structure.DENSE, Structure.BITMASK])
+"""Structures that hold values of every type."""
+
+
+NOT_WINDOWS = pytest.mark.parametrize(
+    "fmt", [f for f in FORMATS if f.structure is not Structure.WINDOW], ids=lambda f: f.name
+)
+"""Formats whose bytes a matrix and its mask determine; test_windows.py has the others."""
 
 
 def named(name: str) -> Format:
@@ -63,7 +71,7 @@ def edge_cases(test: Callable[..., None]) -> Callable[..., None]:
 # ---- unpack(pack(w)) ----
 
 
-@pytest.mark.parametrize("structure", list(Structure))
+@EVERY_TYPE
 @edge_cases
 @given(matrix=matrices())
 def test_fp32_is_exact(structure: Structure, matrix: tuple[np.ndarray, np.ndarray]) -> None:
@@ -74,7 +82,7 @@ def test_fp32_is_exact(structure: Structure, matrix: tuple[np.ndarray, np.ndarra
     np.testing.assert_array_equal(unpacked, np.where(keep_mask, weight, 0))
 
 
-@pytest.mark.parametrize("structure", list(Structure))
+@EVERY_TYPE
 @edge_cases
 @given(matrix=matrices())
 def test_fp16_is_correctly_rounded(
@@ -94,6 +102,7 @@ def test_int8_is_within_half_a_step(
 ) -> None:
     weight, keep_mask = matrix
     packed = pack(weight, keep_mask, Format(structure, Values.INT8))
+    compact.check(packed)
     scale = packed.sections["scale"].astype(np.float64)
     kept = np.where(keep_mask, weight, 0).astype(np.float64)
     largest = np.abs(kept).max(axis=1, initial=0)
@@ -185,7 +194,7 @@ def spell_out(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> dict[st
     return sections
 
 
-@FORMAT
+@NOT_WINDOWS
 @pytest.mark.parametrize(
     ("rows", "columns", "density"),
     [(0, 5, 0.5), (1, 1, 1.0), (4, 9, 0.0), (3, 64, 0.5), (5, 65, 0.3), (2, 200, 1.0), (2, 0, 1.0),
@@ -210,7 +219,7 @@ def test_bytes_are_those_of_the_specification(
         assert packed.sections["bits"].shape == (rows, 8 * -(-columns // 64))
 
 
-@FORMAT
+@NOT_WINDOWS
 @given(matrix=matrices())
 @settings(max_examples=30)
 def test_predicted_bytes(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> None:
@@ -270,15 +279,27 @@ def test_dense_where_most_is_kept_and_packed_where_most_is_not(values: Values) -
     assert dense.structure is Structure.DENSE
     assert reason == "100% kept: packing saves nothing"
     packed, reason = compact.choose_format(1024, 512, 1024 * 512 * 3 // 10, values)
-    assert packed.structure is Structure.BITMASK
-    assert re.fullmatch(r"30% kept: \d\d% of the dense bytes, not slower", reason)
+    best = Structure.WINDOW if values is Values.INT8 else Structure.BITMASK
+    assert packed.structure is best
+    assert re.fullmatch(
+        r"30% kept: \d\d% of the dense bytes, (\d\.\d x as fast|not slower)", reason
+    )
 
 
 def test_dense_where_packing_is_slower() -> None:
-    """A mask costs time to expand: half the int8 weights are smaller packed, but slower."""
-    chosen, reason = compact.choose_format(1024, 512, 1024 * 512 // 2, Values.INT8)
-    assert chosen == named("dense-int8")
-    assert reason == "50% kept: smaller packed, but slower"
+    """A mask costs time to expand."""
+    chosen, reason = compact.choose_format(1024, 512, 1024 * 512 * 95 // 100, Values.FP32)
+    assert chosen == named("dense-fp32")
+    assert reason == "95% kept: smaller packed, but slower"
+
+
+@pytest.mark.parametrize(
+    ("percent", "name"), [(5, "window"), (30, "window"), (60, "bitmask"), (100, "dense")]
+)
+def test_int8_structure_by_density(percent: int, name: str) -> None:
+    stored = 1024 * 512 * percent // 100
+    chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8)
+    assert chosen == named(f"{name}-int8")
 
 
 @pytest.mark.parametrize("values", list(Values))
@@ -300,7 +321,7 @@ def test_refuses_what_is_not_finite(fmt: Format, bad: float) -> None:
         pack(weight, keep_mask, fmt)
 
 
-@pytest.mark.parametrize("structure", list(Structure))
+@EVERY_TYPE
 @pytest.mark.parametrize("bad", [65520.0, -70000.0, 3e38])
 def test_refuses_what_overflows_fp16(structure: Structure, bad: float) -> None:
     weight, keep_mask = one(3, 70, kept=True)
@@ -376,9 +397,13 @@ def test_refuses_another_type_or_shape(fmt: Format) -> None:
             f"{name}: expected {array.dtype} .*; got float64",
             **{name: array.astype(np.float64)},
         )
-        if name != "value":
+        if (fmt.structure, name) not in (
+            (Structure.BITMASK, "value"),  # longer than it needs to be
+            (Structure.WINDOW, "step"),  # says how many records there are
+        ):
             refused(packed, f"{name}: expected .*; got ", **{name: array[:-1]})
-        refused(packed, f"{name}: expected .*; got ", **{name: array[None]})
+        if name != "step":
+            refused(packed, f"{name}: expected .*; got ", **{name: array[None]})
 
 
 @BITMASK

@@ -31,7 +31,11 @@ FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 BITMASK = pytest.mark.parametrize(
     "fmt", [f for f in FORMATS if f.structure is Structure.BITMASK], ids=lambda f: f.name
 )
+NOT_WINDOWS = pytest.mark.parametrize(
+    "fmt", [f for f in FORMATS if f.structure is not Structure.WINDOW], ids=lambda f: f.name
+)
 INT8 = next(f for f in FORMATS if f.name == "bitmask-int8")
+WINDOW = next(f for f in FORMATS if f.name == "window-int8")
 
 
 def session(
@@ -114,6 +118,8 @@ def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
         stored = weight.astype(np.float16)
     if fmt.structure is Structure.DENSE:
         sections["weight"] = stored
+    elif fmt.structure is Structure.WINDOW:
+        sections = pack_windows(stored, keep_mask)
     else:
         padded = np.zeros((rows, -(-columns // 64) * 64), bool)
         padded[:, :columns] = keep_mask
@@ -129,6 +135,45 @@ def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
         sections["scale"] = scale.astype(np.float32)
     assert tuple(sections) == fmt.weight_inputs
     return sections
+
+
+def pack_windows(stored: np.ndarray, keep_mask: np.ndarray) -> Arrays:
+    """Rows in reverse, entries without a row first."""
+    rows = len(stored)
+    tiles = -(-rows // 8)
+    order = np.arange(8 * tiles)[::-1].copy()
+    order[order >= rows] = -1
+    start, steps, positions, values = [0], [], [], []
+    for tile in range(tiles):
+        entries = order[8 * tile : 8 * tile + 8]
+        left = [list(np.nonzero(keep_mask[r])[0]) if r >= 0 else [] for r in entries]
+        first = [0, 0]
+        while any(left):
+            step, position, value = [0, 0], np.zeros((2, 4, 4), np.uint8), np.zeros((8, 4), np.int8)
+            for lane in (0, 1):
+                beginnings = [c[0] for c in left[4 * lane : 4 * lane + 4] if c]
+                step[lane] = min(min(beginnings, default=first[lane]) - first[lane], 255)
+                first[lane] += step[lane]
+                for i in range(4):
+                    e = 4 * lane + i
+                    taken = [c for c in left[e][:4] if c < first[lane] + 16]
+                    left[e] = left[e][len(taken) :]
+                    value[e, : len(taken)] = stored[entries[e], taken]
+                    position[lane, i] = (1, 0, 0, 0)
+                    if taken:
+                        position[lane, i] = taken[-1] - first[lane]
+                        position[lane, i, : len(taken)] = np.array(taken) - first[lane]
+            steps.append(step)
+            positions.append((position[0] | position[1] << 4).reshape(-1))
+            values.append(value.reshape(-1))
+        start.append(len(steps))
+    return {
+        "order": order.astype(np.int32),
+        "start": np.array(start, np.int32),
+        "step": np.array(steps, np.uint8).reshape(-1, 2),
+        "position": np.array(positions, np.uint8).reshape(-1, 16),
+        "value": np.array(values, np.int8).reshape(-1, 32),
+    }
 
 
 def linear(x: np.ndarray, weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> np.ndarray:
@@ -320,7 +365,7 @@ def test_refuses_another_format_version(fmt: Format) -> None:
     assert_refused(fmt, good(fmt), "format_version: expected 1, got 2", version=2)
 
 
-@FORMAT
+@NOT_WINDOWS
 def test_refuses_columns_that_do_not_fit(fmt: Format) -> None:
     assert_refused(fmt, good(fmt), r"expected shape \(any, \d+\), got \(20, \d+\)", columns=150)
 
@@ -380,13 +425,51 @@ def test_refuses_bad_scales_and_values(structure: Structure) -> None:
     fmt = Format(structure, Values.INT8)
     sections = good(fmt)
     sections["scale"] = sections["scale"][:-1]
-    assert_refused(fmt, sections, r"scale: expected shape \(20\), got \(19\)")
+    text = r"scale: expected shape \(20\), got \(19\)"
+    if structure is Structure.WINDOW:  # the scales say how many rows there are
+        text = r"order\[\d+\]: expected each of 19 rows once and 5 times -1, got 19"
+    assert_refused(fmt, sections, text)
     sections = good(fmt)
     sections["scale"][4] = np.inf
     assert_refused(fmt, sections, r"scale\[4\]: expected a finite number not below 0, got inf")
     sections = good(fmt)
-    sections["value" if structure is Structure.BITMASK else "weight"].flat[3] = -128
+    values = sections["weight" if structure is Structure.DENSE else "value"]
+    values.flat[np.nonzero(values.flat)[0][3]] = -128
     assert_refused(fmt, sections, "expected -127 to 127, got -128")
+
+
+@pytest.mark.parametrize(
+    ("section", "index", "value", "text"),
+    [
+        ("order", 0, 20, r"order\[\d+\]: expected each of 20 rows once and 4 times -1, got"),
+        ("order", 7, -1, r"order\[\d+\]: expected each of 20 rows once and 4 times -1, got -1"),
+        ("start", 0, -5, r"start\[0\]: expected 0, got -5"),
+        ("start", 2, 0, r"start\[2\]: expected at least start\[1\]"),
+        ("start", 3, 2**31 - 1, r"start\[3\]: expected \d+ \(records\), got 2147483647"),
+        ("step", (0, 1), 255, "step: expected columns below 70, got 255 in record 0"),
+        ("position", 0, 0, "position: expected ascending columns below 70"),
+        ("position", (0, 0), 0x0F, "position: expected ascending columns below 70"),
+        ("value", slice(None), 1, "0 in slots that are not in use"),
+    ],
+)
+def test_refuses_damaged_windows(section: str, index: object, value: int, text: str) -> None:
+    sections = good(WINDOW)
+    sections[section][index] = value
+    assert_refused(WINDOW, sections, text)
+
+
+def test_refuses_window_sections_that_do_not_fit() -> None:
+    records = len(good(WINDOW)["step"])
+    for name, text in {
+        "order": r"order: expected shape \(24\), got \(23\)",
+        "start": r"start: expected shape \(4\), got \(3\)",
+        "position": rf"position: expected shape \({records}, 16\), got \({records - 1}, 16\)",
+        "value": rf"value: expected shape \({records}, 32\), got \({records - 1}, 32\)",
+    }.items():
+        sections = good(WINDOW)
+        sections[name] = sections[name][:-1]
+        assert_refused(WINDOW, sections, text)
+    assert_refused(WINDOW, good(WINDOW), "columns below 60", columns=60)
 
 
 def test_refuses_tokens_of_another_width() -> None:

@@ -3,7 +3,12 @@
 // out_proj 768 x 1536, 24 layers). Formats run one after the other within a round, so that a slow
 // moment of the machine meets all of them; figures are medians over the rounds. Prints JSON.
 //
-//   bench_kernels [--isa NAME] [--tokens T] [--threads N] [--rounds R] [--density F] [--raw FILE]
+//   bench_kernels [--isa NAME] [--tokens T] [--threads N] [--rounds R] [--copies C] [--density F]
+//       [--raw FILE]
+//
+// --copies packs every matrix that many times: together the formats must be far larger than the
+// last cache, so that a pass over the others drives a format out of it. "read_gb_per_s" is the rate
+// at which plain additions over the dense fp32 bytes run, in the same rounds.
 //
 // Without --raw, masks are random in clusters: the density of every 8 x 32 tile is drawn, then its
 // weights, because masks of pruned models are clustered too. --raw takes real weights, whose zeros
@@ -19,19 +24,18 @@
 #include <thread>
 #include <vector>
 
+#include "bench/packed_matrix.h"
 #include "kernels/kernels.h"
 
 namespace {
 
 using namespace ssmpress;
-
-constexpr const char* kFormats[] = {"dense-fp32",   "dense-fp16",   "dense-int8",
-                                    "bitmask-fp32", "bitmask-fp16", "bitmask-int8"};
+using namespace ssmpress::bench;
 
 struct Options {
   const char* isa = nullptr;
   const char* raw = nullptr;
-  size_t tokens = 1, threads = 1, rounds = 9;
+  size_t tokens = 1, threads = 1, rounds = 9, copies = 1;
   float density = 0.3f;
 };
 
@@ -49,11 +53,6 @@ double Median(std::vector<double> v) {
   std::sort(v.begin(), v.end());
   return v[v.size() / 2];
 }
-
-struct Weights {
-  size_t rows, columns;
-  std::vector<float> data;
-};
 
 Weights Clustered(size_t rows, size_t columns, float density) {
   Weights w = {rows, columns, std::vector<float>(rows * columns)};
@@ -90,66 +89,6 @@ std::vector<Weights> ReadRaw(const char* path) {
   }
   return all;
 }
-
-uint16_t ToHalf(float value) {  // normal numbers, truncated: only the speed matters here
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  const uint32_t exponent = bits >> 23 & 255;
-  const uint32_t sign = bits >> 16 & 0x8000;
-  if (exponent < 113 || exponent > 142) return static_cast<uint16_t>(sign);
-  return static_cast<uint16_t>(sign | (exponent - 112) << 10 | (bits >> 13 & 1023));
-}
-
-struct Packed {
-  PackedMatrix m = {};
-  std::vector<uint8_t> value, bits;
-  std::vector<int32_t> start;
-  std::vector<float> scale;
-  size_t bytes = 0;
-
-  Packed(const Weights& w, int format) {
-    m.structure = format < 3 ? Structure::kDense : Structure::kBitmask;
-    m.values = static_cast<Values>(format % 3);
-    m.rows = w.rows;
-    m.columns = w.columns;
-    const size_t row_bytes = (w.columns + 63) / 64 * 8;
-    bits.resize(w.rows * row_bytes);
-    int32_t count = 0;
-    for (size_t i = 0; i < w.rows; ++i) {
-      const float* row = &w.data[i * w.columns];
-      float max = 0;
-      for (size_t j = 0; j < w.columns; ++j) max = std::max(max, std::fabs(row[j]));
-      scale.push_back(max / 127);
-      start.push_back(count);
-      for (size_t j = 0; j < w.columns; ++j) {
-        if (format >= 3 && row[j] == 0) continue;
-        bits[i * row_bytes + j / 8] |= static_cast<uint8_t>(1 << j % 8);
-        Append(format % 3, row[j], max);
-        ++count;
-      }
-    }
-    start.push_back(count);
-    bytes = value.size() + (format >= 3 ? bits.size() + start.size() * 4 : 0) +
-            (format % 3 == 2 ? scale.size() * 4 : 0);
-    value.resize(value.size() + kValuePadding);
-    m.value = value.data();
-    m.value_count = value.size() >> (format % 3 == 0 ? 2 : format % 3 == 1 ? 1 : 0);
-    m.bits = bits.data();
-    m.start = start.data();
-    m.scale = scale.data();
-  }
-
- private:
-  void Append(int values, float w, float max) {
-    const uint16_t half = ToHalf(w);
-    const int8_t q = static_cast<int8_t>(max > 0 ? std::lrint(w / (max / 127)) : 0);
-    const void* from = values == 0   ? static_cast<const void*>(&w)
-                       : values == 1 ? static_cast<const void*>(&half)
-                                     : &q;
-    const uint8_t* p = static_cast<const uint8_t*>(from);
-    value.insert(value.end(), p, p + (values == 0 ? 4 : values == 1 ? 2 : 1));
-  }
-};
 
 // Threads that spin between tasks, as ONNX Runtime's do by default within a run.
 class Pool {
@@ -209,31 +148,62 @@ std::string CpuName() {
   return name;
 }
 
+struct Reading {
+  const std::vector<Packed>* matrices;
+  std::vector<uint64_t> sums;
+};
+
+// GB/s of reading the dense fp32 bytes and doing next to nothing with them.
+double ReadBandwidth(const std::vector<Packed>& matrices, const ParallelFor& parallel) {
+  Reading reading = {&matrices, std::vector<uint64_t>(matrices.size())};
+  double bytes = 0;
+  for (const Packed& p : matrices) bytes += static_cast<double>(p.value.size());
+  const auto read = [](void* context, size_t i) {
+    Reading& r = *static_cast<Reading*>(context);
+    const Packed& p = (*r.matrices)[i];
+    const auto* words = reinterpret_cast<const uint64_t*>(p.value.data());
+    uint64_t sums[8] = {};
+    for (size_t k = 0; k + 8 <= p.value.size() / 8; k += 8) {
+      for (size_t j = 0; j < 8; ++j) sums[j] += words[k + j];
+    }
+    for (uint64_t sum : sums) r.sums[i] ^= sum;
+  };
+  const double before = Seconds();
+  parallel.run(parallel.self, matrices.size(), read, &reading);
+  const double seconds = Seconds() - before;
+  volatile uint64_t keep = 0;  // the sums are wanted
+  for (uint64_t sum : reading.sums) keep = keep ^ sum;
+  return bytes / seconds * 1e-9;
+}
+
 void BenchLinear(const Isa& isa, const Options& options, const std::vector<Weights>& weights,
                  const ParallelFor& parallel) {
-  std::vector<std::vector<Packed>> packed(6);
+  std::vector<std::vector<Packed>> packed(kFormats);
   double elements = 0, stored = 0;
   size_t largest = 0;
   for (const Weights& w : weights) {
-    for (int format = 0; format < 6; ++format) packed[format].emplace_back(w, format);
+    for (int format = 0; format < kFormats; ++format) packed[format].emplace_back(w, format);
     elements += static_cast<double>(w.data.size());
     stored += static_cast<double>(packed[3].back().start.back());
     largest = std::max({largest, w.rows, w.columns});
   }
   std::vector<float> x(options.tokens * largest), y(options.tokens * largest);
   for (float& v : x) v = Uniform() - 0.5f;
-  std::vector<double> times[6];
+  std::vector<double> times[kFormats], reads;
   for (size_t round = 0; round <= options.rounds; ++round) {
-    for (int format = 0; format < 6; ++format) {
+    for (int format = 0; format < kFormats; ++format) {
       const double before = Seconds();
       for (const Packed& p : packed[format]) {
         RunLinear(isa, {&p.m, options.tokens, x.data(), y.data()}, parallel);
       }
       if (round > 0) times[format].push_back(Seconds() - before);  // the first one warms up
     }
+    const double rate = ReadBandwidth(packed[0], parallel);
+    if (round > 0) reads.push_back(rate);
   }
+  std::printf("  {\"read_gb_per_s\": %.2f},\n", Median(reads));
   const double dense = Median(times[0]);
-  for (int format = 0; format < 6; ++format) {
+  for (int format = 0; format < kFormats; ++format) {
     const double time = Median(times[format]);
     double bytes = 0;
     for (const Packed& p : packed[format]) bytes += static_cast<double>(p.bytes);
@@ -241,7 +211,7 @@ void BenchLinear(const Isa& isa, const Options& options, const std::vector<Weigh
         "  {\"format\": \"%s\", \"matrices\": %zu, \"sparsity\": %.4f, \"ms\": %.4f, "
         "\"ms_min\": %.4f, \"megabytes\": %.1f, \"gb_per_s\": %.2f, "
         "\"gweights_per_s\": %.2f, \"speedup_over_dense_fp32\": %.2f},\n",
-        kFormats[format], weights.size(), 1 - stored / elements, time * 1e3,
+        kFormatNames[format], weights.size(), 1 - stored / elements, time * 1e3,
         *std::min_element(times[format].begin(), times[format].end()) * 1e3, bytes * 1e-6,
         bytes / time * 1e-9, elements * static_cast<double>(options.tokens) / time * 1e-9,
         dense / time);
@@ -326,6 +296,8 @@ bool Parse(int argc, char** argv, Options* options) {
       options->tokens = std::strtoul(value, nullptr, 10);
     } else if (name == "--threads") {
       options->threads = std::strtoul(value, nullptr, 10);
+    } else if (name == "--copies") {
+      options->copies = std::strtoul(value, nullptr, 10);
     } else if (name == "--rounds") {
       options->rounds = std::strtoul(value, nullptr, 10);
     } else {
@@ -342,14 +314,15 @@ int main(int argc, char** argv) {
   if (!Parse(argc, argv, &options)) {
     std::fprintf(stderr,
                  "usage: bench_kernels [--isa NAME] [--raw FILE] [--density 0..1] [--tokens N] "
-                 "[--threads N] [--rounds N]\n");
+                 "[--threads N] [--rounds N] [--copies N]\n");
     return 2;
   }
   char error[256];
   const Isa* isa = options.isa != nullptr ? SelectIsaByName(options.isa, error, sizeof error)
                                           : SelectIsa(error, sizeof error);
-  if (isa == nullptr || options.rounds == 0 || options.threads == 0) {
-    std::fprintf(stderr, "%s\n", isa == nullptr ? error : "rounds and threads must be above 0");
+  if (isa == nullptr || options.rounds == 0 || options.threads == 0 || options.copies == 0) {
+    std::fprintf(stderr, "%s\n",
+                 isa == nullptr ? error : "rounds, threads and copies must be above 0");
     return 2;
   }
   std::vector<Weights> weights;
@@ -358,6 +331,8 @@ int main(int argc, char** argv) {
     weights.push_back(Clustered(3072, 768, options.density));
     weights.push_back(Clustered(768, 1536, options.density));
   }
+  const size_t distinct = weights.size();
+  for (size_t i = 0; i < (options.copies - 1) * distinct; ++i) weights.push_back(weights[i]);
   Pool pool(options.threads);
   const ParallelFor parallel = options.threads == 1 ? RunSerially() : ParallelFor{Pool::Run, &pool};
   std::printf(

@@ -10,8 +10,25 @@ import json
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+
+
+def ns_per_weight(run: dict[str, Any], name: str) -> float:
+    """Nanoseconds per weight of a format."""
+    row = next(r for r in run["results"] if r.get("format") == name)
+    return 1 / float(row["gweights_per_s"])
+
+
+def same_machine(dense_fp32: list[float]) -> list[float]:
+    """Factors that give dense fp32, which no density changes, its median time in every run.
+
+    Formats alternate within a run, so what slows a run down slows all of them; between runs a
+    shared machine can differ by a factor of two.
+    """
+    return [median(dense_fp32) / ns for ns in dense_fp32]
 
 
 def main() -> None:
@@ -27,6 +44,7 @@ def main() -> None:
         run = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
         runs[density] = run
     first = runs[DENSITIES[0]]
+    scales = same_machine([ns_per_weight(run, "dense-fp32") for run in runs.values()])
     git = ["git", "rev-parse", "--short", "HEAD"]
     result = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -39,14 +57,8 @@ def main() -> None:
         "densities": DENSITIES,
         "ns_per_weight": {
             row["format"]: [
-                round(
-                    1
-                    / next(r for r in run["results"] if r.get("format") == row["format"])[
-                        "gweights_per_s"
-                    ],
-                    4,
-                )
-                for run in runs.values()
+                round(ns_per_weight(run, row["format"]) * scale, 4)
+                for run, scale in zip(runs.values(), scales, strict=True)
             ]
             for row in first["results"]
             if "format" in row

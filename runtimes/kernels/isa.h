@@ -26,16 +26,17 @@ struct CausalConv1dBlock {
   size_t token_begin, token_end;
 };
 
-// Rows of x are zero from `columns` to `x_stride`, a multiple of kColumnMultiple.
+// Rows of x are zero from `columns` to `x_stride`, a multiple of kColumnMultiple; for a window
+// matrix that is at least `columns` + 15.
 constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
   const PackedMatrix* matrix;
-  const void* x;         // float; for int8 matrices int8_t (few tokens) or int16_t (many tokens)
+  const void* x;         // float; for int8 matrices int8_t (few tokens, windows) or int16_t (many)
   const float* x_scale;  // (t), int8 matrices only; NaN for a token that is not finite
   size_t x_stride;       // elements
   float* y;              // (t, r)
-  size_t row_begin, row_end;
+  size_t row_begin, row_end;  // window matrices: entries, from and to a multiple of kWindowTile
   size_t token_begin, token_end;
 };
 
@@ -53,8 +54,8 @@ struct Isa {
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
   float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
-  LinearFunction few_tokens[2][3];   // [Structure][Values]: streams the packed bytes once
-  LinearFunction many_tokens[2][3];  // [Structure][Values]: unpacks a panel, uses it many times
+  LinearFunction few_tokens[3][3];   // [Structure][Values]: streams the packed bytes once
+  LinearFunction many_tokens[2][3];  // dense and bitmask: unpacks a panel, uses it many times
 };
 
 extern const Isa kScalarIsa;

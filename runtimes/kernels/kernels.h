@@ -56,19 +56,23 @@ struct CausalConv1d {
 };
 
 enum class Values { kFp32, kFp16, kInt8 };
-enum class Structure { kDense, kBitmask };
+enum class Structure { kDense, kBitmask, kWindow };
 
 // A packed matrix as docs/sparse_format.md lays it out. Dense: `value` is the section `weight` and
-// holds r·c elements. Bitmask: `bits`, `start` and the padded section `value`. int8: also `scale`.
+// holds r·c elements. Bitmask: `bits`, `start` and the padded section `value`. Window, int8 only:
+// `order`, `start`, `step`, `position` and `value`, with e tiles and n records. int8: also `scale`.
 struct PackedMatrix {
   Structure structure;
   Values values;
   size_t rows, columns;
   const void* value;
-  size_t value_count;    // elements in `value`, padding included
-  const uint8_t* bits;   // (r, 8·ceil(c / 64))
-  const int32_t* start;  // (r + 1)
-  const float* scale;    // (r)
+  size_t value_count;       // elements in `value`, padding included
+  const uint8_t* bits;      // (r, 8·ceil(c / 64))
+  const int32_t* start;     // bitmask (r + 1), window (e + 1)
+  const float* scale;       // (r)
+  const int32_t* order;     // (8·e)
+  const uint8_t* step;      // (n, 2)
+  const uint8_t* position;  // (n, 16)
 };
 
 // y = x·Wᵀ: x (t, c), y (t, r).
@@ -82,12 +86,16 @@ struct Linear {
 // Columns of an int8 matrix beyond which the 32-bit accumulator could overflow: 127²·c < 2^31.
 constexpr size_t kMaxInt8Columns = 133143;
 
+// Entries of a window matrix's tile, and slots of a record.
+constexpr size_t kWindowTile = 8;
+constexpr size_t kWindowSlots = 32;
+
 // Bytes that a bitmask `value` section holds beyond its last element.
 constexpr size_t kValuePadding = 64;
 
 // Checks the contents of a matrix whose section shapes are already known to be right. Returns false
 // and a sentence in `error` when a limit of docs/sparse_format.md is broken; the kernels may run
-// out of bounds on such a matrix.
+// out of bounds on such a matrix. Needs a byte of memory for every row of a window matrix.
 bool CheckMatrix(const PackedMatrix& matrix, char* error, size_t error_size);
 
 struct Isa;  // One instruction set's kernels: isa.h.

@@ -85,6 +85,7 @@ SSMPRESS_INLINE I32 ZeroI32() { return _mm256_setzero_si256(); }
 SSMPRESS_INLINE I32 BitsOf(F32 v) { return _mm256_castps_si256(v); }
 SSMPRESS_INLINE F32 FromBits(I32 v) { return _mm256_castsi256_ps(v); }
 SSMPRESS_INLINE F32 ToFloat(I32 v) { return _mm256_cvtepi32_ps(v); }
+SSMPRESS_INLINE I32 AddI32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
 SSMPRESS_INLINE I32 Max(I32 a, I32 b) { return _mm256_max_epi32(a, b); }
 SSMPRESS_INLINE I32 AbsBits(F32 v) {
   return _mm256_and_si256(_mm256_castps_si256(v), _mm256_set1_epi32(0x7fffffff));
@@ -166,6 +167,13 @@ SSMPRESS_INLINE I8x16 LoadI8x16(const int8_t* p) {
 SSMPRESS_INLINE I8x32 LoadI8x32(const int8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
 }
+// Bytes of `v` by index, separately in each half.
+SSMPRESS_INLINE I8x32 ShuffleHalves(I8x32 v, I8x32 index) { return _mm256_shuffle_epi8(v, index); }
+// The low four bits of 16 bytes, then their high four bits.
+SSMPRESS_INLINE I8x32 LoadNibbles(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes), _mm256_set1_epi8(15));
+}
 SSMPRESS_INLINE I8x32 Join(I8x16 low, I8x16 high) { return _mm256_set_m128i(high, low); }
 SSMPRESS_INLINE I32 Widen(I8x16 v) { return _mm256_cvtepi8_epi16(v); }
 // sum + w·x over groups of 4 bytes. |w| is unsigned as maddubs wants it, x takes its sign; with
@@ -196,6 +204,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_bitmask.inl.h"
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
+#include "kernels/linear_window.inl.h"
 // clang-format on
 
 }  // namespace
@@ -218,7 +227,8 @@ const Isa kAvx2Isa = {
     {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
       LinearFewTokens<DenseInt8Reader, true, 4>},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
-      LinearFewTokens<BitmaskInt8Reader, true, 2>}},
+      LinearFewTokens<BitmaskInt8Reader, true, 2>},
+     {nullptr, nullptr, WindowTokens}},
     {{LinearManyTokens<FloatPanel, DenseFp32Reader>, LinearManyTokens<FloatPanel, DenseFp16Reader>,
       LinearManyTokens<Int8Panel, DenseInt8Reader>},
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,

@@ -142,6 +142,39 @@ void LinearScalar(const LinearBlock& block) {
   }
 }
 
+// The sums of one tile's entries for one token.
+void SumTile(const PackedMatrix& m, size_t tile, const int8_t* x, int32_t (&sum)[kWindowTile]) {
+  const auto* value = static_cast<const int8_t*>(m.value);
+  size_t first[2] = {0, 0};
+  for (size_t i = 0; i < kWindowTile; ++i) sum[i] = 0;
+  for (int32_t record = m.start[tile]; record < m.start[tile + 1]; ++record) {
+    const size_t at = static_cast<size_t>(record);
+    first[0] += m.step[2 * at];
+    first[1] += m.step[2 * at + 1];
+    for (size_t slot = 0; slot < kWindowSlots; ++slot) {
+      const unsigned position = m.position[at * 16 + slot % 16] >> slot / 16 * 4 & 15;
+      sum[slot / 4] += value[at * kWindowSlots + slot] * x[first[slot / 16] + position];
+    }
+  }
+}
+
+void WindowScalar(const LinearBlock& block) {
+  const PackedMatrix& m = *block.matrix;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const auto* x = static_cast<const int8_t*>(block.x) + t * block.x_stride;
+    for (size_t entry = block.row_begin; entry < block.row_end; entry += kWindowTile) {
+      int32_t sum[kWindowTile];
+      SumTile(m, entry / kWindowTile, x, sum);
+      for (size_t i = 0; i < kWindowTile; ++i) {
+        const int32_t row = m.order[entry + i];
+        if (row < 0) continue;
+        block.y[t * m.rows + static_cast<size_t>(row)] =
+            static_cast<float>(sum[i]) * (block.x_scale[t] * m.scale[row]);
+      }
+    }
+  }
+}
+
 constexpr Structure kDense = Structure::kDense;
 constexpr Structure kBitmask = Structure::kBitmask;
 
@@ -156,7 +189,8 @@ const Isa kScalarIsa = {
     {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
       LinearScalar<kDense, Values::kInt8, int8_t>},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
-      LinearScalar<kBitmask, Values::kInt8, int8_t>}},
+      LinearScalar<kBitmask, Values::kInt8, int8_t>},
+     {nullptr, nullptr, WindowScalar}},
     {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
       LinearScalar<kDense, Values::kInt8, int16_t>},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,

@@ -19,6 +19,11 @@ constexpr size_t kFewTokenRows = 16;
 // Tokens of a many-token block: 256 tokens x 256 columns of x are 256 KiB and stay in the L2 cache.
 constexpr size_t kManyTokenBlock = 256;
 
+// As kManyTokenBlock for window matrices, whose records are multiplied as they lie for any number
+// of tokens (30 % kept, AVX2: 1.8 times as fast as int8 panels at 24 tokens, 1.5 times at 120). 120
+// tokens of 1024 columns are 120 KiB of activations.
+constexpr size_t kWindowTokenBlock = 120;
+
 // Multiply-adds (t·r·c) below which one thread is faster: waking ONNX Runtime's threads costs about
 // 5 us, in which one core streams some 20,000 to 50,000 weights.
 constexpr size_t kMinParallelMultiplies = 65536;
@@ -28,13 +33,16 @@ struct Work {
   const Linear* args;
   bool many;
   LinearBlock block;  // of the whole product
+  size_t row_count;   // rows, or entries of a window matrix
   size_t rows_per_block, row_blocks;
+  size_t tokens_per_block;
   void* quantized;
   float* x_scale;
 };
 
 size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 size_t Min(size_t a, size_t b) { return a < b ? a : b; }
+bool IsWindow(const PackedMatrix& m) { return m.structure == Structure::kWindow; }
 
 void QuantizeToken(void* context, size_t i) {
   Work& work = *static_cast<Work*>(context);
@@ -64,9 +72,9 @@ void RunBlock(void* context, size_t i) {
   const PackedMatrix& matrix = *work.args->matrix;
   LinearBlock block = work.block;
   block.row_begin = i % work.row_blocks * work.rows_per_block;
-  block.row_end = Min(matrix.rows, block.row_begin + work.rows_per_block);
-  block.token_begin = work.many ? i / work.row_blocks * kManyTokenBlock : 0;
-  block.token_end = work.many ? Min(tokens, block.token_begin + kManyTokenBlock) : tokens;
+  block.row_end = Min(work.row_count, block.row_begin + work.rows_per_block);
+  block.token_begin = i / work.row_blocks * work.tokens_per_block;
+  block.token_end = Min(tokens, block.token_begin + work.tokens_per_block);
   const auto& functions = work.many ? work.isa->many_tokens : work.isa->few_tokens;
   functions[static_cast<int>(matrix.structure)][static_cast<int>(matrix.values)](block);
 }
@@ -75,7 +83,8 @@ void RunBlock(void* context, size_t i) {
 bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   const Linear& args = *work.args;
   const size_t columns = args.matrix->columns;
-  const size_t stride = RoundUp(columns, kColumnMultiple);
+  const size_t reach = IsWindow(*args.matrix) ? 15 : 0;  // of a window beyond the last column
+  const size_t stride = RoundUp(columns + reach, kColumnMultiple);
   work.block.x_stride = stride;
   if (args.matrix->values == Values::kInt8) {
     const size_t element = work.many ? sizeof(int16_t) : sizeof(int8_t);
@@ -103,21 +112,23 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   Work work = {};
   work.isa = &isa;
   work.args = &args;
-  work.many = args.tokens >= kManyTokens;
+  work.many = !IsWindow(matrix) && args.tokens >= kManyTokens;
+  work.row_count = IsWindow(matrix) ? RoundUp(matrix.rows, kWindowTile) : matrix.rows;
   work.block.matrix = &matrix;
   work.block.y = args.y;
   const bool small = args.tokens * matrix.rows * matrix.columns < kMinParallelMultiplies;
   const ParallelFor run = small ? RunSerially() : parallel;
   Scratch scratch;
-  if (!PrepareActivations(work, scratch, work.many ? run : RunSerially())) return false;
+  if (!PrepareActivations(work, scratch, args.tokens >= kManyTokens ? run : RunSerially()))
+    return false;
   work.rows_per_block = kFewTokenRows;
-  size_t token_blocks = 1;
+  work.tokens_per_block = IsWindow(matrix) ? kWindowTokenBlock : kManyTokenBlock;
   if (work.many) {
     // 64 rows, but fewer when that would leave less than 16 blocks to share out.
     work.rows_per_block = Min(kPanelRows, RoundUp(matrix.rows / 16 + 1, kPanelRowMultiple));
-    token_blocks = (args.tokens + kManyTokenBlock - 1) / kManyTokenBlock;
   }
-  work.row_blocks = (matrix.rows + work.rows_per_block - 1) / work.rows_per_block;
+  work.row_blocks = (work.row_count + work.rows_per_block - 1) / work.rows_per_block;
+  const size_t token_blocks = (args.tokens + work.tokens_per_block - 1) / work.tokens_per_block;
   run.run(run.self, work.row_blocks * token_blocks, RunBlock, &work);
   return true;
 }

@@ -20,6 +20,7 @@ struct BitmaskCursor {
   SSMPRESS_INLINE void BeginWord() {
     std::memcpy(&word, bits, sizeof word);
     bits += sizeof word;
+    PrefetchLines<sizeof(Stored) == 1 ? 1 : 2>(value);
   }
 };
 

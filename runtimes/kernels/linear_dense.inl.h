@@ -4,6 +4,20 @@
 // at and beyond the end of the row read as 0; kWhole says that the word lies within the row.
 // Included by a kernels_<isa>.cc.
 
+// Bytes ahead that are asked for. Several streams, and new pages all the time, are more than the
+// hardware's own prefetch keeps up with: without this the kernels that read few bytes a weight run
+// at 50 to 70 % of the bandwidth of memory. 1.5 and 6 KiB are slower, though not by much.
+constexpr uintptr_t kPrefetchBytes = 3072;
+
+// Hints at kLines cache lines ahead of p. An address beyond the section is never read.
+template <int kLines>
+SSMPRESS_INLINE void PrefetchLines(const void* p) {
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kPrefetchBytes;
+  for (int i = 0; i < kLines; ++i) {
+    __builtin_prefetch(reinterpret_cast<const void*>(ahead + static_cast<uintptr_t>(64 * i)));
+  }
+}
+
 struct DenseFp32Reader {
   const float* weight;
   size_t left;  // columns
@@ -13,7 +27,7 @@ struct DenseFp32Reader {
     left = m.columns - column;
   }
   size_t stored(const PackedMatrix&) const { return 0; }
-  SSMPRESS_INLINE void BeginWord() {}
+  SSMPRESS_INLINE void BeginWord() { PrefetchLines<4>(weight); }
   template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
     const F32 w = kWhole || left >= 8 ? Load(weight) : LoadPartial(weight, left);
@@ -32,7 +46,7 @@ struct DenseFp16Reader {
     left = m.columns - column;
   }
   size_t stored(const PackedMatrix&) const { return 0; }
-  SSMPRESS_INLINE void BeginWord() {}
+  SSMPRESS_INLINE void BeginWord() { PrefetchLines<2>(weight); }
   template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
     uint16_t tail[8] = {};
@@ -56,7 +70,7 @@ struct DenseInt8Reader {
     left = m.columns - column;
   }
   size_t stored(const PackedMatrix&) const { return 0; }
-  SSMPRESS_INLINE void BeginWord() {}
+  SSMPRESS_INLINE void BeginWord() { PrefetchLines<1>(weight); }
   template <bool kWhole>
   SSMPRESS_INLINE I8x16 Next16() {
     int8_t tail[16] = {};

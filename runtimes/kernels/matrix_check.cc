@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/kernels.h"
+#include "kernels/scratch.h"
 
 namespace ssmpress {
 namespace {
@@ -61,6 +62,116 @@ bool CheckBits(const PackedMatrix& m, char* error, size_t size) {
   return true;
 }
 
+// Every row once; what is left, -1.
+bool CheckOrder(const PackedMatrix& m, char* error, size_t size) {
+  Scratch seen;
+  if (!seen.Allocate(m.rows, 1)) {
+    std::snprintf(error, size, "order: no memory to check %zu rows", m.rows);
+    return false;
+  }
+  std::memset(seen.as<char>(), 0, m.rows);
+  const size_t entries = (m.rows + kWindowTile - 1) / kWindowTile * kWindowTile;
+  size_t without = 0;
+  for (size_t i = 0; i < entries; ++i) {
+    const int32_t row = m.order[i];
+    if (row == -1 && ++without <= entries - m.rows) continue;
+    if (row < 0 || static_cast<size_t>(row) >= m.rows || seen.as<char>()[row] != 0) {
+      std::snprintf(error, size,
+                    "order[%zu]: expected each of %zu rows once and %zu times -1, got %d", i,
+                    m.rows, entries - m.rows, row);
+      return false;
+    }
+    seen.as<char>()[row] = 1;
+  }
+  return true;
+}
+
+bool CheckWindowStart(const PackedMatrix& m, char* error, size_t size) {
+  const size_t tiles = (m.rows + kWindowTile - 1) / kWindowTile;
+  const size_t records = m.value_count / kWindowSlots;
+  if (m.start[0] != 0) {
+    std::snprintf(error, size, "start[0]: expected 0, got %d", m.start[0]);
+    return false;
+  }
+  for (size_t i = 0; i < tiles; ++i) {
+    if (m.start[i + 1] < m.start[i]) {
+      std::snprintf(error, size, "start[%zu]: expected at least start[%zu] = %d, got %d", i + 1, i,
+                    m.start[i], m.start[i + 1]);
+      return false;
+    }
+  }
+  if (static_cast<size_t>(m.start[tiles]) != records) {
+    std::snprintf(error, size, "start[%zu]: expected %zu (records), got %d", tiles, records,
+                  m.start[tiles]);
+    return false;
+  }
+  return true;
+}
+
+// Slots that positions p[0..3] say are in use, or -1 when they have no meaning.
+int SlotsInUse(const unsigned* p) {
+  if (p[0] > p[1]) return p[0] == 1 && p[1] == 0 && p[2] == 0 && p[3] == 0 ? 0 : -1;
+  int used = 1;
+  while (used < 4 && p[used] > p[used - 1]) ++used;
+  for (int k = used; k < 4; ++k) {
+    if (p[k] != p[k - 1]) return -1;
+  }
+  return used;
+}
+
+// The slots of one entry in one record. `next`: the first column that its row may still store.
+bool CheckEntry(const PackedMatrix& m, size_t record, size_t entry, size_t first, bool has_row,
+                size_t* next) {
+  const auto* value = static_cast<const int8_t*>(m.value) + record * kWindowSlots + entry * 4;
+  const uint8_t* byte = m.position + record * 16 + entry % 4 * 4;
+  unsigned p[4];
+  for (int k = 0; k < 4; ++k) p[k] = byte[k] >> entry / 4 * 4 & 15;
+  const int used = SlotsInUse(p);
+  if (used < 0 || (used > 0 && !has_row)) return false;
+  for (int k = 0; k < 4; ++k) {
+    const size_t column = first + p[k];
+    if (k >= used) {
+      if (value[k] != 0) return false;
+    } else {
+      if (column >= m.columns || column < *next) return false;
+      *next = column + 1;
+    }
+  }
+  return true;
+}
+
+bool CheckTile(const PackedMatrix& m, size_t tile, char* error, size_t size) {
+  size_t first[2] = {0, 0}, next[kWindowTile] = {};
+  for (int32_t i = m.start[tile]; i < m.start[tile + 1]; ++i) {
+    const size_t record = static_cast<size_t>(i);
+    for (size_t lane = 0; lane < 2; ++lane) {
+      first[lane] += m.step[2 * record + lane];
+      if (first[lane] < m.columns) continue;
+      std::snprintf(error, size, "step: expected columns below %zu, got %zu in record %zu",
+                    m.columns, first[lane], record);
+      return false;
+    }
+    for (size_t entry = 0; entry < kWindowTile; ++entry) {
+      const bool has_row = m.order[tile * kWindowTile + entry] >= 0;
+      if (CheckEntry(m, record, entry, first[entry / 4], has_row, &next[entry])) continue;
+      std::snprintf(error, size,
+                    "position: expected ascending columns below %zu, and 0 in slots that are not "
+                    "in use; got something else in record %zu, entry %zu",
+                    m.columns, record, entry);
+      return false;
+    }
+  }
+  return true;
+}
+
+bool CheckWindows(const PackedMatrix& m, char* error, size_t size) {
+  if (!CheckOrder(m, error, size) || !CheckWindowStart(m, error, size)) return false;
+  for (size_t tile = 0; tile * kWindowTile < m.rows; ++tile) {
+    if (!CheckTile(m, tile, error, size)) return false;
+  }
+  return true;
+}
+
 bool CheckInt8(const PackedMatrix& m, char* error, size_t size) {
   for (size_t i = 0; i < m.rows; ++i) {
     if (!(m.scale[i] >= 0.0f) || std::isinf(m.scale[i])) {
@@ -85,6 +196,9 @@ bool CheckMatrix(const PackedMatrix& matrix, char* error, size_t error_size) {
   if (matrix.structure == Structure::kBitmask) {
     if (!CheckStart(matrix, error, error_size)) return false;
     if (!CheckBits(matrix, error, error_size)) return false;
+  }
+  if (matrix.structure == Structure::kWindow && !CheckWindows(matrix, error, error_size)) {
+    return false;
   }
   return matrix.values != Values::kInt8 || CheckInt8(matrix, error, error_size);
 }

@@ -33,36 +33,73 @@ ort::Status* ReadAttributes(const ort::KernelInfo* info, Kernel* kernel) {
   return nullptr;
 }
 
-// Checks the shapes of the sections and points `matrix` at them. `sections` starts at input 1.
-ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
+// ReadDense, ReadBitmask, ReadWindows: the sections of a structure but the scales; their shapes are
+// checked and `matrix` is pointed at them. `sections` starts at input 1.
+ort::Status* ReadDense(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
+  const int64_t shape[2] = {-1, kernel.columns};
+  if (ort::Status* s = CheckShape(kernel.api, *kernel.op, 1, sections[0], 2, shape)) return s;
+  matrix->rows = static_cast<size_t>(sections[0].dims[0]);
+  matrix->value = sections[0].data;
+  matrix->value_count = matrix->rows * matrix->columns;
+  return nullptr;
+}
+
+ort::Status* ReadBitmask(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
   const ort::Api* api = kernel.api;
   const OpDefinition& op = *kernel.op;
-  const int64_t c = kernel.columns;
-  const bool dense = op.structure == Structure::kDense;
-  const int64_t any = -1, weight[2] = {-1, c}, bits[2] = {-1, (c + 63) / 64 * 8};
-  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 2, dense ? weight : bits)) return s;
-  const int64_t rows = sections[0].dims[0], starts = rows + 1;
+  const int64_t any = -1, bits[2] = {-1, (kernel.columns + 63) / 64 * 8};
+  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 2, bits)) return s;
+  const int64_t starts = sections[0].dims[0] + 1;
+  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
+  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
+  matrix->rows = static_cast<size_t>(sections[0].dims[0]);
+  matrix->bits = static_cast<const uint8_t*>(sections[0].data);
+  matrix->start = static_cast<const int32_t*>(sections[1].data);
+  matrix->value = sections[2].data;
+  matrix->value_count = static_cast<size_t>(sections[2].dims[0]);
+  return nullptr;
+}
+
+// The number of rows comes from the scales: `order` is padded to whole tiles.
+ort::Status* ReadWindows(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
+  const ort::Api* api = kernel.api;
+  const OpDefinition& op = *kernel.op;
+  const int64_t any = -1;
+  if (ort::Status* s = CheckShape(api, op, 6, sections[5], 1, &any)) return s;
+  const int64_t rows = sections[5].dims[0], tiles = (rows + 7) / 8;
+  const int64_t entries = 8 * tiles, starts = tiles + 1, step[2] = {-1, 2};
+  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 1, &entries)) return s;
+  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
+  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 2, step)) return s;
+  const int64_t records = sections[2].dims[0];
+  const int64_t position[2] = {records, 16}, value[2] = {records, kWindowSlots};
+  if (ort::Status* s = CheckShape(api, op, 4, sections[3], 2, position)) return s;
+  if (ort::Status* s = CheckShape(api, op, 5, sections[4], 2, value)) return s;
+  matrix->rows = static_cast<size_t>(rows);
+  matrix->order = static_cast<const int32_t*>(sections[0].data);
+  matrix->start = static_cast<const int32_t*>(sections[1].data);
+  matrix->step = static_cast<const uint8_t*>(sections[2].data);
+  matrix->position = static_cast<const uint8_t*>(sections[3].data);
+  matrix->value = sections[4].data;
+  matrix->value_count = static_cast<size_t>(records) * kWindowSlots;
+  return nullptr;
+}
+
+ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
+  const OpDefinition& op = *kernel.op;
   *matrix = {};
   matrix->structure = op.structure;
   matrix->values = op.values;
-  matrix->rows = static_cast<size_t>(rows);
-  matrix->columns = static_cast<size_t>(c);
-  if (dense) {
-    matrix->value = sections[0].data;
-    matrix->value_count = static_cast<size_t>(rows * c);
-  } else {
-    if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
-    if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
-    matrix->bits = static_cast<const uint8_t*>(sections[0].data);
-    matrix->start = static_cast<const int32_t*>(sections[1].data);
-    matrix->value = sections[2].data;
-    matrix->value_count = static_cast<size_t>(sections[2].dims[0]);
-  }
-  if (op.values == Values::kInt8) {
-    const size_t scale = op.input_count - 1;
-    if (ort::Status* s = CheckShape(api, op, scale, sections[scale - 1], 1, &rows)) return s;
-    matrix->scale = static_cast<const float*>(sections[scale - 1].data);
-  }
+  matrix->columns = static_cast<size_t>(kernel.columns);
+  const auto read = op.structure == Structure::kDense     ? ReadDense
+                    : op.structure == Structure::kBitmask ? ReadBitmask
+                                                          : ReadWindows;
+  if (ort::Status* s = read(kernel, sections, matrix)) return s;
+  if (op.values != Values::kInt8) return nullptr;
+  const size_t scale = op.input_count - 1;
+  const int64_t rows = static_cast<int64_t>(matrix->rows);
+  if (ort::Status* s = CheckShape(kernel.api, op, scale, sections[scale - 1], 1, &rows)) return s;
+  matrix->scale = static_cast<const float*>(sections[scale - 1].data);
   return nullptr;
 }
 
@@ -166,7 +203,13 @@ OpDefinition Define(const char* name, Structure structure, Values values) {
     add("bits", ort::kUint8);
     add("start", ort::kInt32);
   }
-  add(structure == Structure::kBitmask ? "value" : "weight", types[static_cast<int>(values)]);
+  if (structure == Structure::kWindow) {
+    add("order", ort::kInt32);
+    add("start", ort::kInt32);
+    add("step", ort::kUint8);
+    add("position", ort::kUint8);
+  }
+  add(structure == Structure::kDense ? "weight" : "value", types[static_cast<int>(values)]);
   if (values == Values::kInt8) add("scale", ort::kFloat);
   return op;
 }
@@ -180,6 +223,7 @@ const OpDefinition kLinearOps[kLinearOpCount] = {
     Define("BitmaskLinearFp32", Structure::kBitmask, Values::kFp32),
     Define("BitmaskLinearFp16", Structure::kBitmask, Values::kFp16),
     Define("BitmaskLinearInt8", Structure::kBitmask, Values::kInt8),
+    Define("WindowLinearInt8", Structure::kWindow, Values::kInt8),
 };
 
 }  // namespace ssmpress

@@ -76,7 +76,7 @@ void DestroyKernel(void* kernel);
 
 extern const OpDefinition kSelectiveScanOp;
 extern const OpDefinition kCausalConv1dOp;
-constexpr size_t kLinearOpCount = 6;
+constexpr size_t kLinearOpCount = 7;
 extern const OpDefinition kLinearOps[kLinearOpCount];
 
 }  // namespace ssmpress

@@ -73,7 +73,7 @@ CausalConv1d <channels> (x, weight, bias, state) => (y, state_out) {
 }
 """
 
-_UNPACK = """
+_UNPACK_BITMASK = """
     powers = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
     last = Constant <value_ints = [-1]> ()
     one = Constant <value_ints = [1]> ()
@@ -100,6 +100,71 @@ _UNPACK = """
 
 """Unpacked as float32, whatever the values: ONNX Runtime has no Where for fp16, and folds all of
 this into a dense constant when it loads the model."""
+
+_UNPACK_WINDOWS = """
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    last = Constant <value_ints = [-1]> ()
+    end = Constant <value_ints = [2147483647]> ()
+    axis = Constant <value_int = 0> ()
+    records = Shape <start = 0, end = 1> (step)
+    records_and_one = Add(records, one)
+    no_tile = ConstantOfShape <value = int64[1] {0}> (records_and_one)
+    first_records = Cast <to = 7> (start)
+    after_tiles = Slice(first_records, one, end, zero)
+    tiles = Shape(after_tiles)
+    each_tile = ConstantOfShape <value = int64[1] {1}> (tiles)
+    tile_ends = ScatterElements <axis = 0, reduction = "add"> (no_tile, after_tiles, each_tile)
+    tiles_before = CumSum(tile_ends, axis)
+    tile = Slice(tiles_before, zero, records, zero)
+    step_int = Cast <to = 7> (step)
+    no_step = Constant <value = int64[1, 2] {0, 0}> ()
+    all_steps = Concat <axis = 0> (no_step, step_int)
+    reach = CumSum(all_steps, axis)
+    record_reach = Slice(reach, one, end, zero)
+    first_record = Gather(first_records, tile)
+    tile_reach = Gather(reach, first_record)
+    first_column = Sub(record_reach, tile_reach)
+    lanes_shape = Constant <value_ints = [0, 2, 1, 1]> ()
+    window = Reshape(first_column, lanes_shape)
+    fifteen = Constant <value = uint8 {15}> ()
+    four = Constant <value = uint8 {4}> ()
+    low = BitwiseAnd(position, fifteen)
+    high = BitShift <direction = "RIGHT"> (position, four)
+    both = Concat <axis = 1> (low, high)
+    both_int = Cast <to = 7> (both)
+    slots_shape = Constant <value_ints = [0, 2, 4, 4]> ()
+    in_window = Reshape(both_int, slots_shape)
+    column = Add(window, in_window)
+    order_int = Cast <to = 7> (order)
+    tile_shape = Constant <value_ints = [-1, 8]> ()
+    tile_rows = Reshape(order_int, tile_shape)
+    record_rows = Gather(tile_rows, tile)
+    rows_shape = Constant <value_ints = [0, 2, 4, 1]> ()
+    row = Reshape(record_rows, rows_shape)
+    columns_scalar = Constant <value_int: int = @columns> ()
+    columns = Reshape(columns_scalar, last)
+    row_begin = Mul(row, columns)
+    place = Add(row_begin, column)
+    place_flat = Reshape(place, last)
+    value_flat = Reshape(value, last)
+    is_weight = Cast <to = 9> (value_flat)
+    place_of_weight = Where(is_weight, place_flat, zero)
+    value_float = Cast <to = 1> (value_flat)
+    rows = Shape(scale)
+    size = Mul(rows, columns)
+    nothing = ConstantOfShape(size)
+    flat = ScatterElements <axis = 0, reduction = "add"> (nothing, place_of_weight, value_float)
+    shape = Concat <axis = 0> (rows, columns)
+    weight = Reshape <allowzero = 1> (flat, shape)
+"""
+"""Zeros, of which slots that are not in use hold plenty, are added at the first weight."""
+
+_UNPACK = {
+    Structure.DENSE: "",
+    Structure.BITMASK: _UNPACK_BITMASK,
+    Structure.WINDOW: _UNPACK_WINDOWS,
+}
 
 _MULTIPLY = {
     Values.FP32: """
@@ -153,8 +218,7 @@ skips NaN, hence the sum of x - x, and keeps the axis of an x without tokens, he
 def _linear(f: Format) -> str:
     inputs = ", ".join(("x", *f.weight_inputs))
     body = _MULTIPLY[f.values]
-    if f.structure is Structure.BITMASK:
-        body = _UNPACK + body
+    body = _UNPACK[f.structure] + body
     return f"{f.op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
 
 

@@ -44,6 +44,14 @@ class Structure(StrEnum):
 
     DENSE = "dense"
     BITMASK = "bitmask"
+    WINDOW = "window"
+
+
+_SECTIONS = {
+    Structure.DENSE: ("weight",),
+    Structure.BITMASK: ("bits", "start", "value"),
+    Structure.WINDOW: ("order", "start", "step", "position", "value"),
+}
 
 
 @dataclass(frozen=True)
@@ -67,11 +75,14 @@ class Format:
     @property
     def weight_inputs(self) -> tuple[str, ...]:
         """Names of the packed sections, in the order of the op's inputs after `x`."""
-        sections = ("weight",) if self.structure is Structure.DENSE else ("bits", "start", "value")
+        sections = _SECTIONS[self.structure]
         return (*sections, "scale") if self.values is Values.INT8 else sections
 
 
-FORMATS: tuple[Format, ...] = tuple(Format(s, v) for s in Structure for v in Values)
+FORMATS: tuple[Format, ...] = (
+    *(Format(s, v) for s in (Structure.DENSE, Structure.BITMASK) for v in Values),
+    Format(Structure.WINDOW, Values.INT8),
+)
 """Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
 
 COLUMNS_ATTRIBUTE = "columns"

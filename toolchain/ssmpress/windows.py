@@ -1,0 +1,246 @@
+"""The window format's sections: packing, reading, checking. Bytes: docs/sparse_format.md.
+
+Symbols: r rows, c columns, e tiles of two lanes of 4 entries, n records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Ints = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+WINDOW = 16
+"""Columns that the 4 bits of a position reach."""
+SLOTS = 4
+"""Weights of one entry in one record."""
+LANE = 4
+"""Entries that share a window."""
+TILE = 2 * LANE
+LARGEST_STEP = 255
+RECORD_BYTES = 2 + WINDOW + TILE * SLOTS
+"""Steps, positions, values."""
+
+_NOTHING = np.array([1, 0, 0, 0], np.uint8)
+"""Positions of an entry that has no weight in a record."""
+
+
+def tile_count(rows: int) -> int:
+    """Tiles of 8 entries that hold the rows."""
+    return -(-rows // TILE)
+
+
+def shapes(rows: int, records: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Element type and shape of every section but the scales."""
+    tiles = tile_count(rows)
+    return {
+        "order": (np.dtype(np.int32), (tiles * TILE,)),
+        "start": (np.dtype(np.int32), (tiles + 1,)),
+        "step": (np.dtype(np.uint8), (records, 2)),
+        "position": (np.dtype(np.uint8), (records, WINDOW)),
+        "value": (np.dtype(np.int8), (records, TILE * SLOTS)),
+    }
+
+
+def pack(values: NDArray[np.int8], keep_mask: Mask) -> dict[str, Array]:
+    """Sections `order`, `start`, `step`, `position` and `value` of a matrix.
+
+    Rows go into lanes by their number of weights, since the fullest row of a lane decides how many
+    records it takes. (Grouping by similar masks saved another 2 % at most on trained masks.) Lanes
+    are paired by their number of records.
+
+    Args:
+        values: int8 (r, c). keep_mask: bool (r, c), True where the weight is stored.
+    """
+    rows = len(values)
+    entries = np.full(tile_count(rows) * TILE, -1, np.int32)
+    entries[:rows] = np.argsort(-keep_mask.sum(1), kind="stable")
+    filled = _fill_lanes(keep_mask, entries[:rows], len(entries) // LANE)
+    counts = np.bincount(filled.lane, minlength=len(entries) // LANE)
+    lane_order = np.argsort(-counts, kind="stable")
+    rank = np.empty_like(lane_order)
+    rank[lane_order] = np.arange(rank.size)
+    records_of_tile = counts[lane_order].reshape(-1, 2).max(1, initial=0)
+    start = np.concatenate([[0], np.cumsum(records_of_tile)])
+    record = start[rank[filled.lane] // 2] + filled.turn
+    side = rank[filled.lane] % 2
+    step = np.zeros((start[-1], 2), np.uint8)
+    step[record, side] = filled.step
+    position = np.tile(_NOTHING, (int(start[-1]), 2, LANE)).reshape(-1, 2, LANE * SLOTS)
+    position[record, side] = filled.position.reshape(-1, LANE * SLOTS)
+    value = np.zeros((start[-1], 2, LANE * SLOTS), np.int8)
+    stored = np.append(values[entries[:rows]][keep_mask[entries[:rows]]], np.int8(0))
+    value[record, side] = stored[filled.source].reshape(-1, LANE * SLOTS)
+    return {
+        "order": entries.reshape(-1, LANE)[lane_order].reshape(-1),
+        "start": start.astype(np.int32),
+        "step": step,
+        "position": position[:, 0] | position[:, 1] << 4,
+        "value": value.reshape(-1, TILE * SLOTS),
+    }
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """m windows of lanes. lane, turn (which window of its lane), step: (m,).
+
+    position, source: (m, 4, 4), entries x slots; source counts the stored weights in entry order,
+    -1 for a slot that is not in use.
+    """
+
+    lane: Ints
+    turn: Ints
+    step: Ints
+    position: NDArray[np.uint8]
+    source: Ints
+
+
+def _fill_lanes(keep_mask: Mask, order: NDArray[np.int32], lanes: int) -> _Filled:
+    """Fills the windows of all lanes side by side, one window of each at a time.
+
+    A lane's next window begins at the first weight that none of its entries has stored yet, and
+    every entry stores up to 4 of its weights in it: no cut at a common column is needed, so an
+    entry that is ahead of the others takes what it can reach.
+    """
+    columns = np.append(np.nonzero(keep_mask[order])[1], 0)
+    counts = np.zeros(lanes * LANE, np.int64)
+    counts[: order.size] = keep_mask[order].sum(1)
+    ends = np.cumsum(counts).reshape(lanes, LANE)
+    at = ends - counts.reshape(lanes, LANE)
+    first = np.zeros(lanes, np.int64)
+    beyond = np.int64(keep_mask.shape[1])
+    turns: list[tuple[Array, ...]] = []
+    live = np.nonzero((at < ends).any(1))[0]
+    while live.size:
+        index = at[live][..., None] + np.arange(SLOTS)
+        inside = index < ends[live][..., None]
+        column = np.where(inside, columns[np.where(inside, index, -1)], beyond)
+        begin = np.minimum(column[..., 0].min(1), first[live] + LARGEST_STEP)
+        relative = column - begin[:, None, None]
+        used = inside & (relative < WINDOW)
+        step = begin - first[live]
+        turns.append((live, step, _positions(relative, used), np.where(used, index, -1)))
+        first[live] = begin
+        at[live] += used.sum(-1)
+        live = live[(at[live] < ends[live]).any(1)]
+    turn = np.repeat(np.arange(len(turns)), [len(t[0]) for t in turns])
+    empty = np.zeros((0, LANE, SLOTS))
+    return _Filled(
+        np.concatenate([np.zeros(0, np.int64), *(t[0] for t in turns)]),
+        turn.astype(np.int64),
+        np.concatenate([np.zeros(0, np.int64), *(t[1] for t in turns)]),
+        np.concatenate([empty.astype(np.uint8), *(t[2] for t in turns)]),
+        np.concatenate([empty.astype(np.int64), *(t[3] for t in turns)]),
+    )
+
+
+def _positions(relative: Ints, used: Mask) -> NDArray[np.uint8]:
+    """Positions in the form that tells which slots are in use."""
+    last = np.where(used, relative, 0).max(-1, keepdims=True)
+    position = np.where(used, relative, last).astype(np.uint8)
+    position[~used[..., 0]] = _NOTHING
+    return position
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What the slots of all records stand for. row, column, used: (n, 8, 4); row -1 is none."""
+
+    row: Ints
+    column: Ints
+    used: Mask
+
+
+def read_slots(sections: Mapping[str, Array]) -> Slots:
+    """Row, column and use of every slot. `start` must have passed `problem`."""
+    start = sections["start"].astype(np.int64)
+    tile = np.repeat(np.arange(start.size - 1), np.diff(start))
+    reach = np.concatenate([np.zeros((1, 2), np.int64), np.cumsum(sections["step"], 0, np.int64)])
+    first = reach[1:] - reach[start[tile]]
+    position = _by_entry(sections["position"])
+    column = np.repeat(first, LANE, axis=1)[..., None] + position
+    order = sections["order"].reshape(-1, TILE)
+    row = np.broadcast_to(order[tile][..., None], position.shape)
+    used = np.ones(position.shape, bool)
+    used[..., 0] = position[..., 0] <= position[..., 1]
+    for k in range(1, SLOTS):
+        used[..., k] = used[..., k - 1] & (position[..., k] > position[..., k - 1])
+    return Slots(row.astype(np.int64), column, used)
+
+
+def _by_entry(position: Array) -> Ints:
+    """Positions (n, 8, 4) from bytes (n, 16)."""
+    both = np.concatenate([position & 15, position >> 4], axis=1)
+    return both.reshape(-1, TILE, SLOTS).astype(np.int64)
+
+
+def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np.int8]:
+    """The int8 matrix (r, c)."""
+    slots = read_slots(sections)
+    dense = np.zeros((rows, columns), np.int8)
+    value = sections["value"].reshape(slots.used.shape)
+    dense[slots.row[slots.used], slots.column[slots.used]] = value[slots.used]
+    return dense
+
+
+def keep_mask_of(sections: Mapping[str, Array], rows: int, columns: int) -> Mask:
+    """Which weights are stored, bool (r, c)."""
+    slots = read_slots(sections)
+    keep_mask = np.zeros((rows, columns), bool)
+    keep_mask[slots.row[slots.used], slots.column[slots.used]] = True
+    return keep_mask
+
+
+def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str, str, str] | None:
+    """The first limit of docs/sparse_format.md that is broken: section, expected, got.
+
+    Types and shapes (see `shapes`) must be right already.
+    """
+    order, start = sections["order"], sections["start"].astype(np.int64)
+    if (
+        not np.array_equal(np.sort(order)[order.size - rows :], np.arange(rows))
+        or (np.sort(order)[: order.size - rows] != -1).any()
+    ):
+        return "order", f"each of {rows} rows once, and -1", "other"
+    records = len(sections["step"])
+    if start[0] != 0 or start[-1] != records or (np.diff(start) < 0).any():
+        return "start", f"non-decreasing from 0 to {records}", "other"
+    slots = read_slots(sections)
+    position = _by_entry(sections["position"])
+    if (slots.column - position >= columns).any():
+        return "step", f"first columns below {columns}", "a larger one"
+    nothing = (position == _NOTHING).all(-1)
+    repeated = (slots.used[..., 1:] | (position[..., 1:] == position[..., :-1])).all(-1)
+    if not (nothing | slots.used[..., 0] & repeated).all():
+        return "position", "ascending, the last one repeated, or 1 0 0 0", "other"
+    value = sections["value"].reshape(slots.used.shape)
+    if (value[~slots.used] != 0).any():
+        return "value", "0 in slots that are not in use", "other"
+    row, column = slots.row[slots.used], slots.column[slots.used]
+    if (row < 0).any() or (column >= columns).any():
+        return "position", f"weights of rows, in columns below {columns}", "other"
+    by_row = np.argsort(row, kind="stable")
+    row, column = row[by_row], column[by_row]
+    if (np.diff(column)[np.diff(row) == 0] <= 0).any():
+        return "position", "ascending columns in each row", "other"
+    return None
+
+
+def predicted_records(rows: int, columns: int, stored: int) -> int:
+    """About how many records a matrix takes.
+
+    The fuller a matrix, the fuller its slots: the share in use was measured on the masks of a
+    trained model (docs/benchmarks/kernels.json).
+    """
+    density = stored / max(1, rows * columns)
+    in_use = np.interp(density, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), _SHARE_IN_USE)
+    return round(stored / (TILE * SLOTS * float(in_use)))
+
+
+_SHARE_IN_USE = (0.25, 0.33, 0.48, 0.63, 0.81, 0.90, 1.0)
