@@ -187,7 +187,9 @@ class Layer(nn.Module):
     def forward_fused(self, x: Tensor, mamba_inner_fn: Any) -> Tensor:
         """`forward` from the zero state by mamba-ssm's CUDA kernels; the states are not kept."""
         m = self.mixer
-        xz = torch.matmul(m.in_proj.weight, self.norm(x).transpose(1, 2))  # (b, 2d, l)
+        b, length, _ = x.shape
+        flat = torch.matmul(m.in_proj.weight, self.norm(x).flatten(0, 1).t())  # one product
+        xz = flat.view(-1, b, length).transpose(0, 1)  # (b, 2d, l)
         if m.in_proj.bias is not None:
             xz = xz + m.in_proj.bias[:, None]
         y: Tensor = mamba_inner_fn(
