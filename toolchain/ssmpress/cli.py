@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from dataclasses import replace
@@ -12,14 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmpress import __version__
-from ssmpress.errors import EXIT_INTERNAL, EXIT_PASS, SsmpressError, UsageError
+from ssmpress import __version__, gate_options
+from ssmpress.entry import run_app
+from ssmpress.errors import EXIT_PASS, UsageError
 from ssmpress.ops import Values
+from ssmpress.policy import gate_settings
 from ssmpress.recipe import (
     PROJECTIONS,
     Compute,
     DataSettings,
-    GateSettings,
     Method,
     PackSettings,
     Recipe,
@@ -47,7 +47,7 @@ size gate failed, 5 inconclusive, 6 bad input, 7 device unavailable.
 
 app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
-DATA, PRUNING, BUNDLE, GATES, RUN = "Data", "Pruning", "Bundle", "Gates", "Run"
+DATA, PRUNING, BUNDLE, RUN = "Data", "Pruning", "Bundle", "Run"
 
 
 def _version(asked: bool) -> None:
@@ -216,26 +216,22 @@ def compress(
             help="Evaluate at most this many tokens.", rich_help_panel=DATA, show_default="all"
         ),
     ] = None,
-    min_retention: Annotated[
-        float,
-        typer.Option(help="Least dense perplexity / compressed perplexity.", rich_help_panel=GATES),
-    ] = 0.95,
-    max_decode_ms: Annotated[
-        float | None,
+    gate: Annotated[
+        Path | None,
         typer.Option(
-            help="Most milliseconds per decoded token (median).",
-            rich_help_panel=GATES,
+            help="policy.toml with the limits; the options below override it.",
+            rich_help_panel=gate_options.PANEL,
             show_default=False,
         ),
     ] = None,
-    min_speedup: Annotated[
-        float | None,
-        typer.Option(
-            help="Least dense decode time / compressed decode time.",
-            rich_help_panel=GATES,
-            show_default=False,
-        ),
-    ] = None,
+    baseline: gate_options.Baseline = None,
+    min_retention: gate_options.DefaultMinRetention = None,
+    max_perplexity_increase: gate_options.MaxPerplexityIncrease = None,
+    max_decode_ms: gate_options.MaxDecodeMs = None,
+    max_decode_p99_ms: gate_options.MaxDecodeP99Ms = None,
+    min_speedup: gate_options.MinSpeedup = None,
+    max_bundle_bytes: gate_options.MaxBundleBytes = None,
+    max_rss_bytes: gate_options.MaxRssBytes = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -262,6 +258,15 @@ def compress(
     Writes a folder with the ONNX model, the op library for the target, the tokenizer, checksums
     and a report that sets the result beside the dense model, measured in the same run.
     """
+    limits = {
+        "min_retention": min_retention,
+        "max_perplexity_increase": max_perplexity_increase,
+        "max_decode_ms": max_decode_ms,
+        "max_decode_p99_ms": max_decode_p99_ms,
+        "min_speedup": min_speedup,
+        "max_bundle_bytes": max_bundle_bytes,
+        "max_rss_bytes": max_rss_bytes,
+    }
     named_prune, named_recover = named_recipe(recipe)
     prune = replace(
         named_prune,
@@ -299,9 +304,7 @@ def compress(
             evaluation=tuple(evaluation or ()),
             evaluation_tokens=evaluation_tokens,
         ),
-        gate=GateSettings(
-            min_retention=min_retention, max_decode_ms=max_decode_ms, min_speedup=min_speedup
-        ),
+        gate=gate_settings(limits, gate, baseline, default_retention=0.95),
         threads=available_threads() if threads is None else threads,
         seed=seed,
         save_checkpoint=save_checkpoint,
@@ -379,17 +382,4 @@ def _interrupt(*_: object) -> None:
 def main() -> None:
     """Entry point of `compress` and `ssmpress`."""
     signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        app()
-    except SsmpressError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if os.environ.get("SSMPRESS_TRACEBACK"):
-            raise
-        typer.echo(
-            f"internal error: {type(error).__name__}: {error}. This is a defect of ssmpress; set "
-            "SSMPRESS_TRACEBACK=1 for the place, and please report it.",
-            err=True,
-        )
-        sys.exit(EXIT_INTERNAL)
+    sys.exit(run_app(app))

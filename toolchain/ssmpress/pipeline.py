@@ -14,7 +14,7 @@ from typing import Any
 from ssmpress import stages
 from ssmpress.device import check_target
 from ssmpress.errors import UsageError
-from ssmpress.gate import judge
+from ssmpress.gate import judge, read_report
 from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
@@ -66,6 +66,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     """
     watch = watch or Watch()
     check_target(recipe.target)
+    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     get_library_path()  # its absence should not show after an hour of training
     with staged(recipe.out) as folder:
         with watch.stage("read"):
@@ -82,7 +83,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
             results = validate(recipe, source, pruned, packed, bundle, watch.progress)
         with watch.stage("judge"):
             report = build_report(recipe, results)
-            verdict = judge(report, recipe.gate, seed=recipe.seed)
+            verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=baseline)
         report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
         stages.write(recipe, report, bundle, folder)
     return Result(report, recipe.out, verdict.exit_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -202,21 +202,55 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class Relative:
+    """A limit as a multiple of the baseline's value: 1.05 is written `1.05x`."""
+
+    factor: float
+
+    def __str__(self) -> str:
+        return f"{self.factor:g}x"
+
+
+Limit = float | Relative
+
+
+@dataclass(frozen=True)
 class GateSettings:
-    """Limits the result must keep. None is not checked.
+    """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked.
 
     min_retention: dense perplexity / compressed perplexity (quality kept), 0 .. 2.
-    max_decode_ms: median milliseconds for one token. min_speedup: dense / compressed decode time.
+    max_decode_ms, max_decode_p99_ms: milliseconds for one token, median and 99th percentile.
+    min_speedup: dense / compressed median decode time.
+    max_perplexity_increase: compressed / dense perplexity - 1; `Relative` limits the compressed
+        model's perplexity by the baseline's.
+    max_bundle_bytes: every file a device needs. max_rss_bytes: peak of the compressed model.
+    baseline: report.json that relative limits refer to.
     """
 
-    min_retention: float | None = 0.95
-    max_decode_ms: float | None = None
-    min_speedup: float | None = None
+    min_retention: Limit | None = 0.95
+    max_decode_ms: Limit | None = None
+    min_speedup: Limit | None = None
+    max_perplexity_increase: Limit | None = None
+    max_decode_p99_ms: Limit | None = None
+    max_bundle_bytes: Limit | None = None
+    max_rss_bytes: Limit | None = None
+    baseline: Path | None = None
 
     def __post_init__(self) -> None:
-        for option, value in asdict(self).items():
-            _require(value is None or _in(value, 0, 1e9),
-                     "--" + option.replace("_", "-"), "a number of at least 0", value)  # fmt: skip
+        for option, limit in self.limits().items():
+            value = limit.factor if isinstance(limit, Relative) else limit
+            _require(_in(value, 0, 1e15), "--" + option.replace("_", "-"),
+                     "a number of at least 0", limit)  # fmt: skip
+            _require(not isinstance(limit, Relative) or self.baseline is not None, "--baseline",
+                     f"a report.json that {option} = {limit} refers to", "none")  # fmt: skip
+
+    def limits(self) -> dict[str, Limit]:
+        """The limits that are set, by rule."""
+        return {name: getattr(self, name) for name in RULES if getattr(self, name) is not None}
+
+
+RULES = tuple(item.name for item in fields(GateSettings) if item.name != "baseline")
+"""Names of the limits: keys of a policy file, and options with dashes."""
 
 
 NAMED_RECIPES: dict[str, tuple[PruneSettings, RecoverSettings]] = {

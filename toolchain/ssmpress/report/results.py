@@ -173,13 +173,15 @@ class TextUse:
 class RuleResult:
     """One gate rule. status: pass, fail or inconclusive. value: None when the metric is missing.
 
+    limit: in the metric's unit; None when a relative one has no baseline to refer to.
+
     exit_code: of the process if this rule decides. message: one sentence; help: what to try.
     """
 
     name: str
     status: str
     value: float | None
-    limit: float
+    limit: float | None
     interval: Interval | None
     exit_code: int
     message: str

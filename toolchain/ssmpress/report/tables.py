@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssmpress.recipe import PROJECTIONS, Recipe
+from ssmpress.recipe import PROJECTIONS, RULES, Recipe
 from ssmpress.report.results import VARIANTS
 
 Rows = list[list[str]]
@@ -16,8 +16,8 @@ _FLAGS = (
     ("prune", "alpha"), ("prune", "scope"), ("prune", "prunable"), ("pack", "values"),
     ("recover", "steps"), ("recover", "compute"), ("data", "tokenizer"),
     ("data", "calibration"), ("data", "evaluation"), ("data", "evaluation_tokens"),
-    ("", "threads"), ("", "seed"), ("gate", "min_retention"), ("gate", "max_decode_ms"),
-    ("gate", "min_speedup"), ("", "out"),
+    ("", "threads"), ("", "seed"), *(("gate", name) for name in RULES), ("gate", "baseline"),
+    ("", "out"),
 )  # fmt: skip
 
 
@@ -111,8 +111,8 @@ def command(report: Mapping[str, Any]) -> str:
     defaults = Recipe(model=recipe["model"], out=recipe["out"]).to_dict()
     words = ["compress", str(recipe["model"])]
     for group, key in _FLAGS:
-        value = recipe[group][key] if group else recipe[key]
         default = defaults[group][key] if group else defaults[key]
+        value = (recipe[group] if group else recipe).get(key, default)
         if key in ("seed", "out", "sparsity") or value != default:
             words += _option(key, value)
     return shlex.join(words)
@@ -124,6 +124,8 @@ def _option(key: str, value: Any) -> list[str]:
         return [name, "none" if value == 0 else str(value)]
     if key == "prunable":
         return [name, ",".join(value)]
+    if isinstance(value, Mapping):  # a `Relative` limit
+        return [name, f"{value['factor']:g}x"]
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [word for item in value for word in (name, str(item))]
     return [] if value is None else [name, str(value)]
