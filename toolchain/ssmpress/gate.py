@@ -36,6 +36,7 @@ MIN_TAIL_SAMPLES = 100
 """Measured samples below which a 99th percentile is little more than the largest of them."""
 
 Report = Mapping[str, Any]
+_BLOCKS = ("recipe", "quality", "size")
 _MIN, _MAX = "at least", "at most"
 
 
@@ -98,6 +99,10 @@ def read_report(path: Path) -> dict[str, Any]:
     """
     file = path / "report.json" if path.is_dir() else path
     report = read_json(file)
+    if missing := [key for key in _BLOCKS if not isinstance(report.get(key), dict)]:
+        raise BadInputError(
+            f"{file}: expected a report of `compress`; {', '.join(missing)} is missing."
+        )
     if report.get("schema_version") != SCHEMA_VERSION:
         raise BadInputError(
             f"{file}: expected a report of schema_version {SCHEMA_VERSION}; got "
@@ -258,6 +263,8 @@ def _help(report: Report, rule: Rule) -> str:
     ways = [f"a higher --sparsity{now}"]
     if values != "int8":
         ways.insert(0, "--values int8")
+    if rule.samples is None:
+        return f"What helps: {' or '.join(ways)}."
     return f"What helps: {', '.join(ways)}, or more --threads if the device has them."
 
 

@@ -16,7 +16,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         report: from `schema.build_report`, with or without its verdict.
     """
     sections = [
-        f"# {_title(report)}",
+        f"# {_cell(tables.title(report))}",
         _sentence(report),
         _table(tables.comparison(report)),
         _explanation(report),
@@ -39,9 +39,15 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _title(report: Mapping[str, Any]) -> str:
-    name = str(report["recipe"]["model"]).rstrip("/").rsplit("/", 1)[-1]
-    return f"{_cell(name)} at {percent(report['recipe']['prune']['sparsity'])} sparsity"
+def render_summary(report: Mapping[str, Any]) -> str:
+    """The verdict, the gates and the comparison, for the summary of a CI job."""
+    sections = [
+        f"## {_cell(tables.title(report))}",
+        _sentence(report),
+        _gates(report),
+        _table(tables.comparison(report)),
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def _sentence(report: Mapping[str, Any]) -> str:

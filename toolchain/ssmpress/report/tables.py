@@ -52,17 +52,23 @@ def lookup(report: Mapping[str, Any], *keys: str) -> Any:
     return value
 
 
+def title(report: Mapping[str, Any]) -> str:
+    """The model's name and its sparsity."""
+    name = str(lookup(report, "recipe", "model")).rstrip("/").rsplit("/", 1)[-1]
+    return f"{name} at {percent(lookup(report, 'recipe', 'prune', 'sparsity'))} sparsity"
+
+
 def comparison(report: Mapping[str, Any]) -> Rows:
     """Heading, then one row per metric: name, dense, stock, compressed, gain or loss."""
-    quality, sizes = report["quality"], report["size"]
+    quality, sizes = dict(report["quality"]), dict(report["size"])
     rows = [["", *VARIANTS, "change"]]
     rows.append(
-        [quality["metric"], number(quality["dense"]), _MISSING, number(quality["compressed"]),
-         f"{percent(quality['retention'])} kept"]
+        [str(quality.get("metric")), number(quality.get("dense")), _MISSING,
+         number(quality.get("compressed")), f"{percent(quality.get('retention'))} kept"]
     )  # fmt: skip
     rows.append(
-        ["model", size(sizes["dense_fp32_bytes"]), _MISSING, size(sizes["model_bytes"]),
-         _times(sizes["ratio"], "smaller", "larger")]
+        ["model", size(sizes.get("dense_fp32_bytes")), _MISSING, size(sizes.get("model_bytes")),
+         _times(sizes.get("ratio"), "smaller", "larger")]
     )  # fmt: skip
     for label, phase, key in (
         ("prefill tokens/s", "prefill", "tokens_per_s"),

@@ -1,0 +1,66 @@
+"""junit.xml: one test per gate rule, so that a CI shows a broken limit as a failed test.
+
+A failed rule is a failure, an undecided one an error: neither counts as passed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ssmpress.report.results import FAIL, INCONCLUSIVE
+from ssmpress.report.tables import lookup, title
+
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render_junit(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """JUnit XML with one suite per report.
+
+    Args:
+        reports: judged ones, by where they come from.
+    """
+    from junitparser import JUnitXml
+
+    document: Any = JUnitXml("ssmpress gate")
+    for source, report in reports.items():
+        document.add_testsuite(_suite(source, report))
+    document.update_statistics()
+    text: bytes | str = document.tostring()
+    return text if isinstance(text, str) else text.decode()
+
+
+def _suite(source: str, report: Mapping[str, Any]) -> Any:
+    from junitparser import Skipped, TestCase, TestSuite
+
+    suite = TestSuite(_xml(title(report)))
+    suite.add_property("report", _xml(source))
+    suite.add_property("verdict", _xml(lookup(report, "verdict", "sentence") or "Not judged yet."))
+    rules = lookup(report, "verdict", "rules") or []
+    for rule in rules:
+        suite.add_testcase(_case(source, rule))
+    if not rules:
+        case = TestCase("no limit", classname=_xml(f"ssmpress.gate.{source}"))
+        case.result = [Skipped("No limit was set.")]
+        suite.add_testcase(case)
+    return suite
+
+
+def _case(source: str, rule: Mapping[str, Any]) -> Any:
+    from junitparser import Error, Failure, TestCase
+
+    case = TestCase(_xml(rule["name"]), classname=_xml(f"ssmpress.gate.{source}"))
+    text = _xml(f"{rule['message']} {rule.get('help', '')}".strip())
+    if rule["status"] == FAIL:
+        case.result = [Failure(text, "fail")]
+    elif rule["status"] == INCONCLUSIVE:
+        case.result = [Error(text, "inconclusive")]
+    else:
+        case.system_out = text
+    return case
+
+
+def _xml(text: object) -> str:
+    """Without the characters that XML cannot hold, even escaped."""
+    return _NOT_XML.sub("\ufffd", str(text))
