@@ -31,6 +31,8 @@ from ssmpress.prune import mask
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, Recipe
 from ssmpress.report import files
+from ssmpress.report.html import render_html
+from ssmpress.report.junit import render_junit
 from ssmpress.report.manifest import write_manifest
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.results import TextUse
@@ -273,6 +275,7 @@ def write(recipe: Recipe, report: dict[str, Any], bundle: Bundle, folder: Path) 
     shutil.rmtree(folder / "work")
     files.write_json(folder / "report.json", report)
     files.write_text(folder / "report.md", render_markdown(report))
-    write_manifest(
-        folder, [*bundle.names, "report.json", "report.md"], recipe, {"model": report["model"]}
-    )
+    files.write_text(folder / "report.html", render_html(report))
+    files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
+    reports = ("report.json", "report.md", "report.html", "junit.xml")
+    write_manifest(folder, [*bundle.names, *reports], recipe, {"model": report["model"]})

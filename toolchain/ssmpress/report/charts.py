@@ -61,7 +61,7 @@ def _comparisons(report: Report) -> list[Chart]:
     quality = report["quality"]
     found = []
     for key, title, values, text in (
-        ("quality", f"{quality['metric']}, lower is better",
+        ("quality", f"{quality['metric'] or 'quality'}, lower is better",
          {"dense": quality["dense"], "compressed": quality["compressed"]}, number),
         ("size", "model size, lower is better",
          {"dense": lookup(report, "size", "dense_fp32_bytes"),

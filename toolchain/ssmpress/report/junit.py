@@ -5,14 +5,11 @@ A failed rule is a failure, an undecided one an error: neither counts as passed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report.results import FAIL, INCONCLUSIVE
-from ssmpress.report.tables import lookup, title
-
-_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from ssmpress.report.tables import lookup, printable, title
 
 
 def render_junit(reports: Mapping[str, Mapping[str, Any]]) -> str:
@@ -34,14 +31,14 @@ def render_junit(reports: Mapping[str, Mapping[str, Any]]) -> str:
 def _suite(source: str, report: Mapping[str, Any]) -> Any:
     from junitparser import Skipped, TestCase, TestSuite
 
-    suite = TestSuite(_xml(title(report)))
-    suite.add_property("report", _xml(source))
-    suite.add_property("verdict", _xml(lookup(report, "verdict", "sentence") or "Not judged yet."))
+    suite = TestSuite(_text(title(report)))
+    suite.add_property("report", _text(source))
+    suite.add_property("verdict", _text(lookup(report, "verdict", "sentence") or "Not judged yet."))
     rules = lookup(report, "verdict", "rules") or []
     for rule in rules:
         suite.add_testcase(_case(source, rule))
     if not rules:
-        case = TestCase("no limit", classname=_xml(f"ssmpress.gate.{source}"))
+        case = TestCase("no limit", classname=_text(f"ssmpress.gate.{source}"))
         case.result = [Skipped("No limit was set.")]
         suite.add_testcase(case)
     return suite
@@ -50,8 +47,8 @@ def _suite(source: str, report: Mapping[str, Any]) -> Any:
 def _case(source: str, rule: Mapping[str, Any]) -> Any:
     from junitparser import Error, Failure, TestCase
 
-    case = TestCase(_xml(rule["name"]), classname=_xml(f"ssmpress.gate.{source}"))
-    text = _xml(f"{rule['message']} {rule.get('help', '')}".strip())
+    case = TestCase(_text(rule["name"]), classname=_text(f"ssmpress.gate.{source}"))
+    text = _text(f"{rule['message']} {rule.get('help', '')}".strip())
     if rule["status"] == FAIL:
         case.result = [Failure(text, "fail")]
     elif rule["status"] == INCONCLUSIVE:
@@ -61,6 +58,5 @@ def _case(source: str, rule: Mapping[str, Any]) -> Any:
     return case
 
 
-def _xml(text: object) -> str:
-    """Without the characters that XML cannot hold, even escaped."""
-    return _NOT_XML.sub("\ufffd", str(text))
+def _text(value: object) -> str:
+    return str(printable(str(value)))

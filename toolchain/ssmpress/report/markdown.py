@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report import tables
-from ssmpress.report.tables import Rows, lookup, number, percent, size
+from ssmpress.report import prose, tables
+from ssmpress.report.tables import Rows, lookup
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -23,7 +23,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "## Gates",
         _gates(report),
         "## Sparsity",
-        _sparsity_line(report),
+        prose.sparsity(report),
         _table(tables.sparsity(report)),
         "## Size by matrix format",
         _table(tables.formats(report)),
@@ -31,7 +31,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         "## Parity",
         _parity(report),
         "## Environment",
-        _environment(report),
+        _table(tables.environment(report)),
         "## How to reproduce",
         f"```sh\n{tables.command(report)}\n```",
         "The full recipe, every raw latency sample and every matrix are in `report.json`.",
@@ -55,92 +55,36 @@ def _sentence(report: Mapping[str, Any]) -> str:
 
 
 def _explanation(report: Mapping[str, Any]) -> str:
-    quality, data = report["quality"], report["data"]
+    data = report["data"]
     lines = [
         "dense: the unpruned checkpoint with the same op library, the baseline of every gate. "
         "stock: the same file in ONNX Runtime without the library. compressed: this bundle.",
-        f"Quality: {quality['metric']} over {quality['tokens']:,} predictions in "
-        f"{quality['windows']:,} windows of {quality['window']} tokens{_interval(quality)}.",
+        _cell(prose.quality(report)),
     ]
     for purpose in ("calibration", "evaluation"):
         text = data[purpose]
         lines.append(
             f"{purpose.capitalize()} text: {_cell(text['description'])}, {text['tokens']:,} tokens."
         )
-    if latency := report["latency"]:
-        rounds = len(next(iter(latency["samples"].values()))) - 1
-        lines.append(
-            f"Latency: {latency['threads']} thread(s), prefill of {latency['prompt_tokens']} "
-            f"tokens, {rounds} interleaved rounds after one to warm up."
-        )
+    if line := prose.latency(report):
+        lines.append(line)
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _interval(quality: Mapping[str, Any]) -> str:
-    interval = quality["retention_interval"]
-    if interval is None:
-        return ""
-    return (
-        f"; retention {percent(interval['low'])} to {percent(interval['high'])} "
-        f"({interval['confidence']:.0%} interval over the windows)"
-    )
-
-
 def _gates(report: Mapping[str, Any]) -> str:
-    rules = lookup(report, "verdict", "rules") or []
-    if not rules:
-        return "No limit was set."
-    rows = [["rule", "limit", "value", "interval", "verdict"]]
-    for rule in rules:
-        interval = rule["interval"]
-        spread = f"{number(interval['low'])} to {number(interval['high'])}" if interval else ""
-        rows.append(
-            [rule["name"], number(rule["limit"]), number(rule["value"]), spread, rule["status"]]
-        )
-    return _table(rows)
-
-
-def _sparsity_line(report: Mapping[str, Any]) -> str:
-    block = report["sparsity"]
-    return (
-        f"{percent(block['prunable'])} of the {block['prunable_weights']:,} prunable weights are "
-        f"zero; {percent(block['model'])} of all {block['model_weights']:,}."
-    )
+    rows = tables.gates(report)
+    return _table(rows) if len(rows) > 1 else "No limit was set."
 
 
 def _matrices(report: Mapping[str, Any]) -> str:
-    rows = [["matrix", "shape", "sparsity", "format", "bytes", "why"]]
-    for matrix in report["matrices"]:
-        shape = f"{matrix['rows']} x {matrix['columns']}"
-        rows.append(
-            [matrix["name"], shape, percent(matrix["sparsity"]), matrix["format"],
-             f"{matrix['bytes']:,}", matrix["reason"]]
-        )  # fmt: skip
-    body = _table(rows)
+    body = _table(tables.matrices(report))
     return f"<details><summary>Every matrix</summary>\n\n{body}\n\n</details>"
 
 
 def _parity(report: Mapping[str, Any]) -> str:
-    parity = report["parity"]
-    if parity["first_bad"] is not None:
-        return f"**Failed:** {_cell(parity['reason'])}"
-    return (
-        f"Logits and states of the ONNX graph and of the masked PyTorch model differ by at most "
-        f"{number(parity['max_abs'], 2)} (absolute) and {number(parity['max_rel'], 2)} (of the "
-        f"largest value), over {parity['tensors']} tensors; at most {parity['tolerance']:g} "
-        "relative is allowed."
-    )
-
-
-def _environment(report: Mapping[str, Any]) -> str:
-    rows = [["", ""]]
-    for key, value in report["environment"].items():
-        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if key == "memory_bytes":
-            text = size(value)
-        if value is not None:
-            rows.append([key, text])
-    return _table(rows)
+    if report["parity"]["first_bad"] is not None:
+        return f"**Failed:** {_cell(report['parity']['reason'])}"
+    return prose.parity(report)
 
 
 def _table(rows: Rows) -> str:

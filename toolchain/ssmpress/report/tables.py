@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from ssmpress.report.results import VARIANTS
 
 Rows = list[list[str]]
 _MISSING = "-"
+_UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FLAGS = (
     ("prune", "sparsity"), ("prune", "sparsity_of"), ("", "target"), ("prune", "method"),
     ("prune", "alpha"), ("prune", "scope"), ("prune", "prunable"), ("pack", "values"),
@@ -49,6 +51,17 @@ def lookup(report: Mapping[str, Any], *keys: str) -> Any:
     value: Any = report
     for key in keys:
         value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def printable(value: Any) -> Any:
+    """The same JSON value; characters that neither XML nor UTF-8 can hold are U+FFFD."""
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {printable(key): printable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
     return value
 
 
@@ -108,6 +121,42 @@ def formats(report: Mapping[str, Any]) -> Rows:
             [name, str(entry["matrices"]), f"{entry['weights']:,}", size(entry["bytes"]),
              size(entry["dense_fp32_bytes"])]
         )  # fmt: skip
+    return rows
+
+
+def gates(report: Mapping[str, Any]) -> Rows:
+    """Heading, then one row per rule that was judged."""
+    rows = [["rule", "limit", "value", "interval", "verdict"]]
+    for rule in lookup(report, "verdict", "rules") or []:
+        interval = rule["interval"]
+        spread = f"{number(interval['low'])} to {number(interval['high'])}" if interval else ""
+        rows.append(
+            [rule["name"], number(rule["limit"]), number(rule["value"]), spread, rule["status"]]
+        )
+    return rows
+
+
+def matrices(report: Mapping[str, Any]) -> Rows:
+    """Heading, then how each matrix is stored."""
+    rows = [["matrix", "shape", "sparsity", "format", "bytes", "why"]]
+    for matrix in report["matrices"]:
+        shape = f"{matrix['rows']} x {matrix['columns']}"
+        rows.append(
+            [matrix["name"], shape, percent(matrix["sparsity"]), matrix["format"],
+             f"{matrix['bytes']:,}", matrix["reason"]]
+        )  # fmt: skip
+    return rows
+
+
+def environment(report: Mapping[str, Any]) -> Rows:
+    """An empty heading, then what is known of the machine."""
+    rows = [["", ""]]
+    for key, value in report["environment"].items():
+        text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        if key == "memory_bytes":
+            text = size(value)
+        if value is not None:
+            rows.append([key, text])
     return rows
 
 

@@ -1,0 +1,60 @@
+"""The sentences that every rendering shares: report dictionary -> plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssmpress.report.tables import number, percent
+
+Report = Mapping[str, Any]
+
+
+def quality(report: Report) -> str:
+    """How quality was measured."""
+    block = report["quality"]
+    interval = block["retention_interval"]
+    spread = ""
+    if interval is not None:
+        spread = (
+            f"; retention {percent(interval['low'])} to {percent(interval['high'])} "
+            f"({interval['confidence']:.0%} interval over the windows)"
+        )
+    return (
+        f"Quality: {block['metric']} over {block['tokens']:,} predictions in "
+        f"{block['windows']:,} windows of {block['window']} tokens{spread}."
+    )
+
+
+def latency(report: Report) -> str:
+    """How latency was measured; empty where it was not."""
+    block = report["latency"]
+    if not block:
+        return ""
+    rounds = len(next(iter(block["samples"].values()))) - 1
+    return (
+        f"Latency: {block['threads']} thread(s), prefill of {block['prompt_tokens']} "
+        f"tokens, {rounds} interleaved rounds after one to warm up."
+    )
+
+
+def sparsity(report: Report) -> str:
+    """How many zeros, of which weights."""
+    block = report["sparsity"]
+    return (
+        f"{percent(block['prunable'])} of the {block['prunable_weights']:,} prunable weights are "
+        f"zero; {percent(block['model'])} of all {block['model_weights']:,}."
+    )
+
+
+def parity(report: Report) -> str:
+    """Whether the graph computes what the PyTorch model computes."""
+    block = report["parity"]
+    if block["first_bad"] is not None:
+        return f"Parity failed: {block['reason']}"
+    return (
+        f"Logits and states of the ONNX graph and of the masked PyTorch model differ by at most "
+        f"{number(block['max_abs'], 2)} (absolute) and {number(block['max_rel'], 2)} (of the "
+        f"largest value), over {block['tensors']} tensors; at most {block['tolerance']:g} "
+        "relative is allowed."
+    )
