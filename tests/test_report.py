@@ -67,7 +67,7 @@ def test_a_real_report_fits_the_schema(tmp_path: Path) -> None:
     """Everything measured for real, on the toy: sessions, workers, gate."""
     model = toy_onnx.toy_model(tmp_path / "m.onnx")
     variants = {name: Variant(model, None) for name in ("dense", "stock", "compressed")}
-    measured = measure_host(variants, MeasureSettings(8, 4, 5, 1))
+    measured = measure_host(variants, MeasureSettings(8, 8, 8, 1))
     session = open_session(model, threads=1, library=None)
     windows = np.random.default_rng(0).integers(50, size=(9, 12))
     quality = perplexity(session.predict, windows)
@@ -82,7 +82,7 @@ def test_a_real_report_fits_the_schema(tmp_path: Path) -> None:
         ),
     )
     validate(report)
-    report = with_verdict(report, judge(report, GateSettings(0.9, 1000.0, 0.01)))
+    report = with_verdict(report, judge(report, GateSettings(0.9, 1e6, 1e-4)))
     validate(report)
     assert undescribed(report, SCHEMA) == []
     assert report["verdict"]["status"] == "pass", report["verdict"]["sentence"]

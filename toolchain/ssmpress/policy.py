@@ -70,7 +70,8 @@ def read_policy(path: Path) -> dict[str, Limit]:
 
 def _from_toml(path: Path, key: str, value: Any) -> Limit:
     if key not in RULES:
-        close = difflib.get_close_matches(key.lower().replace("-", "_"), RULES, 1)
+        name = key.lower().replace("-", "_").replace("_p50", "")  # the median needs no name
+        close = difflib.get_close_matches(name, RULES, 1)
         hint = f"did you mean {close[0]}? " if close else ""
         raise UsageError(f"{path}: unknown key {key!r}; {hint}A policy may set {', '.join(RULES)}.")
     if isinstance(value, str) and (factor := _FACTOR.fullmatch(value.strip())):

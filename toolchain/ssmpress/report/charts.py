@@ -7,6 +7,7 @@ of 12, which is readable where a phone shows it one to one.
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -149,14 +150,15 @@ def _histograms(
     rows = []
     for name in names:
         last = name == names[-1]
+        most = max(row["share"] for row in bins if row["variant"] == name)
         x = {
             "field": "low", "type": "quantitative", "scale": scale,
             "axis": axis if last else {**axis, "labels": False, "ticks": False, "title": None},
         }  # fmt: skip
         y = {"field": "share", "type": "quantitative", "axis": {
             "title": name, "labels": False, "ticks": False, "grid": False, "domain": False,
-            "titleColor": "var(--ink)",
-        }}  # fmt: skip
+            "titleColor": "var(--ink)", "titleAngle": 0, "titleAlign": "right",
+        }, "scale": {"domain": [0, 1.35 * most], "nice": False}}  # fmt: skip
         bar = {
             "data": {"values": [row for row in bins if row["variant"] == name]},
             "mark": {"type": "bar", "color": _COLOURS[name], "binSpacing": 0},
@@ -174,7 +176,7 @@ def _histograms(
             "mark": {"type": "text", "align": "left", "dx": 3, "y": 6},
             "encoding": {"x": position, "text": {"field": "mark"}},
         }
-        rows.append({"height": 60, "width": WIDTH - 40, "layer": [bar, rule, label]})
+        rows.append({"height": 60, "width": WIDTH - 90, "layer": [bar, rule, label]})
     return {"vconcat": rows, "spacing": 6}
 
 
@@ -282,7 +284,7 @@ def _svg(spec: Spec, key: str, title: str, description: str) -> str:
         "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
         "config": _CONFIG,
         "width": WIDTH - 90,
-        "padding": 4,
+        "padding": {"left": 14, "right": 4, "top": 4, "bottom": 4},
         **spec,
     }
     drawn = vl_convert.vegalite_to_svg(whole, vl_version="5.20")
@@ -290,6 +292,9 @@ def _svg(spec: Spec, key: str, title: str, description: str) -> str:
 
 
 def _named(drawn: str, key: str, title: str, description: str) -> str:
+    clips = dict.fromkeys(re.findall(r'id="(clip\d+)"', drawn))  # Vega counts on from page to page
+    for position, clip in enumerate(clips):
+        drawn = re.sub(rf"\b{clip}\b", f"{key}-clip-{position}", drawn)
     ElementTree.register_namespace("", _SVG)
     root = ElementTree.fromstring(drawn)
     parts: Sequence[tuple[str, str]] = (("title", title), ("desc", description))
