@@ -13,6 +13,9 @@ MODULES = (
     "ssmpress.report", "ssmpress.report.results", "ssmpress.report.schema",
     "ssmpress.report.files", "ssmpress.report.manifest", "ssmpress.report.tables",
     "ssmpress.report.markdown", "ssmpress.report.terminal", "ssmpress.gate",
+    "ssmpress.report.prose", "ssmpress.report.charts", "ssmpress.report.html",
+    "ssmpress.report.junit", "ssmpress.report.summary", "ssmpress.policy", "ssmpress.bootstrap",
+    "ssmpress.gate_cli",
     "ssmpress.evaluate", "ssmpress.interface", "ssmpress.run", "ssmpress.worker_process",
     "ssmpress.device_worker", "ssmpress.device",
 )  # fmt: skip
