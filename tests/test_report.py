@@ -22,7 +22,7 @@ from ssmpress.device import MeasureSettings, Variant, host_environment, measure_
 from ssmpress.errors import BadInputError
 from ssmpress.evaluate import parity, perplexity, retention
 from ssmpress.gate import judge
-from ssmpress.recipe import DataSettings, GateSettings, PruneSettings, RecoverSettings
+from ssmpress.recipe import DataSettings, GateSettings, PruneSettings, RecoverSettings, Relative
 from ssmpress.report.files import read_json, write_bytes, write_json, write_text
 from ssmpress.report.manifest import verify_manifest, write_manifest
 from ssmpress.report.markdown import render_markdown
@@ -217,6 +217,13 @@ def test_command_reproduces_what_is_not_default() -> None:
     assert "--recover none --evaluation 'a b.txt' --evaluation c.xz" in line
     assert "--evaluation-tokens 500" in line
     assert "--seed 7 --min-retention 0.5 --min-speedup 2.0 --out build/toy" in line
+
+
+def test_command_repeats_the_limits_of_a_policy() -> None:
+    gate = GateSettings(None, Relative(1.05), max_rss_bytes=5e7, baseline=Path("old/report.json"))
+    line = command(build_report(example.recipe(gate=gate), example.results()))
+    assert "--min-retention 0 --max-decode-ms 1.05x" in line
+    assert "--max-rss-bytes 50000000.0 --baseline old/report.json" in line
 
 
 def test_files_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,8 @@ def _option(key: str, value: Any) -> list[str]:
         return [name, "none" if value == 0 else str(value)]
     if key == "prunable":
         return [name, ",".join(value)]
+    if key == "min_retention" and value is None:
+        return [name, "0"]  # a policy without it; left out it would be the default
     if isinstance(value, Mapping):  # a `Relative` limit
         return [name, f"{value['factor']:g}x"]
     if isinstance(value, Sequence) and not isinstance(value, str):
