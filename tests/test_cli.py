@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from processes import accept_interrupts
 from ssmpress import cli
 from ssmpress.recipe import named_recipe
 
@@ -152,6 +153,7 @@ def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str]
         text=True,
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(folder / "cache")},
+        preexec_fn=accept_interrupts,
     )
     assert process.stderr is not None
     seen = ""

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import toy_onnx
+from processes import accept_interrupts
 from ssmpress import worker_process
 from ssmpress.device import (
     MeasureSettings,
@@ -181,6 +182,7 @@ def test_a_worker_dies_with_its_parent_in_the_middle_of_a_round(
         [sys.executable, "-c", _PARENT, str(model)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        preexec_fn=accept_interrupts,
     )  # fmt: skip
     with parent:
         assert parent.stdout is not None
