@@ -14,8 +14,8 @@ CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := toolchain/recipes/demo-model
-# The cores are few and shared: waiting threads should sleep, not spin.
-export OMP_WAIT_POLICY := PASSIVE
+# Test runs share the cores with the processes they start: waiting threads sleep, not spin.
+test test-long: export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test test-long test-kernels check format bench clean help
 
