@@ -14,11 +14,12 @@ from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe import Recipe
 
-CPU_TOKENS_PER_SECOND = 45e9
-"""Parameters x tokens per second that PyTorch trains on one core (forward and backward), a guess
+WEIGHT_TOKENS_PER_SECOND = 45e9
+"""Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess
 for the plan: 15 to 90 G were measured on server cores. Only the plan's time depends on it."""
 
 PASSES_WITH_GRADIENT = 3
+"""Work of a training step in forward passes: the forward one, and twice that backwards."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _ram_bytes(recipe: Recipe, weights: int) -> int:
 
 
 def _seconds(recipe: Recipe, weights: int) -> float:
-    p, rate = recipe.prune, CPU_TOKENS_PER_SECOND * recipe.threads / max(1, weights)
+    p, rate = recipe.prune, WEIGHT_TOKENS_PER_SECOND * recipe.threads / max(1, weights)
     calibration = p.calibration_batches * p.calibration_batch * p.calibration_window
     evaluation = recipe.data.evaluation_tokens or 300_000
     recovery = recipe.recover.cpu_seconds if recipe.recover.steps is None else 0.0
