@@ -68,6 +68,11 @@ def compress(
     compute: o.ComputeChoice = Compute.AUTO,
     distill: o.Distill = 0.9,
     mask_every: o.MaskEvery = 20,
+    match_hidden: o.MatchHidden = 0.0,
+    accumulate: o.Accumulate = 1,
+    activation_checkpointing: o.ActivationCheckpointing = False,
+    muon: o.Muon = False,
+    deterministic: o.Deterministic = False,
     checkpoint_seconds: o.CheckpointSeconds = 60.0,
     pruned: o.Pruned = None,
     values: o.ValuesText = "int8",
@@ -108,7 +113,15 @@ def compress(
         prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
     )
     trained = _given(
-        context, distill=distill, mask_every=mask_every, checkpoint_seconds=checkpoint_seconds
+        context,
+        distill=distill,
+        mask_every=mask_every,
+        match_hidden=match_hidden,
+        accumulate=accumulate,
+        activation_checkpointing=activation_checkpointing,
+        muon=muon,
+        deterministic=deterministic,
+        checkpoint_seconds=checkpoint_seconds,
     )
     pruning = replace(named_prune, sparsity=sparsities[0], **given)
     settings = Recipe(

@@ -18,7 +18,7 @@ Tensors are channel-last, the scan state is (b, n, d) and A is (n, d): the layou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,9 @@ from torch import Tensor, nn
 
 from ssmpress.checkpoint import Checkpoint, ModelConfig
 from ssmpress.selective_scan import selective_scan
+
+ScanFunction = Callable[..., tuple[Tensor, Tensor]]
+"""Takes and returns what `selective_scan` does."""
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +150,9 @@ class Mixer(nn.Module):
         bias = self.conv1d.bias
         return weight, torch.zeros_like(weight[0]) if bias is None else bias
 
-    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model), the layer's two states -> y (b, l, d_model), the states after it."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
         u, conv = causal_conv1d(u, *self.conv_weight(), conv)
@@ -156,7 +161,7 @@ class Mixer(nn.Module):
         A = -torch.exp(self.A_log.float()).T  # (n, d)
         with torch.autocast(x.device.type, enabled=False):
             tensors = (t.float() for t in (u, delta, self.dt_proj.bias, A, B, C, self.D, z, scan))
-            y, scan = selective_scan(*tensors)
+            y, scan = scan_by(*tensors)
         return self.out_proj(y), conv, scan
 
 
@@ -179,9 +184,11 @@ class Layer(nn.Module):
         self.mixer = Mixer(config)
         self.norm = RMSNorm(config)
 
-    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model) and the states -> the same, after this layer."""
-        y, conv, scan = self.mixer(self.norm(x), conv, scan)
+        y, conv, scan = self.mixer(self.norm(x), conv, scan, scan_by)
         return x + y, conv, scan
 
     def forward_fused(self, x: Tensor, mamba_inner_fn: Any) -> Tensor:

@@ -118,6 +118,36 @@ Distill = Annotated[
     ),
 ]
 MaskEvery = Annotated[int, _option("Recovery steps between two tightenings of the masks.", PRUNING)]
+MatchHidden = Annotated[
+    float,
+    _option("Weight of the distance to the dense model's last hidden state in recovery.", PRUNING),
+]
+Accumulate = Annotated[
+    int,
+    _option("Micro-batches that a step's batch is split into, to save memory.", PRUNING),
+]
+ActivationCheckpointing = Annotated[
+    bool,
+    typer.Option(
+        "--activation-checkpointing",
+        help="Run every layer again in the backward pass, to save memory.",
+        rich_help_panel=PRUNING,
+    ),
+]
+Muon = Annotated[
+    bool,
+    typer.Option(
+        "--muon", help="Muon instead of AdamW for the projections.", rich_help_panel=PRUNING
+    ),
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="On a GPU too, repeated and resumed runs agree to the byte; slower.",
+        rich_help_panel=PRUNING,
+    ),
+]
 CheckpointSeconds = Annotated[
     float,
     _option(

@@ -19,19 +19,25 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ssmpress.model import Mamba, State, fused_kernels
+from ssmpress.ordered_scan import ordered_kernels
+from ssmpress.selective_scan import selective_scan
 
 CHUNK_ROWS = 4096
 """Tokens whose logits exist at once."""
 
 
-def final_hidden(model: Mamba, tokens: Tensor, recompute: bool = False) -> Tensor:
+def final_hidden(
+    model: Mamba, tokens: Tensor, recompute: bool = False, ordered: bool = False
+) -> Tensor:
     """The head's input (b, l, d_model) from the zero state: `Mamba.logits` without its head.
 
     Args:
         tokens: int (b, l). recompute: keep only each layer's input for the backward pass and run
             the layer again there: a third more work, a fraction of the memory.
+        ordered: add gradients up in a fixed order on a GPU too; on a CPU it is always fixed.
     """
-    kernels = fused_kernels() if tokens.is_cuda else None
+    kernels = fused_kernels() if tokens.is_cuda and not ordered else None
+    scan = (ordered_kernels() if tokens.is_cuda and ordered else None) or selective_scan
     if kernels is not None and not recompute:
         kernels = partial(
             kernels, checkpoint_lvl=0
@@ -42,7 +48,7 @@ def final_hidden(model: Mamba, tokens: Tensor, recompute: bool = False) -> Tenso
         if kernels is not None:
             fused: Tensor = layer.forward_fused(x, kernels)
             return fused
-        y: Tensor = layer(x, state.conv[0], state.scan[0])[0]
+        y: Tensor = layer(x, state.conv[0], state.scan[0], scan)[0]
         return y
 
     x = model.backbone.embedding(tokens).float()

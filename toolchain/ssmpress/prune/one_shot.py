@@ -11,10 +11,10 @@ from torch import Tensor
 from ssmpress.errors import UsageError
 from ssmpress.model import Mamba
 from ssmpress.prune import baselines
-from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect
+from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect, zero_counts
 from ssmpress.prune.order import Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
-from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude
+from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe import Method, PruneSettings, Scope
 
 
@@ -91,6 +91,11 @@ def one_shot(
     """
     check_combination(names, prune, sparsity)
     windows = calibration_windows(tokens, prune, seed).to(next(model.parameters()).device)
+    if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
+        # Its own scores decide within each matrix: no pass over the dense model is needed.
+        sizes = [w.numel() for w in parameters_of(model, names).values()]
+        zeros = dict(zip(names, zero_counts(sizes, sparsity), strict=True))
+        return _sparsegpt(model, names, windows, zeros, progress)
     known = scores or Scores()
     if known.by_weight is None:
         _find(known, model, names, windows, prune, progress)
@@ -102,9 +107,19 @@ def one_shot(
     keep = keep_masks(limited, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        flat = windows.flatten(0, 1)
-        keep = baselines.sparsegpt(model, names, flat, windows.shape[1], zeros, progress)
+        return _sparsegpt(model, names, windows, zeros, progress)
     return keep
+
+
+def _sparsegpt(
+    model: Mamba,
+    names: tuple[str, ...],
+    windows: Tensor,
+    zeros: Mapping[str, int],
+    progress: Progress | None,
+) -> dict[str, Tensor]:
+    flat, batch = windows.flatten(0, 1), windows.shape[1]
+    return baselines.sparsegpt(model, names, flat, batch, zeros, progress)
 
 
 def _find(

@@ -111,9 +111,10 @@ class Training:
     def backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
         """Add the gradients of one of `parts` micro-batches; returns the loss and its parts."""
         with self.autocast():
-            hidden = final_hidden(self.model, batch.tokens, self.settings.activation_checkpointing)[
-                :, :-1
-            ]
+            s = self.settings
+            hidden = final_hidden(
+                self.model, batch.tokens, s.activation_checkpointing, s.deterministic
+            )[:, :-1]
             targets = HeadTargets(
                 next_tokens=batch.tokens[:, 1:].flatten(),
                 weight=self.settings.distill,
