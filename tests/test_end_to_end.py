@@ -130,7 +130,7 @@ def test_bundle_runs_in_plain_onnxruntime(demo):
 def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path):
     done = run_compress(
         tmp_path, str(DEMO), "--sparsity", "0.9", "--recover", "none", "--out", "bundle",
-        "--evaluation-tokens", "5000", "--values", "fp32",
+        "--evaluation-tokens", "10000", "--values", "fp32",
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "Fail: The quality kept is" in done.stderr

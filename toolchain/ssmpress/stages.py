@@ -105,8 +105,15 @@ class Bundle:
     model_bytes: int
 
 
-def read(recipe: Recipe, note: Note) -> Source:
+def _quiet(*_: object) -> None:
+    """Tells nobody."""
+
+
+def read(recipe: Recipe, note: Note = _quiet) -> Source:
     """Checkpoint, tokenizer and text.
+
+    Args:
+        note: called with one sentence about each decision.
 
     Raises:
         BadInputError: one of them is missing, damaged or disagrees with another.
@@ -175,7 +182,7 @@ def _calibration_limit(recipe: Recipe) -> int | None:
 def prune(
     recipe: Recipe,
     source: Source,
-    progress: Progress,
+    progress: Progress = _quiet,
     *,
     start: Pruned | None = None,
     scores: Scores | None = None,
