@@ -91,7 +91,8 @@ def test_bundle_holds_what_it_lists(demo):
     bundle = demo[0] / "model-s70"
     names = {path.name for path in bundle.iterdir()}
     assert names == {"model.onnx", LIBRARY_NAME, "tokenizer.json", "manifest.json",
-                     "report.json", "report.md", "report.html", "junit.xml"}  # fmt: skip
+                     "report.json", "report.md", "report.html", "junit.xml",
+                     "README.md"}  # fmt: skip
     assert set(verify_manifest(bundle)["files"]) == names - {"manifest.json"}
     assert not list(demo[0].glob(".model*"))
     onnx.checker.check_model(str(bundle / "model.onnx"), full_check=True)

@@ -217,7 +217,7 @@ def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, mon
     assert 'class="tradeoff-latency"' in (out / "report.html").read_text()
     for name in folders:
         left = {path.name for path in (out / name).iterdir()}
-        assert left == {"report.json", "report.md", "report.html", "junit.xml"}
+        assert left == {"report.json", "report.md", "report.html", "junit.xml", "README.md"}
     jsonschema.validate(json.loads((out / "sweep.json").read_text()), SCHEMA)
     assert not list(cache.iterdir()), "a finished sweep leaves nothing in the cache"
 

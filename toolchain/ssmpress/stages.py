@@ -33,6 +33,7 @@ from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, Recipe
 from ssmpress.report import files
+from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.manifest import write_manifest
@@ -319,7 +320,7 @@ def export_bundle(source: Source, dense: Dense, packed: PackedModel, folder: Pat
     )
 
 
-REPORTS = ("report.json", "report.md", "report.html", "junit.xml")
+REPORTS = ("report.json", "report.md", "report.html", "junit.xml", "README.md")
 
 
 def write(recipe: Recipe, report: dict[str, Any], names: Iterable[str], folder: Path) -> None:
@@ -338,3 +339,4 @@ def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
+    files.write_text(folder / "README.md", render_card(report))
