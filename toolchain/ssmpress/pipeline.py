@@ -19,6 +19,7 @@ from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
+from ssmpress.report.sweep import SWEEP_NAME
 from ssmpress.validate import validate
 
 
@@ -65,9 +66,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         SsmpressError: with the exit code and one sentence for the user.
     """
     watch = watch or Watch()
-    check_target(recipe.target)
-    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    get_library_path()  # its absence should not show after an hour of training
+    baseline = check(recipe)
     with staged(recipe.out) as folder:
         with watch.stage("read"):
             source = stages.read(recipe, watch.note)
@@ -75,18 +74,47 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
             pruned = stages.prune(recipe, source, watch.progress)
             if recipe.save_checkpoint is not None:
                 stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
-        with watch.stage("compact"):
-            dense, packed = stages.compact(recipe, source, pruned)
-        with watch.stage("export"):
-            bundle = stages.export_bundle(recipe, source, dense, packed, folder)
-        with watch.stage("validate"):
-            results = validate(recipe, source, pruned, packed, bundle, watch.progress)
-        with watch.stage("judge"):
-            report = build_report(recipe, results)
-            verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=baseline)
-        report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
-        stages.write(recipe, report, bundle, folder)
-    return Result(report, recipe.out, verdict.exit_code)
+        with work_folder(folder) as work:
+            dense = stages.export_dense(source, work / "dense")
+            report = make_bundle(recipe, source, pruned, dense, folder, watch, baseline)
+    return Result(report, recipe.out, report["verdict"]["exit_code"])
+
+
+def check(recipe: Recipe) -> dict[str, Any] | None:
+    """Whatever should not show only after an hour of training; returns the gate's baseline."""
+    check_target(recipe.target)
+    get_library_path()
+    return None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
+
+
+def make_bundle(
+    recipe: Recipe, source: stages.Source, pruned: stages.Pruned, dense: stages.Dense,
+    folder: Path, watch: Watch, baseline: dict[str, Any] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
+    with watch.stage("compact"):
+        packed = stages.compact(recipe, source, pruned)
+    with watch.stage("export"):
+        bundle = stages.export_bundle(source, dense, packed, folder)
+    with watch.stage("validate"):
+        results = validate(recipe, source, pruned, packed, bundle, watch.progress)
+    with watch.stage("judge"):
+        report = build_report(recipe, results)
+        verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=baseline)
+    report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
+    stages.write(recipe, report, bundle.names, folder)
+    return report
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for what is no part of the bundle; it is gone after the block."""
+    work = folder / "work"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -96,11 +124,8 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         UsageError: `out` exists and is not a bundle of ssmpress, or its parent cannot be written.
     """
-    if (
-        out.exists()
-        and not (out / MANIFEST_NAME).is_file()
-        and (not out.is_dir() or any(out.iterdir()))
-    ):
+    ours = any((out / name).is_file() for name in (MANIFEST_NAME, SWEEP_NAME))
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"--out {out}: expected a new folder, an empty one or an earlier bundle; it holds "
             "other files. Choose another --out."

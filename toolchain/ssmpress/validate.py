@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ssmpress.model import Mamba, Projection
 from ssmpress.ops import Values
 from ssmpress.prune import mask
 from ssmpress.recipe import Recipe
-from ssmpress.report.results import Matrix, Parity, Quality, Results, Size
+from ssmpress.report.results import LanguageModelQuality, Matrix, Parity, Quality, Results, Size
 from ssmpress.run import open_session
 from ssmpress.stages import Bundle, Progress, Pruned, Source
 
@@ -56,8 +57,8 @@ def validate(
     parity = check_parity(source, packed, bundle, recipe)
     quality = measure_quality(recipe, source, bundle, progress)
     variants = {
-        "dense": Variant(bundle.dense, bundle.library),
-        "stock": Variant(bundle.dense, None),
+        "dense": Variant(bundle.dense.model, bundle.library),
+        "stock": Variant(bundle.dense.model, None),
         "compressed": Variant(bundle.model, bundle.library),
     }
     settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
@@ -92,16 +93,18 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Progress) -> Quality:
-    """Perplexity of the dense baseline and of the bundle, through ONNX Runtime."""
-    found = {}
-    for name, path in (("dense", bundle.dense), ("compressed", bundle.model)):
+    """Perplexity of the dense baseline, unless it is known, and of the bundle: ONNX Runtime."""
+
+    def measure(name: str, path: Path) -> LanguageModelQuality:
         session = open_session(path, threads=recipe.threads, library=bundle.library)
 
-        def advance(done: int, total: int, name: str = name) -> None:
+        def advance(done: int, total: int) -> None:
             progress(f"perplexity, {name}", done, total)
 
-        found[name] = evaluate.perplexity(session.predict, source.windows, progress=advance)
-    dense, compressed = found["dense"], found["compressed"]
+        return evaluate.perplexity(session.predict, source.windows, progress=advance)
+
+    dense = bundle.dense.quality = bundle.dense.quality or measure("dense", bundle.dense.model)
+    compressed = measure("compressed", bundle.model)
     return Quality(
         dense,
         compressed,
