@@ -2,6 +2,8 @@
 // Chooses the instruction set: the only place that asks what the CPU can do.
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include <cstdio>
@@ -27,6 +29,14 @@ bool HasAvx2() {
   if ((xcr0 & 6) != 6) return false;
   return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2) != 0;
 }
+#elif defined(__aarch64__)
+// Bits of AT_HWCAP in the Linux ABI. GCC's name of the instruction set includes the other two.
+constexpr unsigned long kHwcapAtomics = 1ul << 8, kHwcapRdm = 1ul << 12, kHwcapDotprod = 1ul << 20;
+
+bool HasDotprod() {
+  constexpr unsigned long kNeeded = kHwcapAtomics | kHwcapRdm | kHwcapDotprod;
+  return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
+}
 #endif
 bool Always() { return true; }
 
@@ -39,6 +49,9 @@ struct Candidate {
 const Candidate kByPriority[] = {
 #if defined(__x86_64__)
     {&kAvx2Isa, HasAvx2},
+#elif defined(__aarch64__)
+    {&kDotprodIsa, HasDotprod},
+    {&kNeonIsa, Always},
 #endif
     {&kScalarIsa, Always},
 };

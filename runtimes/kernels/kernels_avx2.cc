@@ -161,6 +161,13 @@ SSMPRESS_INLINE I8x16 ExpandI8(const int8_t* value, unsigned low, unsigned high)
   return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(value)), index);
 }
 
+SSMPRESS_INLINE size_t CountBits8(unsigned byte) {
+  return static_cast<size_t>(__builtin_popcount(byte));
+}
+SSMPRESS_INLINE size_t CountBits16(unsigned low, unsigned high) {
+  return static_cast<size_t>(__builtin_popcount(low | high << 8));
+}
+
 SSMPRESS_INLINE I8x16 LoadI8x16(const int8_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
@@ -175,20 +182,25 @@ SSMPRESS_INLINE I8x32 LoadNibbles(const uint8_t* p) {
   return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes), _mm256_set1_epi8(15));
 }
 SSMPRESS_INLINE I8x32 Join(I8x16 low, I8x16 high) { return _mm256_set_m128i(high, low); }
-SSMPRESS_INLINE I32 Widen(I8x16 v) { return _mm256_cvtepi8_epi16(v); }
 // sum + w·x over groups of 4 bytes. |w| is unsigned as maddubs wants it, x takes its sign; with
 // both in [-127, 127] a pair is at most 32258 and does not saturate.
 SSMPRESS_INLINE I32 DotAdd(I32 sum, I8x32 w, I8x32 x) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-SSMPRESS_INLINE I32 SetPair(const int16_t* x) {
+
+// Int8 panels: an element is 2 columns, weights and activations are widened to int16.
+using PanelX = int16_t;
+constexpr size_t kPanelColumns = 2;
+constexpr int kInt8PanelTokens = 5;  // 10 sums and, in addition, a product: 14 registers
+template <class Reader>
+SSMPRESS_INLINE I32 NextPanelElements(Reader& reader) {
+  return _mm256_cvtepi8_epi16(reader.template Next16<false>());
+}
+SSMPRESS_INLINE I32 PanelDotAdd(I32 sum, I32 w, const PanelX* x) {
   int32_t pair;
   std::memcpy(&pair, x, sizeof pair);
-  return _mm256_set1_epi32(pair);
-}
-SSMPRESS_INLINE I32 PairDotAdd(I32 sum, I32 w, I32 x) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(pair)));
 }
 
 SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {

@@ -31,7 +31,7 @@ struct BitmaskFloatReader : BitmaskCursor<Stored> {
     const unsigned byte = this->word & 255;
     const F32 w = Expand(this->value, byte);
     this->word >>= 8;
-    this->value += __builtin_popcount(byte);
+    this->value += CountBits8(byte);
     return w;
   }
 };
@@ -43,7 +43,7 @@ struct BitmaskInt8Reader : BitmaskCursor<int8_t> {
   SSMPRESS_INLINE I8x16 Next16() {
     const unsigned low = word & 255, high = word >> 8 & 255;
     const I8x16 w = ExpandI8(value, low, high);
-    value += __builtin_popcount(word & 65535);
+    value += CountBits16(low, high);
     word >>= 16;
     return w;
   }
