@@ -287,7 +287,7 @@ void Tokenizer::split_added(std::string_view text, bool normalized,
 
 void Tokenizer::encode_piece(std::string_view text, std::vector<int64_t>& out) const {
   std::string prefixed;
-  if (add_prefix_space_ && (text.empty() || text.front() != ' ')) {
+  if (add_prefix_space_ && !text.empty() && text.front() != ' ') {
     prefixed = " " + std::string(text);
     text = prefixed;
   }
