@@ -17,7 +17,9 @@ MODULES = (
     "ssmpress.report.junit", "ssmpress.report.summary", "ssmpress.policy", "ssmpress.bootstrap",
     "ssmpress.gate_cli",
     "ssmpress.evaluate", "ssmpress.interface", "ssmpress.run", "ssmpress.worker_process",
-    "ssmpress.device_worker", "ssmpress.device",
+    "ssmpress.device_worker", "ssmpress.device", "ssmpress.deploy", "ssmpress.emulate",
+    "ssmpress.remote_device", "ssmpress.ssh", "ssmpress.adb", "ssmpress.boards", "ssmpress.bundle",
+    "ssmpress.report.device_charts", "ssmpress.report.device_tables",
 )  # fmt: skip
 
 _BLOCKED = """

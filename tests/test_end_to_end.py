@@ -91,6 +91,7 @@ def test_bundle_holds_what_it_lists(demo):
     bundle = demo[0] / "model-s70"
     names = {path.name for path in bundle.iterdir()}
     assert names == {"model.onnx", LIBRARY_NAME, "tokenizer.json", "manifest.json",
+                     "libonnxruntime.so", "ssmrun", "README.md",
                      "report.json", "report.md", "report.html", "junit.xml"}  # fmt: skip
     assert set(verify_manifest(bundle)["files"]) == names - {"manifest.json"}
     assert not list(demo[0].glob(".model*"))

@@ -20,6 +20,7 @@ from ssmpress.recipe import (
     PROJECTIONS,
     Compute,
     DataSettings,
+    DeploySettings,
     Method,
     PackSettings,
     Recipe,
@@ -38,6 +39,8 @@ EPILOG = """
   compress model.pt --sparsity 0.7
 
   compress ./my-mamba --sparsity 0.8 --calibration wiki.txt --evaluation test.txt
+
+  compress ./my-mamba --sparsity 0.7 --target arm64 --device ssh://pi@raspberrypi.local
 
   compress ./my-mamba --sparsity 0.7 --dry-run
 
@@ -160,6 +163,35 @@ def compress(
     target: Annotated[
         Target, typer.Option(help="What the bundle runs on.", rich_help_panel=BUNDLE)
     ] = Target.HOST,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="qemu[:CPU]|ssh://[USER@]HOST[:PORT]|adb:SERIAL",
+            help="Where to validate the bundle, and to measure it if it is real; may be given "
+            "several times. By default this machine, or QEMU for a target of another one.",
+            rich_help_panel=BUNDLE,
+            show_default=False,
+        ),
+    ] = None,
+    device_threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads on real devices.",
+            rich_help_panel=BUNDLE,
+            show_default="all their processors",
+        ),
+    ] = None,
+    onnxruntime: Annotated[
+        Path | None,
+        typer.Option(
+            help="Wheel of ONNX Runtime for the target, instead of downloading it.",
+            rich_help_panel=BUNDLE,
+            show_default=False,
+        ),
+    ] = None,
+    archive: Annotated[
+        bool, typer.Option("--archive", help="Also write OUT.tar.gz.", rich_help_panel=BUNDLE)
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -305,6 +337,12 @@ def compress(
             evaluation_tokens=evaluation_tokens,
         ),
         gate=gate_settings(limits, gate, baseline, default_retention=0.95),
+        deploy=DeploySettings(
+            device=tuple(device or ()),
+            device_threads=device_threads,
+            onnxruntime=onnxruntime,
+            archive=archive,
+        ),
         threads=available_threads() if threads is None else threads,
         seed=seed,
         save_checkpoint=save_checkpoint,

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.device import check_target
+from ssmpress.deploy import plan_deployment
 from ssmpress.errors import UsageError
 from ssmpress.gate import judge, read_report
-from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
@@ -65,9 +64,8 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         SsmpressError: with the exit code and one sentence for the user.
     """
     watch = watch or Watch()
-    check_target(recipe.target)
+    deployment = plan_deployment(recipe, watch.note)  # not after an hour of training
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    get_library_path()  # its absence should not show after an hour of training
     with staged(recipe.out) as folder:
         with watch.stage("read"):
             source = stages.read(recipe, watch.note)
@@ -79,13 +77,15 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
             dense, packed = stages.compact(recipe, source, pruned)
         with watch.stage("export"):
             bundle = stages.export_bundle(recipe, source, dense, packed, folder)
+            bundle = stages.add_runtime(recipe, source, bundle, deployment)
         with watch.stage("validate"):
-            results = validate(recipe, source, pruned, packed, bundle, watch.progress)
+            results = validate(recipe, source, pruned, packed, bundle, deployment, watch.progress)
         with watch.stage("judge"):
             report = build_report(recipe, results)
             verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=baseline)
         report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
-        stages.write(recipe, report, bundle, folder)
+        extra = stages.manifest_entries(source, deployment)
+        stages.write(recipe, report, bundle, folder, extra)
     return Result(report, recipe.out, verdict.exit_code)
 
 

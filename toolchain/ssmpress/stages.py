@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 
 from ssmpress import compact as packing
 from ssmpress import data
+from ssmpress.bundle import archive_path, write_archive, write_device_files
 from ssmpress.checkpoint import (
     Checkpoint,
     ModelConfig,
     read_checkpoint,
     write_checkpoint,
 )
+from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
 from ssmpress.model import Mamba
-from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
+from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path, host_machine
 from ssmpress.prune import mask
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, Recipe
@@ -77,7 +79,10 @@ class Pruned:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files of the bundle, and the dense baseline beside it. All lie in the staging folder."""
+    """Files of the bundle, and the dense baseline beside it. All lie in the staging folder.
+
+    machine: that the bundle is for. names: what a device needs, in the folder.
+    """
 
     model: Path
     library: Path
@@ -85,6 +90,16 @@ class Bundle:
     dense: Path
     names: tuple[str, ...]
     model_bytes: int
+    machine: str = field(default_factory=host_machine)
+
+    @property
+    def host_library(self) -> Path:
+        """The op library that runs it on this host: the bundle's own, if it is for this machine."""
+        return self.library if self.machine == host_machine() else get_library_path()
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Of some of its files."""
+        return sum((self.model.parent / name).stat().st_size for name in names)
 
 
 def read(recipe: Recipe, note: Note) -> Source:
@@ -258,7 +273,7 @@ def export_bundle(
     model_files = export(packed, folder / "model.onnx")
     export(dense, work / "dense.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
-    shutil.copyfile(get_library_path(), library)
+    shutil.copyfile(get_library_path(recipe.target.machine), library)
     shutil.copyfile(source.tokenizer, tokenizer)
     return Bundle(
         model=folder / "model.onnx",
@@ -267,15 +282,51 @@ def export_bundle(
         dense=work / "dense.onnx",
         names=(*(f.name for f in model_files), library.name, tokenizer.name),
         model_bytes=sum(f.stat().st_size for f in model_files),
+        machine=recipe.target.machine,
     )
 
 
-def write(recipe: Recipe, report: dict[str, Any], bundle: Bundle, folder: Path) -> None:
-    """Reports and, last, the manifest over every file of the bundle."""
+def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:
+    """Put what runs the model into the bundle, and a manifest that ssmrun accepts."""
+    folder = bundle.model.parent
+    names = write_device_files(folder, recipe.out.name, deployment.machine, deployment.runtime)
+    complete = replace(bundle, names=tuple(dict.fromkeys((*bundle.names, *names))))
+    write_manifest(folder, complete.names, recipe, manifest_entries(source, deployment))
+    return complete
+
+
+def manifest_entries(source: Source, deployment: Deployment) -> dict[str, Any]:
+    """What the manifest says beside its files and the recipe."""
+    return {
+        "model": describe_model(source.checkpoint),
+        "machine": deployment.machine,
+        "runtime": deployment.runtime.describe(),
+    }
+
+
+def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Configuration and provenance, for the report."""
+    return {
+        "config": checkpoint.config.to_dict(),
+        "layout": checkpoint.layout,
+        "sha256": checkpoint.sha256,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def write(
+    recipe: Recipe, report: dict[str, Any], bundle: Bundle, folder: Path, extra: dict[str, Any]
+) -> None:
+    """Reports, then the manifest over every file of the bundle, then the archive.
+
+    extra: `manifest_entries`.
+    """
     shutil.rmtree(folder / "work")
     files.write_json(folder / "report.json", report)
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
     reports = ("report.json", "report.md", "report.html", "junit.xml")
-    write_manifest(folder, [*bundle.names, *reports], recipe, {"model": report["model"]})
+    write_manifest(folder, [*bundle.names, *reports], recipe, extra)
+    if recipe.deploy.archive:
+        write_archive(folder, archive_path(recipe.out), recipe.out.name)

@@ -276,6 +276,11 @@ def _variant_colour() -> Spec:
     return {"field": "variant", "type": "nominal", "legend": None, "scale": scale}
 
 
+def draw(spec: Spec, key: str, caption: str, described: str) -> Chart:
+    """A chart of a Vega-Lite specification. described: its numbers, for screen readers."""
+    return Chart(key, _svg(spec, f"chart-{key}", caption, described), caption)
+
+
 def _svg(spec: Spec, key: str, title: str, description: str) -> str:
     """Draw; name it for screen readers, which read the description instead of every mark."""
     import vl_convert

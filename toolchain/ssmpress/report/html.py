@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.charts import draw_charts
+from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number
 
@@ -18,6 +19,7 @@ Report = Mapping[str, Any]
 _BADGES = {"pass": "\u2714 Pass", "fail": "\u2718 Fail", "inconclusive": "? Inconclusive"}
 _SECTIONS = (
     ("comparison", "Comparison"), ("gates", "Gates"), ("latency", "Latency"),
+    ("devices", "Devices"),
     ("sparsity", "Sparsity"), ("size", "Size"), ("setup", "Setup"), ("reproduce", "Reproduce"),
 )  # fmt: skip
 
@@ -46,6 +48,7 @@ def _context(report: Report) -> dict[str, Any]:
     status = str(lookup(report, "verdict", "status") or "not judged")
     sentence = str(lookup(report, "verdict", "sentence") or "Not judged yet.")
     judged = status in _BADGES
+    devices = device_tables.sentences(report)
     return {
         "version": lookup(report, "ssmpress_version"),
         "title": tables.title(report),
@@ -53,8 +56,10 @@ def _context(report: Report) -> dict[str, Any]:
         "status_class": status if judged else "",
         "badge": _BADGES.get(status, "Not judged"),
         "sentence": sentence.removeprefix(f"{status.capitalize()}: "),
-        "sections": _SECTIONS,
-        "charts": draw_charts(report),
+        "sections": [section for section in _SECTIONS if section[0] != "devices" or devices],
+        "devices": devices,
+        "device_tables": device_tables.sections(report),
+        "charts": [*draw_charts(report), *draw_device_charts(report)],
         "comparison": [_change_before_stock(row) for row in tables.comparison(report)],
         "rules": lookup(report, "verdict", "rules") or [],
         "gates": tables.gates(report),

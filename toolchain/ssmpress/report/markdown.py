@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
 
 
@@ -22,6 +22,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         _explanation(report),
         "## Gates",
         _gates(report),
+        *_devices(report),
         "## Sparsity",
         prose.sparsity(report),
         _table(tables.sparsity(report)),
@@ -74,6 +75,17 @@ def _explanation(report: Mapping[str, Any]) -> str:
 def _gates(report: Mapping[str, Any]) -> str:
     rows = tables.gates(report)
     return _table(rows) if len(rows) > 1 else "No limit was set."
+
+
+def _devices(report: Mapping[str, Any]) -> list[str]:
+    """Nothing where the report says nothing of its target."""
+    lines = device_tables.sentences(report)
+    if not lines:
+        return []
+    found = ["## Devices", "\n".join(f"- {_cell(line)}" for line in lines)]
+    for title, rows in device_tables.sections(report):
+        found += [f"{title}:", _table(rows)]
+    return found
 
 
 def _matrices(report: Mapping[str, Any]) -> str:
