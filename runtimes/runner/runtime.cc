@@ -34,7 +34,7 @@ template <class Function>
 Function Find(void* handle, const char* name, const std::string& path) {
   void* const symbol = dlsym(handle, name);
   if (symbol == nullptr) {
-    BadDevice(path + ": expected a library with " + name + "; it has none. Is it the right file?");
+    BadDevice(path + ": expected a library with " + name + "; it has none. Copy the whole bundle.");
   }
   return reinterpret_cast<Function>(symbol);
 }
