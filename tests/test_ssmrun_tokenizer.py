@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
+from tokenizers.normalizers import NFD
 
 import ssmrun_bundle as sb
 
@@ -78,8 +79,14 @@ def with_unknown(parts: dict[str, Any]) -> None:
     parts["model"]["unk_token"] = "?"
 
 
+def nfc(parts: dict[str, Any]) -> None:
+    """GPT-NeoX's, which Mamba's published checkpoints use."""
+    added(parts)
+    parts["normalizer"] = {"type": "NFC"}
+
+
 CHANGES = [plain, added, prefixed, unsplit, ignoring_merges, old_style, without_some_bytes,
-           with_unknown]  # fmt: skip
+           with_unknown, nfc]  # fmt: skip
 
 NASTY = (
     "", " ", "\n", "a", " a", "a ", "  a", "   a  b   ", "\t\ta\n\n\nb", "a\r\nb\r\n", "don't",
@@ -205,16 +212,39 @@ def test_a_trained_models_tokenizer(
             pair.check(nasty)
 
 
+def test_composition_of_all_characters(tmp_path: Path, library: Path) -> None:
+    """Every character that decomposes, and its decomposition with marks in another order."""
+    file = changed(nfc)
+    tokenizer = Tokenizer.from_str(file)
+    nfd = NFD().normalize_str
+    texts = [c for c in map(chr, range(0x110000)) if not "\ud800" <= c <= "\udfff" and nfd(c) != c]
+    assert len(texts) > 13_000
+    texts = [c for c in texts if not "\uac00" <= c <= "\ud7a3"] + texts[::37]
+    joined = "".join(f"{c} {nfd(c)} {nfd(c)[::-1]} {c}\u0323\u0301\u0334\n" for c in texts)
+    folder = bundle_with(tmp_path / "b", library, file)
+    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
+        for begin in range(0, len(joined), 20_000):
+            part = joined[begin : begin + 20_000]
+            wanted = tokenizer.encode(part, add_special_tokens=False).ids
+            assert worker.ask("encode", text=part)["tokens"] == wanted
+
+
 @pytest.mark.slow
-def test_the_class_table_is_what_its_generator_writes() -> None:
-    source = sb.ROOT / "runtimes" / "runner" / "generate_unicode_classes.py"
-    spec = importlib.util.spec_from_file_location("generate_unicode_classes", source)
+@pytest.mark.parametrize(
+    ("generator", "table"),
+    [("generate_unicode_classes", "unicode_classes.h"),
+     ("generate_normalization", "normalization_tables.h")],
+)  # fmt: skip
+def test_tables_are_what_their_generators_write(generator: str, table: str) -> None:
+    folder = sb.ROOT / "runtimes" / "runner"
+    spec = importlib.util.spec_from_file_location(generator, folder / f"{generator}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    written = source.with_name("unicode_classes.h").read_text()
-    assert module.header().split("inline")[1] == written.split("inline")[1]
+    without_version = [text.split("\n", 2)[2] for text in
+                       (module.header(), (folder / table).read_text())]  # fmt: skip
+    assert without_version[0] == without_version[1]
 
 
 def test_text_that_is_not_utf8(tmp_path: Path, library: Path) -> None:

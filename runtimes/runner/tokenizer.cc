@@ -7,6 +7,7 @@
 
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/normalize.h"
 
 namespace ssmrun {
 namespace {
@@ -45,16 +46,6 @@ std::string BytesOf(std::string_view token) {
     bytes += static_cast<char>(Table().byte[c]);
   }
   return bytes;
-}
-
-// Whether NFC leaves every text of such characters as it is: no character below U+0300 composes
-// with another one below it.
-bool IsNfcInert(std::string_view text) {
-  size_t length = 0;
-  for (size_t at = 0; at < text.size(); at += length) {
-    if (DecodeUtf8(text, at, &length) >= 0x300) return false;
-  }
-  return true;
 }
 
 }  // namespace
@@ -211,13 +202,11 @@ void Tokenizer::read_added(const JsonValue& list) {
     Added token{std::string(content->text()),          number,
                 flag(item, "lstrip", false, where),    flag(item, "rstrip", false, where),
                 flag(item, "normalized", true, where), flag(item, "special", false, where)};
-    if (token.normalized && normalize_ && !IsNfcInert(token.content)) {
-      refuse(where, "characters below U+0300 where NFC is applied", "others");
-    }
     if (number >= tokens_.size()) tokens_.resize(number + 1);
     if (number >= special_.size()) special_.resize(number + 1);
     tokens_[number] = BytesOf(token.content);
     special_[number] = token.special;
+    if (normalize_ && token.normalized) token.content = NormalizeNfc(token.content);
     begins_added_[static_cast<uint8_t>(token.content.front())] = true;
     added_.push_back(std::move(token));
   }
@@ -230,10 +219,6 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, const std::string&
   if (const size_t at = FindInvalidUtf8(text); at != text.npos) {
     BadInput(what + ": expected UTF-8 text; the byte at offset " + std::to_string(at) +
              " is not. Convert it, e.g. with iconv -t UTF-8.");
-  }
-  if (normalize_ && !IsNfcInert(text)) {
-    BadInput(what + ": the tokenizer normalises text to NFC, and ssmrun does that only for " +
-             "characters below U+0300. Encode the text elsewhere and give its tokens.");
   }
   std::vector<int64_t> out;
   split_added(text, false, out);
@@ -260,7 +245,11 @@ void Tokenizer::split_added(std::string_view text, bool normalized,
                             std::vector<int64_t>& out) const {
   const auto plain = [&](size_t begin, size_t end) {
     const std::string_view piece = text.substr(begin, end - begin);
-    normalized ? encode_piece(piece, out) : split_added(piece, true, out);
+    if (normalized) {
+      encode_piece(piece, out);
+    } else {
+      split_added(normalize_ ? NormalizeNfc(piece) : std::string(piece), true, out);
+    }
   };
   size_t done = 0, at = 0, begin = 0;
   while (const Added* token = find_added(text, at, normalized, &begin)) {
