@@ -53,10 +53,11 @@ def ssmrun(
     stdin: bytes | None = b"",
     environment: dict[str, str] | None = None,
     prefix: Sequence[str] = (),
+    program: Path | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run it; for a bundle without a runtime of its own give `--runtime` yourself."""
     return subprocess.run(
-        [*prefix, str(runner()), *map(str, arguments)],
+        [*prefix, str(program or runner()), *map(str, arguments)],
         input=stdin,
         capture_output=True,
         env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(environment or {})},
