@@ -415,7 +415,7 @@ int main(int argc, char** argv) {
   }
   Group("SSMPRESS_ISA", TestIsaChoice);
   Group("hostile matrices", TestHostileMatrices);
-  for (const char* name : {"scalar", "avx2", "neon", "dotprod"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "neon", "dotprod"}) {
     if (only != nullptr && std::strcmp(name, only) != 0) continue;
     char error[256];
     const Isa* isa = SelectIsaByName(name, error, sizeof error);

@@ -43,7 +43,7 @@ struct LinearBlock {
 using LinearFunction = void (*)(const LinearBlock&);
 
 // Rows of a many-token block start on a multiple of this and number at most kPanelRows.
-constexpr size_t kPanelRowMultiple = 16;
+constexpr size_t kPanelRowMultiple = 32;
 constexpr size_t kPanelRows = 64;
 
 struct Isa {
@@ -61,7 +61,7 @@ struct Isa {
 
 extern const Isa kScalarIsa;
 #if defined(__x86_64__)
-extern const Isa kAvx2Isa;
+extern const Isa kAvx2Isa, kAvx512Isa;
 #elif defined(__aarch64__)
 extern const Isa kNeonIsa, kDotprodIsa;
 #endif

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many tokens: a panel of 16 rows x kDepth elements is unpacked and transposed once (16 KiB, L1),
+// Many tokens: a panel of 2·kLanes rows x kDepth elements is unpacked and transposed once (16 KiB, L1),
 // then multiplied with every token of the block. An element is a float, or as many
 // integers of neighbouring columns as one lane multiplies and adds. Sums run over ascending columns
 // and are kept in y between panels, so that a product is the same bits however the work is split.
 // Included by a kernels_<isa>.cc.
 
 constexpr size_t kPanel = 2 * kLanes;  // rows
-static_assert(kPanel == kPanelRowMultiple, "a panel is two vectors of rows");
-constexpr size_t kDepth = 256;
+static_assert(kPanelRowMultiple % kPanel == 0, "a panel is two vectors of rows");
+constexpr size_t kDepth = 4096 / kPanel;
 
 struct FloatPanel {
   using X = float;
   using Sum = F32;
   static constexpr size_t kColumns = 1;  // per element
-  static constexpr int kTokenTile = 6;  // 12 sums, 2 vectors of weights, 1 activation: 15 registers
+  static constexpr int kTokenTile = kFloatPanelTokens;
   static SSMPRESS_INLINE Sum ZeroSum() { return Zero(); }
   static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
     return Fma(w, Set(*x), sum);
@@ -44,7 +44,7 @@ struct Int8Panel {
   }
 };
 
-// Unpacks `words` words of 64 columns of rows [row, row + count), count <= 8, into one half of a
+// Unpacks `words` words of 64 columns of rows [row, row + count), count <= kLanes, into one half of a
 // panel. `stored` holds each row's position in `value` and is moved on.
 template <class Panel, class Reader>
 void UnpackHalf(const PackedMatrix& m, size_t row, size_t count, size_t column, size_t words,
@@ -138,10 +138,7 @@ void MultiplyTokens(const LinearBlock& b, const PanelTile& tile) {
   for (; token + Panel::kTokenTile <= b.token_end; token += Panel::kTokenTile) {
     MultiplyPanel<Panel, Panel::kTokenTile>(b, tile, token);
   }
-  if (token + 3 <= b.token_end) {
-    MultiplyPanel<Panel, 3>(b, tile, token);
-    token += 3;
-  }
+  for (; token + 3 <= b.token_end; token += 3) MultiplyPanel<Panel, 3>(b, tile, token);
   if (token + 2 <= b.token_end) {
     MultiplyPanel<Panel, 2>(b, tile, token);
     token += 2;

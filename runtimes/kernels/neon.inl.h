@@ -14,6 +14,7 @@ using I8x16 = int8x16_t;
 struct I8x32 {
   int8x16_t low, high;
 };
+using Bytes = I8x32;
 
 SSMPRESS_INLINE F32 Load(const float* p) { return {vld1q_f32(p), vld1q_f32(p + 4)}; }
 SSMPRESS_INLINE void Store(float* p, F32 v) {
@@ -172,19 +173,33 @@ SSMPRESS_INLINE F32 Expand(const uint16_t* value, unsigned byte) {
       vreinterpretq_f16_u8(vqtbl1q_u8(stored, vld1q_u8(kExpandTables.byte16[byte])));
   return {vcvt_f32_f16(vget_low_f16(half)), vcvt_high_f32_f16(half)};
 }
-SSMPRESS_INLINE I8x16 ExpandI8(const int8_t* value, unsigned low, unsigned high) {
+SSMPRESS_INLINE I8x16 Expand16(const int8_t* value, uint64_t bits) {
+  const unsigned low = bits & 255, high = bits >> 8 & 255;
   const uint8x16_t index =
       vcombine_u8(vld1_u8(kExpandTables.byte8[low]), vld1_u8(kExpandTables.byte8[high]));
   return vqtbl1q_s8(vld1q_s8(value), vaddq_u8(index, vld1q_u8(kExpandTables.second8[low])));
 }
 // From a table: the instruction counts in vector registers, and moving there and back costs more.
-SSMPRESS_INLINE size_t CountBits8(unsigned byte) { return kExpandTables.second8[byte][8]; }
-SSMPRESS_INLINE size_t CountBits16(unsigned low, unsigned high) {
-  return CountBits8(low) + CountBits8(high);
+template <size_t kBits>
+SSMPRESS_INLINE size_t CountBits(uint64_t word) {
+  size_t count = 0;
+  for (size_t i = 0; i < kBits; i += 8) count += kExpandTables.second8[word >> i & 255][8];
+  return count;
+}
+
+template <class Vector>
+SSMPRESS_INLINE Vector ExpandBytes(const int8_t* value, uint64_t bits) {
+  static_assert(sizeof(Vector) == 32);
+  return {Expand16(value, bits), Expand16(value + CountBits<16>(bits), bits >> 16)};
 }
 
 SSMPRESS_INLINE I8x16 LoadI8x16(const int8_t* p) { return vld1q_s8(p); }
 SSMPRESS_INLINE I8x32 LoadI8x32(const int8_t* p) { return {vld1q_s8(p), vld1q_s8(p + 16)}; }
+template <class Vector>
+SSMPRESS_INLINE Vector LoadBytes(const int8_t* p) {
+  static_assert(sizeof(Vector) == 32);
+  return LoadI8x32(p);
+}
 // Bytes of `v` by index, separately in each half.
 SSMPRESS_INLINE I8x32 ShuffleHalves(I8x32 v, I8x32 index) {
   return {vqtbl1q_s8(v.low, vreinterpretq_u8_s8(index.low)),
@@ -204,10 +219,10 @@ SSMPRESS_INLINE I32 DotAdd(I32 sum, I8x32 w, I8x32 x) {
 // Int8 panels: an element is 4 columns, activations are int8.
 using PanelX = int8_t;
 constexpr size_t kPanelColumns = 4;
-constexpr int kInt8PanelTokens = 6;  // as floats
+constexpr int kInt8PanelTokens = 6, kFloatPanelTokens = 6;  // 24 registers of sums, 4 of weights
 template <class Reader>
 SSMPRESS_INLINE I32 NextPanelElements(Reader& reader) {
-  const I8x32 w = reader.template Next32<false>();
+  const I8x32 w = reader.template NextBytes<I8x32, false>();
   return {vreinterpretq_s32_s8(w.low), vreinterpretq_s32_s8(w.high)};
 }
 SSMPRESS_INLINE I32 PanelDotAdd(I32 sum, I32 w, const PanelX* x) {
