@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -30,6 +31,13 @@ class SshServer:
     def device(self) -> str:
         """For --device."""
         return f"ssh://{getpass.getuser()}@127.0.0.1:{self.port}"
+
+    def set_environment(self, name: str, value: str) -> None:
+        """Of the remote side; for connections that come later."""
+        file = self.bin.parent / "sshd_config"
+        file.write_text(file.read_text().rstrip() + f' "{name}={value}"\n')
+        self.process.send_signal(signal.SIGHUP)  # sshd reads its configuration again
+        _wait_for(self.port, self.process, self.bin.parent / "log")
 
     def left_behind(self) -> list[str]:
         """What lies in the remote home."""

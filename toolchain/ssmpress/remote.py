@@ -48,12 +48,12 @@ umask 077
 kept={path}
 if [ -n "$kept" ]; then mkdir -p "$kept" && folder=$kept
 else folder=$(mktemp -d "${{HOME:-/tmp}}/.ssmpress-XXXXXX"); fi || exit 74
-mkdir -p "$folder/bundle" || exit 74
+mkdir -p "$folder/bundle" "$folder/incoming" "$folder/cache" || exit 74
 echo "folder=$folder"
 echo "free=$(df -Pk "$folder" | awk 'NR == 2 {{ print $4 }}')"
 echo "ready=yes"
 cat > /dev/null
-rm -rf "$folder/incoming"
+rm -rf "$folder/incoming" "$folder/cache"
 [ -n "$kept" ] || rm -rf "$folder"
 """
 
@@ -194,7 +194,6 @@ class RemoteFolder:
     def _push_one(self, name: str, path: Path) -> None:
         """Copied beside, then moved to its place: a cut connection leaves no half file there."""
         incoming = f"{self.folder}/incoming"
-        run(self._link, f"mkdir -p {shlex.quote(incoming)}", f"make {incoming}")
         limit = ANSWER_S + path.stat().st_size / BYTES_PER_SECOND
         command = self._link.copy(path, incoming)
         done = _finish(self._link, command, f"copy {name}", limit)
@@ -226,7 +225,9 @@ class RemoteFolder:
         """The remote command line of the bundle's ssmrun; `{folder}` in words is the folder."""
         program = shlex.quote(f"{self.folder}/bundle/{RUNNER_NAME}")
         rest = " ".join(shlex.quote(word.format(folder=self.folder)) for word in words)
-        return f"exec {self._wrapper} {program} {rest}"
+        # ONNX Runtime writes an identifier of the machine below the cache folder.
+        cache = f"XDG_CACHE_HOME={shlex.quote(f'{self.folder}/cache')}"
+        return f"{cache} exec {self._wrapper} {program} {rest}"
 
     def prepare_runner(self) -> str:
         """Make ssmrun executable and have it check the bundle; what it said as JSON.
@@ -246,7 +247,7 @@ class RemoteFolder:
         )
 
 
-def preflight(link: Link, machine: str) -> Preflight:
+def preflight(link: Link, machine: str, *, timeout_s: float = ANSWER_S) -> Preflight:
     """Ask a device what it is, before anything is copied or trained.
 
     Args:
@@ -255,7 +256,7 @@ def preflight(link: Link, machine: str) -> Preflight:
     Raises:
         DeviceError: it cannot be reached, is another machine, or has no glibc that is new enough.
     """
-    found = _pairs(run(link, _PREFLIGHT, "uname"))
+    found = _pairs(run(link, _PREFLIGHT, "uname", timeout_s=timeout_s))
     got = found.get("machine", "")
     got = {"arm64": "aarch64", "amd64": "x86_64"}.get(got, got)
     if got != machine:

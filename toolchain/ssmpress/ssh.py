@@ -21,6 +21,10 @@ LOGIN_S = 60.0
 ALIVE_S, ALIVE_COUNT = 5, 6
 """A connection that is silent for 30 seconds is lost."""
 
+_SHARED_ONLY = ("-o", "ProxyCommand=false")
+"""For all but the first: when the shared connection is gone, ssh would silently make another one,
+and bring back on the device what was removed when it went."""
+
 
 @contextmanager
 def open_ssh(address: DeviceAddress) -> Iterator[Link]:
@@ -39,10 +43,12 @@ def open_ssh(address: DeviceAddress) -> Iterator[Link]:
         copy_to = f"{_user(address)}[{address.host}]" if ":" in address.host else host
 
         def copy(path: Path, to: str) -> list[str]:
-            return ["scp", "-q", "-B", *options, *copy_ports, str(path), f"{copy_to}:{to}/"]
+            words = [*options, *_SHARED_ONLY, *copy_ports, str(path), f"{copy_to}:{to}/"]
+            return ["scp", "-q", "-B", *words]
 
         with _master(address, ["ssh", "-M", "-N", "-T", *options, *ports, host], socket):
-            yield Link(address.text, ("ssh", "-T", *options, *ports, host), copy)
+            shell = ("ssh", "-T", *options, *_SHARED_ONLY, *ports, host)
+            yield Link(address.text, shell, copy)
 
 
 @contextmanager
