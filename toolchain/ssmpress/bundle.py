@@ -74,7 +74,7 @@ def write_archive(folder: Path, out: Path, name: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
         with os.fdopen(handle, "wb") as raw:
             with (
-                gzip.GzipFile("", "wb", 9, raw, mtime=0) as packed,
+                gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
                 tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
             ):
                 for path in [folder, *sorted(folder.iterdir())]:
