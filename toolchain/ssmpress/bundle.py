@@ -22,7 +22,7 @@ RUNTIME_FILES = (RUNTIME_NAME, RUNNER_NAME)
 _README = """\
 # {name}
 
-A compressed Mamba language model for Linux on {machine} (glibc 2.28 or later, libstdc++). It needs
+A compressed Mamba model for Linux on {machine} (glibc 2.28 or later, libstdc++). It needs
 no Python. Copy this folder to the device, check it, run it:
 
 ```sh

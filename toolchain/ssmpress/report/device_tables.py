@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ssmpress.report.devices import EMULATED
+from ssmpress.report.devices import HOST
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number, size
 
@@ -20,6 +20,8 @@ _PARTS = (
 
 def sections(report: Report) -> list[tuple[str, Rows]]:
     """Heading and rows of every table that the report has something for."""
+    if not sentences(report):
+        return []
     found = [
         ("What each device computed, held against this host", validation(report)),
         ("Latency in milliseconds and memory, by device", latency(report)),
@@ -31,9 +33,10 @@ def sections(report: Report) -> list[tuple[str, Rows]]:
 
 
 def sentences(report: Report) -> list[str]:
-    """What vouches for the bundle; what was not measured, and why."""
+    """What vouches for the bundle; what was not measured, and why. Nothing where the bundle is for
+    this host and ran here: the rest of the report tells that."""
     target = lookup(report, "target")
-    if target is None:
+    if target is None or (target["validated"] == HOST and not report["devices"]):
         return []
     verb = {"emulated": "Emulated", "real": "Measured", "host": "Measured"}
     found = [
@@ -170,6 +173,15 @@ def _devices(report: Report) -> Iterator[Mapping[str, Any]]:
     yield from lookup(report, "devices") or []
 
 
-def is_emulated(report: Report) -> bool:
-    """Whether nothing but an emulator ran the bundle."""
-    return bool(lookup(report, "target", "validated") == EMULATED)
+def headlines(report: Report) -> list[str]:
+    """What a terminal shows of it: what vouches for the bundle, and how much work it saves."""
+    found = sentences(report)[:1]
+    for device in _devices(report):
+        ratio = lookup(device, "instructions", "ratio") or {}
+        products, total = (_fewer(ratio.get(part)) for part in ("matrix_products", "total"))
+        if products and total:
+            found.append(
+                f"{device['device']}: {total} instructions per decoded token, {products} in matrix "
+                "products."
+            )
+    return found
