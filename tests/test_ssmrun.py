@@ -395,7 +395,7 @@ def test_the_bundle_may_be_named_in_any_way(bundle: Path, tmp_path: Path) -> Non
     [([], "expected a subcommand; see ssmrun --help"),
      (["runn"], "expected a subcommand: info, verify, generate, bench, eval, worker; got runn"),
      (["info"], "info: expected BUNDLE; got 0 arguments"),
-     (["eval", "x"], "eval: expected BUNDLE TOKENS; got 1 argument"),
+     (["eval", "x"], "eval: expected BUNDLE FILE; got 1 argument"),
      (["info", "x", "y"], "got 2 arguments"),
      (["info", "x", "--thread", "1"], "info: unknown option --thread; see ssmrun --help"),
      (["verify", "x", "--threads", "1"], "verify: unknown option --threads"),

@@ -340,7 +340,7 @@ REQUESTS: list[tuple[bytes, str]] = [
     (b"[" * 200, "at most 100 levels"), (b'{"a":' * 200, "at most 100 levels"),
     (b"[" * 1_000_000, "at most 100 levels"), (b"[]", "expected an object; got []"),
     (b"1" * 1000, "expected an object"), (b"{}", "do: expected a string; got nothing"),
-    (b'{"do": 3}', "do: expected a string; got 3"), (b'{"do": "fly"}', "or decode; got fly"),
+    (b'{"do": 3}', "do: expected a string; got 3"), (b'{"do": "fly"}', "or forecast; got fly"),
     (b'{"do": "load"}', "load: threads: expected an integer from 1 to 1024; got nothing"),
     (b'{"do": "load", "threads": 1e0}', "threads: expected an integer"),
     (b'{"do": "load", "threads": 99999999999999999999999}', "threads: expected an integer"),

@@ -18,6 +18,54 @@
 
 namespace ssmrun {
 
+namespace {
+
+constexpr size_t kTaskBatch = 8;  // samples of a classifier's or forecaster's batch
+
+size_t WindowSize(const Task& task) {
+  return static_cast<size_t>(task.lookback) * task.variates.size();
+}
+
+void FirstPrediction(Model& model, State& state) {
+  const Task& task = model.interface().task;
+  if (task.kind == Task::kClassification) {
+    model.classify({0});
+  } else if (task.kind == Task::kForecast) {
+    model.forecast(std::vector<float>(WindowSize(task)));
+  } else {
+    std::vector<float> logits(static_cast<size_t>(model.interface().vocab_size));
+    model.prefill({0}, {0}, logits.data(), state);
+  }
+}
+
+// A batch of samples in place of the prefill, single ones in place of the decode steps: texts of
+// `length` random tokens, or windows of random numbers.
+Round RunTaskRound(Model& model, SplitMix64& random, uint64_t length, uint64_t predictions) {
+  const Interface& interface = model.interface();
+  const bool forecasts = interface.task.kind == Task::kForecast;
+  const auto time = [&](size_t batch) {
+    std::vector<int64_t> tokens(forecasts ? 0 : batch * length);
+    std::vector<float> series(forecasts ? batch * WindowSize(interface.task) : 0);
+    for (int64_t& token : tokens) {
+      token = static_cast<int64_t>(random.next() % static_cast<uint64_t>(interface.vocab_size));
+    }
+    for (float& value : series) value = static_cast<float>(4 * random.uniform() - 2);
+    const double begin = NowMs();
+    if (forecasts) {
+      model.forecast(series);
+    } else {
+      model.classify(tokens, batch);
+    }
+    return NowMs() - begin;
+  };
+  Round round{time(kTaskBatch), {}};
+  while (round.decode_ms.size() < predictions) round.decode_ms.push_back(time(1));
+  WaitUntilQuiet();
+  return round;
+}
+
+}  // namespace
+
 Loaded LoadModel(const Runtime& runtime, const OpLibrary* library, const std::string& path,
                  const ModelOptions& options, bool cold) {
   if (cold) DropFromPageCache(path);
@@ -25,14 +73,16 @@ Loaded LoadModel(const Runtime& runtime, const OpLibrary* library, const std::st
   const double begin = NowMs();
   loaded.model = std::make_unique<Model>(runtime, library, path, options);
   loaded.state = std::make_unique<State>(*loaded.model);
-  std::vector<float> logits(static_cast<size_t>(loaded.model->interface().vocab_size));
-  loaded.model->prefill({0}, {0}, logits.data(), *loaded.state);
+  FirstPrediction(*loaded.model, *loaded.state);
   loaded.load_ms = NowMs() - begin;
   return loaded;
 }
 
 Round RunRound(Model& model, State& state, SplitMix64& random, uint64_t prompt_tokens,
                uint64_t decode_tokens) {
+  if (model.interface().task.kind != Task::kLanguageModel) {
+    return RunTaskRound(model, random, prompt_tokens, decode_tokens);
+  }
   const auto vocab = static_cast<uint64_t>(model.interface().vocab_size);
   const auto draw = [&](uint64_t count) {
     std::vector<int64_t> tokens;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the subcommands share, and the short ones: info, verify, generate, eval.
+// What the subcommands share, and the short ones: info, verify, generate.
 #include "runner/commands.h"
 
 #include <unistd.h>
@@ -25,12 +25,6 @@ std::string Format(const char* format, Arguments... arguments) {
   char text[512];
   std::snprintf(text, sizeof text, format, arguments...);
   return text;
-}
-
-std::string TaskOf(const Interface& interface) {
-  const Json config(interface.config, "ssmpress.config");
-  const auto task = config.root().find("task");
-  return task && task->is(JsonValue::kString) ? std::string(task->text()) : "language-model";
 }
 
 std::optional<std::string> Maybe(const std::string& text) {
@@ -98,7 +92,7 @@ void RunInfo(const Options& options, const Output& output) {
   if (!options.json) {
     output.write(
         Format("%s: %s, %lld layers, d_inner %lld, d_state %lld, vocabulary %lld\n",
-               options.bundle.c_str(), TaskOf(interface).c_str(),
+               options.bundle.c_str(), interface.task.name(),
                static_cast<long long>(interface.n_layer), static_cast<long long>(interface.d_inner),
                static_cast<long long>(interface.d_state),
                static_cast<long long>(interface.vocab_size)) +
@@ -114,7 +108,7 @@ void RunInfo(const Options& options, const Output& output) {
   JsonWriter out;
   out.begin_object().field("bundle", options.bundle).field("model", opened.files().model);
   out.field("model_bytes", model_bytes).field("bundle_bytes", all);
-  out.key("config").raw(interface.config).field("task", TaskOf(interface));
+  out.key("config").raw(interface.config).field("task", interface.task.name());
   const auto versions = bundle.manifest().find("versions");
   out.key("versions").raw(versions ? versions->canonical() : "{}");
   out.field("runtime", opened.runtime().version()).field("runtime_bytes", runtime_bytes);
@@ -203,6 +197,7 @@ void RunGenerate(const Options& options, const Output& output) {
   const std::string what = options.has_prompt ? "--prompt" : options.prompt_file;
   const std::vector<int64_t> prompt = tokenizer.encode(ReadPrompt(options), what);
   const Loaded loaded = opened.load(false);
+  loaded.model->require(Task::kLanguageModel);
   loaded.model->check_tokens(prompt, what);
   loaded.state->clear();
   Sampler sampler(options.sampling);
@@ -231,30 +226,6 @@ void RunGenerate(const Options& options, const Output& output) {
   } else {
     output.write(stream.finish() + "\n");
   }
-}
-
-void RunEval(const Options& options, const Output& output) {
-  const Opened opened(options);
-  const TokenFile file = ReadTokens(options.tokens_file, options.dtype, options.limit);
-  const Windows windows = CutWindows(file, options.window, options.tokens_file);
-  const Loaded loaded = opened.load(false);
-  loaded.model->check_tokens(file.tokens, options.tokens_file);
-  const double begin = NowMs();
-  const Perplexity result = EvaluatePerplexity(*loaded.model, windows);
-  const double seconds = (NowMs() - begin) / 1000;
-  if (!options.json) {
-    output.write(Format("perplexity %.4f over %llu predictions in %zu windows of %zu; %.1f s\n",
-                        result.perplexity, static_cast<unsigned long long>(result.tokens),
-                        windows.size(), windows[0].size(), seconds));
-    return;
-  }
-  JsonWriter out;
-  out.begin_object().field("task", TaskOf(loaded.model->interface()));
-  out.field("perplexity", result.perplexity).field("nll", result.nll);
-  out.field("tokens", result.tokens).field("window", static_cast<uint64_t>(windows[0].size()));
-  out.field("window_nll", result.window_nll).field("seconds", seconds);
-  out.field("threads", options.thread_count()).field("ops_isa", Maybe(opened.isa()));
-  output.write(out.field("peak_rss_bytes", MemoryBytes("VmHWM")).end_object().text() + "\n");
 }
 
 }  // namespace ssmrun

@@ -41,7 +41,8 @@ struct Loaded {
 Loaded LoadModel(const Runtime& runtime, const OpLibrary* library, const std::string& path,
                  const ModelOptions& options, bool cold);
 
-// One prefill from the zero state, then single tokens with the state carried along.
+// One prefill from the zero state, then single tokens with the state carried along. Of classifiers
+// and forecasters: a batch of 8 samples, then single ones; prompt_tokens is the length of a text.
 struct Round {
   double prefill_ms;
   std::vector<double> decode_ms;

@@ -17,6 +17,7 @@ double TokenNll(const float* logits, size_t vocab, int64_t target) {
 }
 
 double WindowNll(Model& model, const std::vector<int64_t>& window) {
+  model.require(Task::kLanguageModel);
   if (window.size() < 2) BadInput("windows: expected at least 2 tokens; got fewer.");
   model.check_tokens(window, "windows");
   const auto vocab = static_cast<size_t>(model.interface().vocab_size);

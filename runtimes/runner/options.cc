@@ -25,9 +25,8 @@ struct CommandName {
   const char* arguments;
 };
 constexpr CommandName kCommands[] = {
-    {"info", kInfo, "BUNDLE"},         {"verify", kVerify, "BUNDLE"},
-    {"generate", kGenerate, "BUNDLE"}, {"bench", kBench, "BUNDLE"},
-    {"eval", kEval, "BUNDLE TOKENS"},  {"worker", kWorker, "BUNDLE"},
+    {"info", kInfo, "BUNDLE"},   {"verify", kVerify, "BUNDLE"},  {"generate", kGenerate, "BUNDLE"},
+    {"bench", kBench, "BUNDLE"}, {"eval", kEval, "BUNDLE FILE"}, {"worker", kWorker, "BUNDLE"},
 };
 
 uint64_t ParseNumber(const std::string& name, const std::string& text, uint64_t low,
@@ -230,7 +229,7 @@ Options ParseOptions(const std::vector<std::string>& arguments) {
   if (options.help) return options;
   CheckTogether(options, command, positional.size());
   options.bundle = positional[0];
-  if (positional.size() > 1) options.tokens_file = positional[1];
+  if (positional.size() > 1) options.samples_file = positional[1];
   return options;
 }
 
@@ -242,8 +241,10 @@ std::string UsageText() {
   ssmrun generate BUNDLE --prompt TEXT              text: --prompt-file FILE --max-tokens 100
                                                     --temperature 0 --top-k 0 --seed 0
   ssmrun bench BUNDLE --prompt 512 --tokens 128     times: --rounds 10 --seed 0 --no-cold
-  ssmrun eval BUNDLE TOKENS.npy                     perplexity: --window 1024 --limit N
-                                                    --dtype int32|uint16 for a raw file
+  ssmrun eval BUNDLE FILE                           perplexity of tokens (.npy, or raw with
+                                                    --dtype int32|uint16): --window 1024;
+                                                    accuracy of labelled texts (.jsonl);
+                                                    error of a series (.csv); --limit N
   ssmrun worker BUNDLE                              one JSON request per line
 
   --threads N      as many as processors by default

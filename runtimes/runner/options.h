@@ -22,7 +22,7 @@ enum Command : unsigned {
 
 struct Options {
   Command command = kInfo;
-  std::string bundle, tokens_file;
+  std::string bundle, samples_file;
   std::string runtime, model;  // empty: the bundle's
   bool json = false, stock = false, no_cold = false, help = false;
   int threads = 0;  // 0 was not given

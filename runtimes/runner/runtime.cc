@@ -192,14 +192,25 @@ void CheckInterface(const Runtime& runtime, const ort::Session* session, const I
                     const std::string& path) {
   size_t count = 0;
   runtime.check(ort::kSessionGetInputCount(runtime.api())(session, &count), kInternal, path);
-  if (static_cast<uint64_t>(expected.n_layer) > count) {
+  const Task& task = expected.task;
+  if (task.kind == Task::kLanguageModel && static_cast<uint64_t>(expected.n_layer) > count) {
     BadInput(path + ": n_layer " + std::to_string(expected.n_layer) + ": expected two states of " +
              "every layer; the graph has " + std::to_string(count) +
              " inputs. ssmpress.config and the graph disagree.");
   }
-  std::vector<Signature> inputs{{"input_ids", ort::kInt64, {kFree, kFree}},
-                                {"logits_positions", ort::kInt64, {kFree}}};
-  std::vector<Signature> outputs{{"logits", ort::kFloat, {kFree, kFree, expected.vocab_size}}};
+  std::vector<Signature> inputs, outputs;
+  if (task.kind == Task::kLanguageModel) {
+    inputs = {{"input_ids", ort::kInt64, {kFree, kFree}},
+              {"logits_positions", ort::kInt64, {kFree}}};
+    outputs = {{"logits", ort::kFloat, {kFree, kFree, expected.vocab_size}}};
+  } else if (task.kind == Task::kClassification) {
+    inputs = {{"input_ids", ort::kInt64, {kFree, kFree}}};
+    outputs = {{"logits", ort::kFloat, {kFree, static_cast<int64_t>(task.classes.size())}}};
+  } else {
+    const auto variates = static_cast<int64_t>(task.variates.size());
+    inputs = {{"series", ort::kFloat, {kFree, task.lookback, variates}}};
+    outputs = {{"forecast", ort::kFloat, {kFree, task.horizon, variates}}};
+  }
   for (const TensorShape& state : expected.states(kFree)) {
     inputs.push_back({"past_" + state.name, ort::kFloat, state.shape});
     outputs.push_back({"present_" + state.name, ort::kFloat, state.shape});

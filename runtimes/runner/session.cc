@@ -13,7 +13,6 @@ namespace ssmrun {
 namespace {
 
 constexpr const char* kConfigKey = "ssmpress.config";
-constexpr int64_t kSizeLimit = 1 << 24;  // no size of a real model comes near; beyond is damage
 constexpr size_t kStateLimit = size_t{1} << 40;  // bytes
 constexpr size_t kAlignment = 64;                // a cache line
 
@@ -26,31 +25,11 @@ std::string Affinities(const std::vector<int>& pins) {
   return text;
 }
 
-int64_t ReadSize(const JsonValue& config, const char* name, const std::string& path) {
-  const auto found = config.find(name);
-  const int64_t value = found ? found->integer().value_or(0) : 0;
-  if (value < 1 || value > kSizeLimit) {
-    BadInput(path + ": " + kConfigKey + ": " + name + ": expected an integer of at least 1; got " +
-             (found ? found->shown() : "none") + ".");
-  }
-  return value;
-}
-
 }  // namespace
 
 size_t TensorShape::elements() const {
   return std::accumulate(shape.begin(), shape.end(), size_t{1},
                          [](size_t a, int64_t b) { return a * static_cast<size_t>(b); });
-}
-
-std::vector<TensorShape> Interface::states(int64_t batch) const {
-  std::vector<TensorShape> shapes;
-  for (int64_t layer = 0; layer < n_layer; ++layer) {
-    const std::string number = std::to_string(layer);
-    shapes.push_back({"conv_state." + number, {batch, d_conv - 1, d_inner}});
-    shapes.push_back({"scan_state." + number, {batch, d_state, d_inner}});
-  }
-  return shapes;
 }
 
 void State::Free::operator()(void* block) const { std::free(block); }
@@ -142,13 +121,13 @@ Model::Model(const Runtime& runtime, const OpLibrary* library, const std::string
   runtime.check(ort::kCreateSession(api)(runtime.env(), path.c_str(), made, &session), kBadInput,
                 path + ": ONNX Runtime " + runtime.version() + " cannot load it");
   session_ = {session, {api}};
-  read_config();
+  interface_ = ReadInterface(read_config(), path);
   CheckInterface(runtime, session, interface_, path);
 }
 
 Model::~Model() = default;
 
-void Model::read_config() {
+std::string Model::read_config() const {
   const ort::Api* api = runtime_.api();
   ort::ModelMetadata* metadata = nullptr;
   runtime_.check(ort::kSessionGetModelMetadata(api)(session_.get(), &metadata), kInternal, path_);
@@ -164,13 +143,7 @@ void Model::read_config() {
   }
   std::string config = text;
   runtime_.check(ort::kAllocatorFree(api)(allocator, text), kInternal, path_);
-  const Json document(std::move(config), path_ + ": " + kConfigKey);
-  interface_.config = document.root().canonical();
-  interface_.n_layer = ReadSize(document.root(), "n_layer", path_);
-  interface_.vocab_size = ReadSize(document.root(), "vocab_size", path_);
-  interface_.d_conv = ReadSize(document.root(), "d_conv", path_);
-  interface_.d_state = ReadSize(document.root(), "d_state", path_);
-  interface_.d_inner = ReadSize(document.root(), "d_inner", path_);
+  return config;
 }
 
 OwnedBinding Model::bind(const OwnedValue& ids, const OwnedValue& positions,
@@ -213,6 +186,7 @@ void Model::check_tokens(const std::vector<int64_t>& tokens, const std::string& 
 
 void Model::prefill(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
                     float* logits, State& state) {
+  require(Task::kLanguageModel);
   check_tokens(tokens, "tokens");
   const auto length = static_cast<int64_t>(tokens.size());
   const auto wanted = static_cast<int64_t>(positions.size());
@@ -231,6 +205,7 @@ void Model::prefill(const std::vector<int64_t>& tokens, const std::vector<int64_
 }
 
 const float* Model::step(int64_t token, State& state) {
+  require(Task::kLanguageModel);
   check_tokens({token}, "token");
   if (decoder_ == nullptr || decoder_->state_id() != state.id()) {
     decoder_ = std::make_unique<Decoder>(*this, state);
@@ -238,6 +213,62 @@ const float* Model::step(int64_t token, State& state) {
   run(decoder_->binding(token, state.front()));
   state.swap();
   return decoder_->logits();
+}
+
+void Model::require(Task::Kind kind) const {
+  if (interface_.task.kind == kind) return;
+  Task wanted;
+  wanted.kind = kind;
+  BadInput(path_ + ": expected a model whose task is " + wanted.name() + "; got " +
+           interface_.task.name() + ".");
+}
+
+void Model::run_whole(const char* input, const OwnedValue& from, const char* output,
+                      const OwnedValue& to) {
+  const ort::Api* api = runtime_.api();
+  ort::IoBinding* made = nullptr;
+  runtime_.check(ort::kCreateIoBinding(api)(session_.get(), &made), kInternal, path_);
+  const OwnedBinding binding(made, {api});
+  runtime_.check(ort::kBindInput(api)(made, input, from.get()), kBadInput, path_);
+  runtime_.check(ort::kBindOutput(api)(made, output, to.get()), kBadInput, path_);
+  run(binding);
+}
+
+std::vector<float> Model::classify(const std::vector<int64_t>& tokens, size_t batch) {
+  require(Task::kClassification);
+  check_tokens(tokens, "tokens");
+  const auto texts = static_cast<int64_t>(batch);
+  const auto length = static_cast<int64_t>(tokens.size() / batch);
+  const auto classes = static_cast<int64_t>(interface_.task.classes.size());
+  std::vector<float> logits(batch * interface_.task.classes.size());
+  const OwnedValue ids =
+      runtime_.tensor(const_cast<int64_t*>(tokens.data()), sizeof(int64_t) * tokens.size(),
+                      {texts, length}, ort::kInt64);
+  const OwnedValue result =
+      runtime_.tensor(logits.data(), sizeof(float) * logits.size(), {texts, classes}, ort::kFloat);
+  run_whole("input_ids", ids, "logits", result);
+  return logits;
+}
+
+std::vector<float> Model::forecast(const std::vector<float>& series) {
+  require(Task::kForecast);
+  const Task& task = interface_.task;
+  const auto variates = static_cast<int64_t>(task.variates.size());
+  const size_t one = static_cast<size_t>(task.lookback) * task.variates.size();
+  if (series.empty() || series.size() % one != 0) {
+    BadInput("series: expected a multiple of " + std::to_string(one) + " values (" +
+             std::to_string(task.lookback) + " x " + std::to_string(variates) + "); got " +
+             std::to_string(series.size()) + ".");
+  }
+  const auto batch = static_cast<int64_t>(series.size() / one);
+  std::vector<float> forecast(static_cast<size_t>(batch * task.horizon * variates));
+  const OwnedValue from =
+      runtime_.tensor(const_cast<float*>(series.data()), sizeof(float) * series.size(),
+                      {batch, task.lookback, variates}, ort::kFloat);
+  const OwnedValue to = runtime_.tensor(forecast.data(), sizeof(float) * forecast.size(),
+                                        {batch, task.horizon, variates}, ort::kFloat);
+  run_whole("series", from, "forecast", to);
+  return forecast;
 }
 
 }  // namespace ssmrun

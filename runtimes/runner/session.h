@@ -72,12 +72,29 @@ struct TensorShape {
   size_t elements() const;
 };
 
-// Sizes from the model's `ssmpress.config`. Inputs and outputs are as in docs/ops.md.
+// What a model is for: the `task` of its config. Without one it is a language model.
+struct Task {
+  enum Kind { kLanguageModel, kClassification, kForecast };
+  Kind kind = kLanguageModel;
+  std::vector<std::string> classes;   // by the order of the logits
+  int64_t max_length = 0;             // tokens that a classifier reads of a text
+  int64_t lookback = 0, horizon = 0;  // time steps that a forecaster reads and predicts
+  std::vector<std::string> variates;
+  std::vector<double> mean, std;  // of each variate: inputs and forecasts are (x - mean) / std
+  const char* name() const;
+};
+
+// Sizes from the model's `ssmpress.config`. Inputs and outputs are as in docs/ops.md; only
+// language models carry states, and a forecaster has no vocabulary.
 struct Interface {
   std::string config;  // JSON
+  Task task;
   int64_t n_layer = 0, vocab_size = 0, d_conv = 0, d_state = 0, d_inner = 0;
   std::vector<TensorShape> states(int64_t batch) const;
 };
+
+// Throws kBadInput; the message begins with `path`.
+Interface ReadInterface(std::string config, const std::string& path);
 
 class Model;
 
@@ -133,6 +150,14 @@ class Model {
   // Runs one token; its logits (vocab) stay until the next step.
   const float* step(int64_t token, State& state);
 
+  // A classifier's logits (batch, classes) of texts of one length, (batch, l).
+  std::vector<float> classify(const std::vector<int64_t>& tokens, size_t batch = 1);
+  // A forecaster's (batch, horizon, variates) from (batch, lookback, variates), both z-scored.
+  std::vector<float> forecast(const std::vector<float>& series);
+
+  // Throws kBadInput unless the model is of this kind.
+  void require(Task::Kind kind) const;
+
   // The sentence that a token is out of range begins with `what`.
   void check_tokens(const std::vector<int64_t>& tokens, const std::string& what) const;
 
@@ -141,7 +166,9 @@ class Model {
   OwnedBinding bind(const OwnedValue& ids, const OwnedValue& positions, const OwnedValue& logits,
                     const State& state, int side) const;
   void run(const OwnedBinding& binding);
-  void read_config();
+  void run_whole(const char* input, const OwnedValue& from, const char* output,
+                 const OwnedValue& to);
+  std::string read_config() const;
 
   const Runtime& runtime_;
   std::string path_;

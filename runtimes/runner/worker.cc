@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstring>
 #include <numeric>
@@ -100,6 +101,17 @@ class Request {
     if (!found) fail(key, "a list of integers");
     return integers_of(*found, key);
   }
+  std::vector<float> reals(const char* key) const {
+    const auto found = root_.find(key);
+    std::vector<float> reals;
+    if (!found || !found->is(JsonValue::kArray)) fail(key, "a list of numbers");
+    for (const JsonValue item : *found) {
+      const auto value = item.number();
+      if (!value || !std::isfinite(static_cast<float>(*value))) fail(key, "a list of numbers");
+      reals.push_back(static_cast<float>(*value));
+    }
+    return reals;
+  }
   Windows lists(const char* key) const {
     const auto found = root_.find(key);
     if (!found || !found->is(JsonValue::kArray)) fail(key, "a list of lists");
@@ -145,12 +157,14 @@ class Worker {
                  {"memory", &Worker::memory},     {"environment", &Worker::environment},
                  {"logits", &Worker::logits},     {"nll", &Worker::nll},
                  {"generate", &Worker::generate}, {"encode", &Worker::encode},
-                 {"decode", &Worker::decode}};
+                 {"decode", &Worker::decode},     {"classify", &Worker::classify},
+                 {"forecast", &Worker::forecast}};
     const auto found = std::find_if(std::begin(known), std::end(known),
                                     [&](const auto& one) { return request.name() == one.name; });
     if (found == std::end(known)) {
-      BadInput("worker: expected load, round, memory, environment, logits, nll, generate, encode " +
-               std::string("or decode; got ") + request.name() + ".");
+      BadInput(
+          "worker: expected load, round, memory, environment, logits, nll, generate, encode, " +
+          std::string("decode, classify or forecast; got ") + request.name() + ".");
     }
     (this->*found->run)(request, out);
     return out.end_object().text() + "\n";
@@ -229,6 +243,7 @@ class Worker {
 
   void logits(const Request& request, JsonWriter& out) {
     const std::vector<int64_t> tokens = request.integers("tokens");
+    model().require(Task::kLanguageModel);
     model().check_tokens(tokens, "worker: logits: tokens");
     const uint64_t split = request.number("prefill", 0, tokens.size(), tokens.size());
     const auto vocab = static_cast<size_t>(model().interface().vocab_size);
@@ -278,6 +293,7 @@ class Worker {
 
   void generate(const Request& request, JsonWriter& out) {
     const std::vector<int64_t> prompt = request.integers("tokens");
+    model().require(Task::kLanguageModel);
     model().check_tokens(prompt, "worker: generate: tokens");
     const uint64_t count = request.number("max_tokens", 0, kTokenLimit);
     const Sampling settings{request.real("temperature", 0),
@@ -299,6 +315,28 @@ class Worker {
       tokens.push_back(sampler.draw(logits, vocab));
     }
     out.field("tokens", tokens);
+  }
+
+  void classify(const Request& request, JsonWriter& out) {
+    std::vector<float> all;
+    const Windows texts = request.lists("texts");
+    for (const std::vector<int64_t>& text : texts) {
+      const std::vector<float> logits = model().classify(text);
+      all.insert(all.end(), logits.begin(), logits.end());
+    }
+    const uint64_t classes = model().interface().task.classes.size();
+    out.field("shape", std::vector<uint64_t>{texts.size(), classes});
+    out.field("logits", Base64(all.data(), sizeof(float) * all.size()));
+  }
+
+  void forecast(const Request& request, JsonWriter& out) {
+    model().require(Task::kForecast);
+    const std::vector<float> all = model().forecast(request.reals("series"));
+    const Task& task = model().interface().task;
+    const auto horizon = static_cast<uint64_t>(task.horizon);
+    const uint64_t variates = task.variates.size();
+    out.field("shape", std::vector<uint64_t>{all.size() / (horizon * variates), horizon, variates});
+    out.field("forecast", Base64(all.data(), sizeof(float) * all.size()));
   }
 
   void encode(const Request& request, JsonWriter& out) {
