@@ -94,6 +94,7 @@ def make_bundle(
     """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
     with watch.stage("compact"):
         packed = stages.compact(recipe, source, pruned)
+        watch.note(stages.packing_note(packed))
     with watch.stage("export"):
         bundle = stages.export_bundle(source, dense, packed, folder)
     with watch.stage("validate"):

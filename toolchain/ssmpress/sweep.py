@@ -75,7 +75,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
         with watch.stage("read"):
             source = stages.read(next(iter(points.values())), watch.note)
         for recipe in points.values():
-            stages.resolve_sparsity(recipe, source.checkpoint)
+            stages.resolve_sparsity(recipe, source.checkpoint.config)
         cache = _cache(sweep, source)
         dense = stages.export_dense(source, work / "dense")
         shared = _Shared(sweep.sparsities, source, dense, cache, baseline)
