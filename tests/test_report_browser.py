@@ -10,8 +10,9 @@ import pytest
 
 import chromium
 from chromium import Tab
+from example_report import judged
 from ssmpress.report.html import render_html
-from test_report_html import CHARTS, judged
+from test_report_html import CHARTS
 
 VIEWS = [(width, dark) for width in (390, 1440) for dark in (False, True)]
 

@@ -53,15 +53,15 @@ INTRODUCTION = """\
 compress: a trained Mamba checkpoint in, a small fast bundle and a proof out
 
   compress MODEL --dry-run                    the plan: sizes, memory, time
-  compress MODEL --recover none               a first look, seconds, less quality
+  compress MODEL --recover none               a first look within a minute
   compress MODEL --sparsity 0.7               the real thing, some minutes
   compress MODEL --sparsity 0.5,0.6,0.7 --pick "retention>=0.95"
                                               several, keep the fastest good one
   compress MODEL --min-speedup 1.5            a gate for CI, by the exit code
 
-MODEL is a folder of mamba-ssm or Hugging Face (config.json and the weights), or
-a bare state dict with tokenizer.json beside it. Text to calibrate and to judge
-on: --calibration FILE --evaluation FILE; without them Python's manual is used.
+MODEL is a folder of mamba-ssm or Hugging Face (config.json and weights), or a
+bare state dict with tokenizer.json beside it. Text to calibrate and judge on:
+--calibration FILE --evaluation FILE; without them Python's manual is used.
 The bundle is written to MODEL-s70; open its report.html.
 
   compress --help                             every option
