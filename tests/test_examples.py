@@ -85,7 +85,7 @@ def test_stages(tmp_path: Path) -> None:
 def test_sweep_and_pick(tmp_path: Path) -> None:
     done = run(tmp_path, "sweep_and_pick.py", str(DEMO), "out", "--quick")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Pass: picked s50-int8, the fastest of 2" in done.stdout or "picked s30" in done.stdout
+    assert "Pass: Picked s50-int8, the fastest of 2" in done.stdout or "Picked s30" in done.stdout
     assert (tmp_path / "out" / "model.onnx").is_file()
 
 

@@ -91,7 +91,7 @@ def test_the_pick_decides_the_exit_code() -> None:
     kept = example_sweep("retention>=0.95")
     assert (kept["pick"]["chosen"], kept["exit_code"]) == ("s50-int8", 0)
     assert kept["sentence"].startswith(
-        "Pass: picked s50-int8, the fastest of 1 that meet retention>=0.95."
+        "Pass: Picked s50-int8, the fastest of 1 that meet retention>=0.95."
     )
     poor = example_sweep("retention>=0.9")
     assert (poor["pick"]["chosen"], poor["exit_code"]) == ("s70-int8", 3)
