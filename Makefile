@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name '*.py') \
-	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt' \
+	-o -name '*.cmake')
 CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -30,7 +31,7 @@ help:
 $(STAMPS)/venv: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) torch scikit-build-core cmake ninja
+	$(PIP) torch scikit-build-core cmake ninja ziglang
 	mkdir -p $(STAMPS) && touch $@
 
 # The package is installed, not linked: the tests run what a user gets.

@@ -124,12 +124,6 @@ def test_missing_tokenizer(compress):
     assert [p.name for p in Path.cwd().iterdir()] == ["model.pt"]
 
 
-def test_arm64_is_refused_until_it_exists(compress):
-    code, _, err = compress(DEMO, "--target", "arm64")
-    assert code == 7
-    assert "--target arm64" in err
-
-
 def test_folder_with_other_files_is_not_overwritten(compress):
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years of work")

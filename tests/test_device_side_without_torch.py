@@ -20,6 +20,9 @@ MODULES = (
     "ssmpress.report.tradeoff", "ssmpress.evaluate", "ssmpress.interface", "ssmpress.run",
     "ssmpress.worker_process",
     "ssmpress.device_worker", "ssmpress.device",
+    "ssmpress.deploy", "ssmpress.emulate", "ssmpress.remote_device", "ssmpress.ssh", "ssmpress.adb",
+    "ssmpress.boards", "ssmpress.bundle", "ssmpress.report.device_charts",
+    "ssmpress.report.device_tables",
 )  # fmt: skip
 
 _BLOCKED = """

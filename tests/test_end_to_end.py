@@ -91,6 +91,7 @@ def test_bundle_holds_what_it_lists(demo):
     bundle = demo[0] / "model-s70"
     names = {path.name for path in bundle.iterdir()}
     assert names == {"model.onnx", LIBRARY_NAME, "tokenizer.json", "manifest.json",
+                     "libonnxruntime.so", "ssmrun",
                      "report.json", "report.md", "report.html", "junit.xml",
                      "README.md"}  # fmt: skip
     assert set(verify_manifest(bundle)["files"]) == names - {"manifest.json"}

@@ -22,6 +22,7 @@ from ssmpress.recipe import (
     PROJECTIONS,
     Compute,
     DataSettings,
+    DeploySettings,
     Method,
     PackSettings,
     Recipe,
@@ -42,6 +43,8 @@ EPILOG = """
   compress model.pt --sparsity 0.7
 
   compress ./my-mamba --sparsity 0.8 --calibration wiki.txt --evaluation test.txt
+
+  compress ./my-mamba --sparsity 0.7 --target arm64 --device ssh://pi@raspberrypi.local
 
   compress ./my-mamba --sparsity 0.7 --dry-run
 
@@ -97,6 +100,10 @@ def compress(
     pruned: o.Pruned = None,
     values: o.ValuesText = "int8",
     target: o.TargetChoice = Target.HOST,
+    device: o.Device = None,
+    device_threads: o.DeviceThreads = None,
+    onnxruntime: o.OnnxRuntime = None,
+    archive: o.Archive = False,
     pick: o.Pick = None,
     out: o.Out = None,
     save_checkpoint: o.SaveCheckpoint = None,
@@ -158,6 +165,12 @@ def compress(
             evaluation_tokens=evaluation_tokens,
         ),
         gate=gate_settings(limits, gate, baseline, default_retention=0.95),
+        deploy=DeploySettings(
+            device=tuple(device or ()),
+            device_threads=device_threads,
+            onnxruntime=onnxruntime,
+            archive=archive,
+        ),
         threads=available_threads() if threads is None else threads,
         seed=seed,
         save_checkpoint=save_checkpoint,

@@ -28,6 +28,10 @@ from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 
 _BLOCKS = ("recipe", "quality", "size")
+_NO_TIME = (
+    "Time and memory are measured on a machine of the target only: give a real one, "
+    "--device ssh://user@host."
+)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -66,6 +70,7 @@ def judge(
         a failed one before an inconclusive one.
     """
     results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
+    results += _judge_target(report)
     for status, code in (
         (FAIL, EXIT_QUALITY),
         (FAIL, EXIT_LATENCY_OR_SIZE),
@@ -80,12 +85,30 @@ def judge(
     return Verdict(PASS, results, EXIT_PASS, sentence)
 
 
+def _judge_target(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where the bundle ran nowhere; nothing to say where it did."""
+    target = lookup(report, "target")
+    if target is None or lookup(target, "validated") is not None:
+        return ()
+    why = str(lookup(target, "reason") or "no device was used.")
+    message = f"Whether the bundle runs is undecided: {why}"
+    return (
+        RuleResult(
+            "target", INCONCLUSIVE, None, None, None, EXIT_INCONCLUSIVE, message,
+            "Install qemu-user, or give a device: --device ssh://user@host.",
+        ),
+    )  # fmt: skip
+
+
 def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) -> RuleResult:
     value = value_of(report, rule)
     judged = _Judged(rule, value, *_limit(report, rule, baseline))
     if value is None:
         metric = rule.metric or "quality.compressed or quality.dense"
         why = f"{metric} is missing from the report or not a number."
+        needs = rule.samples is not None or rule.metric.startswith("memory.")
+        if needs and lookup(report, "latency") is None:
+            return judged.inconclusive(why, _NO_TIME)
         return judged.inconclusive(why, "Run again with the measurement it needs.")
     if judged.limit is None:
         return judged.inconclusive(judged.asked, "Store a report of this setup as the baseline.")
@@ -170,7 +193,7 @@ def _limit(report: Report, rule: Rule, baseline: Report | None) -> tuple[float |
     if baseline is None:
         return None, "there is no baseline."
     for key in _must_agree(rule):
-        here, there = lookup(report, *key.split(".")), lookup(baseline, *key.split("."))
+        here, there = _condition(report, key), _condition(baseline, key)
         if here is None or here != there:
             return (
                 None,
@@ -187,10 +210,18 @@ def _limit(report: Report, rule: Rule, baseline: Report | None) -> tuple[float |
 def _must_agree(rule: Rule) -> tuple[str, ...]:
     """What two runs must have in common for this metric to be comparable."""
     if rule.samples is not None:
-        return ("environment.cpu", "latency.threads", "latency.prompt_tokens")
+        return ("latency.cpu", "latency.threads", "latency.prompt_tokens")
     if rule.exit_code == EXIT_QUALITY:
         return ("quality.metric", "quality.tokens", "quality.window")
     return ()
+
+
+def _condition(report: Report, key: str) -> Any:
+    """Of a measurement. Older reports measured on the machine of `environment` only."""
+    found = lookup(report, *key.split("."))
+    if key == "latency.cpu" and found is None:
+        return lookup(report, "environment", "cpu")
+    return found
 
 
 def _text(rule: Rule, value: float, limit: float | None = None) -> str:

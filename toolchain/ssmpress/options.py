@@ -177,6 +177,30 @@ Pick = Annotated[
     ),
 ]
 TargetChoice = Annotated[Target, _choice("--target", Target, "What the bundle runs on.", BUNDLE)]
+Device = Annotated[
+    list[str] | None,
+    _option(
+        "Where to validate the bundle, and to measure it if it is real; may be given several "
+        "times. By default this machine, or QEMU for a target of another one.",
+        BUNDLE,
+        metavar="qemu[:CPU]|ssh://[USER@]HOST[:PORT]|adb:SERIAL",
+        show_default=False,
+    ),
+]
+DeviceThreads = Annotated[
+    int | None, _option("Threads on real devices.", BUNDLE, show_default="all their processors")
+]
+OnnxRuntime = Annotated[
+    Path | None,
+    _option(
+        "Wheel of ONNX Runtime for the target, instead of downloading it.",
+        BUNDLE,
+        show_default=False,
+    ),
+]
+Archive = Annotated[
+    bool, typer.Option("--archive", help="Also write OUT.tar.gz.", rich_help_panel=BUNDLE)
+]
 Out = Annotated[
     Path | None,
     _option(

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.device import check_target
+from ssmpress.bundle import archive_path, write_archive
+from ssmpress.deploy import Deployment, plan_deployment
 from ssmpress.errors import UsageError
 from ssmpress.gate import judge, read_report
-from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
@@ -66,7 +66,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         SsmpressError: with the exit code and one sentence for the user.
     """
     watch = watch or Watch()
-    baseline = check(recipe)
+    checked = check(recipe, watch.note)
     with staged(recipe.out) as folder:
         with watch.stage("read"):
             source = stages.read(recipe, watch.note)
@@ -76,34 +76,47 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
                 stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
         with work_folder(folder) as work:
             dense = stages.export_dense(source, work / "dense")
-            report = make_bundle(recipe, source, pruned, dense, folder, watch, baseline)
+            report = make_bundle(recipe, source, pruned, dense, folder, watch, checked)
+        if recipe.deploy.archive:
+            write_archive(folder, archive_path(recipe.out), recipe.out.name)
     return Result(report, recipe.out, report["verdict"]["exit_code"])
 
 
-def check(recipe: Recipe) -> dict[str, Any] | None:
-    """Whatever should not show only after an hour of training; returns the gate's baseline."""
-    check_target(recipe.target)
-    get_library_path()
-    return None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
+@dataclass(frozen=True)
+class Checked:
+    """What is found before any long work. baseline: the gate's, or None."""
+
+    baseline: dict[str, Any] | None
+    deployment: Deployment
+
+
+def check(recipe: Recipe, note: stages.Note) -> Checked:
+    """Whatever should not show only after an hour of training."""
+    deployment = plan_deployment(recipe, note)
+    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
+    return Checked(baseline, deployment)
 
 
 def make_bundle(
     recipe: Recipe, source: stages.Source, pruned: stages.Pruned, dense: stages.Dense,
-    folder: Path, watch: Watch, baseline: dict[str, Any] | None,
+    folder: Path, watch: Watch, checked: Checked,
 ) -> dict[str, Any]:  # fmt: skip
     """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
+    deployment = checked.deployment
     with watch.stage("compact"):
         packed = stages.compact(recipe, source, pruned)
         watch.note(stages.packing_note(packed))
     with watch.stage("export"):
-        bundle = stages.export_bundle(source, dense, packed, folder)
+        bundle = stages.export_bundle(source, dense, packed, folder, deployment.machine)
+        bundle = stages.add_runtime(recipe, source, bundle, deployment)
     with watch.stage("validate"):
-        results = validate(recipe, source, pruned, packed, bundle, watch.progress)
+        results = validate(recipe, source, pruned, packed, bundle, deployment, watch.progress)
     with watch.stage("judge"):
         report = build_report(recipe, results)
-        verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=baseline)
+        verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=checked.baseline)
     report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
-    stages.write(recipe, report, bundle.names, folder)
+    extra = stages.manifest_entries(source, deployment)
+    stages.write(recipe, report, bundle.names, folder, extra)
     return report
 
 

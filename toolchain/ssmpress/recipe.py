@@ -10,8 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ssmpress.device_address import DeviceAddress, parse_device
 from ssmpress.errors import UsageError
-from ssmpress.ops import Values
+from ssmpress.ops import Values, host_machine
 from ssmpress.pick import Condition
 from ssmpress.suggest import did_you_mean
 
@@ -29,6 +30,11 @@ class Target(StrEnum):
     HOST = "host"
     X86_64 = "x86_64"
     ARM64 = "arm64"
+
+    @property
+    def machine(self) -> str:
+        """As `uname -m` names it: x86_64, aarch64; of HOST whatever this machine is."""
+        return {"host": host_machine(), "arm64": "aarch64"}.get(self, str(self))
 
 
 class Method(StrEnum):
@@ -211,6 +217,34 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class DeploySettings:
+    """Where the bundle is validated and measured, and what comes of it.
+
+    device: qemu[:cpu], ssh://user@host[:port] or adb:serial each; none is this host, or an
+        emulator for a target of another machine.
+    device_threads: on real devices; None is all of their processors.
+    onnxruntime: a wheel to take ONNX Runtime's library from; None finds one.
+    archive: also write the bundle as OUT.tar.gz.
+    """
+
+    device: tuple[str, ...] = ()
+    device_threads: int | None = None
+    onnxruntime: Path | None = None
+    archive: bool = False
+
+    def __post_init__(self) -> None:
+        threads = self.device_threads
+        _require(threads is None or 1 <= threads <= 1024, "--device-threads", "1 to 1024", threads)
+        _require(len(set(self.device)) == len(self.device), "--device", "each once",
+                 ", ".join(self.device))  # fmt: skip
+        self.addresses()
+
+    def addresses(self) -> tuple[DeviceAddress, ...]:
+        """The devices, taken apart."""
+        return tuple(map(parse_device, self.device))
+
+
+@dataclass(frozen=True)
 class Relative:
     """A limit as a multiple of the baseline's value: 1.05 is written `1.05x`."""
 
@@ -310,6 +344,7 @@ class Recipe:
     pack: PackSettings = field(default_factory=PackSettings)
     data: DataSettings = field(default_factory=DataSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    deploy: DeploySettings = field(default_factory=DeploySettings)
     threads: int = field(default_factory=available_threads)
     seed: int = 0
     save_checkpoint: Path | None = None
@@ -341,6 +376,8 @@ class Sweep:
     def __post_init__(self) -> None:
         _require(bool(self.sparsities), "--sparsity", "at least one number", "none")
         _require(bool(self.values), "--values", "at least one type", "none")
+        if self.recipe.deploy.archive:
+            raise UsageError("--archive packs one bundle: give one --sparsity and one --values.")
         if self.recipe.pruned is not None and len(self.sparsities) > 1:
             raise UsageError(
                 "--pruned: expected one --sparsity, the one those weights have; got "

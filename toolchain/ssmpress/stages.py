@@ -8,7 +8,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 
 from ssmpress import compact as packing
 from ssmpress import data
+from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
     Checkpoint,
     ModelConfig,
     read_checkpoint,
     write_checkpoint,
 )
+from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
 from ssmpress.model import Mamba
-from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
+from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path, host_machine
 from ssmpress.prune import mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores
@@ -97,7 +99,11 @@ class Dense:
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files of the bundle. dense: the baseline, which is no part of it."""
+    """Files of the bundle.
+
+    dense: the baseline, which is no part of it. machine: that the bundle is for. names: what a
+    device needs, in the folder.
+    """
 
     model: Path
     library: Path
@@ -105,6 +111,16 @@ class Bundle:
     dense: Dense
     names: tuple[str, ...]
     model_bytes: int
+    machine: str = field(default_factory=host_machine)
+
+    @property
+    def host_library(self) -> Path:
+        """The op library that runs it on this host: the bundle's own, if it is for this machine."""
+        return self.library if self.machine == host_machine() else get_library_path()
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Of some of its files."""
+        return sum((self.model.parent / name).stat().st_size for name in names)
 
 
 def _quiet(*_: object) -> None:
@@ -310,11 +326,14 @@ def _pack(
     return PackedModel(config, rest, matrices)
 
 
-def export_bundle(source: Source, dense: Dense, packed: PackedModel, folder: Path) -> Bundle:
-    """Write the files that a device needs to `folder`."""
+def export_bundle(
+    source: Source, dense: Dense, packed: PackedModel, folder: Path, machine: str | None = None
+) -> Bundle:
+    """Write model, op library and tokenizer to `folder`. machine: for it; None is this one."""
+    machine = machine or host_machine()
     model_files = export(packed, folder / "model.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
-    shutil.copyfile(get_library_path(), library)
+    shutil.copyfile(get_library_path(machine), library)
     shutil.copyfile(source.tokenizer, tokenizer)
     return Bundle(
         model=folder / "model.onnx",
@@ -323,20 +342,52 @@ def export_bundle(source: Source, dense: Dense, packed: PackedModel, folder: Pat
         dense=dense,
         names=(*(f.name for f in model_files), library.name, tokenizer.name),
         model_bytes=sum(f.stat().st_size for f in model_files),
+        machine=machine,
     )
 
 
 REPORTS = ("report.json", "report.md", "report.html", "junit.xml", "README.md")
 
 
-def write(recipe: Recipe, report: dict[str, Any], names: Iterable[str], folder: Path) -> None:
+def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:
+    """Put what runs the model into the bundle, and a manifest that ssmrun accepts."""
+    folder = bundle.model.parent
+    names = write_device_files(folder, deployment.machine, deployment.runtime)
+    complete = replace(bundle, names=tuple(dict.fromkeys((*bundle.names, *names))))
+    write_manifest(folder, complete.names, recipe, manifest_entries(source, deployment))
+    return complete
+
+
+def manifest_entries(source: Source, deployment: Deployment) -> dict[str, Any]:
+    """What the manifest says beside its files and the recipe."""
+    return {
+        "model": describe_model(source.checkpoint),
+        "machine": deployment.machine,
+        "runtime": deployment.runtime.describe(),
+    }
+
+
+def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Configuration and provenance, for the report."""
+    return {
+        "config": checkpoint.config.to_dict(),
+        "layout": checkpoint.layout,
+        "sha256": checkpoint.sha256,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def write(
+    recipe: Recipe, report: dict[str, Any], names: Iterable[str], folder: Path,
+    extra: dict[str, Any],
+) -> None:  # fmt: skip
     """Reports and, last, the manifest over every file of the bundle.
 
     Args:
-        names: the files that a device needs.
+        names: the files that a device needs. extra: `manifest_entries`.
     """
     write_reports(recipe, report, folder)
-    write_manifest(folder, [*names, *REPORTS], recipe, {"model": report["model"]})
+    write_manifest(folder, [*names, *REPORTS], recipe, extra)
 
 
 def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
@@ -345,4 +396,5 @@ def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    files.write_text(folder / "README.md", render_card(report))
+    commands = run_it(recipe.out.name, recipe.target.machine)
+    files.write_text(folder / "README.md", render_card(report, commands))

@@ -23,7 +23,7 @@ import torch
 
 from ssmpress import __version__, stages
 from ssmpress.errors import BadInputError
-from ssmpress.pipeline import Watch, check, make_bundle, staged, work_folder
+from ssmpress.pipeline import Checked, Watch, check, make_bundle, staged, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -54,7 +54,7 @@ class _Shared:
     source: stages.Source
     dense: stages.Dense
     cache: Path
-    baseline: dict[str, Any] | None
+    checked: Checked
     scores: Scores = field(default_factory=Scores)
     pruned: dict[float, stages.Pruned] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     """
     watch = watch or Watch()
     points = sweep.points()
-    baseline = check(sweep.recipe)
+    checked = check(sweep.recipe, watch.note)
     with staged(sweep.recipe.out) as folder, work_folder(folder) as work:
         with watch.stage("read"):
             source = stages.read(next(iter(points.values())), watch.note)
@@ -78,7 +78,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
             stages.resolve_sparsity(recipe, source.checkpoint.config)
         cache = _cache(sweep, source)
         dense = stages.export_dense(source, work / "dense")
-        shared = _Shared(sweep.sparsities, source, dense, cache, baseline)
+        shared = _Shared(sweep.sparsities, source, dense, cache, checked)
         reports = {}
         for number, (name, recipe) in enumerate(points.items(), 1):
             watch.note(f"{name}, {number} of {len(points)}")
@@ -135,7 +135,7 @@ def _point(recipe: Recipe, folder: Path, shared: _Shared, watch: Watch) -> dict[
             if recipe.save_checkpoint is not None:
                 stages.save_checkpoint(shared.source, pruned, recipe.save_checkpoint)
         return make_bundle(
-            recipe, shared.source, pruned, shared.dense, partial, watch, shared.baseline
+            recipe, shared.source, pruned, shared.dense, partial, watch, shared.checked
         )
 
 
@@ -200,10 +200,12 @@ def _collect(
     for name, report in reports.items():
         home = folder / name
         shutil.move(cache / name, home)
-        device_files = [file for file in verify_manifest(home)["files"] if file not in REPORTS]
+        manifest = verify_manifest(home)
+        device_files = [file for file in manifest["files"] if file not in REPORTS]
+        extra = {key: manifest[key] for key in ("model", "machine", "runtime")}
         complete = {**report, "tradeoff": tradeoff(summary, name)}
         if not picked:
-            stages.write(points[name], complete, device_files, home)
+            stages.write(points[name], complete, device_files, home, extra)
             continue
         for file in device_files:
             if name == picked:
@@ -211,7 +213,7 @@ def _collect(
             else:
                 (home / file).unlink()
         if name == picked:
-            stages.write(points[name], complete, device_files, folder)
+            stages.write(points[name], complete, device_files, folder, extra)
         (home / MANIFEST_NAME).unlink()
         stages.write_reports(points[name], complete, home)
     write_sweep(folder, summary)

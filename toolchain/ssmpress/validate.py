@@ -12,17 +12,32 @@ from numpy.typing import NDArray
 
 from ssmpress import compact as packing
 from ssmpress import evaluate
-from ssmpress.checkpoint import Checkpoint, tensor_shapes
+from ssmpress.boards import lower_bounds
+from ssmpress.bundle import RUNTIME_FILES
+from ssmpress.checkpoint import tensor_shapes
+from ssmpress.deploy import Deployment, describe_target, run_devices
 from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
+from ssmpress.device_check import Reference, make_reference
 from ssmpress.errors import ParityError
 from ssmpress.export import PackedModel
 from ssmpress.model import Mamba, Projection
 from ssmpress.ops import Values
 from ssmpress.prune import mask
 from ssmpress.recipe import Recipe
-from ssmpress.report.results import LanguageModelQuality, Matrix, Parity, Quality, Results, Size
+from ssmpress.remote_device import BundleFiles
+from ssmpress.report.devices import DeviceResult, judged_measurements
+from ssmpress.report.manifest import MANIFEST_NAME
+from ssmpress.report.results import (
+    LanguageModelQuality,
+    Matrix,
+    Measurement,
+    Parity,
+    Quality,
+    Results,
+    Size,
+)
 from ssmpress.run import open_session
-from ssmpress.stages import Bundle, Progress, Pruned, Source
+from ssmpress.stages import Bundle, Progress, Pruned, Source, describe_model
 
 PARITY_TOKENS = 128
 PARITY_DECODE_TOKENS = 8
@@ -47,25 +62,21 @@ def validate(
     pruned: Pruned,
     packed: PackedModel,
     bundle: Bundle,
+    deployment: Deployment,
     progress: Progress,
 ) -> Results:
     """Parity, quality, latency, memory and size of what was written.
 
     Raises:
-        ParityError: the graph does not compute what the pruned PyTorch model computes.
+        ParityError: the graph does not compute what the pruned PyTorch model computes, or a
+            device something else than this host.
+        DeviceError: a device could not be used.
     """
     parity = check_parity(source, packed, bundle, recipe)
     quality = measure_quality(recipe, source, bundle, progress)
-    variants = {
-        "dense": Variant(bundle.dense.model, bundle.library),
-        "stock": Variant(bundle.dense.model, None),
-        "compressed": Variant(bundle.model, bundle.library),
-    }
-    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
-    measurements = measure_host(
-        variants, settings, lambda done, total: progress("latency", done, total)
-    )
-    shapes = tensor_shapes(source.checkpoint.config)
+    measurements = measure_latency(recipe, bundle, deployment, progress)
+    devices = validate_devices(recipe, source, bundle, deployment, progress)
+    shapes, sizes = tensor_shapes(source.checkpoint.config), step_bytes(source, packed)
     return Results(
         model=describe_model(source.checkpoint),
         quality=quality,
@@ -73,22 +84,58 @@ def validate(
         model_weights=sum(map(prod, shapes.values())),
         model_zeros=sum(int((t == 0).sum()) for t in pruned.tensors.values()),
         size=_size(source, bundle),
-        measurements=measurements,
+        measurements=measurements or judged_measurements(devices),
         parity=parity,
-        environment=host_environment(threads=recipe.threads, library=bundle.library),
+        environment=host_environment(threads=recipe.threads, library=bundle.host_library),
         calibration=source.calibration_use,
         evaluation=source.evaluation_use,
         recovery=pruned.summary(),
+        target=describe_target(deployment, devices, lower_bounds(deployment.machine, sizes)),
+        devices=devices,
     )
 
 
-def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Configuration and provenance, for the report."""
+def measure_latency(
+    recipe: Recipe, bundle: Bundle, deployment: Deployment, progress: Progress
+) -> dict[str, Measurement]:
+    """Dense, stock and compressed on this host; nothing where the bundle is not for it."""
+    if not deployment.measures_host:
+        return {}
+    variants = {
+        "dense": Variant(bundle.dense.model, bundle.library),
+        "stock": Variant(bundle.dense.model, None),
+        "compressed": Variant(bundle.model, bundle.library),
+    }
+    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
+    return measure_host(variants, settings, lambda done, total: progress("latency", done, total))
+
+
+def validate_devices(
+    recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment, progress: Progress
+) -> tuple[DeviceResult, ...]:
+    """The bundle's own files on every device, held against this host's result."""
+
+    def reference() -> Reference:
+        return make_reference(
+            bundle.model, bundle.host_library, source.windows, threads=recipe.threads,
+            tolerance=PARITY_TOLERANCE[recipe.pack.values],
+        )  # fmt: skip
+
+    files = BundleFiles(bundle.model.parent, (*bundle.names, MANIFEST_NAME), bundle.dense.model)
+    return run_devices(recipe, deployment, files, reference, progress)
+
+
+def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
+    """Weights that one decode step reads, by variant: all of them, but of an embedding that is
+    not the head too only one row, which is left out."""
+    config = source.checkpoint.config
+    shapes = tensor_shapes(config)
+    compressed = {name: matrix.nbytes for name, matrix in packed.matrices.items()}
+    compressed |= {name: tensor.nbytes for name, tensor in packed.tensors.items()}
+    unread = set() if config.tie_embeddings else {"backbone.embedding.weight"}
     return {
-        "config": checkpoint.config.to_dict(),
-        "layout": checkpoint.layout,
-        "sha256": checkpoint.sha256,
-        "notes": list(checkpoint.notes),
+        "dense": sum(4 * prod(shape) for name, shape in shapes.items() if name not in unread),
+        "compressed": sum(size for name, size in compressed.items() if name not in unread),
     }
 
 
@@ -96,7 +143,7 @@ def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Pr
     """Perplexity of the dense baseline, unless it is known, and of the bundle: ONNX Runtime."""
 
     def measure(name: str, path: Path) -> LanguageModelQuality:
-        session = open_session(path, threads=recipe.threads, library=bundle.library)
+        session = open_session(path, threads=recipe.threads, library=bundle.host_library)
 
         def advance(done: int, total: int) -> None:
             progress(f"perplexity, {name}", done, total)
@@ -125,7 +172,7 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
     split = max(1, tokens.shape[1] - PARITY_DECODE_TOKENS)
     model = reference_model(packed)
     expected = _outputs(model, tokens)
-    session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
+    session = open_session(bundle.model, threads=recipe.threads, library=bundle.host_library)
     first, after = session.predict(tokens[:, :split])
     rest = []
     for token in tokens[0, split:]:
@@ -223,5 +270,6 @@ def _size(source: Source, bundle: Bundle) -> Size:
         dense_fp32_bytes=4 * sum(map(prod, shapes.values())),
         input_checkpoint_bytes=source.checkpoint.input_bytes,
         model_bytes=bundle.model_bytes,
-        bundle_bytes=sum((bundle.model.parent / n).stat().st_size for n in bundle.names),
+        bundle_bytes=bundle.bytes_of(n for n in bundle.names if n not in RUNTIME_FILES),
+        runtime_bytes=bundle.bytes_of(RUNTIME_FILES),
     )

@@ -18,7 +18,7 @@ def render_card(report: Report, run_it: str | None = None) -> str:
     """The card as Markdown.
 
     Args:
-        run_it: Markdown that stands under "Run it"; None is how to run it in Python.
+        run_it: Markdown that stands first under "Run it", before how to run it in Python.
     """
     safe = tables.printable(report)
     sections = [
@@ -26,7 +26,8 @@ def render_card(report: Report, run_it: str | None = None) -> str:
         f"# {markdown_cell(_name(safe))}",
         _summary(safe),
         "## Run it",
-        run_it or _run_it(),
+        *([run_it] if run_it else []),
+        _run_it(),
         "## What it cost, what it gained",
         markdown_table(tables.comparison(safe)),
         "dense: the unpruned checkpoint with the same op library; stock: the same file in plain "
@@ -146,6 +147,7 @@ def _files() -> tables.Rows:
         ["file", "what"],
         ["model.onnx", "the graph with its packed weights"],
         ["libssmpress_ops.so", "kernels of its ops, for ONNX Runtime"],
+        ["ssmrun, libonnxruntime.so", "runs the model without Python"],
         ["tokenizer.json", "text to tokens"],
         ["report.html, .md, .json", "what was measured"],
         ["manifest.json", "SHA-256 of every file, versions, the recipe"],

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.charts import draw_charts
+from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number
 from ssmpress.report.tradeoff import draw_tradeoff
@@ -22,8 +23,8 @@ Report = Mapping[str, Any]
 BADGES = {"pass": "\u2714 Pass", "fail": "\u2718 Fail", "inconclusive": "? Inconclusive"}
 _SECTIONS = (
     ("comparison", "Comparison"), ("gates", "Gates"), ("tradeoff", "Trade-off"),
-    ("latency", "Latency"), ("sparsity", "Sparsity"), ("size", "Size"), ("setup", "Setup"),
-    ("reproduce", "Reproduce"),
+    ("latency", "Latency"), ("devices", "Devices"), ("sparsity", "Sparsity"), ("size", "Size"),
+    ("setup", "Setup"), ("reproduce", "Reproduce"),
 )  # fmt: skip
 
 
@@ -57,7 +58,8 @@ def _context(report: Report) -> dict[str, Any]:
     judged = status in BADGES
     tradeoff = report.get("tradeoff") or {}
     points = tradeoff.get("points") or []
-    sections = [(key, name) for key, name in _SECTIONS if key != "tradeoff" or points]
+    devices = device_tables.sentences(report)
+    empty = {"tradeoff": not points, "devices": not devices}
     return {
         "version": lookup(report, "ssmpress_version"),
         "title": tables.title(report),
@@ -65,10 +67,16 @@ def _context(report: Report) -> dict[str, Any]:
         "status_class": status if judged else "",
         "badge": BADGES.get(status, "Not judged"),
         "sentence": sentence.removeprefix(f"{status.capitalize()}: "),
-        "sections": sections,
-        "charts": draw_charts(report) + draw_tradeoff(points, tradeoff.get("this")),
+        "sections": [section for section in _SECTIONS if not empty.get(section[0])],
+        "charts": [
+            *draw_charts(report),
+            *draw_device_charts(report),
+            *draw_tradeoff(points, tradeoff.get("this")),
+        ],
         "tradeoff": tables.sweep_points(points) if points else [],
         "tradeoff_name": tradeoff.get("this"),
+        "devices": devices,
+        "device_tables": device_tables.sections(report),
         "comparison": [_change_before_stock(row) for row in tables.comparison(report)],
         "rules": lookup(report, "verdict", "rules") or [],
         "gates": tables.gates(report),

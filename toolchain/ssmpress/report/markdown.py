@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
 
 
@@ -22,6 +22,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         _explanation(report),
         "## Gates",
         _gates(report),
+        *_devices(report),
         *_tradeoff(report),
         "## Sparsity",
         prose.sparsity(report),
@@ -86,6 +87,17 @@ def _tradeoff(report: Mapping[str, Any]) -> list[str]:
         f"This bundle is {markdown_cell(block['this'])}, one of a sweep:",
         markdown_table(tables.sweep_points(block["points"])),
     ]
+
+
+def _devices(report: Mapping[str, Any]) -> list[str]:
+    """Nothing where the report says nothing of its target."""
+    lines = device_tables.sentences(report)
+    if not lines:
+        return []
+    found = ["## Devices", "\n".join(f"- {markdown_cell(line)}" for line in lines)]
+    for title, rows in device_tables.sections(report):
+        found += [f"{title}:", markdown_table(rows)]
+    return found
 
 
 def _matrices(report: Mapping[str, Any]) -> str:

@@ -18,8 +18,9 @@ _FLAGS = (
     ("prune", "alpha"), ("prune", "scope"), ("prune", "prunable"), ("pack", "values"),
     ("recover", "steps"), ("recover", "compute"), ("data", "tokenizer"),
     ("data", "calibration"), ("data", "evaluation"), ("data", "evaluation_tokens"),
-    ("", "threads"), ("", "seed"), *(("gate", name) for name in RULES), ("gate", "baseline"),
-    ("", "out"),
+    ("deploy", "device"), ("deploy", "device_threads"), ("deploy", "onnxruntime"),
+    ("deploy", "archive"), ("", "threads"), ("", "seed"),
+    *(("gate", name) for name in RULES), ("gate", "baseline"), ("", "out"),
 )  # fmt: skip
 
 
@@ -210,7 +211,8 @@ def _command(recipe: Mapping[str, Any], lists: Mapping[str, str], more: Sequence
     words = ["compress", str(recipe["model"])]
     for group, key in _FLAGS:
         default = defaults[group][key] if group else defaults[key]
-        value = lists.get(key, (recipe[group] if group else recipe).get(key, default))
+        given = recipe.get(group, {}) if group else recipe
+        value = lists.get(key, given.get(key, default))
         if key in ("seed", "out", "sparsity") or value != default:
             words += _option(key, value)
     return shlex.join([*words, *more])
@@ -224,6 +226,8 @@ def _option(key: str, value: Any) -> list[str]:
         return [name, ",".join(value)]
     if key == "min_retention" and value is None:
         return [name, "0"]  # a policy without it; left out it would be the default
+    if value is True:
+        return [name]
     if isinstance(value, Mapping):  # a `Relative` limit
         return [name, f"{value['factor']:g}x"]
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ssmpress.report import tables
+from ssmpress.report.device_tables import headlines
 from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS
 from ssmpress.report.sweep_page import sweep_status
 from ssmpress.report.tables import lookup, percent
@@ -69,4 +70,5 @@ def render_terminal(report: Mapping[str, Any]) -> Group:
     )
     status = lookup(report, "verdict", "status")
     sentence = lookup(report, "verdict", "sentence") or "Not judged yet."
-    return Group(table, Text(zeros), Text(sentence, style=_STYLES.get(status, "")))
+    devices = map(Text, headlines(report))
+    return Group(table, Text(zeros), *devices, Text(sentence, style=_STYLES.get(status, "")))
