@@ -170,6 +170,13 @@ def test_dry_run_json_adds_up(compress):
     assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
 
 
+def test_one_bundle_may_be_archived_several_may_not(compress):
+    assert compress(DEMO, "--archive", "--dry-run")[0] == 0
+    code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", "--dry-run")
+    assert code == 2
+    assert "--archive: expected one bundle" in err
+
+
 def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
     code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", "--dry-run")
     assert (code, out) == (0, "")

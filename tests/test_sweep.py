@@ -23,6 +23,7 @@ from ssmpress.pick import METRICS, parse_pick
 from ssmpress.pipeline import Watch
 from ssmpress.recipe import (
     DataSettings,
+    DeploySettings,
     GateSettings,
     PackSettings,
     PruneSettings,
@@ -77,6 +78,13 @@ def test_a_pruned_checkpoint_has_one_sparsity() -> None:
     Sweep(recipe, (0.7,), (Values.INT8, Values.FP16))
     with pytest.raises(UsageError, match="--pruned: expected one --sparsity"):
         Sweep(recipe, (0.7, 0.8), (Values.INT8,))
+
+
+def test_an_archive_is_of_one_bundle() -> None:
+    recipe = example.recipe(deploy=DeploySettings(archive=True))
+    Sweep(recipe, (0.7,), (Values.INT8,))
+    with pytest.raises(UsageError, match="--archive: expected one bundle"):
+        Sweep(recipe, (0.7,), (Values.INT8, Values.FP16))
 
 
 def test_the_front_has_what_no_other_point_beats() -> None:
@@ -212,12 +220,13 @@ def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, mon
     folders = {path.name for path in out.iterdir() if path.is_dir()}
     assert folders == {"s30-int8", "s30-fp16", "s60-int8", "s60-fp16"}
     assert {"model.onnx", "report.html"} <= set(verify_manifest(out)["files"])
+    assert "scp -r out USER@DEVICE:" in (out / "README.md").read_text()
     report = json.loads((out / "report.json").read_text())
     assert report["tradeoff"]["this"] == chosen
     assert 'class="tradeoff-latency"' in (out / "report.html").read_text()
     for name in folders:
         left = {path.name for path in (out / name).iterdir()}
-        assert left == {"report.json", "report.md", "report.html", "junit.xml", "README.md"}
+        assert left == {"report.json", "report.md", "report.html", "junit.xml"}
     jsonschema.validate(json.loads((out / "sweep.json").read_text()), SCHEMA)
     assert not list(cache.iterdir()), "a finished sweep leaves nothing in the cache"
 

@@ -290,10 +290,13 @@ def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
 
 
 def packing_note(packed: PackedModel) -> str:
-    """Which formats were chosen, and why: one sentence."""
-    chosen = Counter((m.format.name, m.reason) for m in packed.matrices.values())
-    told = ", ".join(f"{count} {name} ({reason})" for (name, reason), count in chosen.most_common())
-    return f"packed to {packed.nbytes / 1e6:.2f} MB: {told}"
+    """Which formats were chosen: one sentence."""
+    chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
+    told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
+    return (
+        f"packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not slower "
+        "(the report says why)"
+    )
 
 
 def export_dense(source: Source, folder: Path) -> Dense:
