@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// x86-64 with AVX-512 as in Ice Lake and Zen 4: F, BW, DQ, VL, VBMI2 and VNNI. A vector of 16 lanes,
-// and the kernels written against it.
+// x86-64 with AVX-512 as in Ice Lake and Zen 4: F, BW, DQ, VL, VBMI2 and VNNI. A vector of 16
+// lanes, and the kernels written against it.
 //
 // Everything between the two target regions lies in an unnamed namespace, so that no function
 // compiled for AVX-512 can take the place of a baseline one. Headers come before the region.
@@ -235,6 +235,7 @@ const Isa kAvx512Isa = {
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,
       LinearManyTokens<FloatPanel, BitmaskFp16Reader>,
       LinearManyTokens<Int8Panel, BitmaskInt8Reader>}},
+    &kAvx2Isa,
 };
 
 }  // namespace ssmpress

@@ -25,8 +25,7 @@ SSMPRESS_INLINE __m128i LoadWindow(const int8_t* p) {
 SSMPRESS_INLINE Bytes Nibbles(__m256i bytes) {
   const __m512i twice = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3),
                                                  _mm512_castsi256_si512(bytes));
-  const __m512i shifted =
-      _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
+  const __m512i shifted = _mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4));
   return _mm512_and_si512(shifted, _mm512_set1_epi8(15));
 }
 
@@ -57,8 +56,8 @@ SSMPRESS_INLINE void AddRecords(const PackedMatrix& m, size_t record, size_t x_s
     index = Nibbles(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(position)));
     w = LoadBytes<Bytes>(value);
   } else {
-    index = Nibbles(_mm256_zextsi128_si256(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(position))));
+    index = Nibbles(
+        _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(position))));
     w = _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(value)));
   }
   SSMPRESS_UNROLL
@@ -87,8 +86,8 @@ SSMPRESS_INLINE void DotTile(const LinearBlock& b, size_t tile, size_t token) {
   alignas(32) float total[kTokens][kWindowTile];
   SSMPRESS_UNROLL
   for (int t = 0; t < kTokens; ++t) {
-    const __m256i both = _mm256_add_epi32(_mm512_castsi512_si256(sum[t]),
-                                          _mm512_extracti64x4_epi64(sum[t], 1));
+    const __m256i both =
+        _mm256_add_epi32(_mm512_castsi512_si256(sum[t]), _mm512_extracti64x4_epi64(sum[t], 1));
     _mm256_store_ps(total[t], _mm256_cvtepi32_ps(both));
   }
   for (size_t i = 0; i < kWindowTile; ++i) {

@@ -267,5 +267,6 @@ constexpr Isa MakeIsa(const char* name) {
        {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,
         LinearManyTokens<FloatPanel, BitmaskFp16Reader>,
         LinearManyTokens<Int8Panel, BitmaskInt8Reader>}},
+      &kScalarIsa,
   };
 }

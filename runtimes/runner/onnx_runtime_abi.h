@@ -24,7 +24,6 @@ constexpr int kLogFatal = 4;
 constexpr int kSequential = 0;
 constexpr int kDeviceAllocator = 0;
 constexpr int kDefaultMemory = 0;
-constexpr int kInt64 = 7;  // of ElementType
 constexpr int kTensorType = 1;
 
 inline constexpr Slot<2, const char*(const Status*)> kGetErrorMessage;

@@ -12,7 +12,7 @@ import typer
 from ssmpress import __version__
 from ssmpress.errors import UsageError
 from ssmpress.ops import Values
-from ssmpress.recipe import NAMED_RECIPES, Compute, Method, Scope, SparsityOf, Target
+from ssmpress.recipe import NAMED_RECIPES, Compute, Head, Method, Scope, SparsityOf, Target
 from ssmpress.suggest import did_you_mean, one_of, values_of
 
 DATA, PRUNING, BUNDLE, RUN = "Data", "Pruning", "Bundle", "Run"
@@ -174,6 +174,16 @@ Pick = Annotated[
         BUNDLE,
         metavar="METRIC>=NUMBER [and ...]",
         show_default=False,
+    ),
+]
+HeadChoice = Annotated[
+    Head,
+    _choice(
+        "--head",
+        Head,
+        "Type of the head's weights, which a tied embedding shares. auto: 4 bits beside int8, else "
+        "as --values.",
+        BUNDLE,
     ),
 ]
 TargetChoice = Annotated[Target, _choice("--target", Target, "What the bundle runs on.", BUNDLE)]

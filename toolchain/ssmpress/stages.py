@@ -28,13 +28,14 @@ from ssmpress.checkpoint import (
 from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
+from ssmpress.int4 import MAX_COLUMNS
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path, host_machine
 from ssmpress.prune import mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
-from ssmpress.recipe import DataSettings, Recipe
+from ssmpress.recipe import DataSettings, PackSettings, Recipe
 from ssmpress.report import files
 from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
@@ -46,6 +47,7 @@ from ssmpress.report.results import LanguageModelQuality, TextUse
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 
+EMBEDDING = "backbone.embedding.weight"
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
 
@@ -281,12 +283,12 @@ def cache_folder() -> Path:
 
 def is_matrix(name: str) -> bool:
     """Whether a tensor is stored as a packed matrix: projections, embedding and head."""
-    return name.endswith("_proj.weight") or name in ("backbone.embedding.weight", "lm_head.weight")
+    return name.endswith("_proj.weight") or name in (EMBEDDING, "lm_head.weight")
 
 
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
     """The packed model: each matrix in the format that suits it."""
-    return _pack(source.checkpoint.config, pruned.tensors, recipe.pack.values)
+    return _pack(source.checkpoint.config, pruned.tensors, recipe.pack)
 
 
 def packing_note(packed: PackedModel) -> str:
@@ -306,10 +308,24 @@ def export_dense(source: Source, folder: Path) -> Dense:
     return Dense(folder / "dense.onnx")
 
 
+def matrix_format(
+    config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings
+) -> tuple[Format, str]:
+    """The format of a matrix with `stored` weights, and why."""
+    embedding = name == EMBEDDING
+    head = embedding if config.tie_embeddings else name == "lm_head.weight"
+    values = settings.head_values() if head else settings.values
+    if values is Values.INT4 and shape[1] > MAX_COLUMNS:
+        values = Values.INT8
+    if embedding:
+        return Format(Structure.DENSE, values), "rows are read one by one"
+    return packing.choose_format(*shape, stored, values)
+
+
 def _pack(
-    config: ModelConfig, tensors: Mapping[str, torch.Tensor], values: Values | None
+    config: ModelConfig, tensors: Mapping[str, torch.Tensor], settings: PackSettings | None
 ) -> PackedModel:
-    """values None: everything dense float32."""
+    """settings None: everything dense float32."""
     matrices, rest = {}, {}
     for name, tensor in tensors.items():
         array = tensor.numpy()
@@ -317,14 +333,11 @@ def _pack(
             rest[name] = array
             continue
         keep_mask = array != 0
-        if values is None:
+        if settings is None:
             chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
-        elif name == "backbone.embedding.weight":
-            chosen, reason = Format(Structure.DENSE, values), "rows are read one by one"
         else:
             stored = int(keep_mask.sum())
-            rows, columns = array.shape
-            chosen, reason = packing.choose_format(rows, columns, stored, values)
+            chosen, reason = matrix_format(config, name, array.shape, stored, settings)
         matrices[name] = packing.pack(array, keep_mask, chosen, reason)
     return PackedModel(config, rest, matrices)
 

@@ -50,6 +50,7 @@ PARITY_TOLERANCE = {
     # Measured 2e-3 to 2.8e-2 on trained models. Two swapped rows give 7e-2 to 0.7 where their layer
     # reads both, a row with a wrong scale 0.26 to 0.4.
     Values.INT8: 6e-2,
+    Values.INT4: 6e-2,
 }
 
 INT8_LIMIT = 0.15
@@ -179,9 +180,9 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         row, after = session.step(np.array([token]), after)
         rest.append(row[:, None])
     actual = dict(after.arrays()) | {"logits": np.concatenate([first, *rest], axis=1)}
-    tolerance = PARITY_TOLERANCE[recipe.pack.values]
+    tolerance = parity_tolerance(packed)
     parity = evaluate.parity(expected, actual, tolerance=tolerance)
-    if not parity.ok and recipe.pack.values is Values.INT8:
+    if not parity.ok and tolerance >= PARITY_TOLERANCE[Values.INT8]:
         tolerance = max(tolerance, min(INT8_LIMIT, 4 * _own_spread(model, tokens, expected)))
         parity = evaluate.parity(expected, actual, tolerance=tolerance)
     if not parity.ok:
@@ -190,6 +191,11 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
             "This is a defect of ssmpress; please report it with the model's shapes."
         )
     return parity
+
+
+def parity_tolerance(packed: PackedModel) -> float:
+    """The widest of the formats in use."""
+    return max(PARITY_TOLERANCE[m.format.values] for m in packed.matrices.values())
 
 
 def _outputs(model: Mamba, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -239,7 +245,7 @@ def reference_model(packed: PackedModel) -> Mamba:
             key = f"{name}.weight"
             if key == "lm_head.weight" and packed.config.tie_embeddings:
                 key = "backbone.embedding.weight"
-            module.int8_inputs = packed.matrices[key].format.values is Values.INT8
+            module.int8_inputs = packed.matrices[key].format.values.quantizes_activations
     return model
 
 
