@@ -9,17 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-import example_report as example
-from ssmpress.gate import judge
-from ssmpress.recipe import GateSettings
+from example_report import HOSTILE, hostile, judged
 from ssmpress.report.card import render_card
-from ssmpress.report.schema import with_verdict
-from test_report_html import HOSTILE, hostile
-
-
-def judged(**changes: Any) -> dict[str, Any]:
-    report = example.report(**changes)
-    return with_verdict(report, judge(report, GateSettings(0.95)))
 
 
 def metadata(text: str) -> dict[str, Any]:

@@ -42,7 +42,9 @@ def test_help_teaches_and_imports_nothing_heavy():
     code = (
         "import sys\nsys.argv = ['compress', '--help']\nfrom ssmpress.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'scipy', 'tokenizers',\n"
+        "         'jinja2', 'vl_convert', 'safetensors', 'asyncio', 'ssmpress.report',\n"
+        "         'ssmpress.pipeline'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -51,10 +53,14 @@ def test_help_teaches_and_imports_nothing_heavy():
         assert text in done.stdout
 
 
-def test_bare_command_shows_the_help(compress):
+def test_bare_command_teaches_on_one_screen(compress):
     code, out, err = compress()
-    assert code == 2
-    assert "--sparsity" in out + err
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for text in ("--dry-run", "--sparsity 0.7", "--pick", "report.html", "compress --help"):
+        assert text in err
 
 
 def test_version(compress):
@@ -138,6 +144,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
     assert not list(Path.cwd().iterdir())
 
 
+def test_dry_run_reads_no_weights_where_a_configuration_tells(compress, tmp_path):
+    shutil.copytree(DEMO, tmp_path / "model")
+    code, _, whole = compress("model", "--dry-run")
+    assert code == 0
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not read")
+    assert compress("model", "--dry-run") == (0, "", whole)
+    (tmp_path / "model" / "pytorch_model.bin").unlink()
+    code, _, err = compress("model", "--dry-run")
+    assert code == 6
+    assert "config.json without weights" in err
+
+
 def test_dry_run_json_adds_up(compress):
     code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", "--dry-run",
                             "--json")  # fmt: skip
@@ -150,6 +168,13 @@ def test_dry_run_json_adds_up(compress):
     weights = sum(m["rows"] * m["columns"] for m in plan["matrices"])
     assert weights < plan["model_weights"] < 1.1 * weights
     assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
+
+
+def test_one_bundle_may_be_archived_several_may_not(compress):
+    assert compress(DEMO, "--archive", "--dry-run")[0] == 0
+    code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", "--dry-run")
+    assert code == 2
+    assert "--archive: expected one bundle" in err
 
 
 def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):

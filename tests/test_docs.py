@@ -20,7 +20,19 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DEMO = ROOT / "toolchain" / "recipes" / "demo-model"
 PAGES = sorted(DOCS.glob("*.md"), key=lambda page: (page.name != "index.md", page.name))
-COMMANDS = ("compress", "ssmpress", "ssmpress-gate", "python", "make", "pip", "mkdocs")
+COMMANDS = (
+    "compress",
+    "ssmpress",
+    "ssmpress-gate",
+    "python",
+    "make",
+    "pip",
+    "mkdocs",
+    "ssmrun",
+    "apt",
+    "scp",
+    "ssh",
+)
 NOT_RUN = re.compile(r"<!-- not run: (\S.{9,}) -->")
 
 
@@ -52,7 +64,7 @@ def commands(page: Path) -> list[tuple[str, str | None]]:
         joined = "\n".join(lines).replace("\\\n", " ").splitlines()
         for line in joined:
             words = [word for word in line.split() if "=" not in word.partition("-")[0]]
-            if words and words[0] in COMMANDS:
+            if words and (words[0] in COMMANDS or "&& scp" in line):
                 found.append((line.strip(), reason[1] if reason else None))
     return found
 

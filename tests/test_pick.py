@@ -44,6 +44,16 @@ def test_what_is_no_expression_is_refused(text: str, message: str) -> None:
         parse_pick(text)
 
 
+@pytest.mark.parametrize(
+    ("comparison", "met"),
+    [(">=", [False, True, True]), ("<=", [True, True, False]), (">", [False, False, True]),
+     ("<", [True, False, False])],
+)  # fmt: skip
+def test_comparisons_at_the_limit(comparison: str, met: list[bool]) -> None:
+    condition = Condition("retention", comparison, 0.9)
+    assert [condition.met_by(point(retention=value)) for value in (0.8, 0.9, 1.0)] == met
+
+
 def test_the_fastest_that_qualifies_is_picked() -> None:
     points = [
         point(retention=0.99, speedup=1.5, model_bytes=30),

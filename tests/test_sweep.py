@@ -23,6 +23,7 @@ from ssmpress.pick import METRICS, parse_pick
 from ssmpress.pipeline import Watch
 from ssmpress.recipe import (
     DataSettings,
+    DeploySettings,
     GateSettings,
     PackSettings,
     PruneSettings,
@@ -79,6 +80,13 @@ def test_a_pruned_checkpoint_has_one_sparsity() -> None:
         Sweep(recipe, (0.7, 0.8), (Values.INT8,))
 
 
+def test_an_archive_is_of_one_bundle() -> None:
+    recipe = example.recipe(deploy=DeploySettings(archive=True))
+    Sweep(recipe, (0.7,), (Values.INT8,))
+    with pytest.raises(UsageError, match="--archive: expected one bundle"):
+        Sweep(recipe, (0.7,), (Values.INT8, Values.FP16))
+
+
 def test_the_front_has_what_no_other_point_beats() -> None:
     rows = [(0.9, 5.0), (0.95, 6.0), (0.9, 6.0), (0.8, 5.0), (0.7, 1.0), (None, 1.0), (0.9, None)]
     points = [{"retention": kept, "cost": cost} for kept, cost in rows]
@@ -91,7 +99,7 @@ def test_the_pick_decides_the_exit_code() -> None:
     kept = example_sweep("retention>=0.95")
     assert (kept["pick"]["chosen"], kept["exit_code"]) == ("s50-int8", 0)
     assert kept["sentence"].startswith(
-        "Pass: picked s50-int8, the fastest of 1 that meet retention>=0.95."
+        "Pass: Picked s50-int8, the fastest of 1 that meet retention>=0.95."
     )
     poor = example_sweep("retention>=0.9")
     assert (poor["pick"]["chosen"], poor["exit_code"]) == ("s70-int8", 3)
@@ -212,12 +220,13 @@ def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, mon
     folders = {path.name for path in out.iterdir() if path.is_dir()}
     assert folders == {"s30-int8", "s30-fp16", "s60-int8", "s60-fp16"}
     assert {"model.onnx", "report.html"} <= set(verify_manifest(out)["files"])
+    assert "scp -r out USER@DEVICE:" in (out / "README.md").read_text()
     report = json.loads((out / "report.json").read_text())
     assert report["tradeoff"]["this"] == chosen
     assert 'class="tradeoff-latency"' in (out / "report.html").read_text()
     for name in folders:
         left = {path.name for path in (out / name).iterdir()}
-        assert left == {"report.json", "report.md", "report.html", "junit.xml", "README.md"}
+        assert left == {"report.json", "report.md", "report.html", "junit.xml"}
     jsonschema.validate(json.loads((out / "sweep.json").read_text()), SCHEMA)
     assert not list(cache.iterdir()), "a finished sweep leaves nothing in the cache"
 

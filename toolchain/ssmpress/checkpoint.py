@@ -106,6 +106,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
+def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The sizes of a model, and notes, without reading weights where config.json has them.
+
+    Raises:
+        BadInputError: as `read_checkpoint`, but what only the tensors could show.
+    """
+    path, notes = Path(path), list[str]()
+    if not path.is_dir():
+        checkpoint = read_checkpoint(path)
+        return checkpoint.config, checkpoint.notes
+    config_file = path / "config.json"
+    config, _ = parse_config(
+        read_json(config_file, "a config.json beside the weights"), config_file
+    )
+    _weight_files(path, notes)
+    return config, tuple(notes)
+
+
 def _read(path: Path) -> Checkpoint:
     notes: list[str] = []
     folder = path if path.is_dir() else path.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import typer
 from ssmpress import gate_options as gates
 from ssmpress import options as o
 from ssmpress.entry import run_app
-from ssmpress.errors import EXIT_PASS, UsageError
+from ssmpress.errors import EXIT_PASS, EXIT_USAGE, UsageError
 from ssmpress.pick import parse_pick
 from ssmpress.policy import gate_settings
 from ssmpress.recipe import (
@@ -52,10 +53,29 @@ EPILOG = """
 size gate failed, 5 inconclusive, 6 bad input, 7 device unavailable.
 """
 
+INTRODUCTION = """\
+compress: a trained Mamba checkpoint in, a small fast bundle and a proof out
+
+  compress MODEL --dry-run                    the plan: sizes, memory, time
+  compress MODEL --recover none               a first look within a minute
+  compress MODEL --sparsity 0.7               the real thing, some minutes
+  compress MODEL --sparsity 0.5,0.6,0.7 --pick "retention>=0.95"
+                                              several, keep the fastest good one
+  compress MODEL --min-speedup 1.5            a gate for CI, by the exit code
+
+MODEL is a folder of mamba-ssm or Hugging Face (config.json and weights), or a
+bare state dict with tokenizer.json beside it. Text to calibrate and judge on:
+--calibration FILE --evaluation FILE; without them Python's manual is used.
+The bundle is written to MODEL-s70; open its report.html.
+
+  compress --help                             every option
+  compress --install-completion               options by the Tab key
+"""
+
 app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
-@app.command(epilog=EPILOG, no_args_is_help=True)
+@app.command(epilog=EPILOG)
 @gates.with_limits(default_retention="0.95; none with --gate")
 def compress(
     context: typer.Context,
@@ -257,4 +277,7 @@ def _interrupt(*_: object) -> None:
 def main() -> None:
     """Entry point of `compress` and `ssmpress`."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if len(sys.argv) == 1 and not any(name.endswith("_COMPLETE") for name in os.environ):
+        typer.echo(INTRODUCTION, err=True, nl=False)
+        sys.exit(EXIT_USAGE)
     sys.exit(run_app(app))

@@ -421,36 +421,3 @@ def _window_count(tokens: Tokens, length: int) -> int:
             "Give a longer text or a shorter window."
         )
     return len(tokens) // length
-
-
-def calibration_batches(tokens: Tokens, *, length: int, count: int, seed: int) -> Tokens:
-    """Draw windows at random, the same ones for the same seed.
-
-    The tokens are cut into windows at a random phase and drawn without replacement, so no token
-    is used twice. Only when `count` exceeds what the text holds are the missing ones drawn at
-    any start, overlapping the others.
-
-    Args:
-        tokens: int32 (n,), n >= length.
-        length: tokens per window, >= 1.
-        count: windows, >= 1.
-        seed: >= 0.
-
-    Returns:
-        int32 (count, length).
-
-    Raises:
-        BadInputError: n < length.
-        UsageError: length < 1, count < 1 or seed < 0.
-    """
-    if count < 1 or seed < 0:
-        raise UsageError(f"expected count >= 1 and seed >= 0; got count {count}, seed {seed}.")
-    available = _window_count(tokens, length)
-    random = np.random.default_rng(seed)
-    phase = int(random.integers(len(tokens) - available * length + 1))
-    starts = phase + length * random.permutation(available)[:count]
-    if count > available:
-        more = random.integers(len(tokens) - length + 1, size=count - available)
-        starts = np.concatenate([starts, more])
-    drawn: Tokens = np.asarray(tokens, np.int32)[starts[:, None] + np.arange(length)]
-    return drawn

@@ -105,6 +105,7 @@ def make_bundle(
     deployment = checked.deployment
     with watch.stage("compact"):
         packed = stages.compact(recipe, source, pruned)
+        watch.note(stages.packing_note(packed))
     with watch.stage("export"):
         bundle = stages.export_bundle(source, dense, packed, folder, deployment.machine)
         bundle = stages.add_runtime(recipe, source, bundle, deployment)

@@ -393,12 +393,15 @@ class Sweep:
     def __post_init__(self) -> None:
         _require(bool(self.sparsities), "--sparsity", "at least one number", "none")
         _require(bool(self.values), "--values", "at least one type", "none")
-        if self.recipe.deploy.archive:
-            raise UsageError("--archive packs one bundle: give one --sparsity and one --values.")
         if self.recipe.pruned is not None and len(self.sparsities) > 1:
             raise UsageError(
                 "--pruned: expected one --sparsity, the one those weights have; got "
                 f"{', '.join(f'{part:g}' for part in self.sparsities)}."
+            )
+        if self.recipe.deploy.archive and len(self.sparsities) * len(self.values) > 1:
+            raise UsageError(
+                "--archive: expected one bundle; got several --sparsity or --values. Run the one "
+                "you choose again with --archive."
             )
         self.points()
 

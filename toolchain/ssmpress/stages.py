@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -141,7 +142,7 @@ def read(recipe: Recipe, note: Note = _quiet) -> Source:
     checkpoint = read_checkpoint(recipe.model)
     for sentence in checkpoint.notes:
         note(sentence)
-    resolve_sparsity(recipe, checkpoint)
+    resolve_sparsity(recipe, checkpoint.config)
     path = recipe.data.tokenizer or checkpoint.tokenizer
     if path is None:
         raise BadInputError(
@@ -179,12 +180,10 @@ def _text_use(paths: tuple[Path, ...], tokens: int) -> TextUse:
     return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=tokens)
 
 
-def resolve_sparsity(recipe: Recipe, checkpoint: Checkpoint) -> float:
+def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
     """Sparsity of the prunable weights, whatever `--sparsity-of` says."""
     settings = recipe.prune
-    return mask.resolve_sparsity(
-        checkpoint.config, settings.prunable, settings.sparsity, settings.sparsity_of
-    )
+    return mask.resolve_sparsity(config, settings.prunable, settings.sparsity, settings.sparsity_of)
 
 
 def _calibration_limit(recipe: Recipe) -> int | None:
@@ -290,6 +289,16 @@ def is_matrix(name: str) -> bool:
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
     """The packed model: each matrix in the format that suits it."""
     return _pack(source.checkpoint.config, pruned.tensors, recipe.pack)
+
+
+def packing_note(packed: PackedModel) -> str:
+    """Which formats were chosen: one sentence."""
+    chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
+    told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
+    return (
+        f"packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not slower "
+        "(the report says why)"
+    )
 
 
 def export_dense(source: Source, folder: Path) -> Dense:

@@ -75,7 +75,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
         with watch.stage("read"):
             source = stages.read(next(iter(points.values())), watch.note)
         for recipe in points.values():
-            stages.resolve_sparsity(recipe, source.checkpoint)
+            stages.resolve_sparsity(recipe, source.checkpoint.config)
         cache = _cache(sweep, source)
         dense = stages.export_dense(source, work / "dense")
         shared = _Shared(sweep.sparsities, source, dense, cache, checked)
@@ -197,6 +197,7 @@ def _collect(
 ) -> None:
     """Move the points out of the cache, their reports completed by the comparison."""
     picked = summary["pick"] and summary["pick"]["chosen"]
+    out = Path(summary["recipe"]["out"])
     for name, report in reports.items():
         home = folder / name
         shutil.move(cache / name, home)
@@ -213,7 +214,8 @@ def _collect(
             else:
                 (home / file).unlink()
         if name == picked:
-            stages.write(points[name], complete, device_files, folder, extra)
+            stages.write(replace(points[name], out=out), complete, device_files, folder, extra)
         (home / MANIFEST_NAME).unlink()
         stages.write_reports(points[name], complete, home)
+        (home / "README.md").unlink()  # there is nothing to run here
     write_sweep(folder, summary)

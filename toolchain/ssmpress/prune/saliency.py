@@ -94,7 +94,7 @@ def mean_gradient_magnitude(
         if not bool(torch.isfinite(sum_).all()):
             raise BadInputError(
                 f"{name}: expected finite gradients on the calibration text; got NaN or infinity. "
-                "Check the checkpoint with `compress --dry-run` and the tokenizer."
+                "Check that the tokenizer is the model's and the text is of its kind."
             )
         sum_ /= count
     return sums

@@ -118,7 +118,7 @@ def _pick(conditions: Sequence[Condition], points: Sequence[Point]) -> dict[str,
     if index is None:
         status, code = _nothing_met(conditions, points)
         sentence = (
-            f"{status.capitalize()}: no bundle meets {expression}; {_closest(conditions, points)}"
+            f"{status.capitalize()}: No bundle meets {expression}; {_closest(conditions, points)}"
         )
         return {
             "expression": expression, "chosen": None, "met": [], "exit_code": code,
@@ -132,7 +132,7 @@ def _pick(conditions: Sequence[Condition], points: Sequence[Point]) -> dict[str,
         "met": met,
         "exit_code": point["exit_code"],
         "status": point["status"],
-        "sentence": f"{point['status'].capitalize()}: picked {point['name']}, the fastest of "
+        "sentence": f"{point['status'].capitalize()}: Picked {point['name']}, the fastest of "
         f"{len(met)} that meet {expression}. {point['verdict']}",
     }
 
@@ -173,7 +173,7 @@ def _sentence(points: Sequence[Point]) -> str:
     near = [point for point in points if point["exit_code"] == _best_code(points)]
     point = max(near, key=lambda point: point["retention"] or 0.0)
     status = point["status"].capitalize()
-    return f"{status}: no bundle passes. The closest is {point['name']}: {point['verdict']}"
+    return f"{status}: No bundle passes. The closest is {point['name']}: {point['verdict']}"
 
 
 def tradeoff(summary: Mapping[str, Any], name: str) -> dict[str, Any]:

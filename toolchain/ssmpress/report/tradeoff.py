@@ -15,7 +15,7 @@ _COLOURS = {
 }  # fmt: skip
 _AXES = (
     ("latency", "relative_decode", 100.0,
-     "decode time of one token, % of the dense model", "Quality kept, %, against decode time"),
+     "decode time, % of the dense model's", "Quality kept, %, against decode time"),
     ("size", "model_bytes", 1 / 2**20, "model size, MiB", "Quality kept, %, against size"),
 )  # fmt: skip
 
