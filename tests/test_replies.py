@@ -86,14 +86,14 @@ def test_facts_are_cut_to_a_size() -> None:
 @pytest.mark.parametrize("said", ["[]", "7", "null", "nonsense", "[" * 100_000])
 def test_a_reply_that_is_no_object_is_refused(said: str) -> None:
     command = (sys.executable, "-c", f"print({said!r})")
-    with WorkerProcess("device", 60, command) as worker:
-        with pytest.raises(DeviceError, match="device: expected JSON from its worker"):
-            worker.ask({"do": "memory"})
+    text = "device: expected JSON from its worker"
+    with WorkerProcess("device", 60, command) as worker, pytest.raises(DeviceError, match=text):
+        worker.ask({"do": "memory"})
 
 
 def test_an_endless_reply_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_process, "_REPLY_LIMIT", 1 << 20)
     endless = (sys.executable, "-c", "import sys\nwhile True: sys.stdout.write('x' * 65536)")
-    with WorkerProcess("device", 60, endless) as worker:
-        with pytest.raises(DeviceError, match="its reply is longer than"):
-            worker.ask({"do": "memory"})
+    text = "its reply is longer than"
+    with WorkerProcess("device", 60, endless) as worker, pytest.raises(DeviceError, match=text):
+        worker.ask({"do": "memory"})
