@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// x86-64 with AVX-512 as in Ice Lake and Zen 4: F, BW, DQ, VL, VBMI2 and VNNI. A vector of 16 lanes,
-// and the kernels written against it.
+// x86-64 with AVX-512 as in Ice Lake and Zen 4: F, BW, DQ, VL, VBMI2 and VNNI. A vector of 16
+// lanes, and the kernels written against it.
 //
 // Everything between the two target regions lies in an unnamed namespace, so that no function
 // compiled for AVX-512 can take the place of a baseline one. Headers come before the region.
@@ -205,8 +205,38 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_bitmask.inl.h"
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
-#include "kernels/linear_window_avx512.inl.h"
 // clang-format on
+
+// Windows stay at 32 bytes, one record: four windows of two records are brought together on the
+// two ports that 64-byte instructions leave, and the product gains nothing by it.
+namespace half {
+
+using I32 = __m256i;
+using I8x16 = __m128i;
+using I8x32 = __m256i;
+
+SSMPRESS_INLINE I32 ZeroI32() { return _mm256_setzero_si256(); }
+SSMPRESS_INLINE I32 AddI32(I32 a, I32 b) { return _mm256_add_epi32(a, b); }
+SSMPRESS_INLINE __m256 ToFloat(I32 v) { return _mm256_cvtepi32_ps(v); }
+SSMPRESS_INLINE void Store(float* p, __m256 v) { _mm256_storeu_ps(p, v); }
+SSMPRESS_INLINE I8x16 LoadI8x16(const int8_t* p) { return LoadBytes<I8x16>(p); }
+SSMPRESS_INLINE I8x32 LoadI8x32(const int8_t* p) { return LoadBytes<I8x32>(p); }
+SSMPRESS_INLINE I8x32 Join(I8x16 low, I8x16 high) { return _mm256_set_m128i(high, low); }
+// Bytes of `v` by index, separately in each half.
+SSMPRESS_INLINE I8x32 ShuffleHalves(I8x32 v, I8x32 index) { return _mm256_shuffle_epi8(v, index); }
+// The low four bits of 16 bytes, then their high four bits.
+SSMPRESS_INLINE I8x32 LoadNibbles(const uint8_t* p) {
+  I8x16 bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  return _mm256_and_si256(Join(bytes, _mm_srli_epi16(bytes, 4)), _mm256_set1_epi8(15));
+}
+SSMPRESS_INLINE I32 DotAdd(I32 sum, I8x32 w, I8x32 x) {
+  return _mm256_dpbusd_epi32(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
+}
+
+#include "kernels/linear_window.inl.h"
+
+}  // namespace half
 
 }  // namespace
 }  // namespace ssmpress
@@ -229,7 +259,7 @@ const Isa kAvx512Isa = {
       LinearFewTokens<DenseInt8Reader, true, 4>},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
       LinearFewTokens<BitmaskInt8Reader, true, 2>},
-     {nullptr, nullptr, WindowTokens}},
+     {nullptr, nullptr, half::WindowTokens}},
     {{LinearManyTokens<FloatPanel, DenseFp32Reader>, LinearManyTokens<FloatPanel, DenseFp16Reader>,
       LinearManyTokens<Int8Panel, DenseInt8Reader>},
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Readers of dense rows. A reader walks one row in words of 64 columns; within a word it gives the
-// columns in ascending order, floats by kLanes, int8 by the vector that is asked for. Columns at and beyond the end of the row read as 0; kWhole says that the word lies within the row.
-// Included by a kernels_<isa>.cc.
+// columns in ascending order, floats by kLanes, int8 by the vector that is asked for. Columns at
+// and beyond the end of the row read as 0; kWhole says that the word lies within the row. Included
+// by a kernels_<isa>.cc.
 
 // Bytes ahead that are asked for. Several streams, and new pages all the time, are more than the
 // hardware's own prefetch keeps up with: without this the kernels that read few bytes a weight run

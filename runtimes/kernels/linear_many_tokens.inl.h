@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many tokens: a panel of 2·kLanes rows x kDepth elements is unpacked and transposed once (16 KiB, L1),
-// then multiplied with every token of the block. An element is a float, or as many
-// integers of neighbouring columns as one lane multiplies and adds. Sums run over ascending columns
-// and are kept in y between panels, so that a product is the same bits however the work is split.
-// Included by a kernels_<isa>.cc.
+// Many tokens: a panel of 2·kLanes rows x kDepth elements is unpacked and transposed once (16 KiB,
+// L1), then multiplied with every token of the block. An element is a float, or as many integers of
+// neighbouring columns as one lane multiplies and adds. Sums run over ascending columns and are
+// kept in y between panels, so that a product is the same bits however the work is split. Included
+// by a kernels_<isa>.cc.
 
 constexpr size_t kPanel = 2 * kLanes;  // rows
 static_assert(kPanelRowMultiple % kPanel == 0, "a panel is two vectors of rows");
@@ -44,8 +44,8 @@ struct Int8Panel {
   }
 };
 
-// Unpacks `words` words of 64 columns of rows [row, row + count), count <= kLanes, into one half of a
-// panel. `stored` holds each row's position in `value` and is moved on.
+// Unpacks `words` words of 64 columns of rows [row, row + count), count <= kLanes, into one half of
+// a panel. `stored` holds each row's position in `value` and is moved on.
 template <class Panel, class Reader>
 void UnpackHalf(const PackedMatrix& m, size_t row, size_t count, size_t column, size_t words,
                 size_t* stored, float* half) {
