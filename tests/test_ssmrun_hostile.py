@@ -303,6 +303,8 @@ TOKEN_FILES += [
     (npy(np.asfortranarray(np.arange(8).reshape(2, 4))), [], "another type or shape"),
     (npy(np.zeros((4, 1), int)), [], "rows of fewer than 2 tokens"),
     (npy(np.zeros((0,), int)), [], "got 0 tokens"),
+    (npy(np.zeros((0, 4), int)), [], "expected at least one window of 4 tokens; got 0 tokens"),
+    (npy(np.zeros((2, 4), int)), ["--limit", "3"], "one window of 4 tokens; got 3 tokens"),
     (npy(np.int64(3)), [], "another type or shape"),
     (npy(np.arange(100))[:-8], [], "a file cut short"),
     (npy(np.arange(8)).replace(b"(8,)", b"(99999999999999,)")[:-14], [], "a file cut short"),
