@@ -86,6 +86,31 @@ SSMPRESS_INLINE F32 AddToExponent(F32 v, F32 shifted) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), exponent));
 }
 
+// exp(x) for x <= 88.72, within 1.5 ULP; 0 below -87.33; NaN for NaN. A table in a register and an
+// instruction for the exponent leave 12 instructions of Exp's 15, which makes the scan 1.15 times
+// as fast; softplus and SiLU keep Exp, which is closer by a quarter of a ULP.
+//
+// x = i·ln 2 + r with i a multiple of 1/16 and |r| <= ln 2 / 32; exp(x) = 2^floor(i)·T·exp(r), T a
+// power of 2^(1/16) that the fraction of i selects. Adding and subtracting 1.5·2^19 rounds to a
+// multiple of 1/16 and leaves the fraction in the low 4 bits of the sum. Lanes below -87.33 hold
+// anything until the last instruction.
+#define SSMPRESS_OWN_DECAY
+SSMPRESS_INLINE F32 Decay(F32 x) {
+  const F32 powers =
+      _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
+                     1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
+                     1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
+  const __mmask16 kept = _mm512_cmp_ps_mask(x, Set(-87.33f), _CMP_NLT_UQ);
+  const F32 round = Set(786432.0f);
+  const F32 shifted = Fma(x, Set(1.44269504f), round);
+  const F32 i = Sub(shifted, round);
+  const F32 high = FmaNeg(i, Set(0.693147182f), x);     // ln 2 as a float
+  const F32 r = FmaNeg(i, Set(-1.90465421e-9f), high);  // and what is missing from it
+  const F32 power = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), powers);
+  const F32 p = Fma(Fma(Set(0.166666672f), r, Set(0.5f)), r, Set(1.0f));
+  return _mm512_maskz_scalef_ps(kept, Fma(Mul(power, r), p, power), i);
+}
+
 SSMPRESS_INLINE I32 ZeroI32() { return _mm512_setzero_si512(); }
 SSMPRESS_INLINE I32 BitsOf(F32 v) { return _mm512_castps_si512(v); }
 SSMPRESS_INLINE F32 FromBits(I32 v) { return _mm512_castsi512_ps(v); }
