@@ -22,7 +22,7 @@ test test-long: export OMP_WAIT_POLICY := PASSIVE
 
 help:
 	@sed -n '2,5s/^# *//p' Makefile
-	@echo "make test-kernels   every kernel against float64, long, under the sanitizers"
+	@echo "make test-kernels   every kernel against float64, long: under the sanitizers, arm64 in QEMU"
 	@echo "make package-test   build wheel and sdist, install them in a fresh environment, run"
 	@echo "make docs           the documentation as a site, in build/docs"
 	@echo "make bench          kernels and the whole model, JSON in build/bench"
@@ -69,8 +69,17 @@ test-kernels: $(STAMPS)/venv
 	for preset in asan tsan; do \
 		$(BIN)/cmake -S runtimes -B build/$$preset --preset $$preset \
 			-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && \
-		$(BIN)/cmake --build build/$$preset && \
+		$(BIN)/cmake --build build/$$preset --target kernels_test && \
 		build/$$preset/kernels_test --cases 2000 || exit 1; \
+	done
+	for preset in arm64-zig arm64-gcc; do \
+		$(BIN)/cmake -S runtimes -B build/$$preset --preset $$preset \
+			-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && \
+		$(BIN)/cmake --build build/$$preset --target kernels_test || exit 1; \
+		for isa in scalar neon dotprod; do \
+			qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/$$preset/kernels_test \
+				--cases 2000 --isa $$isa || exit 1; \
+		done; \
 	done
 
 package-test: setup

@@ -312,7 +312,7 @@ def test_missing_and_foreign_libraries(model: Path, tmp_path: Path) -> None:
 def test_the_library_loads(model: Path, library: Path) -> None:
     session = open_session(model, threads=2, library=library)
     assert np.abs(session.predict(TOKENS[None])[0][0] - toy_onnx.reference(TOKENS)).max() < 1e-4
-    assert library_isa(library) in ("scalar", "avx2", "avx512", "neon")
+    assert library_isa(library) in ("scalar", "avx2", "avx512", "neon", "dotprod")
 
 
 def test_an_unknown_isa_shows_the_librarys_sentence(model: Path, library: Path) -> None:

@@ -16,7 +16,7 @@ from ssmpress import data, ops
 from ssmpress.errors import DeviceError
 from ssmpress.evaluate import perplexity
 from ssmpress.ops import Values
-from ssmpress.qemu import Emulator
+from ssmpress.qemu import Emulator, find_sysroot
 from ssmpress.run import open_session
 from ssmpress.runtime_library import find_runtime_library
 
@@ -110,3 +110,20 @@ def test_a_bundle_for_the_other_machine_is_refused(
     code, text = sb.failure(done)
     assert code == 7
     assert f"expected a library for aarch64; got one for {ops.host_machine()}" in text
+
+
+def test_a_device_without_a_cpp_runtime(bundle: Path, emulator: list[str], tmp_path: Path) -> None:
+    """ssmrun itself starts there, and says what ONNX Runtime lacks."""
+    real = find_sysroot()
+    root = tmp_path / "root"
+    for folder in ("lib", "usr/lib", "lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu"):
+        for file in (real / folder).glob("*"):
+            if file.is_file() and not file.name.startswith(("libstdc++", "libgcc_s")):
+                (root / folder).mkdir(parents=True, exist_ok=True)
+                (root / folder / file.name).symlink_to(file.resolve())
+    prefix = [str(root) if word == emulator[emulator.index("-L") + 1] else word
+              for word in emulator]  # fmt: skip
+    code, text = sb.failure(sb.ssmrun("info", bundle, prefix=prefix, program=bundle / "ssmrun"))
+    assert code == 7
+    assert "libonnxruntime.so: cannot be loaded: libstdc++.so.6: " in text
+    assert "Install this system's C++ runtime" in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,6 @@ def bundle(tmp_path: Path, library: Path) -> Path:
     folder = tmp_path / "b"
     folder.mkdir()
     shutil.copyfile(library, folder / "libssmpress_ops.so")
-    shutil.copyfile(sb.runtime(), folder / "libonnxruntime.so")
     shutil.copyfile(sb.DEMO / "tokenizer.json", folder / "tokenizer.json")
     return folder
 
@@ -94,6 +94,15 @@ def forecast(bundle: Path) -> Path:
     forecaster(bundle / "model.onnx")
     sb.remake_manifest(bundle)
     return bundle
+
+
+def run(command: str, bundle: Path, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    """With the installed ONNX Runtime: copying and hashing it would take most of the time."""
+    return sb.ssmrun(command, bundle, "--runtime", sb.runtime(), *arguments)
+
+
+def work(bundle: Path) -> sb.Worker:
+    return sb.Worker(bundle, "--runtime", str(sb.runtime()))
 
 
 def logits(tokens: NDArray[Any]) -> NDArray[np.float32]:
@@ -117,12 +126,12 @@ def test_accuracy(classify: Path, tmp_path: Path) -> None:
         lines.append(json.dumps(row, ensure_ascii=i % 3 == 0))
     path = tmp_path / "texts.jsonl"
     path.write_text("\n\n".join(lines) + "\n")
-    found = sb.reply(sb.ssmrun("eval", classify, path, "--threads", "1", "--json"))
+    found = sb.reply(run("eval", classify, path, "--threads", "1", "--json"))
     assert found["task"] == "classification"
     assert found["right"] == right
     assert 0 < sum(right) < 40
     assert found["accuracy"] == pytest.approx(sum(right) / 40, rel=1e-12)
-    limited = sb.reply(sb.ssmrun("eval", classify, path, "--limit", "7", "--json"))
+    limited = sb.reply(run("eval", classify, path, "--limit", "7", "--json"))
     assert limited["right"] == right[:7]
 
 
@@ -143,20 +152,20 @@ def test_forecast_error(forecast: Path, tmp_path: Path, steps: int) -> None:
         window = scaled[i : i + LOOKBACK]
         target = scaled[i + LOOKBACK : i + LOOKBACK + HORIZON]
         differences.append((window.T @ STEPS).T.astype(np.float64) - target)
-    run = ["eval", forecast, tmp_path / "series.csv", "--json"]
-    found = sb.reply(sb.ssmrun(*run))
+    words = ["eval", forecast, tmp_path / "series.csv", "--json"]
+    found = sb.reply(run(*words))
     assert found["task"] == "forecast"
     assert found["mse"] == pytest.approx(np.square(differences).mean(), rel=1e-5)
     assert found["mae"] == pytest.approx(np.abs(differences).mean(), rel=1e-5)
     assert found["windows"] == len(differences)
     assert found["predictions"] == np.size(differences)
-    limited = sb.reply(sb.ssmrun(*run, "--limit", "2"))
+    limited = sb.reply(run(*words, "--limit", "2"))
     assert limited["mse"] == pytest.approx(np.square(differences[:2]).mean(), rel=1e-5)
 
 
 def test_worker_predicts_and_measures(classify: Path) -> None:
     texts = [[1, 2, 3], [1023]]
-    with sb.Worker(classify) as worker:
+    with work(classify) as worker:
         assert worker.ask("load", threads=1)["config"]["task"] == CLASSIFICATION
         got = worker.ask("classify", texts=texts)
         found = np.frombuffer(base64.b64decode(got["logits"]), np.float32).reshape(got["shape"])
@@ -165,7 +174,7 @@ def test_worker_predicts_and_measures(classify: Path) -> None:
     forecaster(classify / "model.onnx")
     sb.remake_manifest(classify)
     series = RANDOM.normal(size=(5, LOOKBACK, 2)).astype(np.float32)
-    with sb.Worker(classify) as worker:
+    with work(classify) as worker:
         worker.ask("load", threads=1)
         got = worker.ask("forecast", series=series.ravel().tolist())
         assert worker.ask("round", prompt_tokens=9, decode_tokens=4)["prefill_ms"] > 0
@@ -174,18 +183,18 @@ def test_worker_predicts_and_measures(classify: Path) -> None:
 
 
 def test_info_and_bench(forecast: Path) -> None:
-    assert sb.reply(sb.ssmrun("info", forecast, "--json"))["task"] == "forecast"
+    assert sb.reply(run("info", forecast, "--json"))["task"] == "forecast"
     found = sb.reply(
-        sb.ssmrun("bench", forecast, "--rounds", "1", "--tokens", "3", "--no-cold", "--json")
+        run("bench", forecast, "--rounds", "1", "--tokens", "3", "--no-cold", "--json")
     )
     assert len(found["rounds"][1]["decode_ms"]) == 3
 
 
 def test_what_belongs_to_another_task_is_refused(forecast: Path, tmp_path: Path) -> None:
-    code, text = sb.failure(sb.ssmrun("generate", forecast, "--prompt", "x"))
+    code, text = sb.failure(run("generate", forecast, "--prompt", "x"))
     assert (code, "expected a model whose task is language-model; got forecast" in text) == (
         6, True)  # fmt: skip
-    with sb.Worker(forecast) as worker:
+    with work(forecast) as worker:
         worker.ask("load", threads=1)
         for request in (
             {"do": "logits", "tokens": [1]}, {"do": "nll", "windows": [[1, 2]]},
@@ -214,7 +223,7 @@ def test_labelled_texts_are_checked(
 ) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text(line)
-    code, text = sb.failure(sb.ssmrun("eval", classify, path))
+    code, text = sb.failure(run("eval", classify, path))
     assert code == 6
     assert message in text
 
@@ -236,7 +245,7 @@ GOOD = 'load,"oil, heavy"\n' + "1,2\n" * 9
 def test_series_are_checked(forecast: Path, tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "series.csv"
     path.write_text(content)
-    code, text = sb.failure(sb.ssmrun("eval", forecast, path))
+    code, text = sb.failure(run("eval", forecast, path))
     assert code == 6
     assert message in text
 
@@ -255,6 +264,6 @@ def test_series_are_checked(forecast: Path, tmp_path: Path, content: str, messag
 def test_the_task_is_checked(bundle: Path, change: dict[str, Any], message: str) -> None:
     forecaster(bundle / "model.onnx", {**FORECAST, **change})
     sb.remake_manifest(bundle)
-    code, text = sb.failure(sb.ssmrun("info", bundle))
+    code, text = sb.failure(run("info", bundle))
     assert code == 6
     assert message in text

@@ -3,6 +3,7 @@ report says of it."""
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 
 import example_report as example
 from ssmpress import boards, deploy, ops, runtime_library
@@ -37,6 +39,7 @@ from ssmpress.report.html import render_html
 from ssmpress.report.manifest import verify_manifest
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.tables import command
+from ssmpress.report.terminal import print_report
 from ssmpress.runtime_library import find_runtime_library
 from target_bundle import Made, make_bundle
 from test_report import SCHEMA, undescribed
@@ -233,8 +236,12 @@ def test_the_readmes_commands_run(made: Made) -> None:
         assert done.stdout
 
 
-def test_the_archive_depends_on_nothing_but_the_files(made: Made, tmp_path: Path) -> None:
-    folder = made.files.folder
+def test_the_archive_depends_on_nothing_but_the_files(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("model.onnx", "ssmrun"):
+        (folder / name).write_bytes(os.urandom(100_000))
+    (folder / "ssmrun").chmod(0o700)
     for name in ("a.tar.gz", "b.tar.gz"):
         write_archive(folder, tmp_path / name, "toy")
         os.utime(folder / "model.onnx", (time.time(), 1e9))
@@ -242,19 +249,20 @@ def test_the_archive_depends_on_nothing_but_the_files(made: Made, tmp_path: Path
     assert first == second
     with tarfile.open(tmp_path / "a.tar.gz") as archive:
         archive.extractall(tmp_path / "out", filter="data")
-    verify_manifest(tmp_path / "out/toy")
-    assert (tmp_path / "out/toy/ssmrun").stat().st_mode & 0o111 == 0o111
-    assert (tmp_path / "out/toy/model.onnx").stat().st_mode & 0o111 == 0
-    (folder / "extra").write_text("x")
+    for name, mode in (("model.onnx", 0), ("ssmrun", 0o111)):
+        unpacked = tmp_path / "out/toy" / name
+        assert unpacked.read_bytes() == (folder / name).read_bytes()
+        assert unpacked.stat().st_mode & 0o111 == mode
+    (folder / "model.onnx").write_text("x")
     write_archive(folder, tmp_path / "a.tar.gz", "toy")
-    (folder / "extra").unlink()
     assert (tmp_path / "a.tar.gz").read_bytes() != second
 
 
-def test_an_archive_that_cannot_be_written_leaves_nothing(made: Made, tmp_path: Path) -> None:
+def test_an_archive_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
     with pytest.raises(BadInputError, match="cannot be written"):
-        write_archive(made.files.folder, tmp_path / "no/a.tar.gz", "toy")
-    assert list(tmp_path.iterdir()) == []
+        write_archive(tmp_path / "folder", tmp_path / "no/a.tar.gz", "toy")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
 # The report
@@ -371,3 +379,19 @@ def test_lower_bounds_leave_out_what_the_caches_hold() -> None:
     assert pi.decode_ms["x"] is None
     assert boards.lower_bounds("x86_64", {"dense": 1}) == ()
     assert {board.cpu for board in boards.BOARDS} <= set(CPUS)
+
+
+def test_the_terminal_says_what_the_emulator_showed() -> None:
+    console = Console(file=io.StringIO(), width=80)
+    print_report(report_of(emulated()), console)
+    text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "Target aarch64. Emulated: It ran." in text
+    assert "qemu:cortex-a76: 2.51x fewer instructions per decoded token, 4.00x fewer in" in text
+
+
+def test_a_report_of_the_host_alone_has_no_section_of_devices() -> None:
+    target = TargetResult("x86_64", "host", "It ran here.")
+    report = example.report(target=target)
+    assert "## Devices" not in render_markdown(report)
+    assert 'id="devices"' not in render_html(report)
+    assert "## Devices" in render_markdown(report_of(emulated()))

@@ -245,11 +245,9 @@ std::string ToText(const Options& options, const Opened& opened, const Result& r
 
 void RunBench(const Options& options, const Output& output) {
   Result result{};
-  if (!options.no_cold) {
-    const Bundle bundle(options.bundle);
-    result.cold_ms = ColdLoad(options, bundle);
-  }
-  const Opened opened(options);
+  Bundle bundle(options.bundle);
+  if (!options.no_cold) result.cold_ms = ColdLoad(options, bundle);
+  const Opened opened(options, std::move(bundle));
   const Loaded loaded = opened.load(false);
   result.warm_ms = loaded.load_ms;
   result.runtime_rss = loaded.runtime_rss_bytes;

@@ -64,8 +64,8 @@ Files FindFiles(const Bundle& bundle, const Options& options) {
   return files;
 }
 
-Opened::Opened(const Options& options)
-    : bundle_(options.bundle),
+Opened::Opened(const Options& options, Bundle bundle)
+    : bundle_(std::move(bundle)),
       files_(FindFiles(bundle_, options)),
       model_options_{options.thread_count(), options.pins} {
   if (!options.pins.empty()) PinTo(options.pins[0]);

@@ -53,7 +53,8 @@ Round RunRound(Model& model, State& state, SplitMix64& random, uint64_t prompt_t
 // The bundle opened as the options say, for the subcommands that run its model once.
 class Opened {
  public:
-  explicit Opened(const Options& options);
+  explicit Opened(const Options& options) : Opened(options, Bundle(options.bundle)) {}
+  Opened(const Options& options, Bundle bundle);
   const Bundle& bundle() const { return bundle_; }
   const Files& files() const { return files_; }
   const Runtime& runtime() const { return *runtime_; }

@@ -74,9 +74,10 @@ void WritePercentiles(JsonWriter& out, std::vector<double> samples, double token
 Windows CutWindows(const TokenFile& file, uint64_t length, const std::string& path) {
   const uint64_t count = file.tokens.size();
   const uint64_t size = file.row != 0 ? file.row : std::min(length, count);
-  if (size < 2) {
-    BadInput(path + ": expected at least one window of 2 tokens; got " + std::to_string(count) +
-             (file.row != 0 ? " rows of one token." : " tokens."));
+  if (size < 2 || count < size) {
+    BadInput(path + ": expected at least one window of " +
+             std::to_string(std::max<uint64_t>(size, 2)) + " tokens; got " + std::to_string(count) +
+             " tokens. Give more of them.");
   }
   Windows windows;
   for (uint64_t begin = 0; begin + size <= count; begin += size) {

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <limits>
 
@@ -325,34 +324,6 @@ std::optional<JsonValue> JsonValue::find(std::string_view key) const {
   return {};
 }
 
-namespace {
-
-void AppendQuoted(std::string& out, std::string_view text) {
-  out += '"';
-  for (const char c : text) {
-    const char* short_form = c == '"'    ? "\\\""
-                             : c == '\\' ? "\\\\"
-                             : c == '\n' ? "\\n"
-                             : c == '\r' ? "\\r"
-                             : c == '\t' ? "\\t"
-                             : c == '\b' ? "\\b"
-                             : c == '\f' ? "\\f"
-                                         : nullptr;
-    if (short_form != nullptr) {
-      out += short_form;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char escape[8];
-      std::snprintf(escape, sizeof escape, "\\u%04x", c);
-      out += escape;
-    } else {
-      out += c;
-    }
-  }
-  out += '"';
-}
-
-}  // namespace
-
 void JsonValue::append_canonical(std::string& out, std::string_view without) const {
   switch (type()) {
     case kNull:
@@ -368,7 +339,7 @@ void JsonValue::append_canonical(std::string& out, std::string_view without) con
       out += text();
       return;
     case kString:
-      AppendQuoted(out, text());
+      AppendJsonString(out, text());
       return;
     case kArray: {
       out += '[';
@@ -390,7 +361,7 @@ void JsonValue::append_canonical(std::string& out, std::string_view without) con
       out += '{';
       for (size_t i = 0; i < items.size(); ++i) {
         if (i != 0) out += ',';
-        AppendQuoted(out, items[i].key());
+        AppendJsonString(out, items[i].key());
         out += ':';
         items[i].value().append_canonical(out, {});
       }
@@ -414,58 +385,5 @@ std::string JsonValue::shown() const {
   while (cut > 0 && (static_cast<unsigned char>(text[cut]) & 0xC0) == 0x80) --cut;
   return text.substr(0, cut) + "...";
 }
-
-void JsonWriter::separate() {
-  if (!first_) text_ += ',';
-  first_ = false;
-}
-
-JsonWriter& JsonWriter::open(char bracket) {
-  separate();
-  text_ += bracket;
-  first_ = true;
-  return *this;
-}
-
-JsonWriter& JsonWriter::close(char bracket) {
-  text_ += bracket;
-  first_ = false;
-  return *this;
-}
-
-JsonWriter& JsonWriter::key(std::string_view name) {
-  separate();
-  AppendQuoted(text_, name);
-  text_ += ':';
-  first_ = true;
-  return *this;
-}
-
-JsonWriter& JsonWriter::value(std::string_view text) {
-  separate();
-  AppendQuoted(text_, text);
-  return *this;
-}
-
-JsonWriter& JsonWriter::raw(std::string_view json) {
-  separate();
-  text_ += json;
-  return *this;
-}
-
-JsonWriter& JsonWriter::value(double number) {
-  if (!std::isfinite(number)) return null();
-  char digits[40];
-  for (int precision = 15; precision <= 17; ++precision) {
-    std::snprintf(digits, sizeof digits, "%.*g", precision, number);
-    if (std::strtod(digits, nullptr) == number) break;
-  }
-  return raw(digits);
-}
-
-JsonWriter& JsonWriter::value(int64_t number) { return raw(std::to_string(number)); }
-JsonWriter& JsonWriter::value(uint64_t number) { return raw(std::to_string(number)); }
-JsonWriter& JsonWriter::value(bool truth) { return raw(truth ? "true" : "false"); }
-JsonWriter& JsonWriter::null() { return raw("null"); }
 
 }  // namespace ssmrun

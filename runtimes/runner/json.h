@@ -87,6 +87,9 @@ class Json {
   std::vector<Node> nodes_;
 };
 
+// Appends text, which is UTF-8, as a JSON string in its quotes: only what must be is escaped.
+void AppendJsonString(std::string& out, std::string_view text);
+
 // Appends JSON to a string. Commas are placed by the writer; the caller balances begin and end.
 class JsonWriter {
  public:

@@ -23,9 +23,13 @@ void* Load(const std::string& path, const std::string& what, const std::string& 
   const std::string place = RealPath(path);
   void* handle = dlopen(place.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
-    const char* reason = dlerror();
-    BadDevice(path + ": cannot be loaded: " + (reason != nullptr ? reason : "unknown reason") +
-              ".");
+    const char* message = dlerror();
+    const std::string reason = message != nullptr ? message : "unknown reason";
+    const bool lacks_cpp = reason.find("libstdc++") != reason.npos ||
+                           reason.find("libgcc_s") != reason.npos ||
+                           reason.find("GLIBCXX") != reason.npos;
+    BadDevice(path + ": cannot be loaded: " + reason +
+              (lacks_cpp ? ". Install this system's C++ runtime (libstdc++6, libgcc-s1)." : "."));
   }
   return handle;
 }

@@ -55,7 +55,11 @@ def validate_emulated(
             parity, sample = check(worker, reference, name)
             environment = replies.facts(worker.ask({"do": "environment"}), "environment")
         tick()
-        environment |= {"emulated": True, "cpu": f"{cpu} (emulated)", "ops_isa": loaded["ops_isa"]}
+        environment |= {
+            "emulated": True,
+            "cpu": f"{cpu} (emulated)",
+            "ops_isa": str(loaded.get("ops_isa"))[:20],
+        }
         for key in ("governor", "max_khz", "mhz", "load_average_1min", "memory_bytes", "board"):
             environment.pop(key, None)  # of the machine that emulates
         instructions, why = _instructions(name, machine, emulator, bundle, dense, tick)

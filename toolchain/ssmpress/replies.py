@@ -21,6 +21,7 @@ Reply = Mapping[str, Any]
 _TEXT_LIMIT = 300
 _LIST_LIMIT = 1024
 _DEPTH_LIMIT = 4
+_LARGEST = 1 << 62
 
 
 def number(reply: Reply, key: str) -> float:
@@ -90,6 +91,8 @@ def _cut(value: Any, depth: int) -> Any:
         return {str(k)[:_TEXT_LIMIT]: _cut(item, depth + 1) for k, item in items}
     if isinstance(value, list):
         return [_cut(item, depth + 1) for item in value[:_LIST_LIMIT]]
+    if isinstance(value, int | float) and not abs(value) < _LARGEST:
+        return None
     return value
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ssmpress.errors import EXIT_BAD_INPUT, BadInputError, DeviceError
 
 _COMMAND = (sys.executable, "-m", "ssmpress.device_worker")
+_REPLY_LIMIT = 1 << 28  # bytes; logits of a real vocabulary take some 1e7
 _TAIL = 2000  # characters of a crashed worker's stderr that its error shows
 
 
@@ -101,8 +102,10 @@ class WorkerProcess:
             raise self._crashed() from error
         reply = self._line(request["do"])
         try:
-            answer: dict[str, Any] = json.loads(reply)
-        except ValueError as error:
+            answer = json.loads(reply)
+            if not isinstance(answer, dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError) as error:
             raise DeviceError(f"{self._name}: expected JSON from its worker; got {reply[:80]!r}.") \
                 from error  # fmt: skip
         if "error" in answer:
@@ -124,6 +127,8 @@ class WorkerProcess:
             if not piece:
                 raise self._crashed()
             self._buffer += piece
+            if len(self._buffer) > _REPLY_LIMIT:
+                raise DeviceError(f"{self._name}: its reply is longer than {_REPLY_LIMIT:,} bytes.")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
