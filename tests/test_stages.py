@@ -11,10 +11,11 @@ import pytest
 from ssmpress import stages, validate
 from ssmpress.checkpoint import read_checkpoint
 from ssmpress.errors import ParityError, UsageError
+from ssmpress.int4 import MAX_COLUMNS
 from ssmpress.ops import Values
 from ssmpress.pipeline import staged
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import PackSettings, Recipe
+from ssmpress.recipe import Head, PackSettings, Recipe
 from ssmpress.report.results import TextUse
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
@@ -57,6 +58,36 @@ def test_parity_names_the_first_bad_layer(values, tmp_path):
     other = dataclasses.replace(packed, matrices=matrices)
     with pytest.raises(ParityError, match=r"conv_state\.2: differs by .* expected at most"):
         validate.check_parity(source, other, bundle, recipe)
+
+
+@pytest.mark.parametrize(
+    ("values", "head", "name"),
+    [
+        (Values.INT8, Head.AUTO, "dense-int4"),
+        (Values.INT8, Head.INT8, "dense-int8"),
+        (Values.FP16, Head.AUTO, "dense-fp16"),
+        (Values.FP32, Head.INT4, "dense-int4"),
+        (Values.INT4, Head.AUTO, "dense-int4"),
+    ],
+)
+def test_the_head_and_the_embedding_that_shares_its_rows(values, head, name):
+    config = make_source().checkpoint.config
+    assert config.tie_embeddings
+    settings = PackSettings(values, head)
+    shape = (config.vocab_size, config.d_model)
+    chosen, _ = stages.matrix_format(config, stages.EMBEDDING, shape, shape[0] * shape[1], settings)
+    assert chosen.name == name
+    untied = dataclasses.replace(config, tie_embeddings=False)
+    arguments = (shape, shape[0] * shape[1], settings)
+    assert stages.matrix_format(untied, "lm_head.weight", *arguments)[0].name == name
+    assert stages.matrix_format(untied, stages.EMBEDDING, *arguments)[0].name == f"dense-{values}"
+
+
+def test_a_head_too_wide_for_int4_is_int8():
+    config = make_source().checkpoint.config
+    shape = (8, MAX_COLUMNS + 1)
+    chosen, _ = stages.matrix_format(config, stages.EMBEDDING, shape, 8, PackSettings())
+    assert chosen.name == "dense-int8"
 
 
 def test_staged_folder_replaces_an_earlier_bundle_whole(tmp_path):
