@@ -187,6 +187,14 @@ def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
     assert list(json.loads(out)["points"]) == ["s50-int8", "s80-int8"]
 
 
+@pytest.mark.parametrize(("head", "name"), [("int8", "dense-int8"), ("auto", "dense-int4")])
+def test_dry_run_tells_the_format_of_the_head(compress, head, name):
+    code, out, _ = compress(DEMO, "--head", head, "--dry-run", "--json")
+    assert code == 0
+    formats = {m["name"]: m["format"] for m in json.loads(out)["matrices"]}
+    assert formats["backbone.embedding.weight"] == name
+
+
 def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """The real command, as far as its first step of recovery; its cache is in `folder`."""
     process = subprocess.Popen(

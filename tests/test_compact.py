@@ -281,7 +281,7 @@ def test_dense_where_most_is_kept_and_packed_where_most_is_not(values: Values) -
     assert dense.structure is Structure.DENSE
     assert reason == "100% kept: packing saves nothing"
     packed, reason = compact.choose_format(1024, 512, 1024 * 512 * 3 // 10, values)
-    best = Structure.WINDOW if values is Values.INT8 else Structure.BITMASK
+    best = Structure.BITMASK if values is Values.FP32 else Structure.WINDOW
     assert packed.structure is best
     assert re.fullmatch(
         r"30% kept: \d\d% of the dense bytes, (\d\.\d x as fast|not slower)", reason
@@ -302,6 +302,13 @@ def test_int8_structure_by_density(percent: int, name: str) -> None:
     stored = 1024 * 512 * percent // 100
     chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8)
     assert chosen == named(f"{name}-int8")
+
+
+@pytest.mark.parametrize(("percent", "structure"), [(5, "window"), (30, "window"), (100, "dense")])
+def test_fp16_structure_by_density(percent: int, structure: str) -> None:
+    stored = 1024 * 512 * percent // 100
+    chosen, _ = compact.choose_format(1024, 512, stored, Values.FP16)
+    assert chosen == named(f"{structure}-fp16")
 
 
 @pytest.mark.parametrize("values", list(Values))
