@@ -27,6 +27,9 @@ Samples = LabelledTexts | SeriesWindows
 """What a classifier, or a forecaster, learns from and is judged by: `count`, `lengths`, `arrays`
 and `digest`."""
 
+CUDA_MULTIPLE = 64
+"""Texts are padded to a multiple of so many tokens on a GPU, whose kernels then load vectors."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -49,6 +52,8 @@ class Batch:
 def load_batch(samples: Samples, numbers: NDArray[np.int64], device: torch.device) -> Batch:
     """The samples with these numbers. numbers: int (b,), 0 .. samples.count - 1."""
     inputs, targets, lengths = samples.arrays(numbers)
+    if lengths is not None and device.type == "cuda":
+        inputs = np.pad(inputs, ((0, 0), (0, -inputs.shape[1] % CUDA_MULTIPLE)))
 
     def move(array: NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(array)
