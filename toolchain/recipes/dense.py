@@ -176,7 +176,7 @@ def train(
             line = {
                 "step": step,
                 "seconds": round(clock.seconds(), 1),
-                "loss": float(loss),
+                "loss": float(loss.detach()),
                 **metrics,
             }
             log(line)
