@@ -25,6 +25,7 @@ from ssmpress.checkpoint import (
 )
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
+from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
 from ssmpress.prune import mask
@@ -214,9 +215,14 @@ def unfinished_file(recipe: Recipe, source: Source) -> Path:
     return Path(cache) / "ssmpress" / f"recovery-{digest.hexdigest()[:24]}.pt"
 
 
+SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
+"""Ends of a classifier or forecaster: as fp16 at least. They are small, and int8 would round the
+numbers that go in and come out."""
+
+
 def is_matrix(name: str) -> bool:
-    """Whether a tensor is stored as a packed matrix: projections, embedding and head."""
-    return name.endswith("_proj.weight") or name in ("backbone.embedding.weight", "lm_head.weight")
+    """Whether a tensor is stored as a packed matrix: projections, embeddings and heads."""
+    return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
 
 
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> tuple[PackedModel, PackedModel]:
@@ -239,7 +245,10 @@ def _pack(
         keep_mask = array != 0
         if values is None:
             chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
-        elif name == "backbone.embedding.weight":
+        elif name in SMALL_MATRICES:
+            kept = Values.FP16 if values is Values.INT8 else values
+            chosen, reason = Format(Structure.DENSE, kept), "small, and next to the numbers"
+        elif name == EMBEDDING:
             chosen, reason = Format(Structure.DENSE, values), "rows are read one by one"
         else:
             stored = int(keep_mask.sum())
