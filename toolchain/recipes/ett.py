@@ -179,8 +179,8 @@ def train_dense(bench: Bench) -> Mamba:
     training = replace(s.training, seed=bench.seed)
     torch.manual_seed(bench.seed)
     config = ModelConfig(
-        d_model=s.d_model, n_layer=s.n_layer, d_state=s.d_state, vocab_size=0, d_inner=2 * s.d_model,
-        dt_rank=-(-s.d_model // 16), task=bench.task,
+        d_model=s.d_model, n_layer=s.n_layer, d_state=s.d_state, vocab_size=0,
+        d_inner=2 * s.d_model, dt_rank=-(-s.d_model // 16), task=bench.task,
     )  # fmt: skip
     model = Mamba(config)
     dense.initialize(model)

@@ -16,8 +16,8 @@ present_conv_state.{i} float32 as past_conv_state.{i}    states after the tokens
 present_scan_state.{i} float32 as past_scan_state.{i}    past states
 ====================== ======= ========================= =======================================
 
-Zero states start a sequence. A classifier and a forecaster see their whole input at once, start from
-the zero state inside the graph, and have one input and one output:
+Zero states start a sequence. A classifier and a forecaster see their whole input at once, start
+from the zero state inside the graph, and have one input and one output:
 
 ====================== ======= ========================= =======================================
 input_ids              int64   (b, l)                    a classifier's tokens, no padding
@@ -114,7 +114,8 @@ def build(model: PackedModel) -> ir.Model:
         producer_name="ssmpress",
         producer_version=__version__,
         functions=functions,
-        doc_string=f"Mamba-1 {model.config.task.kind}; inputs, outputs and states: docs/ops.md of ssmpress.",
+        doc_string=f"Mamba-1 {model.config.task.kind}; inputs, outputs and states: docs/ops.md of "
+        "ssmpress.",
     )
     result.metadata_props[ops.CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
     return result
@@ -220,11 +221,10 @@ class _GraphBuilder:
         head = self.linear(f"{HEAD}.weight", self.rms_norm("backbone.norm_f", last), "head")
         shape = self.constant("forecast_shape", np.array([-1, variates, task.horizon]))
         rows = self.node("Reshape", "head/by_variate", [head, shape])
-        by_time = {"perm": [0, 2, 1]}
         if not scale:
-            forecast = self.node("Transpose", "forecast", [rows], **by_time)
+            forecast = self.node("Transpose", "forecast", [rows], perm=[0, 2, 1])
         else:
-            steps_first = self.node("Transpose", "head/by_time", [rows], **by_time)
+            steps_first = self.node("Transpose", "head/by_time", [rows], perm=[0, 2, 1])
             wide = self.node("Mul", "head/scaled", [steps_first, scale[1]])
             forecast = self.node("Add", "forecast", [wide, scale[0]])
         self.output(forecast, ("batch", task.horizon, variates))

@@ -7,8 +7,8 @@
 
 of a language model; a classifier and a forecaster carry no state:
 
-    input_ids          int64   (b, l)                     logits               float32 (b, classes)
-    series             float32 (b, lookback, variates)    forecast     float32 (b, horizon, variates)
+    input_ids          int64   (b, l)                     logits    float32 (b, classes)
+    series             float32 (b, lookback, variates)    forecast  float32 (b, horizon, variates)
 
 The model's configuration is the metadata entry `ssmpress.config`, as JSON.
 """

@@ -387,7 +387,7 @@ class Mamba(nn.Module):
             logits: Tensor = self.head(pool(hidden, task.pooling, lengths))
             return logits.float()
         forecast: Tensor = self.head(hidden[:, -1]).float()  # (b v, horizon)
-        forecast = forecast.unflatten(0, (inputs.shape[0], -1)).transpose(1, 2)
+        forecast = forecast.view(inputs.shape[0], -1, task.horizon).transpose(1, 2)
         mean, scale = instance_scale(inputs, task)
         return forecast * scale + mean
 

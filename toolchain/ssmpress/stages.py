@@ -23,12 +23,14 @@ from ssmpress.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from ssmpress.errors import BadInputError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
+from ssmpress.labelled import load_labelled
 from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
 from ssmpress.prune import mask
+from ssmpress.prune.order import Calibration
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, Recipe
 from ssmpress.report import files
@@ -37,6 +39,9 @@ from ssmpress.report.junit import render_junit
 from ssmpress.report.manifest import write_manifest
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.results import TextUse
+from ssmpress.series import load_series
+from ssmpress.task_config import Kind
+from ssmpress.tasks import Samples
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
@@ -47,14 +52,19 @@ CPU_CALIBRATION_TOKENS = 4_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """What was read. calibration: int32 (n,). windows: evaluation, int32 (count, length)."""
+    """What was read.
+
+    tokenizer: None of a forecaster. calibration: int32 (n,), or samples of the model's task.
+    windows: evaluation, int32 (count, length), none for a task. samples: a task's evaluation.
+    """
 
     checkpoint: Checkpoint
-    tokenizer: Path
-    calibration: NDArray[np.int32]
+    tokenizer: Path | None
+    calibration: Calibration
     windows: NDArray[np.int32]
     calibration_use: TextUse
     evaluation_use: TextUse
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Bundle:
 
     model: Path
     library: Path
-    tokenizer: Path
+    tokenizer: Path | None
     dense: Path
     names: tuple[str, ...]
     model_bytes: int
@@ -99,6 +109,8 @@ def read(recipe: Recipe, note: Note) -> Source:
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint)
+    if checkpoint.config.task.kind is not Kind.LANGUAGE_MODEL:
+        return _read_task(recipe, checkpoint)
     path = recipe.data.tokenizer or checkpoint.tokenizer
     if path is None:
         raise BadInputError(
@@ -126,6 +138,36 @@ def read(recipe: Recipe, note: Note) -> Source:
         if use.default_text:
             note(f"{purpose}: no file given, using the default text (Python's language manual)")
     return Source(checkpoint, path, calibration, windows, *uses)
+
+
+def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
+    """The data of a classifier or forecaster; there is no default for either."""
+    kind, settings = checkpoint.config.task.kind, recipe.data
+    what = "labelled texts" if kind is Kind.CLASSIFICATION else "a CSV file of the series"
+    for option, paths in (
+        ("--calibration", settings.calibration), ("--evaluation", settings.evaluation),
+    ):  # fmt: skip
+        if not paths:
+            raise UsageError(f"{option}: expected {what}, since the model is a {kind}; got none.")
+    if settings.evaluation_tokens is not None:
+        raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
+    path = None
+    if kind is Kind.CLASSIFICATION:
+        path = settings.tokenizer or checkpoint.tokenizer
+    tokenizer = None if path is None else data.load_tokenizer(path)
+
+    def load(paths: tuple[Path, ...]) -> Samples:
+        if kind is Kind.FORECAST:
+            return load_series(paths, checkpoint.config.task)
+        return load_labelled(paths, tokenizer, checkpoint.config.task, checkpoint.config.vocab_size)
+
+    calibration, evaluation = load(settings.calibration), load(settings.evaluation)
+    return Source(
+        checkpoint, path, calibration, np.empty((0, 0), np.int32),
+        _text_use(settings.calibration, int(calibration.lengths.sum())),
+        _text_use(settings.evaluation, int(evaluation.lengths.sum())),
+        evaluation,
+    )  # fmt: skip
 
 
 def _needs_default_text(settings: DataSettings) -> bool:
@@ -195,7 +237,8 @@ def read_pruned(path: Path, config: ModelConfig) -> Pruned:
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
     """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    for layout in ("mamba-ssm", "huggingface"):
+    language_model = source.checkpoint.config.task.kind is Kind.LANGUAGE_MODEL
+    for layout in ("mamba-ssm", "huggingface") if language_model else ("mamba-ssm",):
         write_checkpoint(
             source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
         )
@@ -210,7 +253,8 @@ def unfinished_file(recipe: Recipe, source: Source) -> Path:
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
-    digest.update(source.calibration.tobytes())
+    text = source.calibration
+    digest.update(text.tobytes() if isinstance(text, np.ndarray) else text.digest())
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "ssmpress" / f"recovery-{digest.hexdigest()[:24]}.pt"
 
@@ -268,13 +312,18 @@ def export_bundle(
     export(dense, work / "dense.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
     shutil.copyfile(get_library_path(), library)
-    shutil.copyfile(source.tokenizer, tokenizer)
+    if source.tokenizer is not None:
+        shutil.copyfile(source.tokenizer, tokenizer)
     return Bundle(
         model=folder / "model.onnx",
         library=library,
-        tokenizer=tokenizer,
+        tokenizer=None if source.tokenizer is None else tokenizer,
         dense=work / "dense.onnx",
-        names=(*(f.name for f in model_files), library.name, tokenizer.name),
+        names=(
+            *(f.name for f in model_files),
+            library.name,
+            *([] if source.tokenizer is None else [tokenizer.name]),
+        ),
         model_bytes=sum(f.stat().st_size for f in model_files),
     )
 

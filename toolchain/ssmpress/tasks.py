@@ -51,6 +51,7 @@ class Batch:
 
 def load_batch(samples: Samples, numbers: NDArray[np.int64], device: torch.device) -> Batch:
     """The samples with these numbers. numbers: int (b,), 0 .. samples.count - 1."""
+    inputs: NDArray[Any]
     inputs, targets, lengths = samples.arrays(numbers)
     if lengths is not None and device.type == "cuda":
         inputs = np.pad(inputs, ((0, 0), (0, -inputs.shape[1] % CUDA_MULTIPLE)))

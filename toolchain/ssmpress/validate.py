@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress import compact as packing
-from ssmpress import evaluate
+from ssmpress import data, evaluate
 from ssmpress.checkpoint import Checkpoint, tensor_shapes
 from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.errors import ParityError
@@ -19,12 +20,19 @@ from ssmpress.model import Mamba, Projection
 from ssmpress.ops import Values
 from ssmpress.prune import mask
 from ssmpress.recipe import Recipe
-from ssmpress.report.results import Matrix, Parity, Quality, Results, Size
+from ssmpress.report.results import Matrix, Parity, Quality, Results, Size, TaskQuality
 from ssmpress.run import open_session
+from ssmpress.series import SeriesWindows
 from ssmpress.stages import Bundle, Progress, Pruned, Source
+from ssmpress.tasks import Samples
 
 PARITY_TOKENS = 128
 PARITY_DECODE_TOKENS = 8
+PARITY_SAMPLES = 4
+LATENCY_TOKENS = 1024
+"""Longest text that a classifier's latency is measured with."""
+TASK_PREDICTIONS = 12
+"""Predictions per round and variant: with 10 rounds enough for a 99th percentile."""
 PARITY_TOLERANCE = {
     # float32 sums in another order over up to 24 layers; measured 1e-6 to 2e-5
     Values.FP32: 1e-4,
@@ -56,7 +64,7 @@ def validate(
         "stock": Variant(bundle.dense, None),
         "compressed": Variant(bundle.model, bundle.library),
     }
-    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
+    settings = _measure_settings(recipe, source)
     measurements = measure_host(
         variants, settings, lambda done, total: progress("latency", done, total)
     )
@@ -77,6 +85,15 @@ def validate(
     )
 
 
+def _measure_settings(recipe: Recipe, source: Source) -> MeasureSettings:
+    """A task's predictions are measured whole, texts at the median length of the evaluation's."""
+    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
+    if source.samples is None:
+        return settings
+    length = min(LATENCY_TOKENS, int(np.median(source.samples.lengths)))
+    return replace(settings, prompt_tokens=length, decode_tokens=TASK_PREDICTIONS)
+
+
 def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
     """Configuration and provenance, for the report."""
     return {
@@ -88,7 +105,9 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Progress) -> Quality:
-    """Perplexity of the dense baseline and of the bundle, through ONNX Runtime."""
+    """Perplexity, or the task's metric, of the dense baseline and of the bundle in ONNX Runtime."""
+    if source.samples is not None:
+        return _task_quality(recipe, source.samples, bundle, progress)
     found = {}
     for name, path in (("dense", bundle.dense), ("compressed", bundle.model)):
         session = open_session(path, threads=recipe.threads, library=bundle.library)
@@ -98,11 +117,54 @@ def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Pr
 
         found[name] = evaluate.perplexity(session.predict, source.windows, progress=advance)
     dense, compressed = found["dense"], found["compressed"]
+    text = _predicted_text(source)
     return Quality(
         dense,
         compressed,
         evaluate.retention(dense, compressed),
         evaluate.retention_interval(dense, compressed),
+        also=_by_metric({name: evaluate.text_metrics(q, text) for name, q in found.items()}),
+    )
+
+
+def _predicted_text(source: Source) -> str:
+    """What the evaluation windows ask for: all their tokens but the first of each, decoded."""
+    assert source.tokenizer is not None
+    rows = source.windows[:, 1:].tolist()
+    decoded = data.load_tokenizer(source.tokenizer).decode_batch(rows, skip_special_tokens=False)
+    return "".join(decoded)
+
+
+def _by_metric(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Variant -> metric -> value, turned round."""
+    names = next(iter(found.values()))
+    return {metric: {name: found[name][metric] for name in found} for metric in names}
+
+
+def _task_quality(recipe: Recipe, samples: Samples, bundle: Bundle, progress: Progress) -> Quality:
+    """Accuracy or error of the dense baseline and of the bundle, through ONNX Runtime."""
+    error = isinstance(samples, SeriesWindows)
+    metric = "MSE" if error else "accuracy"
+    found: dict[str, TaskQuality] = {}
+    for name, path in (("dense", bundle.dense), ("compressed", bundle.model)):
+        session = open_session(path, threads=recipe.threads, library=bundle.library)
+
+        def advance(done: int, total: int, name: str = name) -> None:
+            progress(f"{metric}, {name}", done, total)
+
+        if isinstance(samples, SeriesWindows):
+            found[name] = evaluate.forecast_error(session.forecast, samples, progress=advance)
+        else:
+            found[name] = evaluate.accuracy(session.classify, samples, progress=advance)
+    dense, compressed = found["dense"], found["compressed"]
+    block = samples.lookback + samples.horizon if isinstance(samples, SeriesWindows) else 1
+    return Quality(
+        dense,
+        compressed,
+        evaluate.task_retention(dense, compressed, error=error),
+        evaluate.task_retention_interval(dense, compressed, error=error, block=block),
+        metric,
+        _by_metric({name: q.also for name, q in found.items()}),
     )
 
 
@@ -114,6 +176,8 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
     Raises:
         ParityError: a state or the logits differ; names the first one, in the order of layers.
     """
+    if source.samples is not None:
+        return _accept(_task_parity(source.samples, packed, bundle, recipe))
     tokens = source.windows[:1, :PARITY_TOKENS].astype(np.int64)
     split = max(1, tokens.shape[1] - PARITY_DECODE_TOKENS)
     model = reference_model(packed)
@@ -131,7 +195,30 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         row, after = session.step(np.array([token]), after)
         rest.append(row[:, None])
     actual = dict(after.arrays()) | {"logits": np.concatenate([first, *rest], axis=1)}
-    parity = evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
+    return _accept(
+        evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
+    )
+
+
+def _task_parity(samples: Samples, packed: PackedModel, bundle: Bundle, recipe: Recipe) -> Parity:
+    """Compare the predictions of the first samples, each text by itself."""
+    model = reference_model(packed)
+    session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
+    expected: dict[str, NDArray[Any]] = {}
+    actual: dict[str, NDArray[Any]] = {}
+    for number in range(min(PARITY_SAMPLES, samples.count)):
+        inputs: NDArray[Any] = samples.arrays(np.array([number]))[0]
+        key = f"sample {number}"
+        with torch.no_grad():
+            expected[key] = model.predict(torch.from_numpy(inputs)).numpy()
+        if isinstance(samples, SeriesWindows):
+            actual[key] = session.forecast(inputs)
+        else:
+            actual[key] = session.classify(inputs)
+    return evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
+
+
+def _accept(parity: Parity) -> Parity:
     if not parity.ok:
         raise ParityError(
             f"the exported graph disagrees with the pruned PyTorch model: {parity.reason} "
