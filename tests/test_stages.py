@@ -59,6 +59,18 @@ def test_parity_names_the_first_bad_layer(values, tmp_path):
         validate.check_parity(source, other, bundle, recipe)
 
 
+def test_int8_parity_allows_what_the_model_does_to_itself_and_no_more(tmp_path, monkeypatch):
+    """Beyond the fixed bound, the model's own spread under rounding noise decides."""
+    source = make_source()
+    recipe, packed, bundle = bundle_of(source, Values.INT8, tmp_path)
+    monkeypatch.setitem(validate.PARITY_TOLERANCE, Values.INT8, 1e-7)
+    parity = validate.check_parity(source, packed, bundle, recipe)
+    assert parity.ok and 1e-7 < parity.tolerance < 6e-2
+    monkeypatch.setattr(validate, "INT8_LIMIT", 1e-7)
+    with pytest.raises(ParityError, match="expected at most 1e-07"):
+        validate.check_parity(source, packed, bundle, recipe)
+
+
 def test_staged_folder_replaces_an_earlier_bundle_whole(tmp_path):
     out = tmp_path / "out"
     for text in ("one", "two"):

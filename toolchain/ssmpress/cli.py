@@ -142,6 +142,42 @@ def compress(
             help="Recovery steps between two tightenings of the masks.", rich_help_panel=PRUNING
         ),
     ] = 20,
+    match_hidden: Annotated[
+        float,
+        typer.Option(
+            help="Weight of the distance to the dense model's last hidden state in recovery.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 0.0,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="Micro-batches that a step's batch is split into, to save memory.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = 1,
+    activation_checkpointing: Annotated[
+        bool,
+        typer.Option(
+            "--activation-checkpointing",
+            help="Run every layer again in the backward pass, to save memory.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = False,
+    muon: Annotated[
+        bool,
+        typer.Option(
+            "--muon", help="Muon instead of AdamW for the projections.", rich_help_panel=PRUNING
+        ),
+    ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="On a GPU too, repeated and resumed runs agree to the byte; slower.",
+            rich_help_panel=PRUNING,
+        ),
+    ] = False,
     checkpoint_seconds: Annotated[
         float,
         typer.Option(
@@ -294,6 +330,11 @@ def compress(
                 context,
                 distill=distill,
                 mask_every=mask_every,
+                match_hidden=match_hidden,
+                accumulate=accumulate,
+                activation_checkpointing=activation_checkpointing,
+                muon=muon,
+                deterministic=deterministic,
                 checkpoint_seconds=checkpoint_seconds,
             ),
         ),

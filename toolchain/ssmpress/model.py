@@ -21,7 +21,7 @@ Tensors are channel-last, the scan state is (b, n, d) and A is (n, d): the layou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,11 +32,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ssmpress.checkpoint import Checkpoint, ModelConfig
+from ssmpress.ordered_scan import ordered_kernels
 from ssmpress.selective_scan import selective_scan
 from ssmpress.task_config import Kind, Task
 
 INSTANCE_EPS = 1e-5
 """Added to the variance of a window before the root: a constant window has none."""
+
+ScanFunction = Callable[..., tuple[Tensor, Tensor]]
+"""Takes and returns what `selective_scan` does."""
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,7 +160,9 @@ class Mixer(nn.Module):
         bias = self.conv1d.bias
         return weight, torch.zeros_like(weight[0]) if bias is None else bias
 
-    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model), the layer's two states -> y (b, l, d_model), the states after it."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
         u, conv = causal_conv1d(u, *self.conv_weight(), conv)
@@ -165,7 +171,7 @@ class Mixer(nn.Module):
         A = -torch.exp(self.A_log.float()).T  # (n, d)
         with torch.autocast(x.device.type, enabled=False):
             tensors = (t.float() for t in (u, delta, self.dt_proj.bias, A, B, C, self.D, z, scan))
-            y, scan = selective_scan(*tensors)
+            y, scan = scan_by(*tensors)
         return self.out_proj(y), conv, scan
 
 
@@ -188,9 +194,11 @@ class Layer(nn.Module):
         self.mixer = Mixer(config)
         self.norm = RMSNorm(config)
 
-    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model) and the states -> the same, after this layer."""
-        y, conv, scan = self.mixer(self.norm(x), conv, scan)
+        y, conv, scan = self.mixer(self.norm(x), conv, scan, scan_by)
         return x + y, conv, scan
 
     def forward_fused(self, x: Tensor, mamba_inner_fn: Any) -> Tensor:
@@ -339,7 +347,11 @@ class Mamba(nn.Module):
         return logits
 
     def hidden(
-        self, inputs: Tensor, recompute: bool = False, checkpoint_level: int | None = None
+        self,
+        inputs: Tensor,
+        recompute: bool = False,
+        ordered: bool = False,
+        checkpoint_level: int | None = None,
     ) -> Tensor:
         """The head's input from the zero state, of every task: after the last norm.
 
@@ -349,13 +361,15 @@ class Mamba(nn.Module):
             inputs: as in `Backbone.embed`.
             recompute: keep only each layer's input for the backward pass and run the layer again
                 there: a third more work, a fraction of the memory.
+            ordered: add gradients up in a fixed order on a GPU too; on a CPU it is always fixed.
             checkpoint_level: of mamba-ssm's kernels; 0 keeps two more tensors per layer, 5 %
                 faster. None is theirs.
 
         Returns:
             float32 (b, l, d_model), or (b * variates, patches, d_model) in a forecaster.
         """
-        kernels = fused_kernels() if inputs.is_cuda else None
+        kernels = fused_kernels() if inputs.is_cuda and not ordered else None
+        scan = (ordered_kernels() if inputs.is_cuda and ordered else None) or selective_scan
         if kernels is not None and checkpoint_level is not None and not recompute:
             kernels = partial(kernels, checkpoint_lvl=checkpoint_level)
         x = self.backbone.embed(inputs)
@@ -365,7 +379,7 @@ class Mamba(nn.Module):
             if kernels is not None:
                 fused: Tensor = layer.forward_fused(x, kernels)
                 return fused
-            y: Tensor = layer(x, state.conv[0], state.scan[0])[0]
+            y: Tensor = layer(x, state.conv[0], state.scan[0], scan)[0]
             return y
 
         for layer in self.backbone.layers:

@@ -132,6 +132,8 @@ class RecoverSettings:
     activation_checkpointing: run each layer again in the backward pass, to save memory.
     muon: Muon instead of AdamW for the projections.
     compile: compile the loss with torch.compile.
+    deterministic: add up gradients in a fixed order on a GPU too, so that repeated and resumed
+        runs agree to the byte; a CPU always does.
     checkpoint_seconds: time between two writes of the file that a killed run goes on from.
     """
 
@@ -158,6 +160,7 @@ class RecoverSettings:
     activation_checkpointing: bool = False
     muon: bool = False
     compile: bool = False
+    deterministic: bool = False
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:

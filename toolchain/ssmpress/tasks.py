@@ -81,9 +81,9 @@ def noisy(batch: Batch, part: float, vocab_size: int, seed: int) -> Batch:
     return Batch(torch.where(chosen, others, batch.inputs), batch.targets, batch.lengths)
 
 
-def predict(model: Mamba, batch: Batch, recompute: bool = False) -> Tensor:
+def predict(model: Mamba, batch: Batch, recompute: bool = False, ordered: bool = False) -> Tensor:
     """Logits (b, classes) or forecasts (b, horizon, variates), float32; for training too."""
-    hidden = model.hidden(batch.inputs, recompute, checkpoint_level=0)
+    hidden = model.hidden(batch.inputs, recompute, ordered, checkpoint_level=0)
     return model.outputs(hidden, batch.inputs, batch.lengths)
 
 

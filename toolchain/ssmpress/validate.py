@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -39,9 +40,16 @@ PARITY_TOLERANCE = {
     Values.FP16: 1e-4,
     # An activation within one rounding error of a step between two int8 values falls to either
     # side; one such step is 1/127 of the token's largest activation, and layers add theirs up.
-    # Measured 2e-3 to 2.2e-2 on trained models; a wrong scale or a swapped row gives 0.3 and more.
+    # Measured 2e-3 to 2.8e-2 on trained models. Two swapped rows give 7e-2 to 0.7 where their layer
+    # reads both, a row with a wrong scale 0.26 to 0.4.
     Values.INT8: 6e-2,
 }
+
+INT8_LIMIT = 0.15
+"""No spread of the model itself excuses more."""
+
+Outputs = dict[str, NDArray[Any]]
+"""What a model computes, by name, in the order of layers."""
 
 
 def validate(
@@ -177,17 +185,11 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         ParityError: a state or the logits differ; names the first one, in the order of layers.
     """
     if source.samples is not None:
-        return _accept(_task_parity(source.samples, packed, bundle, recipe))
+        return _task_parity(source.samples, packed, bundle, recipe)
     tokens = source.windows[:1, :PARITY_TOKENS].astype(np.int64)
     split = max(1, tokens.shape[1] - PARITY_DECODE_TOKENS)
     model = reference_model(packed)
-    with torch.no_grad():
-        logits, state = model(torch.from_numpy(tokens))
-    expected: dict[str, NDArray[Any]] = {}
-    for i, (conv, scan) in enumerate(zip(state.conv, state.scan, strict=True)):
-        expected[f"conv_state.{i}"] = conv.numpy()
-        expected[f"scan_state.{i}"] = scan.numpy()
-    expected["logits"] = logits.numpy()
+    expected = _outputs(model, tokens)
     session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
     first, after = session.predict(tokens[:, :split])
     rest = []
@@ -195,36 +197,88 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         row, after = session.step(np.array([token]), after)
         rest.append(row[:, None])
     actual = dict(after.arrays()) | {"logits": np.concatenate([first, *rest], axis=1)}
-    return _accept(
-        evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
-    )
+
+    def spread() -> float:
+        return _own_spread(model, expected, lambda: _outputs(model, tokens))
+
+    return _within_tolerance(recipe, expected, actual, spread)
 
 
 def _task_parity(samples: Samples, packed: PackedModel, bundle: Bundle, recipe: Recipe) -> Parity:
     """Compare the predictions of the first samples, each text by itself."""
     model = reference_model(packed)
     session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
-    expected: dict[str, NDArray[Any]] = {}
-    actual: dict[str, NDArray[Any]] = {}
-    for number in range(min(PARITY_SAMPLES, samples.count)):
-        inputs: NDArray[Any] = samples.arrays(np.array([number]))[0]
-        key = f"sample {number}"
+    numbers = range(min(PARITY_SAMPLES, samples.count))
+    inputs = {f"sample {i}": samples.arrays(np.array([i]))[0] for i in numbers}
+    run = session.forecast if isinstance(samples, SeriesWindows) else session.classify
+    actual = {key: run(array) for key, array in inputs.items()}
+
+    def outputs() -> Outputs:
         with torch.no_grad():
-            expected[key] = model.predict(torch.from_numpy(inputs)).numpy()
-        if isinstance(samples, SeriesWindows):
-            actual[key] = session.forecast(inputs)
-        else:
-            actual[key] = session.classify(inputs)
-    return evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
+            return {
+                key: model.predict(torch.from_numpy(array)).numpy() for key, array in inputs.items()
+            }
+
+    expected = outputs()
+    return _within_tolerance(
+        recipe, expected, actual, lambda: _own_spread(model, expected, outputs)
+    )
 
 
-def _accept(parity: Parity) -> Parity:
+def _within_tolerance(
+    recipe: Recipe, expected: Outputs, actual: Outputs, spread: Callable[[], float]
+) -> Parity:
+    """The comparison, by what the model itself excuses where a fixed bound is not enough.
+
+    Raises:
+        ParityError: an output differs by more.
+    """
+    tolerance = PARITY_TOLERANCE[recipe.pack.values]
+    parity = evaluate.parity(expected, actual, tolerance=tolerance)
+    if not parity.ok and recipe.pack.values is Values.INT8:
+        tolerance = max(tolerance, min(INT8_LIMIT, 4 * spread()))
+        parity = evaluate.parity(expected, actual, tolerance=tolerance)
     if not parity.ok:
         raise ParityError(
             f"the exported graph disagrees with the pruned PyTorch model: {parity.reason} "
             "This is a defect of ssmpress; please report it with the model's shapes."
         )
     return parity
+
+
+def _outputs(model: Mamba, tokens: NDArray[np.int64]) -> Outputs:
+    """States and logits of tokens (1, l), in the order of layers."""
+    with torch.no_grad():
+        logits, state = model(torch.from_numpy(tokens))
+    outputs: dict[str, NDArray[Any]] = {}
+    for i, (conv, scan) in enumerate(zip(state.conv, state.scan, strict=True)):
+        outputs[f"conv_state.{i}"] = conv.numpy()
+        outputs[f"scan_state.{i}"] = scan.numpy()
+    outputs["logits"] = logits.numpy()
+    return outputs
+
+
+def _own_spread(model: Mamba, expected: Outputs, run: Callable[[], Outputs]) -> float:
+    """How far the quantised model goes from itself when its input changes by rounding errors.
+
+    The largest relative distance over four draws of noise as large as the difference between two
+    float32 runtimes. A model that was pruned hard and hardly trained amplifies one int8 step more
+    than a good one: 8e-2 was seen where trained models have 2e-2.
+
+    Args:
+        expected: what `run`, which runs the model, returned before.
+    """
+    backbone = model.backbone
+    first = backbone.embedding if model.config.has_vocabulary else backbone.patch_embedding
+    exact = first.weight.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for _ in range(4):
+        noise = 1e-6 * torch.randn(exact.shape, generator=generator)
+        first.weight.data.copy_(exact * (1 + noise))
+        worst = max(worst, evaluate.parity(expected, run()).max_rel)
+    first.weight.data.copy_(exact)
+    return worst
 
 
 def reference_model(packed: PackedModel) -> Mamba:

@@ -22,9 +22,11 @@ CHUNK_ROWS = 4096
 """Tokens whose logits exist at once."""
 
 
-def final_hidden(model: Mamba, tokens: Tensor, recompute: bool = False) -> Tensor:
+def final_hidden(
+    model: Mamba, tokens: Tensor, recompute: bool = False, ordered: bool = False
+) -> Tensor:
     """`Mamba.hidden` as recovery wants it: memory for speed, or the other way with `recompute`."""
-    return model.hidden(tokens, recompute, checkpoint_level=0)
+    return model.hidden(tokens, recompute, ordered, checkpoint_level=0)
 
 
 @dataclass(frozen=True)

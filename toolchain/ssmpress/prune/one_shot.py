@@ -11,10 +11,10 @@ from torch import Tensor
 from ssmpress.errors import UsageError
 from ssmpress.model import Mamba
 from ssmpress.prune import baselines
-from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect
+from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect, zero_counts
 from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
-from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude
+from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe import Method, PruneSettings, Scope
 from ssmpress.tasks import Batch, load_batch
 
@@ -95,6 +95,11 @@ def one_shot(
     device = next(model.parameters()).device
     windows = calibration_batches(text, prune, seed, device)
     activations: Mapping[str, Tensor] = {}
+    if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
+        # Its own scores decide within each matrix: no pass over the dense model is needed.
+        sizes = [w.numel() for w in parameters_of(model, names).values()]
+        zeros = dict(zip(names, zero_counts(sizes, sparsity), strict=True))
+        return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
     if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
         activations = grams(model, names, windows, progress)
     shares = None
@@ -105,7 +110,7 @@ def one_shot(
     keep = keep_masks(scores, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        keep = baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
+        return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
     return keep
 
 

@@ -66,7 +66,8 @@ def prune_and_recover(
 
     Without steps it is one-shot pruning. On a CPU and without a number of steps the cost of one is
     measured first and `progress` is told the plan before it starts; given the number of steps, the
-    result is a function of the arguments (on a GPU up to the order of the kernels' atomic sums).
+    result is a function of the arguments (on a GPU without `deterministic` up to the order of the
+    kernels' atomic sums).
 
     Args:
         model: dense or pruned already, float32; comes back pruned, on the device it was on.
@@ -210,7 +211,8 @@ class _Run:
         else:
             self.order = SampleOrder(task.tokens, self.plan.batch, task.seed)
         self.seed = task.seed
-        compiled = self.settings.compile and cuda  # on a CPU it would need a compiler at run time
+        # On a CPU it would need a compiler at run time; on a GPU its choice of kernels may differ.
+        compiled = self.settings.compile and cuda and not self.settings.deterministic
         terms: RowTerms = torch.compile(row_terms) if compiled else row_terms
         self.training = Training(model, task.names, self.plan, self.settings, terms)
         if self.settings.distill and isinstance(self.order, WindowOrder):

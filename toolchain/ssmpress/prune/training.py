@@ -127,8 +127,10 @@ class Training:
         return {key: value.detach() for key, value in terms.items()}
 
     def _task(self, batch: TaskBatch) -> dict[str, Tensor]:
-        kind, weight = self.model.config.task.kind, self.settings.distill
-        outputs = tasks.predict(self.model, batch.samples, self.settings.activation_checkpointing)
+        s, kind, weight = self.settings, self.model.config.task.kind, self.settings.distill
+        outputs = tasks.predict(
+            self.model, batch.samples, s.activation_checkpointing, s.deterministic
+        )
         own = tasks.target_loss(outputs, batch.samples.targets, kind)
         if batch.teacher is None:
             return {"loss": own, "target": own}
@@ -136,8 +138,10 @@ class Training:
         return {"loss": weight * taught + (1 - weight) * own, "teacher": taught, "target": own}
 
     def _text(self, batch: Batch) -> dict[str, Tensor]:
-        recompute = self.settings.activation_checkpointing
-        hidden = final_hidden(self.model, batch.tokens, recompute)[:, :-1].flatten(0, 1)
+        s = self.settings
+        hidden = final_hidden(
+            self.model, batch.tokens, s.activation_checkpointing, s.deterministic
+        )[:, :-1].flatten(0, 1)
         targets = HeadTargets(
             next_tokens=batch.tokens[:, 1:].flatten(),
             weight=self.settings.distill,
