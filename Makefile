@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name '*.py') \
-	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt' \
+	-o -name '*.cmake')
 CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -17,23 +18,25 @@ DEMO := toolchain/recipes/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-long test-kernels check format bench clean help
+.PHONY: setup demo test test-long test-kernels package-test docs check format bench clean help
 
 help:
 	@sed -n '2,5s/^# *//p' Makefile
 	@echo "make test-kernels   every kernel against float64, long, under the sanitizers"
+	@echo "make package-test   build wheel and sdist, install them in a fresh environment, run"
+	@echo "make docs           the documentation as a site, in build/docs"
 	@echo "make bench          kernels and the whole model, JSON in build/bench"
 	@echo "make clean          remove the environment and all build output"
 
 $(STAMPS)/venv: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) torch scikit-build-core cmake ninja
+	$(PIP) torch scikit-build-core cmake ninja ziglang
 	mkdir -p $(STAMPS) && touch $@
 
 # The package is installed, not linked: the tests run what a user gets.
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
-	$(PIP) --no-build-isolation ".[dev]"
+	$(PIP) --no-build-isolation ".[dev,docs]"
 	touch $@
 
 # The reference implementation, without its CUDA parts: only a test reads it.
@@ -70,16 +73,22 @@ test-kernels: $(STAMPS)/venv
 		build/$$preset/kernels_test --cases 2000 || exit 1; \
 	done
 
+package-test: setup
+	$(BIN)/python -m pytest tests/test_package.py
+
+docs: setup
+	$(BIN)/python docs/site/build.py build/docs
+
 check: setup
-	$(BIN)/ruff format --check toolchain tests
-	$(BIN)/ruff check toolchain tests
+	$(BIN)/ruff format --check toolchain tests docs
+	$(BIN)/ruff check toolchain tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --style=file:runtimes/.clang-format --dry-run --Werror $(CPP)
 
 format: setup
-	$(BIN)/ruff format toolchain tests
-	$(BIN)/ruff check --fix toolchain tests
+	$(BIN)/ruff format toolchain tests docs
+	$(BIN)/ruff check --fix toolchain tests docs
 	$(BIN)/clang-format --style=file:runtimes/.clang-format -i $(CPP)
 
 bench: setup $(STAMPS)/kernels_test

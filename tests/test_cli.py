@@ -77,7 +77,20 @@ def test_version(compress):
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
         (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
         (["--recipe", "cake"], "--recipe: expected default or wikitext; got 'cake'."),
-        (["--values", "int5"], "'int5' is not one of"),
+        (["--values", "int5"], "--values: expected fp32, fp16 or int8; got 'int5'. Did you mean"),
+        (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
+        (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
+        (["--sparsity", "70%"], "got '70%'. Did you mean 0.7?"),
+        (["--sparsity", "0,0"], "--sparsity: expected each value once"),
+        (["--method", "magnitud"], "got 'magnitud'. Did you mean magnitude?"),
+        (["--scope", "layers"], "--scope: expected global, layer or owl; got 'layers'. Did you"),
+        (["--target", "arm"], "got 'arm'. Did you mean arm64?"),
+        (["--compute", "gpu"], "--compute: expected auto, cpu or cuda; got 'gpu'."),
+        (["--recover", "atuo"], "got 'atuo'. Did you mean auto?"),
+        (["--recipe", "wikitxt"], "got 'wikitxt'. Did you mean wikitext?"),
+        (["--prunable", "inproj"], "got 'inproj'. Did you mean in_proj?"),
+        (["--pick", "retention>=1"], "--pick: expected several --sparsity or --values"),
+        (["--sparsity", "0.5,0.6", "--pick", "speed>2"], "got 'speed'. Did you mean speedup?"),
         (["--sparsty", "0.7"], "Possible options: --sparsity"),
         (["--sparsity-of", "model", "--sparsity", "0.9"], "the highest possible is 0.79"),
     ],
@@ -103,12 +116,6 @@ def test_missing_tokenizer(compress):
     assert "expected tokenizer.json beside the weights" in err
     assert "--tokenizer FILE" in err
     assert [p.name for p in Path.cwd().iterdir()] == ["model.pt"]
-
-
-def test_arm64_is_refused_until_it_exists(compress):
-    code, _, err = compress(DEMO, "--target", "arm64")
-    assert code == 7
-    assert "--target arm64" in err
 
 
 def test_folder_with_other_files_is_not_overwritten(compress):
@@ -143,6 +150,16 @@ def test_dry_run_json_adds_up(compress):
     weights = sum(m["rows"] * m["columns"] for m in plan["matrices"])
     assert weights < plan["model_weights"] < 1.1 * weights
     assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
+
+
+def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
+    code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", "--dry-run")
+    assert (code, out) == (0, "")
+    for name in ("s50-int8", "s50-fp16", "s80-int8", "s80-fp16"):
+        assert name in err
+    assert max(map(len, err.splitlines())) <= 80
+    code, out, _ = compress(DEMO, "--sparsity", "0.5,0.8", "--dry-run", "--json")
+    assert list(json.loads(out)["points"]) == ["s50-int8", "s80-int8"]
 
 
 def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:

@@ -33,8 +33,9 @@ def bundle_of(source: stages.Source, values: Values, folder: Path):
     recipe = Recipe(model=DEMO, out=folder, pack=PackSettings(values))
     result = PruneResult({}, (), 0.0, 0, 0, "cpu")
     pruned = stages.Pruned(source.checkpoint.tensors, result)
-    dense, packed = stages.compact(recipe, source, pruned)
-    return recipe, packed, stages.export_bundle(recipe, source, dense, packed, folder)
+    packed = stages.compact(recipe, source, pruned)
+    dense = stages.Dense(folder / "none")
+    return recipe, packed, stages.export_bundle(source, dense, packed, folder)
 
 
 @pytest.mark.parametrize("values", list(Values))

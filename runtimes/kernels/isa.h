@@ -32,7 +32,7 @@ constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
   const PackedMatrix* matrix;
-  const void* x;         // float; for int8 matrices int8_t (few tokens, windows) or int16_t (many)
+  const void* x;         // float; for int8 matrices int8_t, or int16_t (many tokens, some Isas)
   const float* x_scale;  // (t), int8 matrices only; NaN for a token that is not finite
   size_t x_stride;       // elements
   float* y;              // (t, r)
@@ -43,7 +43,7 @@ struct LinearBlock {
 using LinearFunction = void (*)(const LinearBlock&);
 
 // Rows of a many-token block start on a multiple of this and number at most kPanelRows.
-constexpr size_t kPanelRowMultiple = 16;
+constexpr size_t kPanelRowMultiple = 32;
 constexpr size_t kPanelRows = 64;
 
 struct Isa {
@@ -53,6 +53,7 @@ struct Isa {
   // Quantises x (columns) to `q` as docs/sparse_format.md says and zeroes q up to `stride`; returns
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
+  // nullptr: many_tokens takes int8_t as the others do.
   float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
   LinearFunction few_tokens[3][3];   // [Structure][Values]: streams the packed bytes once
   LinearFunction many_tokens[2][3];  // dense and bitmask: unpacks a panel, uses it many times
@@ -60,7 +61,9 @@ struct Isa {
 
 extern const Isa kScalarIsa;
 #if defined(__x86_64__)
-extern const Isa kAvx2Isa;
+extern const Isa kAvx2Isa, kAvx512Isa;
+#elif defined(__aarch64__)
+extern const Isa kNeonIsa, kDotprodIsa;
 #endif
 
 }  // namespace ssmpress

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssmpress.recipe import Recipe
+from ssmpress.recipe import Sweep
 
 if TYPE_CHECKING:
     from ssmpress.pipeline import Watch
@@ -27,13 +27,15 @@ def make_console() -> Console:
 
 
 @contextmanager
-def watching(recipe: Recipe) -> Iterator[Watch]:
+def watching(sweep: Sweep) -> Iterator[Watch]:
     """A Watch that prints; the progress display is gone when the block ends."""
     console = make_console()
+    recipe = sweep.recipe
+    parts = ", ".join(f"{100 * part:g}" for part in sorted(sweep.sparsities))
     console.print(
-        f"{recipe.model}: {recipe.prune.sparsity:.0%} of the "
+        f"{recipe.model}: {parts} % of the "
         f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
-        f"{recipe.prune.method}, values {recipe.pack.values}, {recipe.threads} threads"
+        f"{recipe.prune.method}, values {', '.join(sweep.values)}, {recipe.threads} threads"
     )
     from ssmpress.pipeline import Watch
 
@@ -109,6 +111,29 @@ def print_plan(plan: Plan) -> None:
         f"Recovery: {plan.recovery}. Memory about {_mb(plan.ram_bytes)}, disk "
         f"{_mb(plan.disk_bytes)} (the dense baseline is removed at the end), time very roughly "
         f"{plan.seconds / 60:.0f} min."
+    )
+
+
+def print_plans(plans: Mapping[str, Plan]) -> None:
+    """A sweep's plans: what they share, then one row each."""
+    console = make_console()
+    first = next(iter(plans.values()))
+    for note in first.notes:
+        console.print(f"  {note}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("bundle", "zeros", "of the model", "model", "dense fp32"):
+        table.add_column(name, justify="left" if name == "bundle" else "right")
+    for name, plan in plans.items():
+        table.add_row(
+            name, f"{plan.sparsity_prunable:.1%}", f"{plan.sparsity_model:.1%}",
+            _mb(plan.model_bytes), _mb(plan.dense_bytes),
+        )  # fmt: skip
+    console.print(table)
+    seconds = sum(plan.seconds for plan in plans.values())
+    console.print(
+        f"Recovery of each sparsity: {first.recovery}. Memory about "
+        f"{_mb(max(plan.ram_bytes for plan in plans.values()))}, time very roughly "
+        f"{seconds / 60:.0f} min at most."
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.bootstrap import mean_interval
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.labelled import LabelledTexts
 from ssmpress.report.results import (
@@ -179,28 +180,17 @@ def retention_interval(
     compressed: LanguageModelQuality,
     *,
     confidence: float = 0.95,
-    resamples: int = 2000,
     seed: int = 0,
 ) -> Interval | None:
-    """Bootstrap interval of `retention` over the windows, paired: both models saw the same ones.
+    """Interval of `retention` over the windows, paired: both models saw the same ones.
 
     Returns:
-        None with fewer than 8 windows or a value that is not finite: too little to resample.
+        None with fewer than `bootstrap.MIN_WINDOWS` windows or a value that is not finite.
     """
     difference = np.array(dense.window_nll) - np.array(compressed.window_nll)
-    if len(difference) < 8 or not np.isfinite(difference).all():
-        return None
-    random = np.random.default_rng(seed)
-    per_window = dense.tokens / len(difference)
-    means = np.array(
-        [
-            difference[random.integers(len(difference), size=len(difference))].mean()
-            for _ in range(resamples)
-        ]
-    )
-    tail = (1 - confidence) / 2
-    low, high = np.exp(np.quantile(means, [tail, 1 - tail]) / per_window)
-    return Interval(float(low), float(high), confidence)
+    per_window = dense.tokens / max(1, len(difference))
+    interval = mean_interval(difference / per_window, seed=seed, confidence=confidence)
+    return interval and Interval(math.exp(interval.low), math.exp(interval.high), confidence)
 
 
 def accuracy(

@@ -252,12 +252,15 @@ class _GraphBuilder:
         return "backbone.embedding.weight" if tied else "lm_head.weight"
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        value = ir.Value(
+            name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), doc_string=_described(name)
+        )
         self.inputs.append(value)
         return value
 
     def output(self, value: ir.Value, shape: Sequence[int | str]) -> None:
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+        value.doc_string = _described(str(value.name))
         self.outputs.append(value)
 
     def node(
@@ -266,9 +269,10 @@ class _GraphBuilder:
         name: str,
         inputs: Sequence[ir.Value],
         outputs: Sequence[str] | None = None,
+        doc: str | None = None,
         **attributes: Any,
     ) -> Any:
-        """Add a node; its outputs are named `outputs`, or like the node."""
+        """Add a node; its outputs are named `outputs`, or like the node. doc: what viewers show."""
         custom = op in _CUSTOM_OPS
         if custom:
             self.custom_ops.add(op)
@@ -281,6 +285,7 @@ class _GraphBuilder:
                 attributes=[ir.convenience.convert_attribute(k, v) for k, v in attributes.items()],
                 outputs=values,
                 name=name,
+                doc_string=doc,
             )
         )
         return values[0] if len(values) == 1 else values
@@ -313,6 +318,7 @@ class _GraphBuilder:
             matrix.format.op_type,
             output + "/product" if has_bias else output,
             [x, *sections],
+            doc=f"{name}, {matrix.rows} x {matrix.columns}, {matrix.format.name}: {matrix.reason}",
             **attributes,
         )
         if has_bias:
@@ -397,6 +403,23 @@ class _GraphBuilder:
             [f"layers.{i}/conv", f"present_conv_state.{i}"],
             **channels,
         )
+
+
+_DESCRIBED = {
+    "input_ids": "tokens, 0 .. vocab_size - 1",
+    "logits_positions": "positions in the sequence whose logits are wanted: all, the last or none",
+    "logits": "scores of the next token at the wanted positions",
+    "past_conv_state": "last inputs of the convolution, oldest first; zeros start a sequence",
+    "past_scan_state": "state of the selective scan; zeros start a sequence",
+    "present_conv_state": "the next call's past_conv_state",
+    "present_scan_state": "the next call's past_scan_state",
+}
+
+
+def _described(name: str) -> str:
+    """What an input or output is, for viewers; `.3` at its end is the layer."""
+    base, _, layer = name.partition(".")
+    return _DESCRIBED[base] + (f" (layer {layer})" if layer else "")
 
 
 _CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D} | {f.op_type for f in ops.FORMATS}

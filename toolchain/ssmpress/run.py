@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.interface import ModelInterface, read_interface
+from ssmpress.sampling import SplitMix64, check_sampling, sample
 from ssmpress.task_config import Kind
 
 Logits = NDArray[np.float32]
@@ -144,24 +145,27 @@ class Session:
         top_k: int = 0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Continue a text, one token at a time.
+        """Continue a text, one token at a time; the same tokens as `ssmrun generate`.
 
         Args:
             tokens: int (l,), the prompt, l >= 1.
             max_tokens: how many to produce, >= 0.
-            temperature: 0 takes the likeliest token. top_k: draw among that many; 0 is all.
-            seed: of the draws.
+            temperature: 0 takes the likeliest token; else 1e-6 to 1e6.
+            top_k: draw among that many; 0 is all.
+            seed: of the draws, 0 to 2^64 - 1.
 
         Raises:
-            BadInputError: a token out of range.
+            BadInputError: a token out of range, or logits that are not finite.
+            UsageError: temperature, top_k or seed out of range.
         """
+        random = SplitMix64(seed)
+        check_sampling(temperature, top_k)
         if max_tokens < 1:
             return
-        random = np.random.default_rng(seed)
         logits, state = self.prefill(np.asarray(tokens)[None])
         row = logits[0, -1]
         for count in range(max_tokens):
-            token = _sample(row, temperature, top_k, random)
+            token = sample(row, temperature, top_k, random)
             yield token
             if count + 1 < max_tokens:
                 row = self.step(np.array([token]), state)[0][0]
@@ -395,14 +399,3 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text: ONNX Runtime appends stack traces."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _sample(row: Logits, temperature: float, top_k: int, random: np.random.Generator) -> int:
-    """A token drawn from softmax(row / temperature), among the top_k likeliest."""
-    if temperature <= 0:
-        return int(row.argmax())
-    scaled = row.astype(np.float64) / temperature
-    if 0 < top_k < len(scaled):
-        scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
-    weights = np.exp(scaled - scaled.max())
-    return int(random.choice(len(weights), p=weights / weights.sum()))

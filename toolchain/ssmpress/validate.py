@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,36 @@ from numpy.typing import NDArray
 
 from ssmpress import compact as packing
 from ssmpress import data, evaluate
-from ssmpress.checkpoint import Checkpoint, tensor_shapes
+from ssmpress.boards import lower_bounds
+from ssmpress.bundle import RUNTIME_FILES
+from ssmpress.checkpoint import tensor_shapes
+from ssmpress.deploy import Deployment, describe_target, run_devices
 from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
+from ssmpress.device_check import Reference, make_reference
 from ssmpress.errors import ParityError
 from ssmpress.export import PackedModel
 from ssmpress.model import Mamba, Projection
 from ssmpress.ops import Values
 from ssmpress.prune import mask
 from ssmpress.recipe import Recipe
-from ssmpress.report.results import Matrix, Parity, Quality, Results, Size, TaskQuality
-from ssmpress.run import open_session
+from ssmpress.remote_device import BundleFiles
+from ssmpress.report.devices import DeviceResult, judged_measurements
+from ssmpress.report.manifest import MANIFEST_NAME
+from ssmpress.report.results import (
+    TASK_BATCH,
+    LanguageModelQuality,
+    Matrix,
+    Measurement,
+    Parity,
+    Quality,
+    Results,
+    Size,
+    TaskQuality,
+)
+from ssmpress.run import Session, open_session
 from ssmpress.series import SeriesWindows
-from ssmpress.stages import Bundle, Progress, Pruned, Source
+from ssmpress.stages import Bundle, Progress, Pruned, Source, describe_model
+from ssmpress.task_config import Kind
 from ssmpress.tasks import Samples
 
 PARITY_TOKENS = 128
@@ -58,25 +77,21 @@ def validate(
     pruned: Pruned,
     packed: PackedModel,
     bundle: Bundle,
+    deployment: Deployment,
     progress: Progress,
 ) -> Results:
     """Parity, quality, latency, memory and size of what was written.
 
     Raises:
-        ParityError: the graph does not compute what the pruned PyTorch model computes.
+        ParityError: the graph does not compute what the pruned PyTorch model computes, or a
+            device something else than this host.
+        DeviceError: a device could not be used.
     """
     parity = check_parity(source, packed, bundle, recipe)
     quality = measure_quality(recipe, source, bundle, progress)
-    variants = {
-        "dense": Variant(bundle.dense, bundle.library),
-        "stock": Variant(bundle.dense, None),
-        "compressed": Variant(bundle.model, bundle.library),
-    }
-    settings = _measure_settings(recipe, source)
-    measurements = measure_host(
-        variants, settings, lambda done, total: progress("latency", done, total)
-    )
-    shapes = tensor_shapes(source.checkpoint.config)
+    measurements = measure_latency(recipe, source, bundle, deployment, progress)
+    devices = validate_devices(recipe, source, bundle, deployment, progress)
+    shapes, sizes = tensor_shapes(source.checkpoint.config), step_bytes(source, packed)
     return Results(
         model=describe_model(source.checkpoint),
         quality=quality,
@@ -84,12 +99,14 @@ def validate(
         model_weights=sum(map(prod, shapes.values())),
         model_zeros=sum(int((t == 0).sum()) for t in pruned.tensors.values()),
         size=_size(source, bundle),
-        measurements=measurements,
+        measurements=measurements or judged_measurements(devices),
         parity=parity,
-        environment=host_environment(threads=recipe.threads, library=bundle.library),
+        environment=host_environment(threads=recipe.threads, library=bundle.host_library),
         calibration=source.calibration_use,
         evaluation=source.evaluation_use,
         recovery=pruned.summary(),
+        target=describe_target(deployment, devices, lower_bounds(deployment.machine, sizes)),
+        devices=devices,
     )
 
 
@@ -99,33 +116,74 @@ def _measure_settings(recipe: Recipe, source: Source) -> MeasureSettings:
     if source.samples is None:
         return settings
     length = min(LATENCY_TOKENS, int(np.median(source.samples.lengths)))
-    return replace(settings, prompt_tokens=length, decode_tokens=TASK_PREDICTIONS)
+    return replace(
+        settings, prompt_tokens=length, decode_tokens=TASK_PREDICTIONS, prompts=TASK_BATCH
+    )
 
 
-def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Configuration and provenance, for the report."""
+def measure_latency(
+    recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment, progress: Progress
+) -> dict[str, Measurement]:
+    """Dense, stock and compressed on this host; nothing where the bundle is not for it."""
+    if not deployment.measures_host:
+        return {}
+    variants = {
+        "dense": Variant(bundle.dense.model, bundle.library),
+        "stock": Variant(bundle.dense.model, None),
+        "compressed": Variant(bundle.model, bundle.library),
+    }
+    settings = _measure_settings(recipe, source)
+    return measure_host(variants, settings, lambda done, total: progress("latency", done, total))
+
+
+def validate_devices(
+    recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment, progress: Progress
+) -> tuple[DeviceResult, ...]:
+    """The bundle's own files on every device, held against this host's result."""
+
+    def reference() -> Reference:
+        return make_reference(
+            bundle.model, bundle.host_library, source.windows, threads=recipe.threads,
+            tolerance=PARITY_TOLERANCE[recipe.pack.values],
+        )  # fmt: skip
+
+    files = BundleFiles(bundle.model.parent, (*bundle.names, MANIFEST_NAME), bundle.dense.model)
+    return run_devices(recipe, deployment, files, reference, progress)
+
+
+def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
+    """Weights that one decode step reads, by variant: all of them, but of an embedding that is
+    not the head too only one row, which is left out."""
+    config = source.checkpoint.config
+    shapes = tensor_shapes(config)
+    compressed = {name: matrix.nbytes for name, matrix in packed.matrices.items()}
+    compressed |= {name: tensor.nbytes for name, tensor in packed.tensors.items()}
+    unread = set() if config.tie_embeddings else {"backbone.embedding.weight"}
     return {
-        "config": checkpoint.config.to_dict(),
-        "layout": checkpoint.layout,
-        "sha256": checkpoint.sha256,
-        "notes": list(checkpoint.notes),
+        "dense": sum(4 * prod(shape) for name, shape in shapes.items() if name not in unread),
+        "compressed": sum(size for name, size in compressed.items() if name not in unread),
     }
 
 
 def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Progress) -> Quality:
-    """Perplexity, or the task's metric, of the dense baseline and of the bundle in ONNX Runtime."""
+    """Perplexity, or the task's metric, of the dense baseline, unless it is known, and of the
+    bundle: ONNX Runtime."""
     if source.samples is not None:
         return _task_quality(recipe, source.samples, bundle, progress)
-    found = {}
-    for name, path in (("dense", bundle.dense), ("compressed", bundle.model)):
-        session = open_session(path, threads=recipe.threads, library=bundle.library)
 
-        def advance(done: int, total: int, name: str = name) -> None:
+    def measure(name: str, path: Path) -> LanguageModelQuality:
+        session = open_session(path, threads=recipe.threads, library=bundle.host_library)
+
+        def advance(done: int, total: int) -> None:
             progress(f"perplexity, {name}", done, total)
 
-        found[name] = evaluate.perplexity(session.predict, source.windows, progress=advance)
-    dense, compressed = found["dense"], found["compressed"]
-    text = _predicted_text(source)
+        return evaluate.perplexity(session.predict, source.windows, progress=advance)
+
+    known = bundle.dense.quality
+    dense = known if isinstance(known, LanguageModelQuality) else None
+    dense = bundle.dense.quality = dense or measure("dense", bundle.dense.model)
+    compressed = measure("compressed", bundle.model)
+    found, text = {"dense": dense, "compressed": compressed}, _predicted_text(source)
     return Quality(
         dense,
         compressed,
@@ -150,29 +208,32 @@ def _by_metric(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]
 
 
 def _task_quality(recipe: Recipe, samples: Samples, bundle: Bundle, progress: Progress) -> Quality:
-    """Accuracy or error of the dense baseline and of the bundle, through ONNX Runtime."""
-    error = isinstance(samples, SeriesWindows)
-    metric = "MSE" if error else "accuracy"
-    found: dict[str, TaskQuality] = {}
-    for name, path in (("dense", bundle.dense), ("compressed", bundle.model)):
-        session = open_session(path, threads=recipe.threads, library=bundle.library)
+    """Accuracy or error of the dense baseline, unless it is known, and of the bundle."""
+    series = isinstance(samples, SeriesWindows)
+    metric = "MSE" if series else "accuracy"
 
-        def advance(done: int, total: int, name: str = name) -> None:
+    def measure(name: str, path: Path) -> TaskQuality:
+        session = open_session(path, threads=recipe.threads, library=bundle.host_library)
+
+        def advance(done: int, total: int) -> None:
             progress(f"{metric}, {name}", done, total)
 
         if isinstance(samples, SeriesWindows):
-            found[name] = evaluate.forecast_error(session.forecast, samples, progress=advance)
-        else:
-            found[name] = evaluate.accuracy(session.classify, samples, progress=advance)
-    dense, compressed = found["dense"], found["compressed"]
+            return evaluate.forecast_error(session.forecast, samples, progress=advance)
+        return evaluate.accuracy(session.classify, samples, progress=advance)
+
+    known = bundle.dense.quality
+    dense = known if isinstance(known, TaskQuality) else None
+    dense = bundle.dense.quality = dense or measure("dense", bundle.dense.model)
+    compressed = measure("compressed", bundle.model)
     block = samples.lookback + samples.horizon if isinstance(samples, SeriesWindows) else 1
     return Quality(
         dense,
         compressed,
-        evaluate.task_retention(dense, compressed, error=error),
-        evaluate.task_retention_interval(dense, compressed, error=error, block=block),
+        evaluate.task_retention(dense, compressed, error=series),
+        evaluate.task_retention_interval(dense, compressed, error=series, block=block),
         metric,
-        _by_metric({name: q.also for name, q in found.items()}),
+        _by_metric({"dense": dense.also, "compressed": compressed.also}),
     )
 
 
@@ -190,7 +251,7 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
     split = max(1, tokens.shape[1] - PARITY_DECODE_TOKENS)
     model = reference_model(packed)
     expected = _outputs(model, tokens)
-    session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
+    session = open_session(bundle.model, threads=recipe.threads, library=bundle.host_library)
     first, after = session.predict(tokens[:, :split])
     rest = []
     for token in tokens[0, split:]:
@@ -207,11 +268,9 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
 def _task_parity(samples: Samples, packed: PackedModel, bundle: Bundle, recipe: Recipe) -> Parity:
     """Compare the predictions of the first samples, each text by itself."""
     model = reference_model(packed)
-    session = open_session(bundle.model, threads=recipe.threads, library=bundle.library)
+    session = open_session(bundle.model, threads=recipe.threads, library=bundle.host_library)
     numbers = range(min(PARITY_SAMPLES, samples.count))
-    inputs = {f"sample {i}": samples.arrays(np.array([i]))[0] for i in numbers}
-    run = session.forecast if isinstance(samples, SeriesWindows) else session.classify
-    actual = {key: run(array) for key, array in inputs.items()}
+    inputs: Outputs = {f"sample {i}": samples.arrays(np.array([i]))[0] for i in numbers}
 
     def outputs() -> Outputs:
         with torch.no_grad():
@@ -220,9 +279,16 @@ def _task_parity(samples: Samples, packed: PackedModel, bundle: Bundle, recipe: 
             }
 
     expected = outputs()
+    actual = {key: _predict(session, array) for key, array in inputs.items()}
     return _within_tolerance(
         recipe, expected, actual, lambda: _own_spread(model, expected, outputs)
     )
+
+
+def _predict(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    if session.interface.task.kind is Kind.FORECAST:
+        return session.forecast(inputs)
+    return session.classify(inputs)
 
 
 def _within_tolerance(
@@ -326,5 +392,6 @@ def _size(source: Source, bundle: Bundle) -> Size:
         dense_fp32_bytes=4 * sum(map(prod, shapes.values())),
         input_checkpoint_bytes=source.checkpoint.input_bytes,
         model_bytes=bundle.model_bytes,
-        bundle_bytes=sum((bundle.model.parent / n).stat().st_size for n in bundle.names),
+        bundle_bytes=bundle.bytes_of(n for n in bundle.names if n not in RUNTIME_FILES),
+        runtime_bytes=bundle.bytes_of(RUNTIME_FILES),
     )

@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,11 +20,29 @@ _TAIL = 2000  # characters of a crashed worker's stderr that its error shows
 
 
 class WorkerProcess:
-    """A context manager around one `ssmpress.device_worker`. Leaving it ends the process."""
+    """A context manager around one process that answers lines of JSON. Leaving it ends the process.
 
-    def __init__(self, name: str, timeout_s: float) -> None:
+    Args:
+        name: for messages. timeout_s: seconds one reply may take.
+        command: None is `ssmpress.device_worker` here; else `ssmrun worker` somewhere.
+        explain: the reason for an exit, from its code and its last output, when it is known.
+        grace_s: seconds the process may take to end by itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        timeout_s: float,
+        command: Sequence[str] | None = None,
+        *,
+        explain: Callable[[int, str], str | None] = lambda code, output: None,
+        grace_s: float = 2.0,
+    ) -> None:
         self._name = name
         self._timeout_s = timeout_s
+        self._command = _COMMAND if command is None else command
+        self._explain = explain
+        self._grace_s = grace_s
         self._buffer = b""
 
     def __enter__(self) -> WorkerProcess:
@@ -31,7 +50,7 @@ class WorkerProcess:
         self._stderr = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
-                _COMMAND,
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
@@ -53,7 +72,7 @@ class WorkerProcess:
         try:
             if kind is None and process.stdin is not None:
                 process.stdin.close()
-                process.wait(timeout=2)
+                process.wait(timeout=self._grace_s)
         except (OSError, subprocess.TimeoutExpired):
             pass
         finally:
@@ -115,6 +134,8 @@ class WorkerProcess:
             how += " (out of memory, if nobody killed it)"
         self._stderr.seek(0)
         tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
+        if reason := self._explain(code, tail):
+            return DeviceError(f"{self._name}: {reason}")
         return DeviceError(
             f"{self._name}: its measuring process {how}. Its last output:\n{tail or '(none)'}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -81,6 +82,17 @@ def grams(
     return found
 
 
+@dataclass
+class Scores:
+    """What the unpruned model tells of its weights, the same for every sparsity: found once.
+
+    by_weight: name -> float32, the lowest go; None until found. activations: name -> X^T X.
+    """
+
+    by_weight: dict[str, Tensor] | None = None
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 def one_shot(
     model: Mamba,
     names: tuple[str, ...],
@@ -89,29 +101,46 @@ def one_shot(
     sparsity: float,
     seed: int,
     progress: Progress | None = None,
+    scores: Scores | None = None,
 ) -> dict[str, Tensor]:
-    """Keep masks; SparseGPT also changes the weights it keeps."""
+    """Keep masks; SparseGPT also changes the weights it keeps.
+
+    Args:
+        scores: of this model with these settings at any sparsity; found and filled in if empty.
+    """
     check_combination(names, prune, sparsity)
-    device = next(model.parameters()).device
-    windows = calibration_batches(text, prune, seed, device)
-    activations: Mapping[str, Tensor] = {}
+    windows = calibration_batches(text, prune, seed, next(model.parameters()).device)
     if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
         # Its own scores decide within each matrix: no pass over the dense model is needed.
         sizes = [w.numel() for w in parameters_of(model, names).values()]
         zeros = dict(zip(names, zero_counts(sizes, sparsity), strict=True))
         return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
-    if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
-        activations = grams(model, names, windows, progress)
+    known = scores or Scores()
+    if known.by_weight is None:
+        _find(known, model, names, windows, prune, progress)
+    assert known.by_weight is not None
     shares = None
     if prune.scope is Scope.OWL:
-        shares = baselines.owl_shares(baselines.wanda(model, names, activations), sparsity)
-    scores = _scores(model, names, windows, prune, activations, progress)
-    scores = protect(scores, prune.matrix_limit)
-    keep = keep_masks(scores, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
+        shares = baselines.owl_shares(baselines.wanda(model, names, known.activations), sparsity)
+    limited = protect(known.by_weight, prune.matrix_limit)
+    keep = keep_masks(limited, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
         return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
     return keep
+
+
+def _find(
+    scores: Scores,
+    model: Mamba,
+    names: tuple[str, ...],
+    windows: Sequence[Tensor | Batch],
+    prune: PruneSettings,
+    progress: Progress | None,
+) -> None:
+    if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
+        scores.activations = grams(model, names, windows, progress)
+    scores.by_weight = _scores(model, names, windows, prune, scores.activations, progress)
 
 
 def _scores(

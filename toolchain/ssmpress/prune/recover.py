@@ -22,7 +22,13 @@ from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
 from ssmpress.prune.distill import RowTerms, Teacher, row_terms
 from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
-from ssmpress.prune.one_shot import calibration_batches, check_combination, grams, one_shot
+from ssmpress.prune.one_shot import (
+    Scores,
+    calibration_batches,
+    check_combination,
+    grams,
+    one_shot,
+)
 from ssmpress.prune.order import Calibration, SampleOrder, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import Progress
@@ -61,6 +67,7 @@ def prune_and_recover(
     progress: Progress | None = None,
     resume_file: Path | None = None,
     teacher: Teacher | None = None,
+    scores: Scores | None = None,
 ) -> PruneResult:
     """Prune the model in place and train it on, taught by its dense copy.
 
@@ -76,6 +83,7 @@ def prune_and_recover(
         progress: called with what is done, steps done, steps.
         resume_file: written now and then; where it exists, the run goes on from it.
         teacher: the dense model where `model` is not it, on the device of the run.
+        scores: of one-shot pruning at another sparsity, or to be filled for the next one.
 
     Raises:
         UsageError: settings that cannot be met. BadInputError: too little text, a resume file of
@@ -92,7 +100,7 @@ def prune_and_recover(
     model.to(device)
     try:
         if recover.steps == 0:
-            keep = one_shot(model, names, tokens, prune, sparsity, seed, report)
+            keep = one_shot(model, names, tokens, prune, sparsity, seed, report, scores)
             apply_masks(dict(model.named_parameters()), keep)
             history: list[dict[str, float]] = []
             steps, seen = 0, 0

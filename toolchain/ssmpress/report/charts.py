@@ -83,7 +83,7 @@ def _comparisons(report: Report) -> list[Chart]:
         if len(rows) > 1:
             described = ", ".join(f"{row['variant']} {row['text']}" for row in rows)
             caption = f"{title[0].upper()}{title[1:]}"
-            found.append(Chart(key, _svg(_bars(rows), f"chart-{key}", caption, described), caption))
+            found.append(Chart(key, draw(_bars(rows), f"chart-{key}", caption, described), caption))
     return found
 
 
@@ -139,7 +139,7 @@ def _distribution(report: Report) -> Chart | None:
     caption = "Every decode sample of the measured rounds: share per millisecond bin, log scale"
     domain = [float(edges[0]), float(edges[-1])]
     spec = _histograms(bins, marks, list(found), domain)
-    return Chart("samples", _svg(spec, "chart-samples", caption, described), caption)
+    return Chart("samples", draw(spec, "chart-samples", caption, described), caption)
 
 
 def _histograms(
@@ -230,7 +230,7 @@ def _heat_map(report: Report) -> Chart | None:
         f"{len(blocks)} layers, {', '.join(names)}; from {percent(min(shares))} to "
         f"{percent(max(shares))}. The table below has every number."
     )
-    return Chart("sparsity", _svg(spec, "chart-sparsity", caption, described), caption)
+    return Chart("sparsity", draw(spec, "chart-sparsity", caption, described), caption)
 
 
 def _formats(report: Report) -> Chart | None:
@@ -264,7 +264,7 @@ def _formats(report: Report) -> Chart | None:
     }  # fmt: skip
     caption = "Size by matrix format: as stored, and the same weights as dense float32"
     described = ", ".join(f"{row['format']} {row['kind']} {row['text']}" for row in rows)
-    return Chart("formats", _svg(spec, "chart-formats", caption, described), caption)
+    return Chart("formats", draw(spec, "chart-formats", caption, described), caption)
 
 
 def _plain_axis() -> Spec:
@@ -276,8 +276,12 @@ def _variant_colour() -> Spec:
     return {"field": "variant", "type": "nominal", "legend": None, "scale": scale}
 
 
-def _svg(spec: Spec, key: str, title: str, description: str) -> str:
-    """Draw; name it for screen readers, which read the description instead of every mark."""
+def draw(spec: Spec, key: str, title: str, description: str) -> str:
+    """SVG of a Vega-Lite drawing, safe to put into a page.
+
+    Args:
+        key: unique in the page. title, description: what screen readers read instead of the marks.
+    """
     import vl_convert
 
     whole = {

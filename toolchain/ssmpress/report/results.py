@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssmpress.errors import EXIT_PASS
+
+if TYPE_CHECKING:
+    from ssmpress.report.devices import DeviceResult, TargetResult
 
 VARIANTS = ("dense", "stock", "compressed")
 """dense: the unpruned checkpoint with the op library, the baseline of every gate. stock: the same
@@ -130,14 +133,16 @@ class Matrix:
 @dataclass(frozen=True)
 class Size:
     """Bytes. dense_fp32: all parameters as float32, tied ones once. input_checkpoint: the weight
-    files that were read. model: model.onnx with its external data. bundle: every file a device
-    needs (model, op library, tokenizer), without the report and the manifest.
+    files that were read. model: model.onnx with its external data. bundle: every file of this
+    model that a device needs (model, op library, tokenizer), without the report and the manifest.
+    runtime: ONNX Runtime and ssmrun, the same for every bundle.
     """
 
     dense_fp32_bytes: int
     input_checkpoint_bytes: int
     model_bytes: int
     bundle_bytes: int
+    runtime_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -226,7 +231,9 @@ class Results:
     """Everything a run found out. The report is a function of this and the recipe.
 
     model: the model's configuration and how it was read. measurements: by variant name; empty
-    where latency cannot be measured (emulation). recovery: steps, seconds, device, losses.
+    where latency cannot be measured (emulation). recovery: steps, seconds, device, losses. target:
+    what vouches for the bundle. devices: one for each --device. measurements are those of the
+    first device that was measured, or of this host.
     timings_s: seconds per stage. model_weights, model_zeros: over all parameters, tied ones once.
     """
 
@@ -243,3 +250,5 @@ class Results:
     evaluation: TextUse
     recovery: dict[str, Any] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
+    target: TargetResult | None = None
+    devices: tuple[DeviceResult, ...] = ()
