@@ -54,11 +54,11 @@ class MeasureSettings:
 
     prompt_tokens: int = 128
     decode_tokens: int = 32
-    prompts: int = 1
     rounds: int = 10
     threads: int = 1
     seed: int = 0
     timeout_s: float = 600.0
+    prompts: int = 1
 
     def __post_init__(self) -> None:
         for name in ("prompt_tokens", "decode_tokens", "prompts", "rounds", "threads"):

@@ -9,6 +9,7 @@ from typing import Any
 from ssmpress import stages
 from ssmpress.checkpoint import read_checkpoint, tensor_shapes
 from ssmpress.compact import choose_format, predicted_bytes
+from ssmpress.layouts import EMBEDDING
 from ssmpress.ops import Format, Structure
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
@@ -110,7 +111,9 @@ def recovery_text(recipe: Recipe, device: str) -> str:
 def _planned(recipe: Recipe, name: str, shape: tuple[int, ...], sparsity: float) -> PlannedMatrix:
     rows, columns = shape
     stored = round((1 - sparsity) * rows * columns)
-    if name == "backbone.embedding.weight":
+    if name in stages.SMALL_MATRICES:
+        chosen = stages.small_format(recipe.pack.values)
+    elif name == EMBEDDING:
         chosen = Format(Structure.DENSE, recipe.pack.values)
     else:
         chosen, _ = choose_format(rows, columns, stored, recipe.pack.values)

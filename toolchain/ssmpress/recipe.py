@@ -264,7 +264,8 @@ Limit = float | Relative
 class GateSettings:
     """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked.
 
-    min_retention: dense perplexity / compressed perplexity (quality kept), 0 .. 2.
+    min_retention: quality kept, 0 .. 2: dense / compressed perplexity or error, or compressed /
+        dense accuracy.
     max_decode_ms, max_decode_p99_ms: milliseconds for one token, median and 99th percentile.
     min_speedup: dense / compressed median decode time.
     max_perplexity_increase: compressed / dense perplexity - 1; `Relative` limits the compressed

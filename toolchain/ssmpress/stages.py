@@ -44,8 +44,8 @@ from ssmpress.report.junit import render_junit
 from ssmpress.report.manifest import write_manifest
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.results import LanguageModelQuality, TaskQuality, TextUse
-from ssmpress.series import load_series
-from ssmpress.task_config import Kind
+from ssmpress.series import SeriesWindows, load_series
+from ssmpress.task_config import Kind, Task
 from ssmpress.tasks import Samples
 
 Progress = Callable[[str, int, int], None]
@@ -208,11 +208,16 @@ def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
             return load_series(paths, checkpoint.config.task)
         return load_labelled(paths, tokenizer, checkpoint.config.task, checkpoint.config.vocab_size)
 
+    def steps(samples: Samples) -> int:
+        if isinstance(samples, SeriesWindows):
+            return len(samples.values)
+        return int(samples.lengths.sum())
+
     calibration, evaluation = load(settings.calibration), load(settings.evaluation)
     return Source(
         checkpoint, path, calibration, np.empty((0, 0), np.int32),
-        _text_use(settings.calibration, int(calibration.lengths.sum())),
-        _text_use(settings.evaluation, int(evaluation.lengths.sum())),
+        _text_use(settings.calibration, steps(calibration)),
+        _text_use(settings.evaluation, steps(evaluation)),
         evaluation,
     )  # fmt: skip
 
@@ -339,6 +344,11 @@ SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
 numbers that go in and come out."""
 
 
+def small_format(values: Values) -> Format:
+    """The format of SMALL_MATRICES in a bundle of these values."""
+    return Format(Structure.DENSE, Values.FP16 if values is Values.INT8 else values)
+
+
 def is_matrix(name: str) -> bool:
     """Whether a tensor is stored as a packed matrix: projections, embeddings and heads."""
     return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
@@ -370,8 +380,7 @@ def _pack(
         if values is None:
             chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
         elif name in SMALL_MATRICES:
-            kept = Values.FP16 if values is Values.INT8 else values
-            chosen, reason = Format(Structure.DENSE, kept), "small, and next to the numbers"
+            chosen, reason = small_format(values), "small, and next to the numbers"
         elif name == EMBEDDING:
             chosen, reason = Format(Structure.DENSE, values), "rows are read one by one"
         else:
@@ -457,5 +466,6 @@ def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    commands = run_it(recipe.out.name, recipe.target.machine)
+    kind = Task.from_dict(report["model"]["config"].get("task", {"kind": "language-model"})).kind
+    commands = run_it(recipe.out.name, recipe.target.machine, kind)
     files.write_text(folder / "README.md", render_card(report, commands))
