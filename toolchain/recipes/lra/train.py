@@ -54,14 +54,14 @@ SETTINGS = {
         d_model=128,
         n_layer=6,
         vocab_size=16,
-        training=dense.Training(batch=128, learning_rate=1.5e-3, seconds=280),
+        training=dense.Training(batch=128, learning_rate=1.5e-3, seconds=350),
     ),
     "text": Settings(
         d_model=128,
         n_layer=4,
         vocab_size=256,
         training=dense.Training(
-            batch=64, learning_rate=2e-3, seconds=240, epochs=16, weight_decay=0.1, dropout=0.2,
+            batch=64, learning_rate=2e-3, seconds=330, epochs=16, weight_decay=0.1, dropout=0.2,
             token_noise=0.1,
         ),
         recover_rate=5e-4,
