@@ -82,3 +82,8 @@ def assert_close(actual: ArrayLike, expected: ArrayLike, bound: float, what: str
     difference = float(np.abs(a - e).max())
     limit = bound * max(float(np.abs(e).max()), 1.0)
     assert difference <= limit, f"{what}: differs by {difference:.3g}, at most {limit:.3g} allowed"
+
+
+TASK_METRIC_TOLERANCE = 1e-4
+"""Of a forecaster's MSE and MAE between PyTorch, ONNX Runtime and ssmrun: float32 forecasts that
+differ by about 1e-6 of their size, averaged. An error of 1e-4 would be a wrong window or scale."""

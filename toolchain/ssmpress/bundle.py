@@ -13,6 +13,7 @@ from pathlib import Path
 from ssmpress.errors import BadInputError
 from ssmpress.ops import LIBRARY_NAME, RUNNER_NAME, get_library_path, get_runner_path
 from ssmpress.runtime_library import RUNTIME_NAME, RuntimeLibrary
+from ssmpress.task_config import Kind
 
 RUNTIME_FILES = (RUNTIME_NAME, RUNNER_NAME)
 """What every bundle of one version and machine has in common beside the op library."""
@@ -24,16 +25,24 @@ device, check it, run it.
 ```sh
 scp -r {name} USER@DEVICE:
 ssh USER@DEVICE {name}/ssmrun verify {name}
-ssh USER@DEVICE {name}/ssmrun generate {name} --prompt "The river" --max-tokens 50
+ssh USER@DEVICE {name}/ssmrun {command}
 ```
 
 `ssmrun bench {name}` measures it there, `ssmrun --help` lists the rest. `manifest.json` has the
 checksum of every file; ssmrun checks them first."""
 
 
-def run_it(name: str, machine: str) -> str:
+_COMMANDS = {
+    Kind.LANGUAGE_MODEL: 'generate {name} --prompt "The river" --max-tokens 50',
+    Kind.CLASSIFICATION: "eval {name} labelled.jsonl",
+    Kind.FORECAST: "eval {name} series.csv",
+}
+
+
+def run_it(name: str, machine: str, kind: Kind = Kind.LANGUAGE_MODEL) -> str:
     """Commands for a bundle's README. name: of its folder. machine: that it is for."""
-    return _RUN_IT.format(name=name, machine=machine)
+    command = _COMMANDS[kind].format(name=name)
+    return _RUN_IT.format(name=name, machine=machine, command=command)
 
 
 def write_device_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> tuple[str, ...]:

@@ -45,6 +45,10 @@ EPILOG = """
 
   compress ./my-mamba --sparsity 0.8 --calibration wiki.txt --evaluation test.txt
 
+  compress ./my-classifier --calibration train.jsonl --evaluation test.jsonl
+
+  compress ./my-forecaster --calibration train.csv --evaluation test.csv
+
   compress ./my-mamba --sparsity 0.7 --target arm64 --device ssh://pi@raspberrypi.local
 
   compress ./my-mamba --sparsity 0.7 --dry-run

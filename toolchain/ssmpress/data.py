@@ -242,6 +242,26 @@ def encode(tokenizer: Tokenizer, text: str, *, vocab_size: int) -> Tokens:
     return np.concatenate(batches) if batches else np.zeros(0, np.int32)
 
 
+def encode_each(tokenizer: Tokenizer, texts: Sequence[str], *, vocab_size: int) -> list[Tokens]:
+    """Encode texts one by one, without adding special tokens.
+
+    Returns:
+        int32 (n,) per text, n >= 1.
+
+    Raises:
+        BadInputError: as encode; or a text has no token.
+    """
+    found: list[Tokens] = []
+    for start in range(0, len(texts), _BATCH):
+        for text in _encodings(tokenizer, list(texts[start : start + _BATCH]), vocab_size):
+            if not len(text):
+                raise BadInputError(
+                    f"text {len(found) + 1}: expected at least one token; got none."
+                )
+            found.append(text)
+    return found
+
+
 def _encoded(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> Iterator[Tokens]:
     """Token arrays whose concatenation is the encoding of the joined blocks."""
     pieces = _pieces(blocks) if _cuts_are_exact(tokenizer) else iter(["".join(blocks)])
@@ -257,6 +277,10 @@ def _encoded(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> It
 
 
 def _encode_batch(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> Tokens:
+    return np.concatenate(_encodings(tokenizer, batch, vocab_size))
+
+
+def _encodings(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> list[Tokens]:
     try:
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
     except BaseException as error:
@@ -264,14 +288,15 @@ def _encode_batch(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> To
         raise BadInputError(
             f"the tokenizer cannot encode the text: {_reason(error)}. Check tokenizer.json."
         ) from error
-    tokens = np.concatenate([np.asarray(one.ids, np.int64) for one in encodings])
-    if tokens.size and int(tokens.max()) >= vocab_size:
+    parts = [np.asarray(one.ids, np.int64) for one in encodings]
+    highest = max((int(part.max()) for part in parts if part.size), default=-1)
+    if highest >= vocab_size:
         raise BadInputError(
             f"the tokenizer has {tokenizer.get_vocab_size():,} tokens, the model's embedding "
-            f"{vocab_size:,} rows, and the text uses token {int(tokens.max())}. "
+            f"{vocab_size:,} rows, and the text uses token {highest}. "
             "Use the tokenizer.json the model was trained with."
         )
-    return tokens.astype(np.int32)
+    return [part.astype(np.int32) for part in parts]
 
 
 def _cuts_are_exact(tokenizer: Tokenizer) -> bool:

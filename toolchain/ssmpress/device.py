@@ -48,6 +48,7 @@ class MeasureSettings:
 
     prompt_tokens, decode_tokens: per round and variant, >= 1. rounds: measured ones, >= 1, after
     one to warm up; the gate wants at least 5 to tell noise from a difference. threads: >= 1.
+    prompts: sequences of prompt_tokens per prefill; results.TASK_BATCH for a task's model.
     seed: of the prompt's random tokens. timeout_s: seconds one reply of a worker may take.
     """
 
@@ -57,9 +58,10 @@ class MeasureSettings:
     threads: int = 1
     seed: int = 0
     timeout_s: float = 600.0
+    prompts: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "decode_tokens", "rounds", "threads"):
+        for name in ("prompt_tokens", "decode_tokens", "prompts", "rounds", "threads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected at least 1; got {getattr(self, name)}.")
 
@@ -194,7 +196,9 @@ def _measurement(
         prompt_tokens=settings.prompt_tokens,
         threads=settings.threads,
         rounds=tuple(rounds),
-        prefill=percentiles([t.prefill_ms for t in counted], tokens=settings.prompt_tokens),
+        prefill=percentiles(
+            [t.prefill_ms for t in counted], tokens=settings.prompts * settings.prompt_tokens
+        ),
         decode=percentiles([sample for t in counted for sample in t.decode_ms]),
         load_cold_ms=cold_ms,
         load_warm_ms=replies.number(loaded, "load_ms"),

@@ -20,7 +20,7 @@ from ssmpress.errors import (
     BadInputError,
 )
 from ssmpress.gate_intervals import MIN_ROUNDS, latency_interval, quality_interval
-from ssmpress.gate_rules import AT_LEAST, Report, Rule, rules, value_of
+from ssmpress.gate_rules import AT_LEAST, Report, Rule, of_another_metric, rules, value_of
 from ssmpress.recipe import GateSettings, Relative
 from ssmpress.report.files import read_json
 from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS, Interval, RuleResult, Verdict
@@ -105,6 +105,9 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
     judged = _Judged(rule, value, *_limit(report, rule, baseline))
     if value is None:
         metric = rule.metric or "quality.compressed or quality.dense"
+        if of_another_metric(report, rule):
+            why = f"the model's metric is {lookup(report, 'quality', 'metric')}, not perplexity."
+            return judged.inconclusive(why, "Use min_retention, which every metric has.")
         why = f"{metric} is missing from the report or not a number."
         needs = rule.samples is not None or rule.metric.startswith("memory.")
         if needs and lookup(report, "latency") is None:

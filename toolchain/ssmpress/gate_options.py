@@ -15,12 +15,15 @@ from ssmpress.recipe import RULES
 PANEL = "Gates"
 
 _HELP = {
-    "min_retention": "Least quality kept: dense perplexity / compressed perplexity.",
-    "max_perplexity_increase": (
-        "Most of compressed / dense perplexity - 1; FACTORx compares with the baseline's."
+    "min_retention": (
+        "Least quality kept: dense / compressed perplexity or error, compressed / dense accuracy."
     ),
-    "max_decode_ms": "Most milliseconds per decoded token (median).",
-    "max_decode_p99_ms": "Most milliseconds per decoded token (99th percentile).",
+    "max_perplexity_increase": (
+        "Most of compressed / dense perplexity - 1, of a language model; FACTORx compares with the "
+        "baseline's."
+    ),
+    "max_decode_ms": "Most milliseconds per decoded token, text or forecast (median).",
+    "max_decode_p99_ms": "Most milliseconds per decoded token, text or forecast (99th percentile).",
     "min_speedup": "Least dense decode time / compressed decode time.",
     "max_bundle_bytes": "Most bytes of what a device needs.",
     "max_rss_bytes": "Most bytes of peak memory.",

@@ -76,10 +76,18 @@ def _of_the_perplexity_itself(rule: Rule) -> Rule:
 
 def value_of(report: Report, rule: Rule) -> float | None:
     """The rule's finite number, or None."""
+    if of_another_metric(report, rule):
+        return None
     if rule.metric:
         return metric_of(report, rule.metric)
     dense, compressed = (metric_of(report, f"quality.{name}") for name in ("dense", "compressed"))
     return None if not dense or compressed is None else compressed / dense - 1
+
+
+def of_another_metric(report: Report, rule: Rule) -> bool:
+    """Whether it limits perplexity, and the model has none."""
+    metric = lookup(report, "quality", "metric")
+    return rule.name == "max_perplexity_increase" and metric not in (None, "perplexity")
 
 
 def metric_of(report: Report, path: str) -> float | None:

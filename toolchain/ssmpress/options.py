@@ -242,7 +242,9 @@ Calibration = Annotated[
     list[Path] | None,
     _option(
         "Text (plain, .xz, .gz) or token ids (.npy) to calibrate and recover on; may be given "
-        "several times. By default Python's language manual, which every machine has.",
+        "several times. By default Python's language manual, which every machine has. For a "
+        "classifier labelled texts (.jsonl, .csv, .tsv with `text` and `label`, .npz), for a "
+        "forecaster a CSV file of the series.",
         DATA,
         show_default=False,
     ),
@@ -250,7 +252,8 @@ Calibration = Annotated[
 Evaluation = Annotated[
     list[Path] | None,
     _option(
-        "Text to evaluate on, disjoint from --calibration; may be given several times.",
+        "Text, labelled texts or series to evaluate on, disjoint from --calibration; may be given "
+        "several times.",
         DATA,
         show_default=False,
     ),

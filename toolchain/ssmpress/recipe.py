@@ -139,6 +139,7 @@ class RecoverSettings:
     regrow: pruned weights keep a value behind the mask and may come back until `settle`.
     settle: part of the steps after which the masks stay, 0 .. 1; only with `regrow`.
     match_hidden: weight of the relative squared distance to the dense model's last hidden state.
+    token_noise: part of a classifier's tokens replaced by random ones in each step, 0 .. 1.
     accumulate: micro-batches that one step's batch is split into.
     activation_checkpointing: run each layer again in the backward pass, to save memory.
     muon: Muon instead of AdamW for the projections.
@@ -166,6 +167,7 @@ class RecoverSettings:
     regrow: bool = False
     settle: float = 0.75
     match_hidden: float = 0.0
+    token_noise: float = 0.0
     accumulate: int = 1
     activation_checkpointing: bool = False
     muon: bool = False
@@ -178,6 +180,7 @@ class RecoverSettings:
                  "auto, none or a number of steps", self.steps)  # fmt: skip
         _require(_in(self.distill, 0, 1), "--distill", "0 to 1", self.distill)
         _require(_in(self.ramp, 0, 1), "ramp", "0 to 1", self.ramp)
+        _require(_in(self.token_noise, 0, 1), "token_noise", "0 to 1", self.token_noise)
         _require(_in(self.settle, 0, 1), "settle", "0 to 1", self.settle)
         for option in ("mask_every", "accumulate", "gpu_steps"):
             name = "--" + option.replace("_", "-")
@@ -278,7 +281,8 @@ Limit = float | Relative
 class GateSettings:
     """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked.
 
-    min_retention: dense perplexity / compressed perplexity (quality kept), 0 .. 2.
+    min_retention: quality kept, 0 .. 2: dense / compressed perplexity or error, or compressed /
+        dense accuracy.
     max_decode_ms, max_decode_p99_ms: milliseconds for one token, median and 99th percentile.
     min_speedup: dense / compressed median decode time.
     max_perplexity_increase: compressed / dense perplexity - 1; `Relative` limits the compressed

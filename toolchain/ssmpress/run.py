@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.interface import ModelInterface, read_interface
 from ssmpress.sampling import SplitMix64, check_sampling, sample
+from ssmpress.task_config import Kind
 
 Logits = NDArray[np.float32]
 Integers = NDArray[np.integer[Any]]
@@ -77,6 +78,7 @@ class Session:
 
     def initial_state(self, batch: int) -> State:
         """The zero state, where every text starts."""
+        self._expect(Kind.LANGUAGE_MODEL)
         if batch < 1:
             raise UsageError(f"batch: expected at least 1; got {batch}.")
         return State(self, batch)
@@ -167,6 +169,57 @@ class Session:
             yield token
             if count + 1 < max_tokens:
                 row = self.step(np.array([token]), state)[0][0]
+
+    def classify(self, tokens: Integers) -> Logits:
+        """A classifier's logits. tokens: int (b, l), no padding -> float32 (b, classes).
+
+        Raises:
+            BadInputError: a token out of range. UsageError: the model is no classifier.
+        """
+        self._expect(Kind.CLASSIFICATION)
+        return self._whole("input_ids", self._tokens(tokens, 2))
+
+    def forecast(self, series: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """A forecaster's next time steps, z-scored as its input.
+
+        Args:
+            series: float (b, lookback, variates), (x - mean) / std by the model's task.
+
+        Returns:
+            float32 (b, horizon, variates).
+
+        Raises:
+            BadInputError: another shape, or a value that is not finite. UsageError: the model is
+                no forecaster.
+        """
+        self._expect(Kind.FORECAST)
+        task, array = self.interface.task, np.ascontiguousarray(series, np.float32)
+        wanted = (task.lookback, len(task.variates))
+        if array.ndim != 3 or not len(array) or array.shape[1:] != wanted:
+            raise BadInputError(
+                f"series: expected (b, {wanted[0]}, {wanted[1]}); got {array.shape}."
+            )
+        if not np.isfinite(array).all():
+            raise BadInputError(
+                "series: expected finite values; got NaN or infinity. Fill the gaps."
+            )
+        return self._whole("series", array)
+
+    def _whole(self, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            result: NDArray[np.float32] = self._onnx.run(None, {name: array})[0]
+        except Exception as error:
+            raise BadInputError(
+                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
+            ) from error
+        return result
+
+    def _expect(self, kind: Kind) -> None:
+        if self.interface.task.kind is not kind:
+            raise UsageError(
+                f"{self.interface.path}: expected a {kind} model; got a {self.interface.task.kind} "
+                "model. Call the method of its task."
+            )
 
     def end_profiling(self) -> Path:
         """Stop a session opened with `profile=True`; the path of its JSON trace."""

@@ -26,14 +26,17 @@ from ssmpress.checkpoint import (
     write_checkpoint,
 )
 from ssmpress.deploy import Deployment
-from ssmpress.errors import BadInputError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
 from ssmpress.int4 import MAX_COLUMNS
+from ssmpress.labelled import load_labelled
+from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path, host_machine
 from ssmpress.prune import mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores
+from ssmpress.prune.order import Calibration
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, PackSettings, Recipe
 from ssmpress.report import files
@@ -42,26 +45,33 @@ from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.manifest import write_manifest
 from ssmpress.report.markdown import render_markdown
-from ssmpress.report.results import LanguageModelQuality, TextUse
+from ssmpress.report.results import LanguageModelQuality, TaskQuality, TextUse
+from ssmpress.series import SeriesWindows, load_series
+from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Samples
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 
-EMBEDDING = "backbone.embedding.weight"
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was read. calibration: int32 (n,). windows: evaluation, int32 (count, length)."""
+    """What was read.
+
+    tokenizer: None of a forecaster. calibration: int32 (n,), or samples of the model's task.
+    windows: evaluation, int32 (count, length), none for a task. samples: a task's evaluation.
+    """
 
     checkpoint: Checkpoint
-    tokenizer: Path
-    calibration: NDArray[np.int32]
+    tokenizer: Path | None
+    calibration: Calibration
     windows: NDArray[np.int32]
     calibration_use: TextUse
     evaluation_use: TextUse
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ class Dense:
     """
 
     model: Path
-    quality: LanguageModelQuality | None = None
+    quality: LanguageModelQuality | TaskQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +119,7 @@ class Bundle:
 
     model: Path
     library: Path
-    tokenizer: Path
+    tokenizer: Path | None
     dense: Dense
     names: tuple[str, ...]
     model_bytes: int
@@ -143,6 +153,8 @@ def read(recipe: Recipe, note: Note = _quiet) -> Source:
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint.config)
+    if checkpoint.config.task.kind is not Kind.LANGUAGE_MODEL:
+        return _read_task(recipe, checkpoint)
     path = recipe.data.tokenizer or checkpoint.tokenizer
     if path is None:
         raise BadInputError(
@@ -170,6 +182,46 @@ def read(recipe: Recipe, note: Note = _quiet) -> Source:
         if use.default_text:
             note(f"{purpose}: no file given, using the default text (Python's language manual)")
     return Source(checkpoint, path, calibration, windows, *uses)
+
+
+def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
+    """The data of a classifier or forecaster; there is no default for either."""
+    kind, settings = checkpoint.config.task.kind, recipe.data
+    what = "labelled texts" if kind is Kind.CLASSIFICATION else "a CSV file of the series"
+    for option, paths in (
+        ("--calibration", settings.calibration), ("--evaluation", settings.evaluation),
+    ):  # fmt: skip
+        if not paths:
+            raise UsageError(f"{option}: expected {what}, since the model is a {kind}; got none.")
+    if recipe.target.machine != host_machine() or recipe.deploy.addresses():
+        raise UsageError(
+            f"--target, --device: expected a language model; a {kind} is validated on this host "
+            "alone. Leave both away, and take the model to the device with ssmrun."
+        )
+    if settings.evaluation_tokens is not None:
+        raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
+    path = None
+    if kind is Kind.CLASSIFICATION:
+        path = settings.tokenizer or checkpoint.tokenizer
+    tokenizer = None if path is None else data.load_tokenizer(path)
+
+    def load(paths: tuple[Path, ...]) -> Samples:
+        if kind is Kind.FORECAST:
+            return load_series(paths, checkpoint.config.task)
+        return load_labelled(paths, tokenizer, checkpoint.config.task, checkpoint.config.vocab_size)
+
+    def steps(samples: Samples) -> int:
+        if isinstance(samples, SeriesWindows):
+            return len(samples.values)
+        return int(samples.lengths.sum())
+
+    calibration, evaluation = load(settings.calibration), load(settings.evaluation)
+    return Source(
+        checkpoint, path, calibration, np.empty((0, 0), np.int32),
+        _text_use(settings.calibration, steps(calibration)),
+        _text_use(settings.evaluation, steps(evaluation)),
+        evaluation,
+    )  # fmt: skip
 
 
 def _needs_default_text(settings: DataSettings) -> bool:
@@ -254,7 +306,8 @@ def read_pruned(path: Path, config: ModelConfig) -> Pruned:
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
     """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    for layout in ("mamba-ssm", "huggingface"):
+    language_model = source.checkpoint.config.task.kind is Kind.LANGUAGE_MODEL
+    for layout in ("mamba-ssm", "huggingface") if language_model else ("mamba-ssm",):
         write_checkpoint(
             source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
         )
@@ -269,10 +322,15 @@ def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None)
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
-    digest.update(source.calibration.tobytes())
+    digest.update(contents(source.calibration))
     for tensor in start.tensors.values() if start else ():
         digest.update(tensor.numpy().tobytes())
     return cache_folder() / f"recovery-{digest.hexdigest()[:24]}.pt"
+
+
+def contents(text: Calibration) -> bytes:
+    """What makes a text, or a task's samples, different from others: for names in the cache."""
+    return text.tobytes() if isinstance(text, np.ndarray) else text.digest()
 
 
 def cache_folder() -> Path:
@@ -281,9 +339,19 @@ def cache_folder() -> Path:
     return Path(cache) / "ssmpress"
 
 
+SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
+"""Ends of a classifier or forecaster: as fp16 at least. They are small, and int8 would round the
+numbers that go in and come out."""
+
+
+def small_format(values: Values) -> Format:
+    """The format of SMALL_MATRICES in a bundle of these values."""
+    return Format(Structure.DENSE, Values.FP16 if values in (Values.INT8, Values.INT4) else values)
+
+
 def is_matrix(name: str) -> bool:
-    """Whether a tensor is stored as a packed matrix: projections, embedding and head."""
-    return name.endswith("_proj.weight") or name in (EMBEDDING, "lm_head.weight")
+    """Whether a tensor is stored as a packed matrix: projections, embeddings and heads."""
+    return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
 
 
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
@@ -312,8 +380,11 @@ def matrix_format(
     config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings
 ) -> tuple[Format, str]:
     """The format of a matrix with `stored` weights, and why."""
+    if name in SMALL_MATRICES:
+        return small_format(settings.values), "small, and next to the numbers"
     embedding = name == EMBEDDING
-    head = embedding if config.tie_embeddings else name == "lm_head.weight"
+    head = name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
+    head = head and config.task.kind is Kind.LANGUAGE_MODEL
     values = settings.head_values() if head else settings.values
     if values is Values.INT4 and shape[1] > MAX_COLUMNS:
         values = Values.INT8
@@ -350,13 +421,18 @@ def export_bundle(
     model_files = export(packed, folder / "model.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
     shutil.copyfile(get_library_path(machine), library)
-    shutil.copyfile(source.tokenizer, tokenizer)
+    if source.tokenizer is not None:
+        shutil.copyfile(source.tokenizer, tokenizer)
     return Bundle(
         model=folder / "model.onnx",
         library=library,
-        tokenizer=tokenizer,
+        tokenizer=None if source.tokenizer is None else tokenizer,
         dense=dense,
-        names=(*(f.name for f in model_files), library.name, tokenizer.name),
+        names=(
+            *(f.name for f in model_files),
+            library.name,
+            *([] if source.tokenizer is None else [tokenizer.name]),
+        ),
         model_bytes=sum(f.stat().st_size for f in model_files),
         machine=machine,
     )
@@ -412,5 +488,6 @@ def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    commands = run_it(recipe.out.name, recipe.target.machine)
+    kind = Task.from_dict(report["model"]["config"].get("task", {"kind": "language-model"})).kind
+    commands = run_it(recipe.out.name, recipe.target.machine, kind)
     files.write_text(folder / "README.md", render_card(report, commands))

@@ -112,7 +112,8 @@ def _cache(sweep: Sweep, source: stages.Source) -> Path:
     del settings["prune"]["sparsity"], settings["pack"]["values"]
     deciding = [__version__, settings, sorted(sweep.sparsities), source.checkpoint.sha256]
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
-    digest.update(source.calibration.tobytes() + source.windows.tobytes())
+    evaluation = source.windows if source.samples is None else source.samples
+    digest.update(stages.contents(source.calibration) + stages.contents(evaluation))
     folder = stages.cache_folder() / f"sweep-{digest.hexdigest()[:24]}"
     if sweep.recipe.pruned is not None:  # that file may have changed since
         shutil.rmtree(folder, ignore_errors=True)

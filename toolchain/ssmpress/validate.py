@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress import compact as packing
-from ssmpress import evaluate
+from ssmpress import data, evaluate
 from ssmpress.boards import lower_bounds
 from ssmpress.bundle import RUNTIME_FILES
 from ssmpress.checkpoint import tensor_shapes
@@ -28,6 +30,7 @@ from ssmpress.remote_device import BundleFiles
 from ssmpress.report.devices import DeviceResult, judged_measurements
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.results import (
+    TASK_BATCH,
     LanguageModelQuality,
     Matrix,
     Measurement,
@@ -35,12 +38,21 @@ from ssmpress.report.results import (
     Quality,
     Results,
     Size,
+    TaskQuality,
 )
-from ssmpress.run import open_session
+from ssmpress.run import Session, open_session
+from ssmpress.series import SeriesWindows
 from ssmpress.stages import Bundle, Progress, Pruned, Source, describe_model
+from ssmpress.task_config import Kind
+from ssmpress.tasks import Samples
 
 PARITY_TOKENS = 128
 PARITY_DECODE_TOKENS = 8
+PARITY_SAMPLES = 4
+LATENCY_TOKENS = 1024
+"""Longest text that a classifier's latency is measured with."""
+TASK_PREDICTIONS = 12
+"""Predictions per round and variant: with 10 rounds enough for a 99th percentile."""
 PARITY_TOLERANCE = {
     # float32 sums in another order over up to 24 layers; measured 1e-6 to 2e-5
     Values.FP32: 1e-4,
@@ -55,6 +67,9 @@ PARITY_TOLERANCE = {
 
 INT8_LIMIT = 0.15
 """No spread of the model itself excuses more."""
+
+Outputs = dict[str, NDArray[Any]]
+"""What a model computes, by name, in the order of layers."""
 
 
 def validate(
@@ -75,7 +90,7 @@ def validate(
     """
     parity = check_parity(source, packed, bundle, recipe)
     quality = measure_quality(recipe, source, bundle, progress)
-    measurements = measure_latency(recipe, bundle, deployment, progress)
+    measurements = measure_latency(recipe, source, bundle, deployment, progress)
     devices = validate_devices(recipe, source, bundle, deployment, progress)
     shapes, sizes = tensor_shapes(source.checkpoint.config), step_bytes(source, packed)
     return Results(
@@ -96,8 +111,19 @@ def validate(
     )
 
 
+def _measure_settings(recipe: Recipe, source: Source) -> MeasureSettings:
+    """A task's predictions are measured whole, texts at the median length of the evaluation's."""
+    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
+    if source.samples is None:
+        return settings
+    length = min(LATENCY_TOKENS, int(np.median(source.samples.lengths)))
+    return replace(
+        settings, prompt_tokens=length, decode_tokens=TASK_PREDICTIONS, prompts=TASK_BATCH
+    )
+
+
 def measure_latency(
-    recipe: Recipe, bundle: Bundle, deployment: Deployment, progress: Progress
+    recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment, progress: Progress
 ) -> dict[str, Measurement]:
     """Dense, stock and compressed on this host; nothing where the bundle is not for it."""
     if not deployment.measures_host:
@@ -107,7 +133,7 @@ def measure_latency(
         "stock": Variant(bundle.dense.model, None),
         "compressed": Variant(bundle.model, bundle.library),
     }
-    settings = MeasureSettings(threads=recipe.threads, seed=recipe.seed)
+    settings = _measure_settings(recipe, source)
     return measure_host(variants, settings, lambda done, total: progress("latency", done, total))
 
 
@@ -141,7 +167,10 @@ def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
 
 
 def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Progress) -> Quality:
-    """Perplexity of the dense baseline, unless it is known, and of the bundle: ONNX Runtime."""
+    """Perplexity, or the task's metric, of the dense baseline, unless it is known, and of the
+    bundle: ONNX Runtime."""
+    if source.samples is not None:
+        return _task_quality(recipe, source.samples, bundle, progress)
 
     def measure(name: str, path: Path) -> LanguageModelQuality:
         session = open_session(path, threads=recipe.threads, library=bundle.host_library)
@@ -151,13 +180,61 @@ def measure_quality(recipe: Recipe, source: Source, bundle: Bundle, progress: Pr
 
         return evaluate.perplexity(session.predict, source.windows, progress=advance)
 
-    dense = bundle.dense.quality = bundle.dense.quality or measure("dense", bundle.dense.model)
+    known = bundle.dense.quality
+    dense = known if isinstance(known, LanguageModelQuality) else None
+    dense = bundle.dense.quality = dense or measure("dense", bundle.dense.model)
     compressed = measure("compressed", bundle.model)
+    found, text = {"dense": dense, "compressed": compressed}, _predicted_text(source)
     return Quality(
         dense,
         compressed,
         evaluate.retention(dense, compressed),
         evaluate.retention_interval(dense, compressed),
+        also=_by_metric({name: evaluate.text_metrics(q, text) for name, q in found.items()}),
+    )
+
+
+def _predicted_text(source: Source) -> str:
+    """What the evaluation windows ask for: all their tokens but the first of each, decoded."""
+    assert source.tokenizer is not None
+    rows = source.windows[:, 1:].tolist()
+    decoded = data.load_tokenizer(source.tokenizer).decode_batch(rows, skip_special_tokens=False)
+    return "".join(decoded)
+
+
+def _by_metric(found: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Variant -> metric -> value, turned round."""
+    names = next(iter(found.values()))
+    return {metric: {name: found[name][metric] for name in found} for metric in names}
+
+
+def _task_quality(recipe: Recipe, samples: Samples, bundle: Bundle, progress: Progress) -> Quality:
+    """Accuracy or error of the dense baseline, unless it is known, and of the bundle."""
+    series = isinstance(samples, SeriesWindows)
+    metric = "MSE" if series else "accuracy"
+
+    def measure(name: str, path: Path) -> TaskQuality:
+        session = open_session(path, threads=recipe.threads, library=bundle.host_library)
+
+        def advance(done: int, total: int) -> None:
+            progress(f"{metric}, {name}", done, total)
+
+        if isinstance(samples, SeriesWindows):
+            return evaluate.forecast_error(session.forecast, samples, progress=advance)
+        return evaluate.accuracy(session.classify, samples, progress=advance)
+
+    known = bundle.dense.quality
+    dense = known if isinstance(known, TaskQuality) else None
+    dense = bundle.dense.quality = dense or measure("dense", bundle.dense.model)
+    compressed = measure("compressed", bundle.model)
+    block = samples.lookback + samples.horizon if isinstance(samples, SeriesWindows) else 1
+    return Quality(
+        dense,
+        compressed,
+        evaluate.task_retention(dense, compressed, error=series),
+        evaluate.task_retention_interval(dense, compressed, error=series, block=block),
+        metric,
+        _by_metric({"dense": dense.also, "compressed": compressed.also}),
     )
 
 
@@ -169,6 +246,8 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
     Raises:
         ParityError: a state or the logits differ; names the first one, in the order of layers.
     """
+    if source.samples is not None:
+        return _task_parity(source.samples, packed, bundle, recipe)
     tokens = source.windows[:1, :PARITY_TOKENS].astype(np.int64)
     split = max(1, tokens.shape[1] - PARITY_DECODE_TOKENS)
     model = reference_model(packed)
@@ -180,10 +259,51 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         row, after = session.step(np.array([token]), after)
         rest.append(row[:, None])
     actual = dict(after.arrays()) | {"logits": np.concatenate([first, *rest], axis=1)}
+
+    def spread() -> float:
+        return _own_spread(model, expected, lambda: _outputs(model, tokens))
+
+    return _within_tolerance(packed, expected, actual, spread)
+
+
+def _task_parity(samples: Samples, packed: PackedModel, bundle: Bundle, recipe: Recipe) -> Parity:
+    """Compare the predictions of the first samples, each text by itself."""
+    model = reference_model(packed)
+    session = open_session(bundle.model, threads=recipe.threads, library=bundle.host_library)
+    numbers = range(min(PARITY_SAMPLES, samples.count))
+    inputs: Outputs = {f"sample {i}": samples.arrays(np.array([i]))[0] for i in numbers}
+
+    def outputs() -> Outputs:
+        with torch.no_grad():
+            return {
+                key: model.predict(torch.from_numpy(array)).numpy() for key, array in inputs.items()
+            }
+
+    expected = outputs()
+    actual = {key: _predict(session, array) for key, array in inputs.items()}
+    return _within_tolerance(
+        packed, expected, actual, lambda: _own_spread(model, expected, outputs)
+    )
+
+
+def _predict(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    if session.interface.task.kind is Kind.FORECAST:
+        return session.forecast(inputs)
+    return session.classify(inputs)
+
+
+def _within_tolerance(
+    packed: PackedModel, expected: Outputs, actual: Outputs, spread: Callable[[], float]
+) -> Parity:
+    """The comparison, by what the model itself excuses where a fixed bound is not enough.
+
+    Raises:
+        ParityError: an output differs by more.
+    """
     tolerance = parity_tolerance(packed)
     parity = evaluate.parity(expected, actual, tolerance=tolerance)
     if not parity.ok and tolerance >= PARITY_TOLERANCE[Values.INT8]:
-        tolerance = max(tolerance, min(INT8_LIMIT, 4 * _own_spread(model, tokens, expected)))
+        tolerance = max(tolerance, min(INT8_LIMIT, 4 * spread()))
         parity = evaluate.parity(expected, actual, tolerance=tolerance)
     if not parity.ok:
         raise ParityError(
@@ -198,7 +318,7 @@ def parity_tolerance(packed: PackedModel) -> float:
     return max(PARITY_TOLERANCE[m.format.values] for m in packed.matrices.values())
 
 
-def _outputs(model: Mamba, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+def _outputs(model: Mamba, tokens: NDArray[np.int64]) -> Outputs:
     """States and logits of tokens (1, l), in the order of layers."""
     with torch.no_grad():
         logits, state = model(torch.from_numpy(tokens))
@@ -210,24 +330,26 @@ def _outputs(model: Mamba, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]
     return outputs
 
 
-def _own_spread(
-    model: Mamba, tokens: NDArray[np.int64], expected: dict[str, NDArray[Any]]
-) -> float:
+def _own_spread(model: Mamba, expected: Outputs, run: Callable[[], Outputs]) -> float:
     """How far the quantised model goes from itself when its input changes by rounding errors.
 
     The largest relative distance over four draws of noise as large as the difference between two
     float32 runtimes. A model that was pruned hard and hardly trained amplifies one int8 step more
     than a good one: 8e-2 was seen where trained models have 2e-2.
+
+    Args:
+        expected: what `run`, which runs the model, returned before.
     """
-    embedding = model.backbone.embedding.weight
-    exact = embedding.detach().clone()
+    backbone = model.backbone
+    first = backbone.embedding if model.config.has_vocabulary else backbone.patch_embedding
+    exact = first.weight.detach().clone()
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for _ in range(4):
         noise = 1e-6 * torch.randn(exact.shape, generator=generator)
-        embedding.data.copy_(exact * (1 + noise))
-        worst = max(worst, evaluate.parity(expected, _outputs(model, tokens)).max_rel)
-    embedding.data.copy_(exact)
+        first.weight.data.copy_(exact * (1 + noise))
+        worst = max(worst, evaluate.parity(expected, run()).max_rel)
+    first.weight.data.copy_(exact)
     return worst
 
 

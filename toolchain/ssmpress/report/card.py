@@ -10,6 +10,7 @@ from typing import Any
 from ssmpress.report import prose, tables
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
+from ssmpress.report.wording import words
 
 Report = Mapping[str, Any]
 
@@ -27,7 +28,7 @@ def render_card(report: Report, run_it: str | None = None) -> str:
         _summary(safe),
         "## Run it",
         *([run_it] if run_it else []),
-        _run_it(),
+        _run_it(safe),
         "## What it cost, what it gained",
         markdown_table(tables.comparison(safe)),
         "dense: the unpruned checkpoint with the same op library; stock: the same file in plain "
@@ -44,16 +45,17 @@ def render_card(report: Report, run_it: str | None = None) -> str:
         "that the evaluation text does not test. Its licence is that of the dense checkpoint; the "
         "op library is Apache-2.0.",
         "## Files",
-        markdown_table(_files()),
+        markdown_table(_files(safe)),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _metadata(report: Report) -> str:
     """YAML that Hugging Face reads. Every string is JSON, which YAML reads as it is."""
+    task = words(report).pipeline
     lines = [
         "library_name: onnx",
-        "pipeline_tag: text-generation",
+        f"pipeline_tag: {task}",
         "tags:",
         *(f"- {tag}" for tag in ("onnx", "mamba", "state-space-model", "pruning", "sparse")),
         f"- {_word(lookup(report, 'recipe', 'pack', 'values'))}",
@@ -61,10 +63,10 @@ def _metadata(report: Report) -> str:
         f"- name: {json.dumps(_name(report))}",
         "  results:",
         "  - task:",
-        "      type: text-generation",
+        f"      type: {task}",
         "    dataset:",
         f"      name: {json.dumps(str(lookup(report, 'data', 'evaluation', 'description')))}",
-        "      type: text",
+        f"      type: {'series' if task == 'time-series-forecasting' else 'text'}",
         "    metrics:",
     ]
     for kind, value in (
@@ -94,22 +96,36 @@ def _name(report: Report) -> str:
 def _summary(report: Report) -> str:
     sizes, sparsity = report["size"], report["sparsity"]
     speedup = lookup(report, "latency", "decode", "speedup")
-    faster = f", and decodes {ratio(speedup)} as fast" if speedup else ""
+    said = words(report)
+    does = "decodes" if said.one == "token" else "predicts"
+    faster = f", and {does} {ratio(speedup)} as fast" if speedup else ""
     return (
-        f"A Mamba language model with {percent(sparsity['prunable'])} of its prunable weights "
-        f"removed ({percent(sparsity['model'])} of all {sparsity['model_weights']:,}), packed for "
+        f"{said.model} with {percent(sparsity['prunable'])} of its prunable weights removed ("
+        f"{percent(sparsity['model'])} of all {sparsity['model_weights']:,}), packed for "
         f"small CPUs by ssmpress. It keeps {percent(report['quality']['retention'])} of the dense "
         f"model's quality ({markdown_cell(report['quality']['metric'])}), takes "
         f"{size(sizes['model_bytes'])} instead of {size(sizes['dense_fp32_bytes'])}{faster}."
     )
 
 
-def _run_it() -> str:
+_STREAM = """\
+model = ssmpress.open_bundle(".")  # this folder
+for piece in model.stream("The list of", max_tokens=40):
+    print(piece, end="", flush=True)"""
+_CLASSIFY = """\
+session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
+logits = session.classify(tokens)  # int64 (1, length) -> float32 (1, classes)
+print(session.interface.task.classes[int(logits[0].argmax())])"""
+_FORECAST = """\
+session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
+task = session.interface.task  # values are (x - mean) / std by it
+forecast = session.forecast(series)  # (1, lookback, variates) -> (1, horizon, variates)"""
+_PYTHON = {"token": _STREAM, "text": _CLASSIFY, "forecast": _FORECAST}
+
+
+def _run_it(report: Report) -> str:
     return (
-        "```python\nimport ssmpress\n\n"
-        'model = ssmpress.open_bundle(".")  # this folder\n'
-        'for piece in model.stream("The list of", max_tokens=40):\n'
-        '    print(piece, end="", flush=True)\n```\n\n'
+        f"```python\nimport ssmpress\n\n{_PYTHON[words(report).one]}\n```\n\n"
         "Without ssmpress: ONNX Runtime runs `model.onnx` with `libssmpress_ops.so` registered as "
         "a custom op library, and also, slower, without it."
     )
@@ -137,18 +153,20 @@ def _training(report: Report) -> str:
 
 def _data(report: Report) -> str:
     return "\n".join(
-        f"- {purpose}: {markdown_cell(text['description'])}, {text['tokens']:,} tokens"
+        f"- {purpose}: {markdown_cell(text['description'])}, {text['tokens']:,} "
+        f"{words(report).steps}"
         for purpose, text in ((p, report["data"][p]) for p in ("calibration", "evaluation"))
     )
 
 
-def _files() -> tables.Rows:
+def _files(report: Report) -> tables.Rows:
+    tokenizer = [["tokenizer.json", "text to tokens"]]
     return [
         ["file", "what"],
         ["model.onnx", "the graph with its packed weights"],
         ["libssmpress_ops.so", "kernels of its ops, for ONNX Runtime"],
         ["ssmrun, libonnxruntime.so", "runs the model without Python"],
-        ["tokenizer.json", "text to tokens"],
+        *(tokenizer if words(report).one != "forecast" else []),
         ["report.html, .md, .json", "what was measured"],
         ["manifest.json", "SHA-256 of every file, versions, the recipe"],
     ]

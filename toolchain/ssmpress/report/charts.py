@@ -18,6 +18,7 @@ import numpy as np
 from ssmpress.report import tables
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import lookup, number, percent, size
+from ssmpress.report.wording import higher_is_better, words
 
 Report = Mapping[str, Any]
 Spec = dict[str, Any]
@@ -59,20 +60,21 @@ def draw_charts(report: Report) -> list[Chart]:
 
 def _comparisons(report: Report) -> list[Chart]:
     """One small chart of bars per metric: dense, stock, compressed."""
-    quality = report["quality"]
+    quality, said = report["quality"], words(report)
+    better = "higher" if higher_is_better(quality["metric"]) else "lower"
     found = []
     for key, title, values, text in (
-        ("quality", f"{quality['metric'] or 'quality'}, lower is better",
+        ("quality", f"{quality['metric'] or 'quality'}, {better} is better",
          {"dense": quality["dense"], "compressed": quality["compressed"]}, number),
         ("size", "model size, lower is better",
          {"dense": lookup(report, "size", "dense_fp32_bytes"),
           "compressed": lookup(report, "size", "model_bytes")}, size),
         ("memory", "peak memory, lower is better",
          {n: lookup(report, "memory", f"{n}_peak_rss_bytes") for n in VARIANTS}, size),
-        ("decode", "median decode time of one token, lower is better",
+        ("decode", f"median time of one {said.one}, lower is better",
          {n: lookup(report, "latency", "decode", n, "p50_ms") for n in VARIANTS},
          lambda value: f"{number(value)} ms"),
-        ("prefill", "prefill tokens per second, higher is better",
+        ("prefill", f"{said.many}: {said.steps} per second, higher is better",
          {n: lookup(report, "latency", "prefill", n, "tokens_per_s") for n in VARIANTS}, number),
     ):  # fmt: skip
         rows = [
@@ -136,17 +138,20 @@ def _distribution(report: Report) -> Chart | None:
         f"99th percentile {number(float(np.percentile(values, 99)))} ms"
         for name, values in found.items()
     )
-    caption = "Every decode sample of the measured rounds: share per millisecond bin, log scale"
+    one = words(report).one
+    caption = f"Every {'decode' if one == 'token' else one} sample of the measured rounds: share "
+    caption += "per millisecond bin, log scale"
     domain = [float(edges[0]), float(edges[-1])]
-    spec = _histograms(bins, marks, list(found), domain)
+    spec = _histograms(bins, marks, list(found), domain, one)
     return Chart("samples", draw(spec, "chart-samples", caption, described), caption)
 
 
 def _histograms(
-    bins: list[dict[str, Any]], marks: list[dict[str, Any]], names: list[str], domain: list[float]
-) -> Spec:
+    bins: list[dict[str, Any]], marks: list[dict[str, Any]], names: list[str],
+    domain: list[float], one: str,
+) -> Spec:  # fmt: skip
     scale = {"type": "log", "domain": domain, "nice": False}
-    axis = {"title": "milliseconds per token", "grid": False, "tickCount": 5, "format": "~g"}
+    axis = {"title": f"milliseconds per {one}", "grid": False, "tickCount": 5, "format": "~g"}
     rows = []
     for name in names:
         last = name == names[-1]

@@ -14,6 +14,7 @@ from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number
 from ssmpress.report.tradeoff import draw_tradeoff
+from ssmpress.report.wording import words
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -103,19 +104,20 @@ def _change_before_stock(row: list[str]) -> list[str]:
 
 def _latency(report: Report) -> Rows:
     rows = [["", "p50", "p90", "p99", "load cold", "load warm"]]
-    for phase in ("prefill", "decode"):
+    said = words(report)
+    for phase, called in (("prefill", said.many), ("decode", said.single)):
         for name in VARIANTS:
             block = lookup(report, "latency", phase, name)
             if block is not None:
                 load = lookup(report, "latency", "load", name) if phase == "prefill" else {}
                 cells = [number(block.get(key)) for key in ("p50_ms", "p90_ms", "p99_ms")]
                 loads = [number(load.get(key)) if load else "" for key in ("cold_ms", "warm_ms")]
-                rows.append([f"{phase} {name}", *cells, *loads])
+                rows.append([f"{called} {name}", *cells, *loads])
     return rows
 
 
 def _data(report: Report) -> Rows:
-    rows = [["purpose", "text", "tokens"]]
+    rows = [["purpose", "text", words(report).steps]]
     for purpose in ("calibration", "evaluation"):
         text = report["data"][purpose]
         rows.append([purpose, text["description"], number(text["tokens"])])

@@ -7,6 +7,7 @@ from typing import Any
 
 from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
+from ssmpress.report.wording import words
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -66,7 +67,8 @@ def _explanation(report: Mapping[str, Any]) -> str:
     for purpose in ("calibration", "evaluation"):
         text = data[purpose]
         described = markdown_cell(text["description"])
-        lines.append(f"{purpose.capitalize()} text: {described}, {text['tokens']:,} tokens.")
+        amount = f"{text['tokens']:,} {words(report).steps}"
+        lines.append(f"{purpose.capitalize()} data: {described}, {amount}.")
     if line := prose.latency(report):
         lines.append(line)
     return "\n".join(f"- {line}" for line in lines)

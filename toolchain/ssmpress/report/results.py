@@ -14,6 +14,9 @@ VARIANTS = ("dense", "stock", "compressed")
 """dense: the unpruned checkpoint with the op library, the baseline of every gate. stock: the same
 file in ONNX Runtime without the library. compressed: the bundle."""
 
+TASK_BATCH = 8
+"""Samples per batch where a classifier's or forecaster's throughput is measured."""
+
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
 
@@ -43,14 +46,34 @@ class LanguageModelQuality:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """The same windows through the dense and the compressed model, both in ONNX Runtime."""
+class TaskQuality:
+    """Quality of one variant of a classifier or forecaster on the evaluation samples.
 
-    dense: LanguageModelQuality
-    compressed: LanguageModelQuality
+    value: the mean of scores. scores: per sample, 1 or 0 (right or wrong), or the squared error of
+    the z-scored forecast. length: tokens of the longest text, or time steps that a window reads.
+    predictions: labels, or numbers forecast. also: further metrics by name.
+    """
+
+    value: float
+    scores: tuple[float, ...]
+    length: int
+    predictions: int
+    also: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The same samples through the dense and the compressed model, both in ONNX Runtime.
+
+    metric: perplexity, accuracy or MSE. also: further metrics, name -> dense and compressed.
+    """
+
+    dense: LanguageModelQuality | TaskQuality
+    compressed: LanguageModelQuality | TaskQuality
     retention: float
     retention_interval: Interval | None = None
     metric: str = "perplexity"
+    also: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

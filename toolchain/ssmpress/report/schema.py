@@ -26,6 +26,7 @@ from ssmpress.report.results import (
     Quality,
     Results,
     Size,
+    TaskQuality,
     TextUse,
     Verdict,
 )
@@ -138,6 +139,19 @@ def _text(text: TextUse) -> dict[str, Any]:
 
 def _quality(quality: Quality) -> dict[str, Any]:
     dense, compressed = quality.dense, quality.compressed
+    if isinstance(dense, TaskQuality) or isinstance(compressed, TaskQuality):
+        assert isinstance(dense, TaskQuality) and isinstance(compressed, TaskQuality)
+        return {
+            "metric": quality.metric,
+            "dense": dense.value,
+            "compressed": compressed.value,
+            "retention": quality.retention,
+            "retention_interval": quality.retention_interval and asdict(quality.retention_interval),
+            "tokens": compressed.predictions,
+            "windows": len(compressed.scores),
+            "window": compressed.length,
+            "also": quality.also,
+        }
     return {
         "metric": quality.metric,
         "dense": dense.perplexity,
@@ -148,6 +162,7 @@ def _quality(quality: Quality) -> dict[str, Any]:
         "windows": len(compressed.window_nll),
         "window": compressed.window,
         "window_nll": {"dense": dense.window_nll, "compressed": compressed.window_nll},
+        "also": quality.also,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ssmpress.recipe import PROJECTIONS, RULES, Recipe
 from ssmpress.report.results import VARIANTS
+from ssmpress.report.wording import METRICS, words
 
 Rows = list[list[str]]
 _MISSING = "-"
@@ -74,21 +75,24 @@ def title(report: Mapping[str, Any]) -> str:
 
 def comparison(report: Mapping[str, Any]) -> Rows:
     """Heading, then one row per metric: name, dense, stock, compressed, gain or loss."""
-    quality, sizes = dict(report["quality"]), dict(report["size"])
+    quality, sizes, said = dict(report["quality"]), dict(report["size"]), words(report)
     rows = [["", *VARIANTS, "change"]]
     rows.append(
         [str(quality.get("metric")), number(quality.get("dense")), _MISSING,
          number(quality.get("compressed")), f"{percent(quality.get('retention'))} kept"]
     )  # fmt: skip
+    for key, values in (quality.get("also") or {}).items():
+        dense, compressed = (number(lookup(values, which)) for which in ("dense", "compressed"))
+        rows.append([METRICS.get(key, key), dense, _MISSING, compressed, ""])
     rows.append(
         ["model", size(sizes.get("dense_fp32_bytes")), _MISSING, size(sizes.get("model_bytes")),
          _times(sizes.get("ratio"), "smaller", "larger")]
     )  # fmt: skip
     for label, phase, key in (
-        ("prefill tokens/s", "prefill", "tokens_per_s"),
-        ("decode p50 ms", "decode", "p50_ms"),
-        ("decode p90 ms", "decode", "p90_ms"),
-        ("decode p99 ms", "decode", "p99_ms"),
+        (said.throughput, "prefill", "tokens_per_s"),
+        (f"{said.single} p50 ms", "decode", "p50_ms"),
+        (f"{said.single} p90 ms", "decode", "p90_ms"),
+        (f"{said.single} p99 ms", "decode", "p99_ms"),
     ):
         cells = [number(lookup(report, "latency", phase, name, key)) for name in VARIANTS]
         gain = lookup(report, "latency", phase, "speedup") if key[:3] in ("tok", "p50") else None
