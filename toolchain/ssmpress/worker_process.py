@@ -8,6 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,11 +20,15 @@ _TAIL = 2000  # characters of a crashed worker's stderr that its error shows
 
 
 class WorkerProcess:
-    """A context manager around one `ssmpress.device_worker`. Leaving it ends the process."""
+    """A context manager around one `ssmpress.device_worker`. Leaving it ends the process.
 
-    def __init__(self, name: str, timeout_s: float) -> None:
+    command: another program that answers lines of JSON with lines of JSON.
+    """
+
+    def __init__(self, name: str, timeout_s: float, command: Sequence[str] = _COMMAND) -> None:
         self._name = name
         self._timeout_s = timeout_s
+        self._command = command
         self._buffer = b""
 
     def __enter__(self) -> WorkerProcess:
@@ -31,7 +36,7 @@ class WorkerProcess:
         self._stderr = tempfile.TemporaryFile()
         try:
             self._process = subprocess.Popen(
-                _COMMAND,
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
