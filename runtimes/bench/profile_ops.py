@@ -83,9 +83,10 @@ def _rows(events: list[dict[str, Any]], skip: int) -> list[dict[str, Any]]:
 
 
 def _key(event: dict[str, Any]) -> tuple[str, str]:
-    """Op type, and the node's name without its layer."""
+    """Op type, and the node's name without its layer and other numbers."""
     name = event["name"].removesuffix("_kernel_time")
-    return event["args"]["op_name"], re.sub(r"layers\.\d+[/.]", "", name)
+    part = re.sub(r"layers\.\d+[/.]", "", name)
+    return event["args"]["op_name"], re.sub(r"\d+", "#", part)
 
 
 def main() -> None:
