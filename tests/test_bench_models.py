@@ -15,7 +15,7 @@ import torch
 
 from conftest import draw_tokens, random_checkpoint, small_config
 from ssmpress.checkpoint import ModelConfig, tensor_shapes, write_checkpoint
-from ssmpress.errors import UsageError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import export
 from ssmpress.model import Mamba
 from ssmpress.ops import Values
@@ -133,6 +133,27 @@ def test_the_read_rate_is_answered_for_every_buffer() -> None:
         assert "usage: read_bandwidth" in done.stderr
 
 
+def test_a_peer_that_fails_is_named_and_left_out_but_ours_ends_the_run(tmp_path: Path) -> None:
+    write_checkpoint(SOURCE, random_checkpoint(SOURCE).tensors, tmp_path / "model")
+    model = tmp_path / "model.onnx"
+    export(bench_models.pack(tmp_path / "model", None), model)
+    reader = tmp_path / "reader"
+    reader.write_text("#!/bin/sh\nwhile read line; do echo '{\"gb_per_s\": [2.5]}'; done\n")
+    reader.chmod(0o755)
+    good = interleaved.Contestant("good", {"model": str(model)}, prompt_tokens=8, decode_tokens=3)
+    bad = interleaved.Contestant("bad", {"model": str(tmp_path / "none")}, optional=True)
+    entries = [good, bad]
+    run = interleaved.measure(entries, threads=1, rounds=2, bandwidth=reader, buffers=[7])
+    assert list(run.times) == ["good"]
+    assert len(run.times["good"].prefill) == len(run.times["good"].decode) == 2
+    assert run.times["good"].peak_rss_bytes > 1 << 20
+    assert run.bandwidth == {7: [2.5, 2.5]}
+    assert "expected an ONNX model; there is no such file" in run.left_out["bad"]
+    entries = [interleaved.Contestant("bad", bad.load)]
+    with pytest.raises(BadInputError, match="there is no such file"):
+        interleaved.measure(entries, threads=1, rounds=1, bandwidth=reader, buffers=[7])
+
+
 def test_gguf_names_every_tensor_once_and_refuses_what_llama_cpp_lacks(tmp_path: Path) -> None:
     pytest.importorskip("gguf", reason="gguf is absent: `make bench-peers` installs it")
     import gguf
@@ -146,7 +167,7 @@ def test_gguf_names_every_tensor_once_and_refuses_what_llama_cpp_lacks(tmp_path:
     A_log = checkpoint.tensors["backbone.layers.1.mixer.A_log"].numpy()
     np.testing.assert_array_equal(found["blk.1.ssm_a"], -np.exp(A_log))
     biased = small_config(proj_bias=True)
-    with pytest.raises(gguf_models.BadInputError, match=r"in_proj\.bias: llama\.cpp's Mamba"):
+    with pytest.raises(BadInputError, match=r"in_proj\.bias: llama\.cpp's Mamba"):
         gguf_models.write(biased, random_checkpoint(biased).tensors, tmp_path / "other.gguf")
 
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -24,10 +26,8 @@ from bench_models import MODELS
 from gguf_models import QUANTISATIONS
 from interleaved import Contestant, Run, measure, provenance, spread
 
-from ssmpress.errors import SsmpressError
 from ssmpress.ops import get_library_path
 from ssmpress.report.files import write_json
-from ssmpress.worker_process import WorkerProcess
 
 PEER = (sys.executable, str(Path(__file__).parent / "peer_worker.py"))
 OURS = ("70-int8", "70-fp16", "90-int8", "dense-int8", "dense-fp32")
@@ -48,7 +48,8 @@ def contestants(models: Path, peers: Path) -> list[Contestant]:
         )
         for name in OURS
     ]
-    return ours + _onnx_runtime(peers) + _openvino(peers) + _llama(peers)
+    others = _onnx_runtime(peers) + _openvino(peers) + _llama(peers)
+    return ours + [replace(c, optional=True) for c in others]
 
 
 def _onnx_runtime(peers: Path) -> list[Contestant]:
@@ -94,27 +95,10 @@ def _llama(peers: Path) -> list[Contestant]:
     ]
 
 
-def usable(candidates: list[Contestant], threads: int) -> tuple[list[Contestant], dict[str, str]]:
-    """Those that load and run one round; the others with the reason."""
-    good, failed = [], {}
-    for c in candidates:
-        request = {"library": None, "cold": False, "seed": 0, "threads": threads}
-        turn = {"prompt_tokens": c.prompt_tokens, "decode_tokens": min(1, c.decode_tokens)}
-        try:
-            with WorkerProcess(c.name, 600, c.command) as worker:
-                worker.ask({"do": "load", **request, **c.load})
-                worker.ask({"do": "round", **turn})
-            good.append(c)
-        except SsmpressError as error:
-            failed[c.name] = str(error).splitlines()[0]
-            print(f"left out: {failed[c.name]}", file=sys.stderr)
-    return good, failed
-
-
 def summary(run: Run, entries: list[Contestant], described: dict[str, Any]) -> dict[str, Any]:
     """One run as JSON types; a runtime's two graphs in one row."""
     rows: dict[str, Any] = {}
-    for c in entries:
+    for c in (c for c in entries if c.name in run.times):
         name = c.name.removesuffix(SUFFIX)
         times = run.times[c.name].summary()
         row = rows.setdefault(name, {})
@@ -128,6 +112,7 @@ def summary(run: Run, entries: list[Contestant], described: dict[str, Any]) -> d
         "threads": run.threads,
         "read_gb_per_s": {str(size): spread(rates) for size, rates in run.bandwidth.items()},
         "rows": rows,
+        "left_out": run.left_out,
         "over_limit": run.over_limit("ssmpress 70-int8", step, beyond),
         "bars": bars(run) if run.threads == 1 else [],
     }
@@ -144,7 +129,7 @@ def bars(run: Run) -> list[dict[str, Any]]:
     )
     rows = []
     for fast, slow, what, factor in wanted:
-        if slow not in run.times:
+        if slow in run.left_out:
             continue
         got = run.ratio(slow, fast, what)
         text = f"{fast} over {slow.removesuffix(SUFFIX)}, {what}"
@@ -161,7 +146,7 @@ def table(result: dict[str, Any]) -> str:
         head += [f"decode/s {run['threads']}T", f"prefill/s {run['threads']}T"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for name, first in runs[0]["rows"].items():
-        cells = [name, f"{first['file_mb']:.0f}", f"{first['peak_rss_mb']:.0f}"]
+        cells = [name, *(f"{first.get(k, math.nan):.0f}" for k in ("file_mb", "peak_rss_mb"))]
         for run in runs:
             row = run["rows"].get(name, {})
             for key in ("decode_tokens_per_s", "prefill_tokens_per_s"):
@@ -203,14 +188,12 @@ def main() -> None:
         for n in names
     }  # fmt: skip
     buffers = (round(described["70-int8"]["step_bytes"] / 1e6), 2000)
-    candidates = contestants(arguments.models, arguments.peers)
-    entries, failed = usable(candidates, max(arguments.threads))
+    entries = contestants(arguments.models, arguments.peers)
     result = provenance(arguments.rounds) | {
         "shape": "Mamba-130M: d_model 768, 24 layers, vocabulary 50280, tied; tiled_model.py",
         "prompt_tokens": PROMPT,
         "decode_tokens": DECODE,
         "versions": versions(),
-        "left_out": failed,
         "models": {name: described[name] for name in OURS},
     }
     runs = [

@@ -2,7 +2,8 @@
 
 A round is one turn of each program: a prompt from the zero state, then single tokens; then the read
 bandwidth. A shared machine drifts by more than the differences that are wanted, so ratios are taken
-within a round, and their median and range over the rounds are reported. The first round warms up.
+within a round, and their median and range over the rounds are reported. A round of each comes
+before and does not count.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from statistics import median
 from typing import Any
 
 from ssmpress.device import host_environment
+from ssmpress.errors import SsmpressError
 from ssmpress.ops import get_library_path
 from ssmpress.worker_process import WorkerProcess
 
@@ -31,6 +33,7 @@ class Contestant:
 
     name: in the tables. load: the worker's first request, without threads and seed. command: of
     the worker. prompt_tokens, decode_tokens: per round; 0 decoded tokens measures prompts only.
+    optional: a failure to load or to run the first round leaves it out instead of ending the run.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Contestant:
     command: Sequence[str] = OURS
     prompt_tokens: int = 512
     decode_tokens: int = 32
+    optional: bool = False
 
 
 @dataclass
@@ -64,11 +68,15 @@ class Times:
 
 @dataclass
 class Run:
-    """What `measure` returns. bandwidth: 10^9 bytes/s by buffer size in MB, one per round."""
+    """What `measure` returns. bandwidth: 10^9 bytes/s by buffer size in MB, one per round.
+
+    left_out: name -> why an optional contestant could not be measured.
+    """
 
     threads: int
     times: dict[str, Times]
     bandwidth: dict[int, list[float]]
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def ratio(self, slower: str, faster: str, what: str = "decode") -> dict[str, float]:
         """How many times as fast the second is as the first, by round."""
@@ -102,35 +110,49 @@ def measure(
         bandwidth: the program of read_bandwidth.cc. buffers: its sizes in 10^6 bytes.
 
     Raises:
-        BadInputError: a worker could not use its model.
-        DeviceError: a worker crashed or did not answer in time.
+        BadInputError: a worker that is not optional could not use its model.
+        DeviceError: such a worker crashed or did not answer in time.
     """
-    times = {c.name: Times(c.prompt_tokens) for c in contestants}
     rates: dict[int, list[float]] = {size: [] for size in buffers}
     with ExitStack() as stack:
-        workers = {
-            c.name: stack.enter_context(WorkerProcess(c.name, TIMEOUT_S, c.command))
-            for c in contestants
-        }
-        for c in contestants:
-            request = {"library": None, "cold": False, "seed": 0, "threads": threads}
-            workers[c.name].ask({"do": "load", **request, **c.load})
+        workers, left_out = _start(stack, contestants, threads)
+        running = [c for c in contestants if c.name in workers]
+        times = {c.name: Times(c.prompt_tokens) for c in running}
         command = (str(bandwidth), str(threads), *map(str, buffers))
         reader = stack.enter_context(WorkerProcess("read_bandwidth", TIMEOUT_S, command))
-        for number in range(rounds + 1):
-            turns = {c.name: workers[c.name].ask(_turn(c)) for c in contestants}
+        for number in range(1, rounds + 1):
+            for c in running:
+                turn = workers[c.name].ask(_turn(c))
+                times[c.name].prefill.append(turn["prefill_ms"])
+                times[c.name].decode += [median(turn["decode_ms"])] if turn["decode_ms"] else []
             answer = reader.ask({"do": "read"})["gb_per_s"]
-            print(f"{threads} threads: round {number} of {rounds}", file=sys.stderr, flush=True)
-            if number == 0:
-                continue
-            for name, turn in turns.items():
-                times[name].prefill.append(turn["prefill_ms"])
-                times[name].decode += [median(turn["decode_ms"])] if turn["decode_ms"] else []
             for size, rate in zip(buffers, answer, strict=True):
                 rates[size].append(rate)
+            print(f"{threads} threads: round {number} of {rounds}", file=sys.stderr, flush=True)
         for name, worker in workers.items():
             times[name].peak_rss_bytes = worker.ask({"do": "memory"})["peak_rss_bytes"]
-    return Run(threads, times, rates)
+    return Run(threads, times, rates, left_out)
+
+
+def _start(
+    stack: ExitStack, contestants: Sequence[Contestant], threads: int
+) -> tuple[dict[str, WorkerProcess], dict[str, str]]:
+    """Load and warm up each contestant; those that cannot, by name with the reason."""
+    workers, left_out = {}, {}
+    for c in contestants:
+        request = {"library": None, "cold": False, "seed": 0, "threads": threads}
+        worker = stack.enter_context(WorkerProcess(c.name, TIMEOUT_S, c.command))
+        try:
+            worker.ask({"do": "load", **request, **c.load})
+            worker.ask(_turn(c))
+        except SsmpressError as error:
+            if not c.optional:
+                raise
+            left_out[c.name] = str(error).splitlines()[0]
+            print(f"left out: {left_out[c.name]}", file=sys.stderr, flush=True)
+        else:
+            workers[c.name] = worker
+    return workers, left_out
 
 
 def _turn(c: Contestant) -> dict[str, Any]:
