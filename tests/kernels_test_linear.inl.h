@@ -3,17 +3,20 @@
 // docs/sparse_format.md and shares nothing with the kernels.
 
 const char* FormatName(int format) {
-  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8", "bitmask-fp32",
-                                      "bitmask-fp16", "bitmask-int8", "window-int8"};
+  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8",  "bitmask-fp32",
+                                      "bitmask-fp16", "bitmask-int8", "window-int8", "dense-int4"};
   return names[format];
 }
 
-constexpr int kFormats = 7, kBitmaskFormats = 3, kWindowFormat = 6;
+constexpr int kFormats = 8, kBitmaskFormats = 3, kWindowFormat = 6, kInt4Format = 7;
 
 Values ValuesOf(int format) {
-  return format == kWindowFormat ? Values::kInt8 : static_cast<Values>(format % 3);
+  return format == kInt4Format     ? Values::kInt4
+         : format == kWindowFormat ? Values::kInt8
+                                   : static_cast<Values>(format % 3);
 }
-bool IsInt8(int format) { return ValuesOf(format) == Values::kInt8; }
+// Activations are quantised, and sums exact.
+bool IsInt8(int format) { return ValuesOf(format) >= Values::kInt8; }
 
 #include "kernels_test_window.inl.h"
 
@@ -27,21 +30,28 @@ float FromHalf(uint16_t half) {
 struct Packed {
   int format;
   PackedMatrix m = {};
-  std::vector<double> dense;  // (r, c) the stored values, scale left out
+  std::vector<double> dense;  // (r, c) the stored values, int4 times their ratios; no scale
   std::vector<char> stored;   // (r, c) 1 where a value is stored
   Buffer<uint8_t> value{0}, bits{0}, step{0}, position{0};
   Buffer<int32_t> start{0}, order{0};
+  Buffer<int8_t> ratio{0};
   Floats scale{0};
 
   // Draws a matrix of which about `density` is stored; every fifth row or so is empty.
   Packed(Random& r, int format_, size_t rows, size_t columns, float density)
       : format(format_), dense(rows * columns), stored(rows * columns) {
-    m.structure = format < 3               ? Structure::kDense
-                  : format < kWindowFormat ? Structure::kBitmask
-                                           : Structure::kWindow;
+    m.structure = format < 3 || format == kInt4Format ? Structure::kDense
+                  : format < kWindowFormat            ? Structure::kBitmask
+                                                      : Structure::kWindow;
     m.values = ValuesOf(format);
     m.rows = rows;
     m.columns = columns;
+    scale = Draw(r, rows, 0, 0.1f);
+    m.scale = scale.get();
+    if (format == kInt4Format) {
+      MakeInt4(r, density);
+      return;
+    }
     std::vector<uint8_t> bytes;
     const size_t row_bytes = (columns + 63) / 64 * 8;
     bits = Buffer<uint8_t>(rows * row_bytes);
@@ -68,11 +78,37 @@ struct Packed {
     m.value_count = bytes.size() / element;
     m.bits = bits.get();
     m.start = start.get();
-    scale = Draw(r, rows, 0, 0.1f);
-    m.scale = scale.get();
   }
 
  private:
+  // Everything at random, what lies beyond the rows and columns too; extremes are frequent.
+  void MakeInt4(Random& r, float density) {
+    const size_t tiles = (m.rows + 15) / 16, groups = (m.columns + 15) / 16;
+    value = Buffer<uint8_t>(tiles * groups * 128);
+    ratio = Buffer<int8_t>(tiles * groups * 16);
+    for (size_t i = 0; i < ratio.size(); ++i) {
+      ratio[i] = static_cast<int8_t>(r.Below(8) == 0 ? 127 : static_cast<int>(r.Below(255)) - 127);
+    }
+    const int extreme = r.Below(4) == 0 ? 0 : -1;
+    for (size_t i = 0; i < value.size(); ++i) {
+      for (int shift : {0, 4}) {
+        const int drawn = extreme == 0 ? 0 : static_cast<int>(r.Below(16));
+        value[i] |= static_cast<uint8_t>((r.Uniform(0, 1) < density ? drawn : 8) << shift);
+      }
+    }
+    for (size_t i = 0; i < m.rows; ++i) {
+      for (size_t j = 0; j < m.columns; ++j) {
+        const size_t block = i / 16 * groups + j / 16;
+        const uint8_t byte = value[block * 128 + j % 16 / 8 * 64 + i % 16 * 4 + j % 4];
+        const int nibble = j / 4 % 2 == 0 ? byte & 15 : byte >> 4;
+        dense[i * m.columns + j] = (nibble - 8) * ratio[block * 16 + i % 16];
+      }
+    }
+    m.value = value.get();
+    m.value_count = value.size();
+    m.ratio = ratio.get();
+  }
+
   size_t ElementSize() const { return m.values == Values::kFp32 ? 4 : IsInt8(format) ? 1 : 2; }
 
   template <class T>
@@ -319,4 +355,7 @@ void TestHostileMatrices() {
     broken(format, "got -128", [](Packed& p) { p.value[2] = 0x80; });
   }
   TestHostileWindows(broken);
+  broken(kInt4Format, "scale[3]: expected a finite number", [](Packed& p) { p.scale[3] = -1; });
+  broken(kInt4Format, "ratio 5: expected -127 to 127, got -128",
+         [](Packed& p) { p.ratio[5] = -128; });
 }

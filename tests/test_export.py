@@ -39,6 +39,7 @@ CONFIGS = {
     "no conv bias, d_conv 2": small_config(conv_bias=False, d_conv=2, n_layer=1, norm_eps=0.1),
 }
 CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D} | {f.op_type for f in FORMATS}
+CUSTOM_OPS |= set(ops.EMBEDDINGS.values())
 
 
 def pack_model(
@@ -56,7 +57,8 @@ def pack_model(
             matrices[name] = pack(array, np.ones(array.shape, bool), dense)
         else:
             keep_mask = random.random(array.shape) < 0.4
-            matrices[name] = pack(array, keep_mask, Format(structure, values))
+            chosen = Structure.DENSE if values is Values.INT4 else structure
+            matrices[name] = pack(array, keep_mask, Format(chosen, values))
     return PackedModel(checkpoint.config, rest, matrices)
 
 
@@ -96,7 +98,7 @@ def runtime(request: pytest.FixtureRequest) -> Path | None:
 def export_model(checkpoint: Checkpoint, values: Values, path: Path) -> Exported:
     packed = pack_model(checkpoint, values)
     assert export.export(packed, path) == (path,)
-    bound = tolerances.INT8_GRAPH if values is Values.INT8 else tolerances.GRAPH_FLOAT32
+    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     return Exported(path, packed, bound)
 
 
@@ -175,7 +177,12 @@ def test_initializers_are_the_packed_bytes_once(model: Exported) -> None:
     assert not arrays.keys() - read, "stored, but not used"
     added = sum(a.nbytes for a in arrays.values()) - model.packed.nbytes
     assert 0 <= added <= 64 + 4 * model.config.d_inner * model.config.n_layer  # sizes, no biases
-    rows = [a for a in arrays.values() if a.ndim == 2 and len(a) == model.config.vocab_size]
+    vocab = model.config.vocab_size
+    if model.packed.matrices[EMBEDDING].format.values is Values.INT4:  # weight and ratio, in tiles
+        rows = [a for a in arrays.values() if a.ndim == 3 and len(a) == -(-vocab // 16)]
+        rows = [a for a in rows if a.dtype == np.uint8]
+    else:
+        rows = [a for a in arrays.values() if a.ndim == 2 and len(a) == vocab]
     assert len(rows) == (1 if model.config.tie_embeddings else 2)
 
 
@@ -257,7 +264,7 @@ def test_dense_matrices(values: Values, runtime: Path | None, tmp_path: Path) ->
     export.export(packed, tmp_path / "model.onnx")
     session = open_session(tmp_path / "model.onnx", threads=1, library=runtime)
     tokens = tokens_of(packed.config, 2, 13)
-    bound = tolerances.INT8_GRAPH if values is Values.INT8 else tolerances.GRAPH_FLOAT32
+    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     assert_parity(outputs(*session.predict(tokens)), torch_outputs(packed, tokens), bound)
 
 
@@ -450,7 +457,8 @@ def dense_pack(checkpoint: Checkpoint, values: Values) -> PackedModel:
     matrices = {}
     for name, tensor in checkpoint.tensors.items():
         if is_matrix(name):
-            structure = Structure.DENSE if name == EMBEDDING else Structure.BITMASK
+            dense = name == EMBEDDING or values is Values.INT4
+            structure = Structure.DENSE if dense else Structure.BITMASK
             keep_mask = np.ones(tensor.shape, bool)
             matrices[name] = pack(tensor.numpy(), keep_mask, Format(structure, values))
     rest = {k: t.numpy() for k, t in checkpoint.tensors.items() if k not in matrices}
@@ -471,9 +479,9 @@ def test_trained_model(
     sessions = [open_session(path, threads=1, library=p) for p in (library, None)]
     tokens = windows[:1, :130].astype(np.int64)
     expected = torch_outputs(packed, tokens)
-    bound = tolerances.INT8_GRAPH if values is Values.INT8 else tolerances.GRAPH_FLOAT32
+    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     for session in sessions:
         assert_parity(outputs(*session.predict(tokens)), expected, bound)
     ours, stock = (perplexity(session, windows) for session in sessions)
-    limit = tolerances.INT8_PERPLEXITY if values is Values.INT8 else tolerances.GRAPH_FLOAT32
+    limit = tolerances.INT8_PERPLEXITY if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     assert ours == pytest.approx(stock, rel=limit)

@@ -31,10 +31,14 @@ FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 BITMASK = pytest.mark.parametrize(
     "fmt", [f for f in FORMATS if f.structure is Structure.BITMASK], ids=lambda f: f.name
 )
-NOT_WINDOWS = pytest.mark.parametrize(
-    "fmt", [f for f in FORMATS if f.structure is not Structure.WINDOW], ids=lambda f: f.name
+BY_ROWS = pytest.mark.parametrize(
+    "fmt",
+    [f for f in FORMATS if f.structure is not Structure.WINDOW and f.values is not Values.INT4],
+    ids=lambda f: f.name,
 )
+EMBEDDING = pytest.mark.parametrize("fmt", list(ops.EMBEDDINGS), ids=lambda f: f.name)
 INT8 = next(f for f in FORMATS if f.name == "bitmask-int8")
+INT4 = next(f for f in FORMATS if f.name == "dense-int4")
 WINDOW = next(f for f in FORMATS if f.name == "window-int8")
 
 
@@ -111,6 +115,8 @@ def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
     weight = np.where(keep_mask, weight, 0).astype(np.float32)
     sections: Arrays = {}
     stored = weight
+    if fmt.values is Values.INT4:
+        return pack_int4(weight)
     if fmt.values is Values.INT8:
         scale = np.abs(weight).max(1, initial=0) / np.float32(127)
         stored = np.rint(weight / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
@@ -176,14 +182,44 @@ def pack_windows(stored: np.ndarray, keep_mask: np.ndarray) -> Arrays:
     }
 
 
+def read_int4(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes (r, c), ratios (r, g) and scales, rounded without care: the bytes matter here."""
+    rows, columns = weight.shape
+    groups = -(-columns // 16)
+    scale = (np.abs(weight).max(1, initial=0) / np.float32(500)).astype(np.float32)
+    ratio = np.random.default_rng([rows, columns]).integers(-127, 128, (rows, groups))
+    step = np.repeat(ratio * np.where(scale > 0, scale, 1)[:, None], 16, axis=1)[:, :columns]
+    code = np.clip(np.rint(weight / np.where(step == 0, np.inf, step)), -8, 7).astype(np.int64)
+    return code, ratio, scale
+
+
+def pack_int4(weight: np.ndarray) -> Arrays:
+    rows, columns = weight.shape
+    code, ratio, scale = read_int4(weight)
+    tiles, groups = -(-rows // 16), -(-columns // 16)
+    packed = np.full((tiles, groups, 128), 0x88, np.uint8)
+    ratios = np.zeros((tiles, groups, 16), np.int8)
+    for i in range(rows):
+        ratios[i // 16, :, i % 16] = ratio[i]
+        for j in range(columns):
+            at = (i // 16, j // 16, j % 16 // 8 * 64 + i % 16 * 4 + j % 4)
+            shift = 4 * (j // 4 % 2)
+            packed[at] = packed[at] & (0xF0 >> shift) | int(code[i, j] + 8) << shift
+    return {"weight": packed, "ratio": ratios, "scale": scale}
+
+
 def linear(x: np.ndarray, weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> np.ndarray:
     weight = np.where(keep_mask, weight, 0).astype(np.float32)
     if fmt.values is Values.FP16:
         weight = weight.astype(np.float16)
-    if fmt.values is not Values.INT8:
+    if not fmt.values.quantizes_activations:
         return x.astype(np.float64) @ weight.astype(np.float64).T
-    scale = np.abs(weight).max(1) / np.float32(127)
-    q = np.rint(weight / np.where(scale > 0, scale, 1)[:, None]).astype(np.int64)
+    if fmt.values is Values.INT4:
+        code, ratio, scale = read_int4(weight)
+        q = code * np.repeat(ratio, 16, axis=1)[:, : weight.shape[1]]
+    else:
+        scale = np.abs(weight).max(1) / np.float32(127)
+        q = np.rint(weight / np.where(scale > 0, scale, 1)[:, None]).astype(np.int64)
     a_max = np.abs(x).max(-1, keepdims=True)
     x_scale = np.maximum(a_max, np.float32(1e-30)) / np.float32(127)
     x_q = np.rint(x / x_scale).astype(np.int64)
@@ -255,7 +291,7 @@ def test_linear(fmt: Format, shape: tuple[int, ...]) -> None:
     (y,) = run(fmt.op_type, {"x": x}, pack(weight, keep_mask, fmt), **linear_attributes(70))
     expected = linear(x, weight, keep_mask, fmt)
     assert y.shape == (*shape[:-1], 45)
-    if fmt.values is Values.INT8:
+    if fmt.values.quantizes_activations:
         np.testing.assert_array_equal(y, expected)
     else:
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
@@ -365,7 +401,7 @@ def test_refuses_another_format_version(fmt: Format) -> None:
     assert_refused(fmt, good(fmt), "format_version: expected 1, got 2", version=2)
 
 
-@NOT_WINDOWS
+@BY_ROWS
 def test_refuses_columns_that_do_not_fit(fmt: Format) -> None:
     assert_refused(fmt, good(fmt), r"expected shape \(any, \d+\), got \(20, \d+\)", columns=150)
 
@@ -470,6 +506,57 @@ def test_refuses_window_sections_that_do_not_fit() -> None:
         sections[name] = sections[name][:-1]
         assert_refused(WINDOW, sections, text)
     assert_refused(WINDOW, good(WINDOW), "columns below 60", columns=60)
+
+
+def test_refuses_int4_sections_that_do_not_fit() -> None:
+    for name, text in {
+        "weight": r"weight: expected shape \(2, 5, 128\), got \(1, 5, 128\)",
+        "ratio": r"ratio: expected shape \(2, 5, 16\), got \(1, 5, 16\)",
+    }.items():
+        sections = good(INT4)
+        sections[name] = sections[name][:-1]
+        assert_refused(INT4, sections, text)
+    assert_refused(INT4, good(INT4), r"weight: expected shape \(2, 10, 128\)", columns=150)
+    sections = good(INT4)
+    sections["ratio"][1, 2, 3] = -128
+    assert_refused(INT4, sections, "ratio 115: expected -127 to 127, got -128")
+    sections = good(INT4)
+    sections["scale"][4] = np.nan
+    assert_refused(INT4, sections, r"scale\[4\]: expected a finite number not below 0, got -?nan")
+
+
+def test_refuses_too_many_int4_columns() -> None:
+    x = np.ones((1, 70), np.float32)
+    with pytest.raises(Exception, match="columns: expected 0 to 16643, got 16644"):
+        run(INT4.op_type, {"x": x}, good(INT4), **linear_attributes(16_644))
+
+
+# ---- rows of a matrix ----
+
+
+@EMBEDDING
+@pytest.mark.parametrize("shape", [(), (7,), (2, 3), (2, 0)])
+def test_embedding(fmt: Format, shape: tuple[int, ...]) -> None:
+    weight, keep_mask = draw_matrix(45, 70, 3)
+    ids = np.random.default_rng(5).integers(0, 45, shape)
+    sections = pack(weight, keep_mask, fmt)
+    identity = np.eye(70, dtype=np.float32) * 127  # a scale of 1
+    (by_column,) = run(fmt.op_type, {"x": identity}, sections, **linear_attributes(70))
+    op = ops.EMBEDDINGS[fmt]
+    (y,) = run(op, {"ids": np.asarray(ids)}, sections, **linear_attributes(70))
+    assert y.shape == (*shape, 70)
+    np.testing.assert_allclose(y, by_column.T[ids] / 127, rtol=1e-6)
+    (same,) = run(op, {"ids": np.asarray(ids), **sections}, {}, **linear_attributes(70))
+    np.testing.assert_array_equal(same, y)
+
+
+@EMBEDDING
+@pytest.mark.parametrize("bad", [-1, 45, 2**62])
+def test_embedding_refuses_rows_that_are_not_there(fmt: Format, bad: int) -> None:
+    sections = pack(*draw_matrix(45, 70, 3), fmt)
+    ids = np.array([3, bad])
+    with pytest.raises(Exception, match=f"ids: expected rows 0 to 44, got {bad}"):
+        run(ops.EMBEDDINGS[fmt], {"ids": ids}, sections, **linear_attributes(70))
 
 
 def test_refuses_tokens_of_another_width() -> None:

@@ -16,10 +16,10 @@
 
 namespace ssmpress::bench {
 
-constexpr int kFormats = 7, kWindowFormat = 6;
+constexpr int kFormats = 8, kWindowFormat = 6, kInt4Format = 7;
 constexpr const char* kFormatNames[kFormats] = {"dense-fp32",   "dense-fp16",   "dense-int8",
                                                 "bitmask-fp32", "bitmask-fp16", "bitmask-int8",
-                                                "window-int8"};
+                                                "window-int8",  "dense-int4"};
 
 struct Weights {
   size_t rows, columns;
@@ -40,14 +40,17 @@ struct Packed {
   PackedMatrix m = {};
   std::vector<uint8_t> value, bits, step, position;
   std::vector<int32_t> start, order;
+  std::vector<int8_t> ratio;
   std::vector<float> scale;
   size_t bytes = 0;
 
   Packed(const Weights& w, int format) {
-    m.structure = format < 3               ? Structure::kDense
-                  : format < kWindowFormat ? Structure::kBitmask
-                                           : Structure::kWindow;
-    m.values = format == kWindowFormat ? Values::kInt8 : static_cast<Values>(format % 3);
+    m.structure = format < 3 || format == kInt4Format ? Structure::kDense
+                  : format < kWindowFormat            ? Structure::kBitmask
+                                                      : Structure::kWindow;
+    m.values = format == kInt4Format     ? Values::kInt4
+               : format == kWindowFormat ? Values::kInt8
+                                         : static_cast<Values>(format % 3);
     m.rows = w.rows;
     m.columns = w.columns;
     for (size_t i = 0; i < w.rows; ++i) {
@@ -55,13 +58,15 @@ struct Packed {
       for (size_t j = 0; j < w.columns; ++j) max = std::max(max, std::fabs(w.At(i, j)));
       scale.push_back(max / 127);
     }
-    if (format == kWindowFormat) {
+    if (format == kInt4Format) {
+      PackInt4(w);
+    } else if (format == kWindowFormat) {
       PackWindows(w);
     } else {
       PackRows(w);
     }
-    bytes = value.size() + bits.size() + step.size() + position.size() +
-            (start.size() + order.size()) * 4 + (m.values == Values::kInt8 ? scale.size() * 4 : 0);
+    bytes = value.size() + ratio.size() + bits.size() + step.size() + position.size() +
+            (start.size() + order.size()) * 4 + (m.values >= Values::kInt8 ? scale.size() * 4 : 0);
     if (m.structure == Structure::kBitmask) value.resize(value.size() + kValuePadding);
     m.value = value.data();
     m.value_count = value.size() / ElementSize();
@@ -71,6 +76,7 @@ struct Packed {
     m.order = order.data();
     m.step = step.data();
     m.position = position.data();
+    m.ratio = ratio.data();
   }
 
  private:
@@ -106,6 +112,22 @@ struct Packed {
                                                    : &q;
     const uint8_t* p = static_cast<const uint8_t*>(from);
     value.insert(value.end(), p, p + ElementSize());
+  }
+
+  // Rounded to the nearest of 16 steps of the row's largest weight: only the speed matters here.
+  void PackInt4(const Weights& w) {
+    const size_t tiles = (w.rows + 15) / 16, groups = (w.columns + 15) / 16;
+    value.assign(tiles * groups * kInt4Bytes, 0x88);
+    ratio.assign(tiles * groups * kInt4Rows, 16);
+    for (size_t i = 0; i < w.rows; ++i) {
+      for (size_t j = 0; j < w.columns; ++j) {
+        const int nibble = 8 + ToInt8(i, w.At(i, j)) / 16;
+        uint8_t& byte =
+            value[(i / 16 * groups + j / 16) * kInt4Bytes + j % 16 / 8 * 64 + i % 16 * 4 + j % 4];
+        const int shift = j / 4 % 2 == 0 ? 0 : 4;
+        byte = static_cast<uint8_t>((byte & (0xf0 >> shift)) | nibble << shift);
+      }
+    }
   }
 
   struct Record {

@@ -32,13 +32,21 @@ constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
   const PackedMatrix* matrix;
-  const void* x;         // float; for int8 matrices int8_t (few tokens, windows) or int16_t (many)
-  const float* x_scale;  // (t), int8 matrices only; NaN for a token that is not finite
+  // float; for int8 matrices int8_t (few tokens, windows) or int16_t (many). For int4 matrices
+  // int8_t, and from x + Int4Offsets(columns) on an int16_t pair for every group: -8 times the sum
+  // of the activations at columns 0 and 1, and at columns 2 and 3, of its four runs of 4 columns.
+  const void* x;
+  const float* x_scale;  // (t), int8 and int4 matrices only; NaN for a token that is not finite
   size_t x_stride;       // elements
   float* y;              // (t, r)
   size_t row_begin, row_end;  // window matrices: entries, from and to a multiple of kWindowTile
   size_t token_begin, token_end;
 };
+
+// Bytes of a token's activations before the sums of its groups.
+constexpr size_t Int4Offsets(size_t columns) {
+  return (columns + kColumnMultiple - 1) / kColumnMultiple * kColumnMultiple;
+}
 
 using LinearFunction = void (*)(const LinearBlock&);
 
@@ -54,8 +62,12 @@ struct Isa {
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
   float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
-  LinearFunction few_tokens[3][3];   // [Structure][Values]: streams the packed bytes once
-  LinearFunction many_tokens[2][3];  // dense and bitmask: unpacks a panel, uses it many times
+  // [Structure][Values]: streams the packed bytes once. Where an instruction set has none, the
+  // scalar one runs.
+  LinearFunction few_tokens[3][4];
+  // Dense and bitmask: unpacks a panel, uses it many times. Windows and int4 are multiplied as they
+  // lie for any number of tokens.
+  LinearFunction many_tokens[2][3];
 };
 
 extern const Isa kScalarIsa;

@@ -55,12 +55,13 @@ struct CausalConv1d {
   float* state_out;     // (b, k-1, d)
 };
 
-enum class Values { kFp32, kFp16, kInt8 };
+enum class Values { kFp32, kFp16, kInt8, kInt4 };
 enum class Structure { kDense, kBitmask, kWindow };
 
 // A packed matrix as docs/sparse_format.md lays it out. Dense: `value` is the section `weight` and
-// holds r·c elements. Bitmask: `bits`, `start` and the padded section `value`. Window, int8 only:
-// `order`, `start`, `step`, `position` and `value`, with e tiles and n records. int8: also `scale`.
+// holds r·c elements; dense int4: e tiles of g groups of 128 bytes, and `ratio`. Bitmask: `bits`,
+// `start` and the padded section `value`. Window, int8 only: `order`, `start`, `step`, `position`
+// and `value`, with e tiles and n records. int8 and int4: also `scale`.
 struct PackedMatrix {
   Structure structure;
   Values values;
@@ -73,6 +74,7 @@ struct PackedMatrix {
   const int32_t* order;     // (8·e)
   const uint8_t* step;      // (n, 2)
   const uint8_t* position;  // (n, 16)
+  const int8_t* ratio;      // int4 (e, g, 16)
 };
 
 // y = x·Wᵀ: x (t, c), y (t, r).
@@ -85,6 +87,14 @@ struct Linear {
 
 // Columns of an int8 matrix beyond which the 32-bit accumulator could overflow: 127²·c < 2^31.
 constexpr size_t kMaxInt8Columns = 133143;
+
+// As kMaxInt8Columns for int4: 127·8·127·c < 2^31.
+constexpr size_t kMaxInt4Columns = 16643;
+
+// Rows of an int4 tile, columns of a group, and bytes of the one in the other.
+constexpr size_t kInt4Rows = 16;
+constexpr size_t kInt4Group = 16;
+constexpr size_t kInt4Bytes = kInt4Rows * kInt4Group / 2;
 
 // Entries of a window matrix's tile, and slots of a record.
 constexpr size_t kWindowTile = 8;
@@ -110,6 +120,9 @@ const char* IsaName(const Isa& isa);
 bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel);
 bool RunCausalConv1d(const Isa& isa, const CausalConv1d& args, const ParallelFor& parallel);
 bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel);
+
+// Row `row` of a dense int8 or int4 matrix, as float32 (c).
+void ReadRow(const PackedMatrix& matrix, size_t row, float* y);
 
 }  // namespace ssmpress
 

@@ -176,6 +176,28 @@ SSMPRESS_INLINE I8x32 LoadNibbles(const uint8_t* p) {
 }
 SSMPRESS_INLINE I8x32 Join(I8x16 low, I8x16 high) { return _mm256_set_m128i(high, low); }
 SSMPRESS_INLINE I32 Widen(I8x16 v) { return _mm256_cvtepi8_epi16(v); }
+// 32 bytes' low and high four bits, as bytes.
+SSMPRESS_INLINE I8x32 LowNibbles(I8x32 v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
+SSMPRESS_INLINE I8x32 HighNibbles(I8x32 v) {
+  return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15));
+}
+// 4 bytes, repeated.
+SSMPRESS_INLINE I8x32 Set4(const void* p) {
+  int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  return _mm256_set1_epi32(four);
+}
+// 16-bit sums + w·x over pairs of bytes; w is unsigned.
+SSMPRESS_INLINE I32 UnsignedDotAdd16(I32 sum, I8x32 w, I8x32 x) {
+  return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
+}
+// 16 bytes widened to 16 bits, each twice: those of rows 0 to 7, then of rows 8 to 15.
+SSMPRESS_INLINE void LoadRatios(const int8_t* p, I32& low, I32& high) {
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 0xd8);
+  low = _mm256_unpacklo_epi16(words, words);
+  high = _mm256_unpackhi_epi16(words, words);
+}
 // sum + w·x over groups of 4 bytes. |w| is unsigned as maddubs wants it, x takes its sign; with
 // both in [-127, 127] a pair is at most 32258 and does not saturate.
 SSMPRESS_INLINE I32 DotAdd(I32 sum, I8x32 w, I8x32 x) {
@@ -205,6 +227,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
 #include "kernels/linear_window.inl.h"
+#include "kernels/linear_int4.inl.h"
 // clang-format on
 
 }  // namespace
@@ -225,7 +248,7 @@ const Isa kAvx2Isa = {
     Quantize<int8_t>,
     Quantize<int16_t>,
     {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
-      LinearFewTokens<DenseInt8Reader, true, 4>},
+      LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
       LinearFewTokens<BitmaskInt8Reader, true, 2>},
      {nullptr, nullptr, WindowTokens}},

@@ -175,10 +175,42 @@ void WindowScalar(const LinearBlock& block) {
   }
 }
 
+// docs/sparse_format.md: where weight (row, column) of an int4 matrix lies, times its ratio.
+int Int4Weight(const PackedMatrix& m, size_t row, size_t column) {
+  const size_t groups = (m.columns + kInt4Group - 1) / kInt4Group;
+  const size_t block = row / kInt4Rows * groups + column / kInt4Group;
+  const size_t in_row = row % kInt4Rows, in_group = column % kInt4Group;
+  const auto* bytes = static_cast<const uint8_t*>(m.value) + block * kInt4Bytes;
+  const unsigned byte = bytes[in_group / 8 * 64 + in_row * 4 + in_group % 4];
+  const int nibble = static_cast<int>(byte >> in_group / 4 % 2 * 4 & 15);
+  return (nibble - 8) * m.ratio[block * kInt4Rows + in_row];
+}
+
+void Int4Scalar(const LinearBlock& block) {
+  const PackedMatrix& m = *block.matrix;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const auto* x = static_cast<const int8_t*>(block.x) + t * block.x_stride;
+    for (size_t row = block.row_begin; row < block.row_end; ++row) {
+      int32_t sum = 0;
+      for (size_t j = 0; j < m.columns; ++j) sum += Int4Weight(m, row, j) * x[j];
+      block.y[t * m.rows + row] = static_cast<float>(sum) * (block.x_scale[t] * m.scale[row]);
+    }
+  }
+}
+
 constexpr Structure kDense = Structure::kDense;
 constexpr Structure kBitmask = Structure::kBitmask;
 
 }  // namespace
+
+void ReadRow(const PackedMatrix& m, size_t row, float* y) {
+  const float scale = m.scale[row];
+  const auto* weight = static_cast<const int8_t*>(m.value) + row * m.columns;
+  for (size_t j = 0; j < m.columns; ++j) {
+    const int w = m.values == Values::kInt4 ? Int4Weight(m, row, j) : weight[j];
+    y[j] = static_cast<float>(w) * scale;
+  }
+}
 
 const Isa kScalarIsa = {
     "scalar",
@@ -187,7 +219,7 @@ const Isa kScalarIsa = {
     Quantize<int8_t>,
     Quantize<int16_t>,
     {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
-      LinearScalar<kDense, Values::kInt8, int8_t>},
+      LinearScalar<kDense, Values::kInt8, int8_t>, Int4Scalar},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
       LinearScalar<kBitmask, Values::kInt8, int8_t>},
      {nullptr, nullptr, WindowScalar}},

@@ -172,7 +172,7 @@ bool CheckWindows(const PackedMatrix& m, char* error, size_t size) {
   return true;
 }
 
-bool CheckInt8(const PackedMatrix& m, char* error, size_t size) {
+bool CheckScale(const PackedMatrix& m, char* error, size_t size) {
   for (size_t i = 0; i < m.rows; ++i) {
     if (!(m.scale[i] >= 0.0f) || std::isinf(m.scale[i])) {
       std::snprintf(error, size, "scale[%zu]: expected a finite number not below 0, got %g", i,
@@ -180,6 +180,22 @@ bool CheckInt8(const PackedMatrix& m, char* error, size_t size) {
       return false;
     }
   }
+  return true;
+}
+
+bool CheckInt4(const PackedMatrix& m, char* error, size_t size) {
+  const size_t tiles = (m.rows + kInt4Rows - 1) / kInt4Rows;
+  const size_t count = tiles * ((m.columns + kInt4Group - 1) / kInt4Group) * kInt4Rows;
+  for (size_t i = 0; i < count; ++i) {
+    if (m.ratio[i] == -128) {
+      std::snprintf(error, size, "ratio %zu: expected -127 to 127, got -128", i);
+      return false;
+    }
+  }
+  return true;
+}
+
+bool CheckInt8(const PackedMatrix& m, char* error, size_t size) {
   const int8_t* value = static_cast<const int8_t*>(m.value);
   for (size_t i = 0; i < m.value_count; ++i) {
     if (value[i] == -128) {
@@ -200,7 +216,13 @@ bool CheckMatrix(const PackedMatrix& matrix, char* error, size_t error_size) {
   if (matrix.structure == Structure::kWindow && !CheckWindows(matrix, error, error_size)) {
     return false;
   }
-  return matrix.values != Values::kInt8 || CheckInt8(matrix, error, error_size);
+  if (matrix.values == Values::kInt8) {
+    return CheckScale(matrix, error, error_size) && CheckInt8(matrix, error, error_size);
+  }
+  if (matrix.values == Values::kInt4) {
+    return CheckScale(matrix, error, error_size) && CheckInt4(matrix, error, error_size);
+  }
+  return true;
 }
 
 }  // namespace ssmpress

@@ -22,8 +22,8 @@ struct OpDefinition {
   ort::ElementType input_types[kMaxInputs];
   size_t input_count;
   size_t output_count;
-  Structure structure;  // linear ops only
-  Values values;        // linear ops only
+  Structure structure;  // ops with a packed matrix only
+  Values values;        // ops with a packed matrix only
 };
 
 struct Tensor {
@@ -66,18 +66,29 @@ struct Kernel {
   const ort::Api* api;
   const OpDefinition* op;
   const Isa* isa;
-  int64_t columns;  // linear ops only
-  bool checked;     // linear ops only: the sections are constant and have been checked
+  int64_t columns;  // ops with a packed matrix only
+  bool checked;  // ops with a packed matrix only: the sections are constant and have been checked
 };
 
 // Allocates a kernel and picks its instruction set.
 ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel** kernel);
 void DestroyKernel(void* kernel);
 
+// Ops with a packed matrix: its sections are the inputs from 1 on (matrix_sections.cc).
+void AddMatrixInputs(OpDefinition* op);
+// create_kernel_v2: reads the attributes, and checks the contents of sections that are constant.
+ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
+                                const ort::KernelInfo* info, void** result);
+// Checks the sections' shapes and points `matrix` at them.
+ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix);
+ort::Status* CheckContents(const Kernel& kernel, const PackedMatrix& matrix);
+
 extern const OpDefinition kSelectiveScanOp;
 extern const OpDefinition kCausalConv1dOp;
-constexpr size_t kLinearOpCount = 7;
+constexpr size_t kLinearOpCount = 8;
 extern const OpDefinition kLinearOps[kLinearOpCount];
+constexpr size_t kEmbeddingOpCount = 2;
+extern const OpDefinition kEmbeddingOps[kEmbeddingOpCount];
 
 }  // namespace ssmpress
 

@@ -16,6 +16,9 @@ ort::Status* MakeDomain(const ort::Api* api, ort::CustomOpDomain** domain) {
   for (size_t i = 0; status == nullptr && i < kLinearOpCount; ++i) {
     status = ort::kCustomOpDomainAdd(api)(*domain, &kLinearOps[i].base);
   }
+  for (size_t i = 0; status == nullptr && i < kEmbeddingOpCount; ++i) {
+    status = ort::kCustomOpDomainAdd(api)(*domain, &kEmbeddingOps[i].base);
+  }
   if (status != nullptr) ort::kReleaseCustomOpDomain(api)(*domain);
   return status;
 }

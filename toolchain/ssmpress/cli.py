@@ -20,6 +20,7 @@ from ssmpress.recipe import (
     PROJECTIONS,
     Compute,
     DataSettings,
+    Head,
     Method,
     PackSettings,
     Recipe,
@@ -153,10 +154,18 @@ def compress(
     values: Annotated[
         Values,
         typer.Option(
-            help="Type of the stored weights; int8 quantises the activations too.",
+            help="Type of the stored weights; int8 and int4 quantise the activations too.",
             rich_help_panel=BUNDLE,
         ),
     ] = Values.INT8,
+    head: Annotated[
+        Head,
+        typer.Option(
+            help="Type of the head's weights, which a tied embedding shares. auto: 4 bits beside "
+            "int8, else as --values.",
+            rich_help_panel=BUNDLE,
+        ),
+    ] = Head.AUTO,
     target: Annotated[
         Target, typer.Option(help="What the bundle runs on.", rich_help_panel=BUNDLE)
     ] = Target.HOST,
@@ -297,7 +306,7 @@ def compress(
                 checkpoint_seconds=checkpoint_seconds,
             ),
         ),
-        pack=PackSettings(values=values),
+        pack=PackSettings(values=values, head=head),
         data=DataSettings(
             tokenizer=tokenizer,
             calibration=tuple(calibration or ()),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ssmpress import windows
+from ssmpress import int4, windows
 from ssmpress.errors import BadInputError
 from ssmpress.ops import FORMATS, SECTION_ALIGNMENT, Format, Structure, Values
 
@@ -26,6 +27,7 @@ _DTYPES: Mapping[Values, type[np.generic]] = {
     Values.FP32: np.float32,
     Values.FP16: np.float16,
     Values.INT8: np.int8,
+    Values.INT4: np.uint8,  # two weights
 }
 
 
@@ -67,9 +69,13 @@ def pack(weight: Matrix, keep_mask: Mask, packed_format: Format, reason: str = "
     weight = np.where(keep_mask, weight, np.float32(0))
     if not np.isfinite(weight).all():
         raise BadInputError("a weight matrix holds NaN or infinity; train or export it again.")
+    if packed_format.values is Values.INT4:
+        _refuse_wide(columns, packed_format.values, int4.MAX_COLUMNS)
+        sections = int4.pack(weight)
+        return PackedMatrix(packed_format, rows, columns, weight.size, sections, reason)
     values, scale = _convert(weight, packed_format.values)
     if packed_format.structure is Structure.DENSE:
-        sections: dict[str, Array] = {"weight": values}
+        sections = {"weight": values}
         stored = weight.size
     elif packed_format.structure is Structure.WINDOW:
         sections = windows.pack(values, keep_mask)
@@ -91,13 +97,16 @@ def unpack(packed: PackedMatrix) -> Matrix:
     """The matrix that the packed bytes stand for, float32 (r, c).
 
     Equal to what was packed for fp32, correctly rounded for fp16, within scale / 2 for int8.
+    For int4, `int4.round_weights`.
 
     Raises:
         BadInputError: a section has a wrong type, shape or content (see `check`).
     """
     check(packed)
     s = packed.sections
-    if packed.format.structure is Structure.DENSE:
+    if packed.format.values is Values.INT4:
+        dense = int4.unpack(s, packed.rows, packed.columns)
+    elif packed.format.structure is Structure.DENSE:
         dense = s["weight"].astype(np.float32)
     elif packed.format.structure is Structure.WINDOW:
         dense = windows.unpack(s, packed.rows, packed.columns).astype(np.float32)
@@ -126,17 +135,22 @@ def check(packed: PackedMatrix) -> None:
     """
     f, s = packed.format, packed.sections
     _expect(set(s) == set(f.weight_inputs), f, "sections", f.weight_inputs, tuple(s))
-    if f.structure is Structure.DENSE:
+    if f.values is Values.INT4:
+        for name, (dtype, shape) in int4.shapes(packed.rows, packed.columns).items():
+            _expect_array(f, name, s[name], dtype, shape)
+        _expect(not (s["ratio"] == -128).any(), f, "ratio", "-127 to 127", -128)
+    elif f.structure is Structure.DENSE:
         dtype = np.dtype(_DTYPES[f.values])
         _expect_array(f, "weight", s["weight"], dtype, (packed.rows, packed.columns))
     elif f.structure is Structure.WINDOW:
         _check_windows(packed)
     else:
         _check_bitmask(packed)
-    if f.values is Values.INT8:
+    if f.values.quantizes_activations:
         _expect_array(f, "scale", s["scale"], np.dtype(np.float32), (packed.rows,))
         good = np.isfinite(s["scale"]).all() and (s["scale"] >= 0).all()
         _expect(bool(good), f, "scale", "finite, not negative", "other")
+    if f.values is Values.INT8:
         values = s["weight" if f.structure is Structure.DENSE else "value"]
         _expect(not (values == -128).any(), f, "values", "-127 to 127", -128)
 
@@ -193,15 +207,18 @@ def _convert(weight: Matrix, values: Values) -> tuple[Array, NDArray[np.float32]
                 f"a weight of {largest:.6g} does not fit fp16 (65504 at most); use --values fp32."
             )
         return weight.astype(np.float16), None
-    if weight.shape[1] > INT8_MAX_COLUMNS:
-        raise BadInputError(
-            f"a matrix of {weight.shape[1]} columns: int8 sums hold {INT8_MAX_COLUMNS} at most; "
-            "use --values fp16."
-        )
+    _refuse_wide(weight.shape[1], values, INT8_MAX_COLUMNS)
     scale = np.abs(weight).max(axis=1, initial=0).astype(np.float32) / np.float32(INT8_MAX)
     divisor = np.where(scale > 0, scale, np.float32(1))[:, None]
     # The quotient of a row's largest weight may round to 127.00001: the clip keeps the range.
     return np.clip(np.rint(weight / divisor), -INT8_MAX, INT8_MAX).astype(np.int8), scale
+
+
+def _refuse_wide(columns: int, values: Values, limit: int) -> None:
+    if columns > limit:
+        raise BadInputError(
+            f"a matrix of {columns} columns: {values} sums hold {limit} at most; use --values fp16."
+        )
 
 
 def _bits_shape(packed: PackedMatrix) -> tuple[int, int]:
@@ -260,6 +277,7 @@ NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
     "bitmask-fp32": (0.085, 0.103, 0.129, 0.179, 0.233, 0.267, 0.286, 0.303),
     "bitmask-fp16": (0.108, 0.090, 0.091, 0.097, 0.110, 0.115, 0.147, 0.159),
     "bitmask-int8": (0.072, 0.072, 0.068, 0.068, 0.069, 0.080, 0.080, 0.083),
+    "dense-int4": (0.042,) * 8,
     "window-int8": (0.017, 0.039, 0.050, 0.063, 0.075, 0.086, 0.093, 0.097),
 }
 """Decode time of one weight, stored or not, by density: AVX2, one thread, matrices that stream from
@@ -279,6 +297,8 @@ def predicted_ns(packed_format: Format, density: float) -> float:
 def predicted_bytes(packed_format: Format, rows: int, columns: int, stored: int) -> int:
     """Bytes of all sections without packing anything; exact but for the padding."""
     item = np.dtype(_DTYPES[packed_format.values]).itemsize
+    if packed_format.values is Values.INT4:
+        return sum(d.itemsize * prod(n) for d, n in int4.shapes(rows, columns).values())
     scale = 4 * rows if packed_format.values is Values.INT8 else 0
     if packed_format.structure is Structure.DENSE:
         return rows * columns * item + scale

@@ -206,15 +206,11 @@ class _GraphBuilder:
         sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
         bias_name = name.removesuffix("weight") + "bias"
         has_bias = bias_name in self.model.tensors and "dt_proj" not in name
-        attributes: dict[str, Any] = {
-            ops.COLUMNS_ATTRIBUTE: matrix.columns,
-            ops.VERSION_ATTRIBUTE: matrix.format.version,
-        }
         product: ir.Value = self.node(
             matrix.format.op_type,
             output + "/product" if has_bias else output,
             [x, *sections],
-            **attributes,
+            **matrix_attributes(matrix),
         )
         if has_bias:
             product = self.node("Add", output, [product, self.tensor(bias_name)])
@@ -228,19 +224,20 @@ class _GraphBuilder:
             raise BadInputError(
                 f"{name}: expected a dense format, since rows are read; got {matrix.format.name}."
             )
-        weight = self.constant(f"{name}.weight", matrix.sections["weight"])
-        rows: ir.Value = self.node("Gather", "embedding/rows", [weight, tokens], axis=0)
+        sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
+        if matrix.format in ops.EMBEDDINGS:
+            read: ir.Value = self.node(
+                ops.EMBEDDINGS[matrix.format],
+                "embedding",
+                [tokens, *sections],
+                **matrix_attributes(matrix),
+            )
+            return read
+        rows: ir.Value = self.node("Gather", "embedding/rows", [sections[0], tokens], axis=0)
         if matrix.format.values is Values.FP32:
             return rows
-        rows = self.node("Cast", "embedding/float", [rows], to=ir.DataType.FLOAT.value)
-        if matrix.format.values is Values.FP16:
-            return rows
-        scale = self.constant(f"{name}.scale", matrix.sections["scale"])
-        scales = self.node("Gather", "embedding/row_scale", [scale, tokens], axis=0)
-        last = self.constant("axis_last", np.array([-1], np.int64))
-        column = self.node("Unsqueeze", "embedding/scale", [scales, last])
-        scaled: ir.Value = self.node("Mul", "embedding", [rows, column])
-        return scaled
+        widened: ir.Value = self.node("Cast", "embedding", [rows], to=ir.DataType.FLOAT.value)
+        return widened
 
     def rms_norm(self, name: str, x: ir.Value) -> ir.Value:
         weight = self.tensor(f"{name}.weight")
@@ -302,4 +299,14 @@ class _GraphBuilder:
         )
 
 
-_CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D} | {f.op_type for f in ops.FORMATS}
+def matrix_attributes(matrix: PackedMatrix) -> dict[str, Any]:
+    """Attributes of every op with a packed matrix."""
+    return {
+        ops.COLUMNS_ATTRIBUTE: matrix.columns,
+        ops.VERSION_ATTRIBUTE: matrix.format.version,
+    }
+
+
+_CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D, *ops.EMBEDDINGS.values()} | {
+    f.op_type for f in ops.FORMATS
+}

@@ -13,6 +13,7 @@ import onnx.parser
 from ssmpress.ops import (
     CAUSAL_CONV1D,
     DOMAIN,
+    EMBEDDINGS,
     FORMATS,
     ONNX_OPSET,
     SELECTIVE_SCAN,
@@ -160,23 +161,53 @@ _UNPACK_WINDOWS = """
 """
 """Zeros, of which slots that are not in use hold plenty, are added at the first weight."""
 
+_UNPACK_INT4 = """
+    tiles_by = Constant <value_ints = [0, 0, 2, 1, 16, 4]> ()
+    fifteen = Constant <value = uint8 {15}> ()
+    four = Constant <value = uint8 {4}> ()
+    low = BitwiseAnd(weight, fifteen)
+    high = BitShift <direction = "RIGHT"> (weight, four)
+    low_parts = Reshape(low, tiles_by)
+    high_parts = Reshape(high, tiles_by)
+    parts = Concat <axis = 3> (low_parts, high_parts)
+    by_row = Transpose <perm = [0, 4, 1, 2, 3, 5]> (parts)
+    groups_shape = Constant <value_ints = [0, 0, 0, 16]> ()
+    nibble = Reshape(by_row, groups_shape)
+    nibble_float = Cast <to = 1> (nibble)
+    eight = Constant <value_float = 8.0> ()
+    code = Sub(nibble_float, eight)
+    ratio_float = Cast <to = 1> (ratio)
+    ratio_by_row = Transpose <perm = [0, 2, 1]> (ratio_float)
+    last = Constant <value_ints = [-1]> ()
+    ratios = Unsqueeze(ratio_by_row, last)
+    product = Mul(code, ratios)
+    sizes = Shape(product)
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    four_axes = Constant <value_ints = [4]> ()
+    row_sizes = Slice(sizes, zero, two, zero)
+    column_sizes = Slice(sizes, two, four_axes, zero)
+    all_rows = ReduceProd(row_sizes, zero)
+    all_columns = ReduceProd(column_sizes, zero)
+    shape = Concat <axis = 0> (all_rows, all_columns)
+    padded = Reshape <allowzero = 1> (product, shape)
+    rows = Shape(scale)
+    columns_scalar = Constant <value_int: int = @columns> ()
+    columns = Reshape(columns_scalar, last)
+    begin = Constant <value_ints = [0, 0]> ()
+    end = Concat <axis = 0> (rows, columns)
+    integers = Slice(padded, begin, end)
+"""
+"""Codes times ratios: at most 1016, exact in float32."""
+
 _UNPACK = {
     Structure.DENSE: "",
     Structure.BITMASK: _UNPACK_BITMASK,
     Structure.WINDOW: _UNPACK_WINDOWS,
 }
 
-_MULTIPLY = {
-    Values.FP32: """
-    transposed = Transpose <perm = [1, 0]> (weight)
-    y = MatMul(x, transposed)
-""",
-    Values.FP16: """
-    widened = Cast <to = 1> (weight)
-    transposed = Transpose <perm = [1, 0]> (widened)
-    y = MatMul(x, transposed)
-""",
-    Values.INT8: """
+_QUANTIZE = """
     feature_axis = Constant <value_ints = [-1]> ()
     magnitude = Abs(x)
     reduced = ReduceMax(magnitude, feature_axis)
@@ -194,6 +225,22 @@ _MULTIPLY = {
     x_scale = Add(finite_scale, nan_if_not_finite)
     quotient = Div(x, x_scale)
     x_q = Round(quotient)
+"""
+"""ONNX Runtime's ReduceMax skips NaN, hence the sum of x - x, and keeps the axis of an x without
+tokens, hence the Reshapes."""
+
+_MULTIPLY = {
+    Values.FP32: """
+    transposed = Transpose <perm = [1, 0]> (weight)
+    y = MatMul(x, transposed)
+""",
+    Values.FP16: """
+    widened = Cast <to = 1> (weight)
+    transposed = Transpose <perm = [1, 0]> (widened)
+    y = MatMul(x, transposed)
+""",
+    Values.INT8: _QUANTIZE
+    + """
     offset = Constant <value_float = 128.0> ()
     x_shifted = Add(x_q, offset)
     x_u8 = Cast <to = 2> (x_shifted)
@@ -207,24 +254,49 @@ _MULTIPLY = {
     of_token = Mul(sums_float, x_scale)
     y = Mul(of_token, scale)
 """,
+    Values.INT4: _QUANTIZE
+    + """
+    transposed = Transpose <perm = [1, 0]> (integers)
+    sums = MatMul(x_q, transposed)
+    of_token = Mul(sums, x_scale)
+    y = Mul(of_token, scale)
+""",
 }
 """int8: both operands are shifted to uint8 with zero point 128: unsigned products are exact in
 every ONNX Runtime build while its signed ones may saturate on x86 without VNNI. The two scales are
 multiplied in one after the other: ONNX Runtime 1.31 fuses MatMulInteger followed by a product with
-(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number. Its ReduceMax
-skips NaN, hence the sum of x - x, and keeps the axis of an x without tokens, hence the Reshapes."""
+(scale * scale) into MatMulIntegerToFloat, which takes the first one as one number. int4: the sums
+are rounded, as float32 products."""
 
 
 def _linear(f: Format) -> str:
     inputs = ", ".join(("x", *f.weight_inputs))
     body = _MULTIPLY[f.values]
-    body = _UNPACK[f.structure] + body
+    unpack = _UNPACK_INT4 if f.values is Values.INT4 else _UNPACK[f.structure]
+    body = unpack + body
     return f"{f.op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
 
 
-_TEXTS = {SELECTIVE_SCAN: _SELECTIVE_SCAN, CAUSAL_CONV1D: _CAUSAL_CONV1D} | {
-    f.op_type: _linear(f) for f in FORMATS
-}
+def _embedding(op_type: str, f: Format) -> str:
+    inputs = ", ".join(("ids", *f.weight_inputs))
+    integers = (
+        _UNPACK_INT4 if f.values is Values.INT4 else "    integers = Cast <to = 1> (weight)\n"
+    )
+    body = f"""{integers}
+    of_token = Gather <axis = 0> (integers, ids)
+    scale_of_token = Gather <axis = 0> (scale, ids)
+    feature_axis = Constant <value_ints = [-1]> ()
+    scales = Unsqueeze(scale_of_token, feature_axis)
+    y = Mul(of_token, scales)
+"""
+    return f"{op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
+
+
+_TEXTS = (
+    {SELECTIVE_SCAN: _SELECTIVE_SCAN, CAUSAL_CONV1D: _CAUSAL_CONV1D}
+    | {f.op_type: _linear(f) for f in FORMATS}
+    | {op_type: _embedding(op_type, f) for f, op_type in EMBEDDINGS.items()}
+)
 
 
 def function(op_type: str) -> onnx.FunctionProto:

@@ -32,11 +32,17 @@ CAUSAL_CONV1D_OUTPUTS = ("y", "state_out")
 
 
 class Values(StrEnum):
-    """Type of the stored weights. `INT8` also quantises the activations, per token."""
+    """Type of the stored weights. `INT8` and `INT4` also quantise the activations, per token."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether products are sums of integers."""
+        return self in (Values.INT8, Values.INT4)
 
 
 class Structure(StrEnum):
@@ -76,14 +82,27 @@ class Format:
     def weight_inputs(self) -> tuple[str, ...]:
         """Names of the packed sections, in the order of the op's inputs after `x`."""
         sections = _SECTIONS[self.structure]
-        return (*sections, "scale") if self.values is Values.INT8 else sections
+        if self.values is Values.INT4:
+            sections = (*sections, "ratio")
+        return (*sections, "scale") if self.values.quantizes_activations else sections
 
 
 FORMATS: tuple[Format, ...] = (
-    *(Format(s, v) for s in (Structure.DENSE, Structure.BITMASK) for v in Values),
+    *(
+        Format(s, v)
+        for s in (Structure.DENSE, Structure.BITMASK)
+        for v in (Values.FP32, Values.FP16, Values.INT8)
+    ),
+    Format(Structure.DENSE, Values.INT4),
     Format(Structure.WINDOW, Values.INT8),
 )
 """Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
+
+EMBEDDINGS = {
+    Format(Structure.DENSE, v): f"DenseEmbedding{v.capitalize()}"
+    for v in (Values.INT8, Values.INT4)
+}
+"""Op that reads rows of a matrix: ids int64 (...), the format's sections -> float32 (..., c)."""
 
 COLUMNS_ATTRIBUTE = "columns"
 VERSION_ATTRIBUTE = "format_version"

@@ -7,9 +7,8 @@ from math import prod
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.checkpoint import read_checkpoint, tensor_shapes
-from ssmpress.compact import choose_format, predicted_bytes
-from ssmpress.ops import Format, Structure
+from ssmpress.checkpoint import ModelConfig, read_checkpoint, tensor_shapes
+from ssmpress.compact import predicted_bytes
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe import Recipe
@@ -72,7 +71,7 @@ def make_plan(recipe: Recipe) -> Plan:
     weights = sum(map(prod, shapes.values()))
     prunable_weights = sum(prod(shapes[name]) for name in prunable)
     matrices = tuple(
-        _planned(recipe, name, shapes[name], sparsity if name in prunable else 0.0)
+        _planned(recipe, config, name, shapes[name], sparsity if name in prunable else 0.0)
         for name in shapes
         if stages.is_matrix(name)
     )
@@ -107,13 +106,12 @@ def recovery_text(recipe: Recipe, device: str) -> str:
     return f"as many steps as {settings.cpu_seconds:.0f} s on the CPU allow"
 
 
-def _planned(recipe: Recipe, name: str, shape: tuple[int, ...], sparsity: float) -> PlannedMatrix:
+def _planned(
+    recipe: Recipe, config: ModelConfig, name: str, shape: tuple[int, ...], sparsity: float
+) -> PlannedMatrix:
     rows, columns = shape
     stored = round((1 - sparsity) * rows * columns)
-    if name == "backbone.embedding.weight":
-        chosen = Format(Structure.DENSE, recipe.pack.values)
-    else:
-        chosen, _ = choose_format(rows, columns, stored, recipe.pack.values)
+    chosen, _ = stages.matrix_format(config, name, (rows, columns), stored, recipe.pack)
     size = predicted_bytes(chosen, rows, columns, stored)
     return PlannedMatrix(name, rows, columns, chosen.name, 4 * rows * columns, size)
 

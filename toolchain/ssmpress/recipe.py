@@ -174,11 +174,28 @@ class RecoverSettings:
             _require(value is None or value >= 2, option, "at least 2", value)
 
 
+class Head(StrEnum):
+    """How the head's weights are stored, and a tied embedding's. `AUTO`: 4 bits beside an int8
+    body, which costs 0.3 % of the perplexity; else like the body.
+    """
+
+    AUTO = "auto"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 @dataclass(frozen=True)
 class PackSettings:
-    """How the kept weights are stored. int8 also quantises the activations, per token."""
+    """How the kept weights are stored. int8 and int4 also quantise the activations, per token."""
 
     values: Values = Values.INT8
+    head: Head = Head.AUTO
+
+    def head_values(self) -> Values:
+        """Type of the head's weights."""
+        if self.head is not Head.AUTO:
+            return Values(self.head)
+        return Values.INT4 if self.values is Values.INT8 else self.values
 
 
 @dataclass(frozen=True)

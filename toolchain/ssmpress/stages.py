@@ -25,11 +25,12 @@ from ssmpress.checkpoint import (
 )
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
+from ssmpress.int4 import MAX_COLUMNS
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
 from ssmpress.prune import mask
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
-from ssmpress.recipe import DataSettings, Recipe
+from ssmpress.recipe import DataSettings, PackSettings, Recipe
 from ssmpress.report import files
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
@@ -40,6 +41,7 @@ from ssmpress.report.results import TextUse
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 
+EMBEDDING = "backbone.embedding.weight"
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
 
@@ -216,20 +218,34 @@ def unfinished_file(recipe: Recipe, source: Source) -> Path:
 
 def is_matrix(name: str) -> bool:
     """Whether a tensor is stored as a packed matrix: projections, embedding and head."""
-    return name.endswith("_proj.weight") or name in ("backbone.embedding.weight", "lm_head.weight")
+    return name.endswith("_proj.weight") or name in (EMBEDDING, "lm_head.weight")
 
 
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> tuple[PackedModel, PackedModel]:
     """The dense float32 baseline of the unpruned checkpoint, and the packed model."""
     config = source.checkpoint.config
     dense = _pack(config, source.checkpoint.tensors, None)
-    return dense, _pack(config, pruned.tensors, recipe.pack.values)
+    return dense, _pack(config, pruned.tensors, recipe.pack)
+
+
+def matrix_format(
+    config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings
+) -> tuple[Format, str]:
+    """The format of a matrix with `stored` weights, and why."""
+    embedding = name == EMBEDDING
+    head = embedding if config.tie_embeddings else name == "lm_head.weight"
+    values = settings.head_values() if head else settings.values
+    if values is Values.INT4 and shape[1] > MAX_COLUMNS:
+        values = Values.INT8
+    if embedding:
+        return Format(Structure.DENSE, values), "rows are read one by one"
+    return packing.choose_format(*shape, stored, values)
 
 
 def _pack(
-    config: ModelConfig, tensors: Mapping[str, torch.Tensor], values: Values | None
+    config: ModelConfig, tensors: Mapping[str, torch.Tensor], settings: PackSettings | None
 ) -> PackedModel:
-    """values None: everything dense float32."""
+    """settings None: everything dense float32."""
     matrices, rest = {}, {}
     for name, tensor in tensors.items():
         array = tensor.numpy()
@@ -237,14 +253,11 @@ def _pack(
             rest[name] = array
             continue
         keep_mask = array != 0
-        if values is None:
+        if settings is None:
             chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
-        elif name == "backbone.embedding.weight":
-            chosen, reason = Format(Structure.DENSE, values), "rows are read one by one"
         else:
             stored = int(keep_mask.sum())
-            rows, columns = array.shape
-            chosen, reason = packing.choose_format(rows, columns, stored, values)
+            chosen, reason = matrix_format(config, name, array.shape, stored, settings)
         matrices[name] = packing.pack(array, keep_mask, chosen, reason)
     return PackedModel(config, rest, matrices)
 

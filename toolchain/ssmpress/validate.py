@@ -33,6 +33,7 @@ PARITY_TOLERANCE = {
     # side; one such step is 1/127 of the token's largest activation, and layers add theirs up.
     # Measured 2e-3 to 2.2e-2 on trained models; a wrong scale or a swapped row gives 0.3 and more.
     Values.INT8: 6e-2,
+    Values.INT4: 6e-2,
 }
 
 
@@ -131,13 +132,18 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         row, after = session.step(np.array([token]), after)
         rest.append(row[:, None])
     actual = dict(after.arrays()) | {"logits": np.concatenate([first, *rest], axis=1)}
-    parity = evaluate.parity(expected, actual, tolerance=PARITY_TOLERANCE[recipe.pack.values])
+    parity = evaluate.parity(expected, actual, tolerance=parity_tolerance(packed))
     if not parity.ok:
         raise ParityError(
             f"the exported graph disagrees with the pruned PyTorch model: {parity.reason} "
             "This is a defect of ssmpress; please report it with the model's shapes."
         )
     return parity
+
+
+def parity_tolerance(packed: PackedModel) -> float:
+    """The widest of the formats in use."""
+    return max(PARITY_TOLERANCE[m.format.values] for m in packed.matrices.values())
 
 
 def reference_model(packed: PackedModel) -> Mamba:
@@ -154,7 +160,7 @@ def reference_model(packed: PackedModel) -> Mamba:
             key = f"{name}.weight"
             if key == "lm_head.weight" and packed.config.tie_embeddings:
                 key = "backbone.embedding.weight"
-            module.int8_inputs = packed.matrices[key].format.values is Values.INT8
+            module.int8_inputs = packed.matrices[key].format.values.quantizes_activations
     return model
 
 
