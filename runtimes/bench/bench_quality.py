@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from ssmpress.checkpoint import read_checkpoint
 from ssmpress.evaluate import perplexity
 from ssmpress.export import export
 from ssmpress.ops import Values, get_library_path
+from ssmpress.recipe import Head
 from ssmpress.report.files import write_json
 from ssmpress.run import open_session
 from ssmpress.worker_process import WorkerProcess
@@ -38,13 +40,15 @@ WINDOW = 1024
 
 
 def make_ours(dense: Path, pruned: dict[str, Path], out: Path) -> dict[str, Path]:
-    """Name -> model: the dense model as float32 and int8, the pruned ones as int8."""
-    wanted = {"dense fp32": (dense, None), "dense int8": (dense, Values.INT8)}
-    wanted |= {f"{name} % int8": (path, Values.INT8) for name, path in pruned.items()}
+    """Name -> model: the dense model and the pruned ones, int8 with an int8 and a 4-bit head."""
+    wanted: dict[str, tuple[Path, Values | None, Head]] = {"dense fp32": (dense, None, Head.AUTO)}
+    for name, folder in {"dense": dense, **{f"{n} %": p for n, p in pruned.items()}}.items():
+        wanted[f"{name} int8"] = (folder, Values.INT8, Head.INT8)
+        wanted[f"{name} int8, 4-bit head"] = (folder, Values.INT8, Head.INT4)
     made = {}
-    for name, (folder, values) in wanted.items():
-        path = made[name] = out / f"{name.replace(' % ', '-').replace(' ', '-')}.onnx"
-        packed = pack(folder, values)
+    for name, settings in wanted.items():
+        path = made[name] = out / f"{re.sub('[^a-z0-9]+', '-', name)}.onnx"
+        packed = pack(*settings)
         export(packed, path)
         path.with_suffix(".json").write_text(json.dumps(describe(packed), indent=1) + "\n")
     return made

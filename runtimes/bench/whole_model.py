@@ -51,7 +51,7 @@ def bars(run: Run, step_bytes: dict[str, int], buffer: int) -> list[dict[str, An
         ("70-int8 over stock fp32", "stock-fp32-decode", "70-int8", 5.5),
         ("70-int8 over our dense fp32", "dense-fp32", "70-int8", 4.0),
         ("70-fp16 over our dense fp32", "dense-fp32", "70-fp16", 2.5),
-        ("50-int8 over our dense int8", "dense-int8", "50-int8", 1.0),
+        ("50-int8 over our dense int8, same head", "dense-int8-head4", "50-int8", 1.0),
         ("90-int8 over our dense fp32", "dense-fp32", "90-int8", 9.0),
     )
     rows = [_bar(text + ", decode", run.ratio(a, b), at_least=n) for text, a, b, n in decode]
