@@ -20,11 +20,20 @@ import numpy as np
 import onnx
 import tiled_model
 
+from ssmpress import compact as packing
 from ssmpress import stages
-from ssmpress.checkpoint import read_checkpoint
+from ssmpress.checkpoint import Checkpoint, read_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
-from ssmpress.ops import CAUSAL_CONV1D, DOMAIN, ONNX_OPSET, SELECTIVE_SCAN, Values
+from ssmpress.ops import (
+    CAUSAL_CONV1D,
+    DOMAIN,
+    ONNX_OPSET,
+    SELECTIVE_SCAN,
+    Format,
+    Structure,
+    Values,
+)
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe import Head, PackSettings, Recipe
 from ssmpress.report.results import TextUse
@@ -93,16 +102,30 @@ MODELS = (
 def pack(checkpoint_folder: Path, values: Values | None, head: Head = Head.AUTO) -> PackedModel:
     """What `compress --pruned` would pack; values None is the float32 baseline."""
     checkpoint = read_checkpoint(checkpoint_folder)
-    pack_settings = PackSettings(values=values or Values.INT8, head=head)
-    recipe = Recipe(model=checkpoint_folder, out=checkpoint_folder, pack=pack_settings)
+    if values is None:
+        return _dense(checkpoint)
+    settings = PackSettings(values=values, head=head)
+    recipe = Recipe(model=checkpoint_folder, out=checkpoint_folder, pack=settings)
     no_text = np.zeros(0, np.int32)
     nothing = TextUse((), default_text=False, tokens=0)
     source = stages.Source(
         checkpoint, checkpoint_folder, no_text, no_text.reshape(0, 0), nothing, nothing
     )
     result = PruneResult({}, (), 0.0, 0, 0, "tiled")
-    dense, packed = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
-    return dense if values is None else packed
+    packed = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
+    return packed if isinstance(packed, PackedModel) else packed[-1]
+
+
+def _dense(checkpoint: Checkpoint) -> PackedModel:
+    arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
+    float32 = Format(Structure.DENSE, Values.FP32)
+    matrices = {
+        name: packing.pack(array, np.ones(array.shape, bool), float32)
+        for name, array in arrays.items()
+        if stages.is_matrix(name)
+    }
+    rest = {name: array for name, array in arrays.items() if name not in matrices}
+    return PackedModel(checkpoint.config, rest, matrices)
 
 
 def describe(packed: PackedModel) -> dict[str, Any]:
