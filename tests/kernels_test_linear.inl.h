@@ -3,17 +3,20 @@
 // docs/sparse_format.md and shares nothing with the kernels.
 
 const char* FormatName(int format) {
-  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8",  "bitmask-fp32",
-                                      "bitmask-fp16", "bitmask-int8", "window-int8", "dense-int4"};
+  static const char* const names[] = {"dense-fp32",   "dense-fp16",   "dense-int8",
+                                      "bitmask-fp32", "bitmask-fp16", "bitmask-int8",
+                                      "window-int8",  "dense-int4",   "window-fp16"};
   return names[format];
 }
 
-constexpr int kFormats = 8, kBitmaskFormats = 3, kWindowFormat = 6, kInt4Format = 7;
+constexpr int kFormats = 9, kBitmaskFormats = 3, kWindowFormat = 6, kInt4Format = 7,
+              kFp16WindowFormat = 8;
 
 Values ValuesOf(int format) {
-  return format == kInt4Format     ? Values::kInt4
-         : format == kWindowFormat ? Values::kInt8
-                                   : static_cast<Values>(format % 3);
+  return format == kInt4Format         ? Values::kInt4
+         : format == kFp16WindowFormat ? Values::kFp16
+         : format == kWindowFormat     ? Values::kInt8
+                                       : static_cast<Values>(format % 3);
 }
 // Activations are quantised, and sums exact.
 bool IsInt8(int format) { return ValuesOf(format) >= Values::kInt8; }
@@ -53,6 +56,7 @@ struct Packed {
       return;
     }
     std::vector<uint8_t> bytes;
+    index_of_.resize(rows * columns);
     const size_t row_bytes = (columns + 63) / 64 * 8;
     bits = Buffer<uint8_t>(rows * row_bytes);
     start = Buffer<int32_t>(rows + 1);
@@ -64,13 +68,15 @@ struct Packed {
         if (format >= 3 && !keep) continue;
         dense[i * columns + j] = keep ? Append(r, bytes) : AppendZero(bytes);
         stored[i * columns + j] = 1;
+        index_of_[i * columns + j] = count;
         bits[i * row_bytes + j / 8] |= static_cast<uint8_t>(1 << j % 8);
         ++count;
       }
       start[i + 1] = static_cast<int32_t>(count);
     }
     if (m.structure == Structure::kBitmask) bytes.resize(bytes.size() + kValuePadding);
-    if (m.structure == Structure::kWindow) MakeWindows(r, bytes);
+    if (format == kWindowFormat) MakeWindows(r, bytes);
+    if (format == kFp16WindowFormat) MakeFp16Windows(r, bytes);
     const size_t element = ElementSize();
     value = Buffer<uint8_t>(bytes.size(), element);
     if (!bytes.empty()) std::memcpy(value.get(), bytes.data(), bytes.size());
@@ -81,6 +87,8 @@ struct Packed {
   }
 
  private:
+  std::vector<size_t> index_of_;  // of stored values, in row order
+
   // Everything at random, what lies beyond the rows and columns too; extremes are frequent.
   void MakeInt4(Random& r, float density) {
     const size_t tiles = (m.rows + 15) / 16, groups = (m.columns + 15) / 16;
@@ -129,6 +137,52 @@ struct Packed {
     m.step = step.get();
     m.position = position.get();
   }
+  // As MakeWindows draws them: windows begin early, steps and slots are left empty at random.
+  void MakeFp16Windows(Random& r, std::vector<uint8_t>& bytes) {
+    const size_t tiles = (m.rows + 7) / 8;
+    std::vector<int32_t> rows(8 * tiles, -1), starts(1, 0);
+    std::vector<uint8_t> steps, positions, halves;
+    for (size_t i = 0; i < m.rows; ++i) rows[i] = static_cast<int32_t>(i);
+    for (size_t i = m.rows; i > 1; --i) std::swap(rows[i - 1], rows[r.Below(i)]);
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      size_t at[8] = {}, first = 0;
+      for (;;) {
+        size_t next = m.columns;
+        for (size_t i = 0; i < 8; ++i) {
+          const size_t row = static_cast<size_t>(rows[8 * tile + i]);
+          while (rows[8 * tile + i] >= 0 && at[i] < m.columns && !stored[row * m.columns + at[i]]) {
+            ++at[i];
+          }
+          if (rows[8 * tile + i] >= 0) next = std::min(next, at[i]);
+        }
+        if (next == m.columns) break;
+        const size_t earliest = std::max(first, next - std::min<size_t>(next, r.Below(16)));
+        const size_t begin = std::min(earliest, first + 255);
+        steps.push_back(static_cast<uint8_t>(begin - first));
+        first = begin;
+        uint8_t nibbles[4] = {};
+        for (size_t i = 0; i < 8; ++i) {
+          const bool use =
+              rows[8 * tile + i] >= 0 && at[i] < std::min(m.columns, first + 16) && r.Below(8) != 0;
+          const size_t from = use ? static_cast<size_t>(rows[8 * tile + i]) * m.columns + at[i] : 0;
+          halves.push_back(use ? bytes[2 * index_of_[from]] : 0);
+          halves.push_back(use ? bytes[2 * index_of_[from] + 1] : 0x80);
+          if (!use) continue;
+          nibbles[i / 2] |= static_cast<uint8_t>((at[i]++ - first) << i % 2 * 4);
+        }
+        positions.insert(positions.end(), nibbles, nibbles + 4);
+      }
+      starts.push_back(static_cast<int32_t>(steps.size()));
+    }
+    order = Copy(rows);
+    start = Copy(starts);
+    step = Copy(steps);
+    position = Copy(positions);
+    m.order = order.get();
+    m.step = step.get();
+    m.position = position.get();
+    bytes = halves;
+  }
   double Append(Random& r, std::vector<uint8_t>& bytes) {
     const bool tiny = r.Below(50) == 0;  // subnormal
     if (IsInt8(format)) {
@@ -137,8 +191,9 @@ struct Packed {
       return q;
     }
     if (m.values == Values::kFp16) {
-      const uint16_t half = static_cast<uint16_t>(tiny ? r.Below(1024) : 0x3000 + r.Below(0xc00)) |
-                            static_cast<uint16_t>(r.Below(2) << 15);
+      uint16_t half = static_cast<uint16_t>(tiny ? r.Below(1024) : 0x3000 + r.Below(0xc00)) |
+                      static_cast<uint16_t>(r.Below(2) << 15);
+      if (half == 0x8000) half = 0;  // -0 says that a slot of a window is not in use
       bytes.push_back(static_cast<uint8_t>(half));
       bytes.push_back(static_cast<uint8_t>(half >> 8));
       return FromHalf(half);
@@ -355,6 +410,16 @@ void TestHostileMatrices() {
     broken(format, "got -128", [](Packed& p) { p.value[2] = 0x80; });
   }
   TestHostileWindows(broken);
+  broken(kFp16WindowFormat, "order[", [](Packed& p) { p.order[1] = p.order[0]; });
+  broken(kFp16WindowFormat, "(records), got 2147483647",
+         [](Packed& p) { p.start[3] = 0x7fffffff; });
+  broken(kFp16WindowFormat, "step: expected columns below 70", [](Packed& p) { p.step[0] = 255; });
+  broken(kFp16WindowFormat, "position: expected ascending", [](Packed& p) {
+    for (size_t i = 0; i < p.position.size(); ++i) p.position[i] = 0;
+  });
+  broken(kFp16WindowFormat, "position: expected ascending", [](Packed& p) {
+    for (size_t i = 0; i < p.value.size(); ++i) p.value[i] = 1;
+  });
   broken(kInt4Format, "scale[3]: expected a finite number", [](Packed& p) { p.scale[3] = -1; });
   broken(kInt4Format, "ratio 5: expected -127 to 127, got -128",
          [](Packed& p) { p.ratio[5] = -128; });

@@ -40,6 +40,7 @@ EMBEDDING = pytest.mark.parametrize("fmt", list(ops.EMBEDDINGS), ids=lambda f: f
 INT8 = next(f for f in FORMATS if f.name == "bitmask-int8")
 INT4 = next(f for f in FORMATS if f.name == "dense-int4")
 WINDOW = next(f for f in FORMATS if f.name == "window-int8")
+FP16_WINDOW = next(f for f in FORMATS if f.name == "window-fp16")
 
 
 def session(
@@ -124,6 +125,8 @@ def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
         stored = weight.astype(np.float16)
     if fmt.structure is Structure.DENSE:
         sections["weight"] = stored
+    elif fmt == FP16_WINDOW:
+        sections = pack_fp16_windows(stored, keep_mask)
     elif fmt.structure is Structure.WINDOW:
         sections = pack_windows(stored, keep_mask)
     else:
@@ -179,6 +182,37 @@ def pack_windows(stored: np.ndarray, keep_mask: np.ndarray) -> Arrays:
         "step": np.array(steps, np.uint8).reshape(-1, 2),
         "position": np.array(positions, np.uint8).reshape(-1, 16),
         "value": np.array(values, np.int8).reshape(-1, 32),
+    }
+
+
+def pack_fp16_windows(stored: np.ndarray, keep_mask: np.ndarray) -> Arrays:
+    """Rows in reverse; entries without a row last."""
+    rows = len(stored)
+    tiles = -(-rows // 8)
+    order = np.array([*range(rows)[::-1], *[-1] * (8 * tiles - rows)])
+    start, steps, positions, values = [0], [], [], []
+    for tile in range(tiles):
+        entries = order[8 * tile : 8 * tile + 8]
+        left = [list(np.nonzero(keep_mask[r])[0]) if r >= 0 else [] for r in entries]
+        first = 0
+        while any(left):
+            steps.append(min(min(c[0] for c in left if c) - first, 255))
+            first += steps[-1]
+            position, value = [0] * 8, [np.float16(-0.0)] * 8
+            for i, columns in enumerate(left):
+                if columns and columns[0] < first + 16:
+                    column = columns.pop(0)
+                    position[i] = column - first
+                    value[i] = stored[entries[i], column] + np.float16(0)  # -0 becomes 0
+            positions.append([position[i] | position[i + 1] << 4 for i in (0, 2, 4, 6)])
+            values.append(value)
+        start.append(len(steps))
+    return {
+        "order": order.astype(np.int32),
+        "start": np.array(start, np.int32),
+        "step": np.array(steps, np.uint8),
+        "position": np.array(positions, np.uint8).reshape(-1, 4),
+        "value": np.array(values, np.float16).reshape(-1, 8),
     }
 
 
@@ -492,6 +526,37 @@ def test_refuses_damaged_windows(section: str, index: object, value: int, text: 
     sections = good(WINDOW)
     sections[section][index] = value
     assert_refused(WINDOW, sections, text)
+
+
+@pytest.mark.parametrize(
+    ("section", "index", "value", "text"),
+    [
+        ("order", 0, 20, r"order\[0\]: expected each of 20 rows once and 4 times -1, got 20"),
+        ("order", 7, -1, r"order\[23\]: expected each of 20 rows once and 4 times -1, got -1"),
+        ("start", 0, -5, r"start\[0\]: expected 0, got -5"),
+        ("start", 3, 2**31 - 1, r"start\[3\]: expected \d+ \(records\), got 2147483647"),
+        ("step", 1, 255, "step: expected columns below 70, got"),
+        ("position", slice(None), 255, "position: expected ascending columns below 70"),
+        ("value", slice(None), 1, "position: expected ascending columns below 70"),
+    ],
+)
+def test_refuses_damaged_fp16_windows(section: str, index: object, value: int, text: str) -> None:
+    sections = good(FP16_WINDOW)
+    sections[section][index] = value
+    assert_refused(FP16_WINDOW, sections, text)
+
+
+def test_refuses_fp16_window_sections_that_do_not_fit() -> None:
+    records = len(good(FP16_WINDOW)["step"])
+    for name, text in {
+        "order": r"order: expected shape \(24\), got \(23\)",
+        "start": r"start: expected shape \(4\), got \(3\)",
+        "position": rf"position: expected shape \({records}, 4\), got \({records - 1}, 4\)",
+        "value": rf"value: expected shape \({records}, 8\), got \({records - 1}, 8\)",
+    }.items():
+        sections = good(FP16_WINDOW)
+        sections[name] = sections[name][:-1]
+        assert_refused(FP16_WINDOW, sections, text)
 
 
 def test_refuses_window_sections_that_do_not_fit() -> None:

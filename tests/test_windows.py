@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from ssmpress import compact, fallback, ops, windows
+from ssmpress import compact, fallback, float_windows, ops, windows
 from ssmpress.compact import PackedMatrix
 from ssmpress.errors import BadInputError
 from ssmpress.ops import Format, Structure, Values
 
 WINDOW = Format(Structure.WINDOW, Values.INT8)
+FP16_WINDOW = Format(Structure.WINDOW, Values.FP16)
 
 
 @st.composite
@@ -180,7 +181,7 @@ def test_refuses_another_count_than_stored() -> None:
 
 def run_fallback(packed: PackedMatrix, x: np.ndarray) -> np.ndarray:
     """The op as its function, in ONNX Runtime without the library."""
-    op, sections = WINDOW.op_type, dict(packed.sections)
+    op, sections = packed.format.op_type, dict(packed.sections)
     attributes = {ops.COLUMNS_ATTRIBUTE: packed.columns, ops.VERSION_ATTRIBUTE: 1}
     node = helper.make_node(op, ["x", *sections], ["y"], domain=ops.DOMAIN, **attributes)
     graph = helper.make_graph(
@@ -218,3 +219,102 @@ def test_fallback_multiplies_the_same_integers(rows: int, columns: int, density:
     values = windows.unpack(packed.sections, rows, columns).astype(np.int64)
     sums = (x.astype(np.int64) @ values.T).astype(np.float32)
     np.testing.assert_array_equal(run_fallback(packed, x), sums * packed.sections["scale"])
+
+
+# ---- fp16 ----
+
+
+def read_fp16_slowly(
+    sections: dict[str, np.ndarray], rows: int, columns: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """docs/sparse_format.md, slot by slot, with no code in common with float_windows.py."""
+    values, stored = np.zeros((rows, columns), np.float16), np.zeros((rows, columns), bool)
+    order, start = sections["order"].tolist(), sections["start"].tolist()
+    assert sorted(order[:rows]) == list(range(rows))
+    assert order[rows:] == [-1] * (len(order) - rows)
+    bits = sections["value"].view(np.uint16)
+    for tile in range(len(order) // 8):
+        first = 0
+        for record in range(start[tile], start[tile + 1]):
+            first += int(sections["step"][record])
+            assert first < columns
+            for i in range(8):
+                position = int(sections["position"][record, i // 2]) >> i % 2 * 4 & 15
+                if bits[record, i] == 0x8000:
+                    assert position == 0
+                    continue
+                row, column = order[8 * tile + i], first + position
+                assert row >= 0
+                assert not stored[row, column:].any()
+                stored[row, column] = True
+                values[row, column] = sections["value"][record, i]
+    assert start[-1] == len(sections["step"])
+    return values, stored
+
+
+@given(matrix=matrices())
+def test_fp16_sections_hold_the_matrix(matrix: tuple[np.ndarray, np.ndarray]) -> None:
+    values, keep_mask = matrix[0].astype(np.float16) / np.float16(8), matrix[1]
+    sections = float_windows.pack(values, keep_mask)
+    expected = float_windows.shapes(len(values), len(sections["step"]))
+    assert {name: (a.dtype, a.shape) for name, a in sections.items()} == expected
+    assert tuple(sections) == FP16_WINDOW.weight_inputs
+    assert float_windows.problem(sections, *values.shape) is None
+    read, stored = read_fp16_slowly(sections, *values.shape)
+    np.testing.assert_array_equal(read, values)
+    np.testing.assert_array_equal(stored, keep_mask)
+    np.testing.assert_array_equal(float_windows.unpack(sections, *values.shape), values)
+    np.testing.assert_array_equal(float_windows.keep_mask_of(sections, *values.shape), keep_mask)
+
+
+def test_fp16_keeps_a_negative_zero_as_zero() -> None:
+    packed = compact.pack(np.array([[-0.0, 1]], np.float32), np.ones((1, 2), bool), FP16_WINDOW)
+    compact.check(packed)
+    assert compact.keep_mask_of(packed).all()
+
+
+def test_fp16_predicted_size_is_near() -> None:
+    random = np.random.default_rng(1)
+    for density in (0.05, 0.1, 0.3, 0.5, 0.7, 1.0):
+        keep_mask = random.random((256, 512)) < density
+        packed = compact.pack(keep_mask.astype(np.float32), keep_mask, FP16_WINDOW)
+        predicted = compact.predicted_bytes(FP16_WINDOW, 256, 512, packed.stored)
+        assert 0.8 < predicted / packed.nbytes < 1.25
+
+
+@pytest.mark.parametrize(
+    ("section", "index", "value", "message"),
+    [
+        ("order", 0, 20, "order: expected each of 20 rows once, then -1"),
+        ("order", 22, 1, "order: expected each of 20 rows once, then -1"),
+        ("start", 1, -1, "start: expected non-decreasing from 0 to"),
+        ("step", 0, 255, "step: expected first columns below 70"),
+        ("step", slice(None), 0, "position: expected ascending columns in each row"),
+        ("value", slice(None), -0.0, "position: expected 0 in slots that are not in use"),
+        ("value", (-1, slice(None)), 1, "position: expected weights of rows"),
+    ],
+)
+def test_refuses_damaged_fp16_sections(
+    section: str, index: object, value: float, message: str
+) -> None:
+    weight = np.random.default_rng(0).standard_normal((20, 70)).astype(np.float32)
+    packed = compact.pack(weight, np.random.default_rng(1).random((20, 70)) < 0.4, FP16_WINDOW)
+    array = packed.sections[section].copy()
+    array[index] = value
+    damaged = replace(packed, sections={**packed.sections, section: array})
+    for read in (compact.check, compact.unpack):
+        with pytest.raises(BadInputError, match="window-fp16 matrix, " + re.escape(message)):
+            read(damaged)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "density"),
+    [(1, 1, 1.0), (20, 70, 0.4), (8, 16, 1.0), (9, 900, 0.003), (50, 40, 0.0), (0, 5, 1.0)],
+)
+def test_fp16_fallback(rows: int, columns: int, density: float) -> None:
+    random = np.random.default_rng([rows, columns])
+    weight = random.standard_normal((rows, columns)).astype(np.float32)
+    packed = compact.pack(weight, random.random(weight.shape) < density, FP16_WINDOW)
+    x = random.standard_normal((2, 3, columns)).astype(np.float32)
+    expected = x.astype(np.float64) @ compact.unpack(packed).astype(np.float64).T
+    np.testing.assert_allclose(run_fallback(packed, x), expected, rtol=1e-5, atol=1e-5)

@@ -16,10 +16,10 @@
 
 namespace ssmpress::bench {
 
-constexpr int kFormats = 8, kWindowFormat = 6, kInt4Format = 7;
+constexpr int kFormats = 9, kWindowFormat = 6, kInt4Format = 7, kFp16WindowFormat = 8;
 constexpr const char* kFormatNames[kFormats] = {"dense-fp32",   "dense-fp16",   "dense-int8",
                                                 "bitmask-fp32", "bitmask-fp16", "bitmask-int8",
-                                                "window-int8",  "dense-int4"};
+                                                "window-int8",  "dense-int4",   "window-fp16"};
 
 struct Weights {
   size_t rows, columns;
@@ -48,9 +48,10 @@ struct Packed {
     m.structure = format < 3 || format == kInt4Format ? Structure::kDense
                   : format < kWindowFormat            ? Structure::kBitmask
                                                       : Structure::kWindow;
-    m.values = format == kInt4Format     ? Values::kInt4
-               : format == kWindowFormat ? Values::kInt8
-                                         : static_cast<Values>(format % 3);
+    m.values = format == kInt4Format         ? Values::kInt4
+               : format == kFp16WindowFormat ? Values::kFp16
+               : format == kWindowFormat     ? Values::kInt8
+                                             : static_cast<Values>(format % 3);
     m.rows = w.rows;
     m.columns = w.columns;
     for (size_t i = 0; i < w.rows; ++i) {
@@ -60,6 +61,8 @@ struct Packed {
     }
     if (format == kInt4Format) {
       PackInt4(w);
+    } else if (format == kFp16WindowFormat) {
+      PackFp16Windows(w);
     } else if (format == kWindowFormat) {
       PackWindows(w);
     } else {
@@ -203,6 +206,49 @@ struct Packed {
       return key[static_cast<size_t>(a)] > key[static_cast<size_t>(b)];
     });
     return sorted;
+  }
+
+  // Rows into tiles by their number of weights; a window begins at the first weight that is left.
+  void PackFp16Windows(const Weights& w) {
+    std::vector<size_t> counts(w.rows);
+    std::vector<std::vector<size_t>> columns(w.rows);
+    for (size_t i = 0; i < w.rows; ++i) {
+      for (size_t j = 0; j < w.columns; ++j) {
+        if (w.At(i, j) != 0) columns[i].push_back(j);
+      }
+      counts[i] = columns[i].size();
+    }
+    order = SortBy(counts);
+    order.resize((w.rows + 7) / 8 * 8, -1);
+    start.push_back(0);
+    for (size_t tile = 0; tile < order.size(); tile += 8) {
+      size_t at[8] = {}, first = 0;
+      for (;;) {
+        size_t next = w.columns;
+        for (size_t i = 0; i < 8; ++i) {
+          if (order[tile + i] < 0) continue;
+          const auto& left = columns[static_cast<size_t>(order[tile + i])];
+          if (at[i] < left.size()) next = std::min(next, left[at[i]]);
+        }
+        if (next == w.columns) break;
+        next = std::min(next, first + 255);
+        step.push_back(static_cast<uint8_t>(next - first));
+        first = next;
+        position.resize(position.size() + 4);
+        for (size_t i = 0; i < 8; ++i) {
+          const size_t row = static_cast<size_t>(std::max(order[tile + i], 0));
+          const bool use = order[tile + i] >= 0 && at[i] < columns[row].size() &&
+                           columns[row][at[i]] < first + 16;
+          const size_t column = use ? columns[row][at[i]++] : first;
+          const uint16_t half = use ? ToHalf(w.At(row, column)) : kNothing;
+          value.push_back(static_cast<uint8_t>(half));
+          value.push_back(static_cast<uint8_t>(half >> 8));
+          position[position.size() - 4 + i / 2] |=
+              static_cast<uint8_t>((column - first) << i % 2 * 4);
+        }
+      }
+      start.push_back(static_cast<int32_t>(step.size()));
+    }
   }
 
   // Rows into lanes by their number of weights, lanes into tiles by their number of records.

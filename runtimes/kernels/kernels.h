@@ -60,8 +60,8 @@ enum class Structure { kDense, kBitmask, kWindow };
 
 // A packed matrix as docs/sparse_format.md lays it out. Dense: `value` is the section `weight` and
 // holds r·c elements; dense int4: e tiles of g groups of 128 bytes, and `ratio`. Bitmask: `bits`,
-// `start` and the padded section `value`. Window, int8 only: `order`, `start`, `step`, `position`
-// and `value`, with e tiles and n records. int8 and int4: also `scale`.
+// `start` and the padded section `value`. Window, int8 or fp16: `order`, `start`, `step`,
+// `position` and `value`, with e tiles and n records. int8 and int4: also `scale`.
 struct PackedMatrix {
   Structure structure;
   Values values;
@@ -72,8 +72,8 @@ struct PackedMatrix {
   const int32_t* start;     // bitmask (r + 1), window (e + 1)
   const float* scale;       // (r)
   const int32_t* order;     // (8·e)
-  const uint8_t* step;      // (n, 2)
-  const uint8_t* position;  // (n, 16)
+  const uint8_t* step;      // (n, 2), fp16 (n)
+  const uint8_t* position;  // (n, 16), fp16 (n, 4)
   const int8_t* ratio;      // int4 (e, g, 16)
 };
 
@@ -96,9 +96,12 @@ constexpr size_t kInt4Rows = 16;
 constexpr size_t kInt4Group = 16;
 constexpr size_t kInt4Bytes = kInt4Rows * kInt4Group / 2;
 
-// Entries of a window matrix's tile, and slots of a record.
+// Entries of a window matrix's tile, and slots of a record; fp16 records have one slot an entry.
 constexpr size_t kWindowTile = 8;
 constexpr size_t kWindowSlots = 32;
+
+// fp16 bits (-0) in a slot of an fp16 window record that is not in use.
+constexpr uint16_t kNothing = 0x8000;
 
 // Bytes that a bitmask `value` section holds beyond its last element.
 constexpr size_t kValuePadding = 64;

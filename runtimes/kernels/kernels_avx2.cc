@@ -136,6 +136,18 @@ SSMPRESS_INLINE void Transpose(F32 (&v)[8]) {
   }
 }
 
+// Eight 4-bit numbers: their low three bits as indices, and their high bits as signs.
+SSMPRESS_INLINE void LoadPositions(const uint8_t* p, I32& index, F32& sign) {
+  int32_t word;
+  std::memcpy(&word, p, sizeof word);
+  const __m256i all = _mm256_set1_epi32(word);
+  index = _mm256_srlv_epi32(all, _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28));
+  sign =
+      _mm256_castsi256_ps(_mm256_sllv_epi32(all, _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0)));
+}
+// Floats of `table` by the low three bits of `index`.
+SSMPRESS_INLINE F32 Lookup(F32 table, I32 index) { return _mm256_permutevar8x32_ps(table, index); }
+
 SSMPRESS_INLINE F32 LoadHalf(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
@@ -227,6 +239,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
 #include "kernels/linear_window.inl.h"
+#include "kernels/linear_window_float.inl.h"
 #include "kernels/linear_int4.inl.h"
 // clang-format on
 
@@ -251,7 +264,7 @@ const Isa kAvx2Isa = {
       LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
       LinearFewTokens<BitmaskInt8Reader, true, 2>},
-     {nullptr, nullptr, WindowTokens}},
+     {nullptr, WindowFp16Tokens, WindowTokens}},
     {{LinearManyTokens<FloatPanel, DenseFp32Reader>, LinearManyTokens<FloatPanel, DenseFp16Reader>,
       LinearManyTokens<Int8Panel, DenseInt8Reader>},
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,

@@ -198,6 +198,31 @@ void Int4Scalar(const LinearBlock& block) {
   }
 }
 
+void WindowFp16Scalar(const LinearBlock& block) {
+  const PackedMatrix& m = *block.matrix;
+  const auto* value = static_cast<const uint16_t*>(m.value);
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const auto* x = static_cast<const float*>(block.x) + t * block.x_stride;
+    for (size_t entry = block.row_begin; entry < block.row_end; entry += kWindowTile) {
+      float sum[kWindowTile] = {};
+      size_t first = 0;
+      const size_t tile = entry / kWindowTile;
+      for (int32_t record = m.start[tile]; record < m.start[tile + 1]; ++record) {
+        const size_t at = static_cast<size_t>(record);
+        first += m.step[at];
+        for (size_t i = 0; i < kWindowTile; ++i) {
+          const unsigned position = m.position[4 * at + i / 2] >> i % 2 * 4 & 15;
+          sum[i] += HalfToFloat(value[kWindowTile * at + i]) * x[first + position];
+        }
+      }
+      for (size_t i = 0; i < kWindowTile; ++i) {
+        const int32_t row = m.order[entry + i];
+        if (row >= 0) block.y[t * m.rows + static_cast<size_t>(row)] = sum[i];
+      }
+    }
+  }
+}
+
 constexpr Structure kDense = Structure::kDense;
 constexpr Structure kBitmask = Structure::kBitmask;
 
@@ -222,7 +247,7 @@ const Isa kScalarIsa = {
       LinearScalar<kDense, Values::kInt8, int8_t>, Int4Scalar},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
       LinearScalar<kBitmask, Values::kInt8, int8_t>},
-     {nullptr, nullptr, WindowScalar}},
+     {nullptr, WindowFp16Scalar, WindowScalar}},
     {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
       LinearScalar<kDense, Values::kInt8, int16_t>},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,

@@ -88,7 +88,8 @@ bool CheckOrder(const PackedMatrix& m, char* error, size_t size) {
 
 bool CheckWindowStart(const PackedMatrix& m, char* error, size_t size) {
   const size_t tiles = (m.rows + kWindowTile - 1) / kWindowTile;
-  const size_t records = m.value_count / kWindowSlots;
+  const size_t slots = m.values == Values::kFp16 ? kWindowTile : kWindowSlots;
+  const size_t records = m.value_count / slots;
   if (m.start[0] != 0) {
     std::snprintf(error, size, "start[0]: expected 0, got %d", m.start[0]);
     return false;
@@ -164,10 +165,43 @@ bool CheckTile(const PackedMatrix& m, size_t tile, char* error, size_t size) {
   return true;
 }
 
+bool CheckFp16Tile(const PackedMatrix& m, size_t tile, char* error, size_t size) {
+  size_t first = 0, next[kWindowTile] = {};
+  for (int32_t i = m.start[tile]; i < m.start[tile + 1]; ++i) {
+    const size_t record = static_cast<size_t>(i);
+    first += m.step[record];
+    if (first >= m.columns) {
+      std::snprintf(error, size, "step: expected columns below %zu, got %zu in record %zu",
+                    m.columns, first, record);
+      return false;
+    }
+    for (size_t entry = 0; entry < kWindowTile; ++entry) {
+      uint16_t value;
+      std::memcpy(&value, static_cast<const uint8_t*>(m.value) + 2 * (kWindowTile * record + entry),
+                  sizeof value);
+      const unsigned position = m.position[4 * record + entry / 2] >> entry % 2 * 4 & 15;
+      const size_t column = first + position;
+      const bool has_row = m.order[tile * kWindowTile + entry] >= 0;
+      const bool good = value == kNothing ? position == 0
+                                          : has_row && column < m.columns && column >= next[entry];
+      if (!good) {
+        std::snprintf(error, size,
+                      "position: expected ascending columns below %zu, and 0 in slots that are not "
+                      "in use; got something else in record %zu, entry %zu",
+                      m.columns, record, entry);
+        return false;
+      }
+      if (value != kNothing) next[entry] = column + 1;
+    }
+  }
+  return true;
+}
+
 bool CheckWindows(const PackedMatrix& m, char* error, size_t size) {
   if (!CheckOrder(m, error, size) || !CheckWindowStart(m, error, size)) return false;
   for (size_t tile = 0; tile * kWindowTile < m.rows; ++tile) {
-    if (!CheckTile(m, tile, error, size)) return false;
+    const auto check = m.values == Values::kFp16 ? CheckFp16Tile : CheckTile;
+    if (!check(m, tile, error, size)) return false;
   }
   return true;
 }

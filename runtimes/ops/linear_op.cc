@@ -73,6 +73,7 @@ const OpDefinition kLinearOps[kLinearOpCount] = {
     Define("BitmaskLinearFp16", Structure::kBitmask, Values::kFp16),
     Define("BitmaskLinearInt8", Structure::kBitmask, Values::kInt8),
     Define("DenseLinearInt4", Structure::kDense, Values::kInt4),
+    Define("WindowLinearFp16", Structure::kWindow, Values::kFp16),
     Define("WindowLinearInt8", Structure::kWindow, Values::kInt8),
 };
 

@@ -81,6 +81,34 @@ ort::Status* ReadBitmask(const Kernel& kernel, const Tensor* sections, PackedMat
   return nullptr;
 }
 
+// `order` of an fp16 matrix ends with the entries without a row; the others are rows.
+ort::Status* ReadFp16Windows(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
+  const ort::Api* api = kernel.api;
+  const OpDefinition& op = *kernel.op;
+  const int64_t any = -1;
+  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 1, &any)) return s;
+  const int64_t tiles = (sections[0].dims[0] + 7) / 8;
+  const int64_t entries = 8 * tiles, starts = tiles + 1;
+  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 1, &entries)) return s;
+  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
+  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
+  const int64_t records = sections[2].dims[0];
+  const int64_t position[2] = {records, 4}, value[2] = {records, kWindowTile};
+  if (ort::Status* s = CheckShape(api, op, 4, sections[3], 2, position)) return s;
+  if (ort::Status* s = CheckShape(api, op, 5, sections[4], 2, value)) return s;
+  matrix->order = static_cast<const int32_t*>(sections[0].data);
+  matrix->rows = static_cast<size_t>(entries);
+  for (int i = 0; i < 7 && matrix->rows > 0 && matrix->order[matrix->rows - 1] == -1; ++i) {
+    --matrix->rows;
+  }
+  matrix->start = static_cast<const int32_t*>(sections[1].data);
+  matrix->step = static_cast<const uint8_t*>(sections[2].data);
+  matrix->position = static_cast<const uint8_t*>(sections[3].data);
+  matrix->value = sections[4].data;
+  matrix->value_count = static_cast<size_t>(records) * kWindowTile;
+  return nullptr;
+}
+
 // The number of rows comes from the scales: `order` is padded to whole tiles.
 ort::Status* ReadWindows(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
   const ort::Api* api = kernel.api;
@@ -117,6 +145,7 @@ ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatr
   const auto read = op.values == Values::kInt4            ? ReadInt4
                     : op.structure == Structure::kDense   ? ReadDense
                     : op.structure == Structure::kBitmask ? ReadBitmask
+                    : op.values == Values::kFp16          ? ReadFp16Windows
                                                           : ReadWindows;
   if (ort::Status* s = read(kernel, sections, matrix)) return s;
   if (op.values != Values::kInt8 && op.values != Values::kInt4) return nullptr;

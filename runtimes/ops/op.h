@@ -85,7 +85,7 @@ ort::Status* CheckContents(const Kernel& kernel, const PackedMatrix& matrix);
 
 extern const OpDefinition kSelectiveScanOp;
 extern const OpDefinition kCausalConv1dOp;
-constexpr size_t kLinearOpCount = 8;
+constexpr size_t kLinearOpCount = 9;
 extern const OpDefinition kLinearOps[kLinearOpCount];
 constexpr size_t kEmbeddingOpCount = 2;
 extern const OpDefinition kEmbeddingOps[kEmbeddingOpCount];

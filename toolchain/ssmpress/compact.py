@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from ssmpress import int4, windows
+from ssmpress import float_windows, int4, windows
 from ssmpress.errors import BadInputError
 from ssmpress.ops import FORMATS, SECTION_ALIGNMENT, Format, Structure, Values
 
@@ -78,7 +78,7 @@ def pack(weight: Matrix, keep_mask: Mask, packed_format: Format, reason: str = "
         sections = {"weight": values}
         stored = weight.size
     elif packed_format.structure is Structure.WINDOW:
-        sections = windows.pack(values, keep_mask)
+        sections = _windows(packed_format).pack(values, keep_mask)
         stored = int(keep_mask.sum())
     else:
         kept = values[keep_mask]
@@ -109,7 +109,8 @@ def unpack(packed: PackedMatrix) -> Matrix:
     elif packed.format.structure is Structure.DENSE:
         dense = s["weight"].astype(np.float32)
     elif packed.format.structure is Structure.WINDOW:
-        dense = windows.unpack(s, packed.rows, packed.columns).astype(np.float32)
+        layout = _windows(packed.format)
+        dense = layout.unpack(s, packed.rows, packed.columns).astype(np.float32)
     else:
         dense = np.zeros((packed.rows, packed.columns), np.float32)
         dense[_bits_to_mask(s["bits"], packed.columns)] = s["value"][: packed.stored]
@@ -123,7 +124,9 @@ def keep_mask_of(packed: PackedMatrix) -> Mask:
     if packed.format.structure is Structure.DENSE:
         return np.ones((packed.rows, packed.columns), bool)
     if packed.format.structure is Structure.WINDOW:
-        return windows.keep_mask_of(packed.sections, packed.rows, packed.columns)
+        layout = _windows(packed.format)
+        mask: Mask = layout.keep_mask_of(packed.sections, packed.rows, packed.columns)
+        return mask
     return _bits_to_mask(packed.sections["bits"], packed.columns)
 
 
@@ -155,13 +158,19 @@ def check(packed: PackedMatrix) -> None:
         _expect(not (values == -128).any(), f, "values", "-127 to 127", -128)
 
 
+def _windows(f: Format) -> Any:
+    """The module that knows the layout; both have the same functions."""
+    return float_windows if f.values is Values.FP16 else windows
+
+
 def _check_windows(packed: PackedMatrix) -> None:
     f, s = packed.format, packed.sections
-    for name, (dtype, shape) in windows.shapes(packed.rows, len(s["step"])).items():
+    layout = _windows(f)
+    for name, (dtype, shape) in layout.shapes(packed.rows, len(s["step"])).items():
         _expect_array(f, name, s[name], dtype, shape)
-    broken = windows.problem(s, packed.rows, packed.columns)
+    broken = layout.problem(s, packed.rows, packed.columns)
     _expect(broken is None, f, *(broken or ("", "", "")))
-    used = int(windows.read_slots(s).used.sum())
+    used = int(layout.read_slots(s).used.sum())
     _expect(used == packed.stored, f, "slots in use", packed.stored, used)
 
 
@@ -277,6 +286,7 @@ NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
     "bitmask-fp32": (0.085, 0.103, 0.129, 0.179, 0.233, 0.267, 0.286, 0.303),
     "bitmask-fp16": (0.108, 0.090, 0.091, 0.097, 0.110, 0.115, 0.147, 0.159),
     "bitmask-int8": (0.072, 0.072, 0.068, 0.068, 0.069, 0.080, 0.080, 0.083),
+    "window-fp16": (0.026, 0.049, 0.067, 0.088, 0.107, 0.128, 0.170, 0.213),
     "dense-int4": (0.042,) * 8,
     "window-int8": (0.017, 0.039, 0.050, 0.063, 0.075, 0.086, 0.093, 0.097),
 }
@@ -303,9 +313,11 @@ def predicted_bytes(packed_format: Format, rows: int, columns: int, stored: int)
     if packed_format.structure is Structure.DENSE:
         return rows * columns * item + scale
     if packed_format.structure is Structure.WINDOW:
-        records, tiles = windows.predicted_records(rows, columns, stored), windows.tile_count(rows)
-        per_tile = 4 * windows.TILE + 4
-        return records * windows.RECORD_BYTES + tiles * per_tile + 4 + scale
+        layout = _windows(packed_format)
+        records = layout.predicted_records(rows, columns, stored)
+        per_tile = 4 * layout.TILE + 4
+        size: int = records * layout.RECORD_BYTES + layout.tile_count(rows) * per_tile + 4 + scale
+        return size
     return rows * 8 * -(-columns // 64) + 4 * (rows + 1) + stored * item + scale
 
 

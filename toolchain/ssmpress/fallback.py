@@ -161,6 +161,64 @@ _UNPACK_WINDOWS = """
 """
 """Zeros, of which slots that are not in use hold plenty, are added at the first weight."""
 
+_UNPACK_FP16_WINDOWS = """
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    last = Constant <value_ints = [-1]> ()
+    end = Constant <value_ints = [2147483647]> ()
+    axis = Constant <value_int = 0> ()
+    records = Shape <start = 0, end = 1> (step)
+    records_and_one = Add(records, one)
+    no_tile = ConstantOfShape <value = int64[1] {0}> (records_and_one)
+    first_records = Cast <to = 7> (start)
+    after_tiles = Slice(first_records, one, end, zero)
+    tiles = Shape(after_tiles)
+    each_tile = ConstantOfShape <value = int64[1] {1}> (tiles)
+    tile_ends = ScatterElements <axis = 0, reduction = "add"> (no_tile, after_tiles, each_tile)
+    tiles_before = CumSum(tile_ends, axis)
+    tile = Slice(tiles_before, zero, records, zero)
+    step_int = Cast <to = 7> (step)
+    all_steps = Concat <axis = 0> (zero, step_int)
+    reach = CumSum(all_steps, axis)
+    record_reach = Slice(reach, one, end, zero)
+    first_record = Gather(first_records, tile)
+    tile_reach = Gather(reach, first_record)
+    first_column = Sub(record_reach, tile_reach)
+    window = Unsqueeze(first_column, last)
+    fifteen = Constant <value = uint8 {15}> ()
+    four = Constant <value = uint8 {4}> ()
+    low = BitwiseAnd(position, fifteen)
+    high = BitShift <direction = "RIGHT"> (position, four)
+    low_column = Unsqueeze(low, last)
+    high_column = Unsqueeze(high, last)
+    both = Concat <axis = 2> (low_column, high_column)
+    both_int = Cast <to = 7> (both)
+    slots_shape = Constant <value_ints = [0, 8]> ()
+    in_window = Reshape(both_int, slots_shape)
+    column = Add(window, in_window)
+    order_int = Cast <to = 7> (order)
+    tile_shape = Constant <value_ints = [-1, 8]> ()
+    tile_rows = Reshape(order_int, tile_shape)
+    row = Gather(tile_rows, tile)
+    columns_scalar = Constant <value_int: int = @columns> ()
+    columns = Reshape(columns_scalar, last)
+    row_begin = Mul(row, columns)
+    place = Add(row_begin, column)
+    place_flat = Reshape(place, last)
+    value_float = Cast <to = 1> (value)
+    value_flat = Reshape(value_float, last)
+    is_weight = Cast <to = 9> (value_flat)
+    place_of_weight = Where(is_weight, place_flat, zero)
+    is_row = GreaterOrEqual(order_int, zero)
+    is_row_int = Cast <to = 7> (is_row)
+    rows = ReduceSum(is_row_int, zero)
+    size = Mul(rows, columns)
+    nothing = ConstantOfShape(size)
+    flat = ScatterElements <axis = 0, reduction = "add"> (nothing, place_of_weight, value_flat)
+    shape = Concat <axis = 0> (rows, columns)
+    weight = Reshape <allowzero = 1> (flat, shape)
+"""
+
 _UNPACK_INT4 = """
     tiles_by = Constant <value_ints = [0, 0, 2, 1, 16, 4]> ()
     fifteen = Constant <value = uint8 {15}> ()
@@ -272,7 +330,12 @@ are rounded, as float32 products."""
 def _linear(f: Format) -> str:
     inputs = ", ".join(("x", *f.weight_inputs))
     body = _MULTIPLY[f.values]
-    unpack = _UNPACK_INT4 if f.values is Values.INT4 else _UNPACK[f.structure]
+    if f.values is Values.INT4:
+        unpack = _UNPACK_INT4
+    elif f.structure is Structure.WINDOW and f.values is Values.FP16:
+        unpack = _UNPACK_FP16_WINDOWS
+    else:
+        unpack = _UNPACK[f.structure]
     body = unpack + body
     return f"{f.op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
 

@@ -94,6 +94,7 @@ FORMATS: tuple[Format, ...] = (
         for v in (Values.FP32, Values.FP16, Values.INT8)
     ),
     Format(Structure.DENSE, Values.INT4),
+    Format(Structure.WINDOW, Values.FP16),
     Format(Structure.WINDOW, Values.INT8),
 )
 """Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
