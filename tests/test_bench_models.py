@@ -110,13 +110,16 @@ def test_a_description_counts_every_byte_a_step_reads(tmp_path: Path) -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    slow = interleaved.Times(512, [90.0, 10.0, 40.0], [9.0, 1.0, 4.0])
-    fast = interleaved.Times(512, [30.0, 5.0, 10.0], [3.0, 0.5, 1.0])
+    slow = interleaved.Times(512, [90.0, 10.0, 40.0], [9.0, 1.0, 4.0], [2.0] * 9 + [99.0])
+    fast = interleaved.Times(512, [30.0, 5.0, 10.0], [3.0, 0.5, 1.0], [0.5] * 20 + [50.0])
     run = interleaved.Run(1, {"slow": slow, "fast": fast}, {100: [10.0, 20.0, 10.0]})
-    assert run.ratio("slow", "fast") == {"median": 3.0, "min": 2.0, "max": 4.0}
+    by_round = {"median": 3.0, "min": 2.0, "max": 4.0}
+    assert run.ratio("slow", "fast") == by_round | {"undisturbed": 4.0}
+    prefill = run.ratio("slow", "fast", "prefill")
+    assert prefill == {"median": 3.0, "min": 2.0, "max": 4.0, "undisturbed": 2.0}
     # 1 ms at 10e9 bytes/s are 10e6 bytes: the limit of 10e6 bytes is 1 ms there.
     limit = run.over_limit("fast", 10_000_000, 100)
-    assert limit == {"median": 1.0, "min": 1.0, "max": 3.0}
+    assert limit == {"median": 1.0, "min": 1.0, "max": 3.0, "undisturbed": 1.0}
 
 
 def test_the_read_rate_is_answered_for_every_buffer() -> None:

@@ -156,7 +156,8 @@ def table(result: dict[str, Any]) -> str:
         got = bar["got"]
         lines.append(
             f"- {'met' if bar['met'] else 'NOT met'}: {bar['bar']}: {got['median']:.2f} "
-            f"({got['min']:.2f} to {got['max']:.2f}; asked {bar['at_least']:g})"
+            f"({got['min']:.2f} to {got['max']:.2f}, undisturbed {got['undisturbed']:.2f}; "
+            f"asked {bar['at_least']:g})"
         )
     return "\n".join(lines)
 

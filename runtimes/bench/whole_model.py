@@ -111,7 +111,8 @@ def table(result: dict[str, Any]) -> str:
         lines.append("")
         lines += [
             f"- {'met' if b['met'] else 'NOT met'}: {b['bar']}: {b['got']['median']:.2f} "
-            f"({b['got']['min']:.2f} to {b['got']['max']:.2f}; asked "
+            f"({b['got']['min']:.2f} to {b['got']['max']:.2f}, undisturbed "
+            f"{b['got'].get('undisturbed', 0):.2f}; asked "
             f"{b.get('at_least', b.get('at_most')):g})"
             for b in run["bars"]
         ]
