@@ -13,6 +13,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from peer_worker import silence
 from torch import Tensor
 
 from ssmpress.checkpoint import ModelConfig
@@ -106,10 +107,11 @@ def quantise(source: Path, out: Path, name: str, threads: int) -> None:
     """llama.cpp's own quantisation of an F32 file; name: a key of QUANTISATIONS.
 
     Raises:
-        BadInputError: llama.cpp refuses; its reason is on standard error.
+        BadInputError: llama.cpp refuses.
     """
     import llama_cpp
 
+    silence(llama_cpp)
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.nthread = threads
     parameters.ftype, parameters.pure = QUANTISATIONS[name]

@@ -28,6 +28,16 @@ Logits = NDArray[np.float32]
 CHUNK = 256
 
 
+_SILENT: list[Any] = []  # C holds a pointer to it
+
+
+def silence(llama_cpp: Any) -> None:
+    """Turn off llama.cpp's log: hundreds of lines a model."""
+    if not _SILENT:
+        _SILENT.append(llama_cpp.llama_log_callback(lambda *_: None))
+    llama_cpp.llama_log_set(_SILENT[0], ctypes.c_void_p(0))
+
+
 class Engine(Protocol):
     """A loaded model with one state."""
 
@@ -47,9 +57,7 @@ class LlamaCpp:
         import llama_cpp
 
         self._api = api = llama_cpp
-        silent = api.llama_log_callback(lambda *_: None)
-        self._silent = silent  # kept alive: C holds a pointer to it
-        api.llama_log_set(silent, ctypes.c_void_p(0))
+        silence(api)
         api.llama_backend_init()
         self._model = api.llama_model_load_from_file(
             str(model).encode(), api.llama_model_default_params()
