@@ -18,7 +18,8 @@ DEMO := toolchain/recipes/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-long test-kernels package-test docs check format bench clean help
+.PHONY: setup demo test test-long test-kernels package-test docs check format bench bench-peers clean \
+	help
 
 help:
 	@sed -n '2,5s/^# *//p' Makefile
@@ -26,6 +27,7 @@ help:
 	@echo "make package-test   build wheel and sdist, install them in a fresh environment, run"
 	@echo "make docs           the documentation as a site, in build/docs"
 	@echo "make bench          kernels and the whole model, JSON in build/bench"
+	@echo "make bench-peers    the same model in ONNX Runtime, OpenVINO and llama.cpp (builds that)"
 	@echo "make clean          remove the environment and all build output"
 
 $(STAMPS)/venv: pyproject.toml constraints.txt
@@ -100,10 +102,39 @@ format: setup
 	$(BIN)/ruff check --fix toolchain tests docs
 	$(BIN)/clang-format --style=file:runtimes/.clang-format -i $(CPP)
 
-bench: setup $(STAMPS)/kernels_test
+# The pruned model that gives the masks is too large for the repository: docs/benchmarks.md.
+DENSE ?= ../shared/models/mamba-31m
+PRUNED ?= ../shared/models/mamba-31m-70
+TEXT ?= ../shared/data/wikitext103/test.detok.txt
+
+.PHONY: bench-models
+bench-models: setup $(STAMPS)/kernels_test
 	mkdir -p build/bench
+	$(BIN)/python runtimes/bench/bench_models.py --dense $(DENSE) --pruned $(PRUNED) --again \
+		--out build/bench/models
+
+bench: bench-models
 	build/runtimes/bench_kernels > build/bench/kernels.json
-	@echo "build/bench/kernels.json"
+	$(BIN)/python runtimes/bench/whole_model.py build/bench/whole_model.json
+
+# The peers live in an environment of their own, which also sees the packages of the project's.
+# llama.cpp is compiled for this machine; where its AMX kernels crash (a peer that fails is named in
+# the result), PEER_CFLAGS="-mno-amx-tile -mno-amx-int8 -mno-amx-bf16" leaves them out.
+PEERS := build/peers
+PEER_CFLAGS ?=
+$(PEERS)/ready: runtimes/bench/peers.txt
+	test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
+	CFLAGS="$(PEER_CFLAGS)" CXXFLAGS="$(PEER_CFLAGS)" $(PEERS)/bin/python -m pip install --quiet \
+		--disable-pip-version-check -r $<
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' \
+		> $$($(PEERS)/bin/python -c 'import site; print(site.getsitepackages()[0])')/project.pth
+	touch $@
+
+bench-peers: bench-models $(PEERS)/ready
+	$(PEERS)/bin/python -m pytest tests/test_bench_models.py
+	$(PEERS)/bin/python runtimes/bench/bench_peers.py build/bench/peers.json
+	$(PEERS)/bin/python runtimes/bench/bench_quality.py build/bench/quality_peers.json \
+		--dense $(DENSE) --pruned 70=$(PRUNED) --text $(TEXT)
 
 clean:
 	rm -rf $(VENV) build
