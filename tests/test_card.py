@@ -54,6 +54,14 @@ def test_what_runs_it_can_be_given() -> None:
     assert "open_bundle" not in text
 
 
+def test_what_was_not_measured_is_not_claimed() -> None:
+    """A bundle for another machine than this one: the card names no processor of this host."""
+    assert "took turns" in render_card(judged())
+    text = render_card(judged(measurements={}))
+    assert "Time and memory were not measured" in text
+    assert "took turns" not in text
+
+
 def test_gaps_are_left_out() -> None:
     card = metadata(render_card(judged(measurements={}, compressed=float("nan"))))
     types = [m["type"] for m in card["model-index"][0]["results"][0]["metrics"]]
