@@ -39,10 +39,18 @@ def test_the_card_says_the_measured_numbers() -> None:
         assert part in text, part
 
 
-def test_what_runs_it_can_be_given() -> None:
+def test_what_runs_it_stands_before_python() -> None:
     text = render_card(judged(), run_it="    ./ssmrun .")
-    assert "## Run it\n\n    ./ssmrun .\n\n## What it cost" in text
-    assert "open_bundle" not in text
+    assert "## Run it\n\n    ./ssmrun .\n\n```python\n" in text
+    assert "open_bundle" in text
+
+
+def test_what_was_not_measured_is_not_claimed() -> None:
+    """A bundle for another machine than this one: the card names no processor of this host."""
+    assert "took turns" in render_card(judged())
+    text = render_card(judged(measurements={}))
+    assert "Time and memory were not measured" in text
+    assert "took turns" not in text
 
 
 def test_gaps_are_left_out() -> None:

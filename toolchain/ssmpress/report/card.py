@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report import prose, tables
+from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
 from ssmpress.report.wording import words
@@ -32,8 +33,9 @@ def render_card(report: Report, run_it: str | None = None) -> str:
         "## What it cost, what it gained",
         markdown_table(tables.comparison(safe)),
         "dense: the unpruned checkpoint with the same op library; stock: the same file in plain "
-        "ONNX Runtime; compressed: this bundle. All took turns in one run"
-        f"{_machine(safe)}. The report has every raw sample: `report.html`, `report.json`.",
+        f"ONNX Runtime; compressed: this bundle. {_measured(safe)} Everything that was measured is "
+        "in `report.html` and `report.json`.",
+        *(markdown_cell(line) for line in headlines(safe)),
         "## How it was made",
         _training(safe),
         f"```sh\n{tables.command(safe)}\n```",
@@ -131,8 +133,15 @@ def _run_it(report: Report) -> str:
     )
 
 
+def _measured(report: Report) -> str:
+    if not report["latency"]:
+        return "Time and memory were not measured: no device that the bundle is for was there."
+    return f"All took turns in one run{_machine(report)}."
+
+
 def _machine(report: Report) -> str:
-    cpu, threads = lookup(report, "environment", "cpu"), lookup(report, "environment", "threads")
+    cpu = lookup(report, "latency", "cpu") or lookup(report, "environment", "cpu")
+    threads = lookup(report, "latency", "threads")
     return f" on {markdown_cell(cpu)}, {threads} thread(s)" if cpu else ""
 
 
