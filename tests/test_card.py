@@ -41,8 +41,7 @@ def test_the_card_says_the_measured_numbers() -> None:
 
 def test_what_runs_it_can_be_given() -> None:
     text = render_card(judged(), run_it="    ./ssmrun .")
-    assert "## Run it\n\n    ./ssmrun .\n\n## What it cost" in text
-    assert "open_bundle" not in text
+    assert "## Run it\n\n    ./ssmrun .\n\n```python\nimport ssmpress" in text
 
 
 def test_gaps_are_left_out() -> None:

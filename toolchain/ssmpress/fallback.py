@@ -318,6 +318,8 @@ _COMPUTED = {
     Values.FP32: "products in float32",
     Values.FP16: "weights in float16, products in float32",
     Values.INT8: "weights and activations in int8 with a scale per row and per token",
+    Values.INT4: "weights in int4 with a ratio per 16 columns and a scale per row, activations in "
+    "int8 with a scale per token",
 }
 
 
@@ -328,9 +330,18 @@ def _linear_doc(f: Format) -> str:
     )
 
 
-_DOCS = {SELECTIVE_SCAN: _SCAN_DOC, CAUSAL_CONV1D: _CONV_DOC} | {
-    f.op_type: _linear_doc(f) for f in FORMATS
-}
+def _embedding_doc(f: Format) -> str:
+    return (
+        f"Rows of a matrix stored as {f.name}, by number, as float32.\n"
+        "Byte by byte: docs/sparse_format.md of ssmpress."
+    )
+
+
+_DOCS = (
+    {SELECTIVE_SCAN: _SCAN_DOC, CAUSAL_CONV1D: _CONV_DOC}
+    | {f.op_type: _linear_doc(f) for f in FORMATS}
+    | {op_type: _embedding_doc(f) for f, op_type in EMBEDDINGS.items()}
+)
 
 
 def function(op_type: str) -> onnx.FunctionProto:
