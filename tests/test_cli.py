@@ -83,7 +83,7 @@ def test_version(compress):
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
         (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
         (["--recipe", "cake"], "--recipe: expected default or wikitext; got 'cake'."),
-        (["--values", "int5"], "--values: expected fp32, fp16 or int8; got 'int5'. Did you mean"),
+        (["--values", "int5"], "--values: expected fp32, fp16, int8 or int4; got 'int5'. Did you"),
         (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
         (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
         (["--sparsity", "70%"], "got '70%'. Did you mean 0.7?"),

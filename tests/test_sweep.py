@@ -32,6 +32,7 @@ from ssmpress.recipe import (
     Scope,
     Sweep,
 )
+from ssmpress.report import tradeoff as tradeoff_charts
 from ssmpress.report.manifest import verify_manifest
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.report.sweep import build_sweep, pareto_front, tradeoff
@@ -146,6 +147,13 @@ def test_the_comparison_is_rendered() -> None:
     assert 'href="s50-int8/report.html"' in page
     assert "--sparsity 0.5,0.7" in page
     assert "--pick &#39;retention&gt;=0.9&#39;" in page
+
+
+def test_every_type_of_values_has_a_colour_and_a_place_in_the_schema() -> None:
+    kinds = {str(kind) for kind in Values}
+    assert set(tradeoff_charts._COLOURS) == kinds
+    assert set(SCHEMA["properties"]["values"]["items"]["enum"]) == kinds
+    assert set(SCHEMA["properties"]["points"]["items"]["properties"]["values"]["enum"]) == kinds
 
 
 def test_hostile_names_are_escaped() -> None:

@@ -35,7 +35,7 @@ def print_sweep(summary: Mapping[str, Any], console: Console | None = None) -> N
     target = console or Console(stderr=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for position, name in enumerate(
-        ("bundle", "quality kept", "decode ms", "speed-up", "model", "front", "verdict")
+        ("bundle", "kept", "decode ms", "speed-up", "model", "front", "verdict")
     ):
         table.add_column(name, justify="right" if 0 < position < 5 else "left", no_wrap=True)
     chosen = lookup(summary, "pick", "chosen")

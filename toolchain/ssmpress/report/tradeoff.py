@@ -12,6 +12,7 @@ Point = Mapping[str, Any]
 
 _COLOURS = {
     "int8": "var(--compressed)", "fp16": "var(--stock)", "fp32": "var(--dense)",
+    "int4": "var(--good)",
 }  # fmt: skip
 _AXES = (
     ("latency", "relative_decode", 100.0,
