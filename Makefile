@@ -9,7 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name '*.py') \
-	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt')
+	$(shell find runtimes -name '*.cc' -o -name '*.h' -o -name 'CMakeLists.txt' \
+	-o -name '*.cmake')
 CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -17,11 +18,14 @@ DEMO := toolchain/recipes/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long: export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test test-long test-kernels check format bench bench-peers clean help
+.PHONY: setup demo test test-long test-kernels package-test docs check format bench bench-peers clean \
+	help
 
 help:
 	@sed -n '2,5s/^# *//p' Makefile
-	@echo "make test-kernels   every kernel against float64, long, under the sanitizers"
+	@echo "make test-kernels   every kernel against float64, long: under the sanitizers, arm64 in QEMU"
+	@echo "make package-test   build wheel and sdist, install them in a fresh environment, run"
+	@echo "make docs           the documentation as a site, in build/docs"
 	@echo "make bench          kernels and the whole model, JSON in build/bench"
 	@echo "make bench-peers    the same model in ONNX Runtime, OpenVINO and llama.cpp (builds that)"
 	@echo "make clean          remove the environment and all build output"
@@ -29,12 +33,12 @@ help:
 $(STAMPS)/venv: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) torch scikit-build-core cmake ninja
+	$(PIP) torch scikit-build-core cmake ninja ziglang
 	mkdir -p $(STAMPS) && touch $@
 
 # The package is installed, not linked: the tests run what a user gets.
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
-	$(PIP) --no-build-isolation ".[dev]"
+	$(PIP) --no-build-isolation ".[dev,docs]"
 	touch $@
 
 # The reference implementation, without its CUDA parts: only a test reads it.
@@ -47,7 +51,7 @@ $(STAMPS)/reference: $(STAMPS)/venv
 setup: $(STAMPS)/package
 
 demo: setup
-	$(BIN)/compress $(DEMO) --sparsity 0.7 --out build/demo
+	$(BIN)/compress $(DEMO) --sparsity 0.7 --min-retention 0.9 --out build/demo
 
 $(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
 	$(BIN)/cmake -S runtimes -B build/runtimes -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
@@ -67,20 +71,35 @@ test-kernels: $(STAMPS)/venv
 	for preset in asan tsan; do \
 		$(BIN)/cmake -S runtimes -B build/$$preset --preset $$preset \
 			-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && \
-		$(BIN)/cmake --build build/$$preset && \
+		$(BIN)/cmake --build build/$$preset --target kernels_test && \
 		build/$$preset/kernels_test --cases 2000 || exit 1; \
 	done
+	for preset in arm64-zig arm64-gcc; do \
+		$(BIN)/cmake -S runtimes -B build/$$preset --preset $$preset \
+			-DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja && \
+		$(BIN)/cmake --build build/$$preset --target kernels_test || exit 1; \
+		for isa in scalar neon dotprod; do \
+			qemu-aarch64 -cpu max -L /usr/aarch64-linux-gnu build/$$preset/kernels_test \
+				--cases 2000 --isa $$isa || exit 1; \
+		done; \
+	done
+
+package-test: setup
+	$(BIN)/python -m pytest tests/test_package.py
+
+docs: setup
+	$(BIN)/python docs/site/build.py build/docs
 
 check: setup
-	$(BIN)/ruff format --check toolchain tests
-	$(BIN)/ruff check toolchain tests
+	$(BIN)/ruff format --check toolchain tests docs
+	$(BIN)/ruff check toolchain tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --style=file:runtimes/.clang-format --dry-run --Werror $(CPP)
 
 format: setup
-	$(BIN)/ruff format toolchain tests
-	$(BIN)/ruff check --fix toolchain tests
+	$(BIN)/ruff format toolchain tests docs
+	$(BIN)/ruff check --fix toolchain tests docs
 	$(BIN)/clang-format --style=file:runtimes/.clang-format -i $(CPP)
 
 # The pruned model that gives the masks is too large for the repository: docs/benchmarks.md.

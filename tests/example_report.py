@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ssmpress.evaluate import parity, percentiles, retention, retention_interval
+from ssmpress.gate import judge
 from ssmpress.recipe import PROJECTIONS, GateSettings, Recipe
 from ssmpress.report.results import (
     LanguageModelQuality,
@@ -19,7 +20,7 @@ from ssmpress.report.results import (
     Size,
     TextUse,
 )
-from ssmpress.report.schema import build_report
+from ssmpress.report.schema import build_report, with_verdict
 
 PROMPT = 64
 
@@ -102,3 +103,36 @@ def recipe(**changes: Any) -> Recipe:
 def report(**changes: Any) -> dict[str, Any]:
     """The report of `results`."""
     return build_report(recipe(), results(**changes))
+
+
+LIMITS = GateSettings(min_retention=0.95, max_decode_ms=6.0, min_speedup=1.5)
+
+
+def judged(**changes: Any) -> dict[str, Any]:
+    """The report of `results` with the verdict of `LIMITS`."""
+    found = report(**changes)
+    return with_verdict(found, judge(found, LIMITS))
+
+
+GAPS: tuple[dict[str, Any], ...] = (
+    {"measurements": {}},
+    {"compressed": float("nan")},
+    {"compressed": float("inf")},
+    {"parity": parity({"logits": np.ones(2)}, {})},
+    {"matrices": ()},
+    {"measurements": {name: measurement(5.0) for name in ("dense", "compressed")}},
+)
+"""Changes after which a report lacks something that its renderings show."""
+
+HOSTILE = "\"'><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)>{{7*7}}]]>\x00"
+
+
+def hostile(value: Any) -> Any:
+    """Every text of a report replaced by an attack."""
+    if isinstance(value, str):
+        return HOSTILE
+    if isinstance(value, dict):
+        return {key: hostile(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [hostile(item) for item in value]
+    return value

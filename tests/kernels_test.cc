@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every kernel, format and instruction set against its definition in float64, on random shapes.
 //
-//   kernels_test [--cases N] [--seed S]
+//   kernels_test [--cases N] [--seed S] [--isa NAME]
+//
+// --isa tests one instruction set, which this CPU must have; without it all are tested, and those
+// that this CPU has not are said to be skipped.
 //
 // Buffers have exactly the promised size and alignment, so that a sanitizer build finds every load
 // out of bounds. Prints a line per group; the exit status is 1 when a check failed.
@@ -374,7 +377,9 @@ void TestIsaChoice() {
   Check(foo.find("unset it or pick one of those") != std::string::npos, "%s", foo.c_str());
   Check(choose(std::string(1000, 'x').c_str()).size() < 256, "a long name");
   unsetenv("SSMPRESS_ISA");
-  Check(SelectIsa(error, sizeof error) != nullptr, "%s", error);
+  const Isa* best = SelectIsa(error, sizeof error);
+  Check(best != nullptr, "%s", error);
+  if (best != nullptr) std::printf("  without it: %s\n", IsaName(*best));
 }
 
 template <class F>
@@ -385,33 +390,41 @@ void Group(const char* name, F run) {
   std::fflush(stdout);
 }
 
+void TestIsa(const Isa& isa, uint64_t seed, int cases) {
+  Random random(seed);
+  const std::string prefix = std::string(IsaName(isa)) + ": ";
+  const uint32_t step = cases >= 1000 ? 257 : 4093;
+  Group((prefix + "exp, softplus, silu").c_str(), [&] { TestElementary(isa, step); });
+  Group((prefix + "selective scan").c_str(), [&] { TestScan(isa, random, cases); });
+  Group((prefix + "causal conv1d").c_str(), [&] { TestConv(isa, random, cases); });
+  for (int format = 0; format < kFormats; ++format) {
+    Group((prefix + FormatName(format)).c_str(), [&] { TestLinear(isa, random, format, cases); });
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   int cases = 200;
   uint64_t seed = 1;
+  const char* only = nullptr;
   for (int i = 1; i + 1 < argc; i += 2) {
     if (std::strcmp(argv[i], "--cases") == 0) cases = std::atoi(argv[i + 1]);
     if (std::strcmp(argv[i], "--seed") == 0) seed = std::strtoull(argv[i + 1], nullptr, 10);
+    if (std::strcmp(argv[i], "--isa") == 0) only = argv[i + 1];
   }
   Group("SSMPRESS_ISA", TestIsaChoice);
   Group("hostile matrices", TestHostileMatrices);
-  for (const char* name : {"scalar", "avx2"}) {
+  for (const char* name : {"scalar", "avx2", "avx512", "neon", "dotprod"}) {
+    if (only != nullptr && std::strcmp(name, only) != 0) continue;
     char error[256];
     const Isa* isa = SelectIsaByName(name, error, sizeof error);
-    if (isa == nullptr) {
+    if (isa != nullptr) {
+      TestIsa(*isa, seed, cases);
+    } else if (only == nullptr) {
       std::printf("SKIPPED %s: %s\n", name, error);
-      continue;
-    }
-    Random random(seed);
-    const std::string prefix = std::string(name) + ": ";
-    const uint32_t step = cases >= 1000 ? 257 : 4093;
-    Group((prefix + "exp, softplus, silu").c_str(), [&] { TestElementary(*isa, step); });
-    Group((prefix + "selective scan").c_str(), [&] { TestScan(*isa, random, cases); });
-    Group((prefix + "causal conv1d").c_str(), [&] { TestConv(*isa, random, cases); });
-    for (int format = 0; format < kFormats; ++format) {
-      Group((prefix + FormatName(format)).c_str(),
-            [&] { TestLinear(*isa, random, format, cases); });
+    } else {
+      Check(false, "%s", error);
     }
   }
   std::printf("%d passed, %d failed\n", passed, failed);

@@ -323,7 +323,7 @@ void TestLinear(const Isa& isa, Random& random, int format, int cases) {
   for (int i = 0; i < cases; ++i) {
     const size_t rows = random.Size(35, {63, 80, 130});
     const size_t columns =
-        random.Size(35, {48, 63, 64, 65, 127, 256, 300, 511, 512, 513, 770, 1024});
+        random.Size(35, {48, 63, 64, 65, 127, 256, 300, 511, 512, 513, 770, 1024, 1100});
     const size_t tokens = random.Size(15, {16, 33, 48});
     Packed p(random, format, rows, columns, densities[random.Below(7)]);
     char error[256] = "";
@@ -334,9 +334,10 @@ void TestLinear(const Isa& isa, Random& random, int format, int cases) {
     CheckLinear(isa, p, tokens, x, y);
     if (i % 4 == 0) CheckLinearInvariance(isa, p, tokens, x, y);
   }
-  for (size_t tokens : {1, 5, 260}) {  // large enough for threads, and for two blocks of tokens
-    Packed p(random, format, 150, 600, 0.3f);
-    Floats x = Draw(random, tokens * 600, -1, 1);
+  // Large enough for threads, for two blocks of tokens and for two panels of columns.
+  for (size_t tokens : {1, 5, 260}) {
+    Packed p(random, format, 27, 1100, 0.3f);
+    Floats x = Draw(random, tokens * 1100, -1, 1);
     Floats y = RunOn(isa, p, tokens, x, 1);
     CheckLinear(isa, p, tokens, x, y);
     CheckLinearInvariance(isa, p, tokens, x, y);

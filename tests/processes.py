@@ -1,8 +1,10 @@
-"""Starting processes that a test interrupts."""
+"""Starting processes that a test interrupts, and waiting for what they do."""
 
 from __future__ import annotations
 
 import signal
+import time
+from collections.abc import Callable
 
 
 def accept_interrupts() -> None:
@@ -12,3 +14,13 @@ def accept_interrupts() -> None:
     and an ignored signal stays ignored across exec.
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether it becomes true in time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.02)
+    return condition()

@@ -42,7 +42,9 @@ def test_help_teaches_and_imports_nothing_heavy():
     code = (
         "import sys\nsys.argv = ['compress', '--help']\nfrom ssmpress.cli import main\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "heavy = {'torch', 'numpy', 'onnx', 'onnxruntime', 'scipy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'scipy', 'tokenizers',\n"
+        "         'jinja2', 'vl_convert', 'safetensors', 'asyncio', 'ssmpress.report',\n"
+        "         'ssmpress.pipeline'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -51,10 +53,14 @@ def test_help_teaches_and_imports_nothing_heavy():
         assert text in done.stdout
 
 
-def test_bare_command_shows_the_help(compress):
+def test_bare_command_teaches_on_one_screen(compress):
     code, out, err = compress()
-    assert code == 2
-    assert "--sparsity" in out + err
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for text in ("--dry-run", "--sparsity 0.7", "--pick", "report.html", "compress --help"):
+        assert text in err
 
 
 def test_version(compress):
@@ -77,7 +83,20 @@ def test_version(compress):
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
         (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
         (["--recipe", "cake"], "--recipe: expected default or wikitext; got 'cake'."),
-        (["--values", "int5"], "'int5' is not one of"),
+        (["--values", "int5"], "--values: expected fp32, fp16 or int8; got 'int5'. Did you mean"),
+        (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
+        (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
+        (["--sparsity", "70%"], "got '70%'. Did you mean 0.7?"),
+        (["--sparsity", "0,0"], "--sparsity: expected each value once"),
+        (["--method", "magnitud"], "got 'magnitud'. Did you mean magnitude?"),
+        (["--scope", "layers"], "--scope: expected global, layer or owl; got 'layers'. Did you"),
+        (["--target", "arm"], "got 'arm'. Did you mean arm64?"),
+        (["--compute", "gpu"], "--compute: expected auto, cpu or cuda; got 'gpu'."),
+        (["--recover", "atuo"], "got 'atuo'. Did you mean auto?"),
+        (["--recipe", "wikitxt"], "got 'wikitxt'. Did you mean wikitext?"),
+        (["--prunable", "inproj"], "got 'inproj'. Did you mean in_proj?"),
+        (["--pick", "retention>=1"], "--pick: expected several --sparsity or --values"),
+        (["--sparsity", "0.5,0.6", "--pick", "speed>2"], "got 'speed'. Did you mean speedup?"),
         (["--sparsty", "0.7"], "Possible options: --sparsity"),
         (["--sparsity-of", "model", "--sparsity", "0.9"], "the highest possible is 0.79"),
     ],
@@ -105,12 +124,6 @@ def test_missing_tokenizer(compress):
     assert [p.name for p in Path.cwd().iterdir()] == ["model.pt"]
 
 
-def test_arm64_is_refused_until_it_exists(compress):
-    code, _, err = compress(DEMO, "--target", "arm64")
-    assert code == 7
-    assert "--target arm64" in err
-
-
 def test_folder_with_other_files_is_not_overwritten(compress):
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years of work")
@@ -131,6 +144,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
     assert not list(Path.cwd().iterdir())
 
 
+def test_dry_run_reads_no_weights_where_a_configuration_tells(compress, tmp_path):
+    shutil.copytree(DEMO, tmp_path / "model")
+    code, _, whole = compress("model", "--dry-run")
+    assert code == 0
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not read")
+    assert compress("model", "--dry-run") == (0, "", whole)
+    (tmp_path / "model" / "pytorch_model.bin").unlink()
+    code, _, err = compress("model", "--dry-run")
+    assert code == 6
+    assert "config.json without weights" in err
+
+
 def test_dry_run_json_adds_up(compress):
     code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", "--dry-run",
                             "--json")  # fmt: skip
@@ -143,6 +168,31 @@ def test_dry_run_json_adds_up(compress):
     weights = sum(m["rows"] * m["columns"] for m in plan["matrices"])
     assert weights < plan["model_weights"] < 1.1 * weights
     assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
+
+
+def test_one_bundle_may_be_archived_several_may_not(compress):
+    assert compress(DEMO, "--archive", "--dry-run")[0] == 0
+    code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", "--dry-run")
+    assert code == 2
+    assert "--archive: expected one bundle" in err
+
+
+def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
+    code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", "--dry-run")
+    assert (code, out) == (0, "")
+    for name in ("s50-int8", "s50-fp16", "s80-int8", "s80-fp16"):
+        assert name in err
+    assert max(map(len, err.splitlines())) <= 80
+    code, out, _ = compress(DEMO, "--sparsity", "0.5,0.8", "--dry-run", "--json")
+    assert list(json.loads(out)["points"]) == ["s50-int8", "s80-int8"]
+
+
+@pytest.mark.parametrize(("head", "name"), [("int8", "dense-int8"), ("auto", "dense-int4")])
+def test_dry_run_tells_the_format_of_the_head(compress, head, name):
+    code, out, _ = compress(DEMO, "--head", head, "--dry-run", "--json")
+    assert code == 0
+    formats = {m["name"]: m["format"] for m in json.loads(out)["matrices"]}
+    assert formats["backbone.embedding.weight"] == name
 
 
 def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:

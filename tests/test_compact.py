@@ -304,6 +304,13 @@ def test_int8_structure_by_density(percent: int, name: str) -> None:
     assert chosen == named(f"{name}-int8")
 
 
+@pytest.mark.parametrize(("percent", "structure"), [(5, "window"), (30, "window"), (100, "dense")])
+def test_fp16_structure_by_density(percent: int, structure: str) -> None:
+    stored = 1024 * 512 * percent // 100
+    chosen, _ = compact.choose_format(1024, 512, stored, Values.FP16)
+    assert chosen == named(f"{structure}-fp16")
+
+
 @pytest.mark.parametrize("values", list(Values))
 def test_a_matrix_without_weights_has_a_format(values: Values) -> None:
     for rows, columns in [(0, 5), (5, 0)]:

@@ -291,32 +291,10 @@ def test_windows_are_consecutive(count: int, length: int) -> None:
     assert np.array_equal(cut.ravel(), tokens[: cut.size])
 
 
-@settings(deadline=None)
-@given(
-    n=st.integers(1, 300),
-    length=st.integers(1, 40),
-    count=st.integers(1, 50),
-    seed=st.integers(0, 99),
-)
-def test_calibration_windows(n: int, length: int, count: int, seed: int) -> None:
-    if n < length:
-        n += length
-    tokens = np.arange(n, dtype=np.int32)
-    drawn = data.calibration_batches(tokens, length=length, count=count, seed=seed)
-    assert drawn.dtype == np.int32 and drawn.shape == (count, length)
-    assert np.array_equal(np.diff(drawn, axis=1), np.ones((count, length - 1)))
-    again = data.calibration_batches(tokens, length=length, count=count, seed=seed)
-    assert np.array_equal(drawn, again)
-    exclusive = drawn[: n // length].ravel()
-    assert len(np.unique(exclusive)) == len(exclusive), "no token twice while the text suffices"
-
-
 def test_window_arguments_are_checked() -> None:
     tokens = np.arange(9, dtype=np.int32)
     with pytest.raises(UsageError, match="length: expected at least 1 token per window; got 0"):
         data.windows(tokens, 0)
-    with pytest.raises(UsageError, match=r"expected count >= 1 and seed >= 0; got count 0, seed 1"):
-        data.calibration_batches(tokens, length=2, count=0, seed=1)
 
 
 # ---- the device side, and real text

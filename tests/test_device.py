@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,14 +19,12 @@ from ssmpress import worker_process
 from ssmpress.device import (
     MeasureSettings,
     Variant,
-    check_target,
     host_environment,
     measure_host,
 )
 from ssmpress.device_worker import memory_bytes
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.ops import get_library_path
-from ssmpress.recipe import Target
 from ssmpress.report.schema import json_types
 from ssmpress.worker_process import WorkerProcess
 
@@ -231,26 +228,3 @@ def test_environment_logs_the_isa_in_use() -> None:
     except DeviceError as error:
         pytest.skip(str(error))
     assert host_environment(threads=1, library=library)["ops_isa"] in ("scalar", "avx2", "avx512")
-
-
-@pytest.mark.parametrize("machine", ["x86_64", "AMD64"])
-def test_an_x86_64_host_is_a_target(machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    check_target(Target.HOST)
-    check_target(Target.X86_64)
-
-
-@pytest.mark.parametrize(
-    ("machine", "target"),
-    [("x86_64", Target.ARM64), ("aarch64", Target.HOST), ("aarch64", Target.X86_64),
-     ("riscv64", Target.HOST)],
-)  # fmt: skip
-def test_other_targets_are_refused_with_7(
-    machine: str, target: Target, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(platform, "machine", lambda: machine)
-    with pytest.raises(DeviceError, match=f"--target {target}: ") as caught:
-        check_target(target)
-    assert caught.value.exit_code == 7
-    if target is Target.ARM64:
-        assert "cannot make arm64 bundles yet" in str(caught.value)

@@ -15,9 +15,14 @@ MODULES = (
     "ssmpress.report.markdown", "ssmpress.report.terminal", "ssmpress.gate",
     "ssmpress.report.prose", "ssmpress.report.charts", "ssmpress.report.html",
     "ssmpress.report.junit", "ssmpress.report.summary", "ssmpress.policy", "ssmpress.bootstrap",
-    "ssmpress.gate_cli",
-    "ssmpress.evaluate", "ssmpress.interface", "ssmpress.run", "ssmpress.worker_process",
+    "ssmpress.gate_cli", "ssmpress.gate_rules", "ssmpress.gate_intervals", "ssmpress.text_model",
+    "ssmpress.pick", "ssmpress.suggest", "ssmpress.report.sweep", "ssmpress.report.sweep_page",
+    "ssmpress.report.tradeoff", "ssmpress.evaluate", "ssmpress.interface", "ssmpress.run",
+    "ssmpress.worker_process",
     "ssmpress.device_worker", "ssmpress.device",
+    "ssmpress.deploy", "ssmpress.emulate", "ssmpress.remote_device", "ssmpress.ssh", "ssmpress.adb",
+    "ssmpress.boards", "ssmpress.bundle", "ssmpress.report.device_charts",
+    "ssmpress.report.device_tables",
 )  # fmt: skip
 
 _BLOCKED = """

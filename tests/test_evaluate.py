@@ -153,7 +153,7 @@ def test_retention_interval_covers_and_needs_windows() -> None:
         sums = [300 + random.normal(size=20) * 20 for _ in range(2)]
         sums[1] = sums[0] + 4 + random.normal(size=20) * 2  # the true retention is exp(-4/100)
         both = [_with_nll(s) for s in sums]
-        interval = retention_interval(both[0], both[1], seed=trial, resamples=400)
+        interval = retention_interval(both[0], both[1], seed=trial)
         assert interval is not None
         assert interval.low <= retention(both[0], both[1]) <= interval.high
         covered += interval.low <= math.exp(-0.04) <= interval.high

@@ -5,6 +5,7 @@ and in PyTorch, on random models of every kind and on a trained one.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -485,3 +486,32 @@ def test_trained_model(
     ours, stock = (perplexity(session, windows) for session in sessions)
     limit = tolerances.INT8_PERPLEXITY if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     assert ours == pytest.approx(stock, rel=limit)
+
+
+def all_nodes(nodes: Any) -> list[Any]:
+    """With those of the graphs inside them."""
+    inner = [n for node in nodes for a in node.attribute for n in all_nodes(a.g.node)]
+    return [*nodes, *inner]
+
+
+def test_a_viewer_shows_names_and_explanations(model: Exported) -> None:
+    """What Netron shows: every node, value and initializer named, functions explained."""
+    proto = onnx.load(model.path)
+    graph, readable = proto.graph, re.compile(r"[a-zA-Z_][\w./]*")
+    for nodes in (graph.node, *(f.node for f in proto.functions)):
+        for node in all_nodes(nodes):
+            for name in (node.name, *filter(None, (*node.input, *node.output))):
+                assert readable.fullmatch(name), (node.op_type, name)
+        names = [node.name for node in nodes]
+        assert len(set(names)) == len(names)
+    for tensor in graph.initializer:
+        assert re.match(r"(backbone\.|lm_head\.|axis_|split_)\w", tensor.name), tensor.name
+    for value in (*graph.input, *graph.output):
+        assert value.doc_string, value.name
+    layer = graph.input[-1]
+    assert layer.doc_string.endswith(f"(layer {model.config.n_layer - 1})")
+    for function in proto.functions:
+        assert "docs/" in function.doc_string, function.name
+    for node in graph.node:
+        if node.op_type in {f.op_type for f in FORMATS}:
+            assert re.search(r"weight, \d+ x \d+, \w+-\w+: ", node.doc_string), node.name

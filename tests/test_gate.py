@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import example_report as example
-from ssmpress.bootstrap import bootstrap
-from ssmpress.gate import ALL_RULES, MIN_ROUNDS, judge, rules
-from ssmpress.recipe import RULES, GateSettings
-from ssmpress.report.results import Verdict
+from ssmpress.bootstrap import CONFIDENCE, MIN_WINDOWS, bootstrap
+from ssmpress.evaluate import retention, retention_interval
+from ssmpress.gate import judge
+from ssmpress.gate_intervals import MIN_ROUNDS
+from ssmpress.gate_rules import ALL_RULES, rules
+from ssmpress.recipe import RULES, GateSettings, Relative
+from ssmpress.report.results import LanguageModelQuality, Quality, Verdict
 
 NAN, INF = float("nan"), float("inf")
 
@@ -45,7 +49,7 @@ def test_a_good_report_passes_and_says_the_numbers() -> None:
     verdict = judge(example.report(), GOOD)
     check(verdict, "pass", 0)
     assert [rule.status for rule in verdict.rules] == ["pass"] * 3
-    assert verdict.sentence.startswith("Pass: The quality kept is 0.9677, at least 0.9500")
+    assert verdict.sentence.startswith("Pass: The quality kept is 0.9677 (0.9677 to")
     assert verdict.rules[1].interval is not None
 
 
@@ -58,7 +62,10 @@ def test_no_limit_is_said() -> None:
 def test_lower_quality_fails_with_3_and_says_what_helps() -> None:
     verdict = judge(example.report(compressed=33.0), GOOD)
     check(verdict, "fail", 3)
-    assert "The quality kept is 0.9091, at least 0.9500 is asked." in verdict.sentence
+    assert (
+        "The quality kept is 0.9091 (0.9091 to 0.9091), at least 0.9500 is asked."
+        in verdict.sentence
+    )
     assert "lower --sparsity (now 0.7), a longer --recover" in verdict.sentence
     assert "--values (now int8)" in verdict.sentence
 
@@ -143,12 +150,84 @@ def test_quality_decides_before_latency_and_failure_before_inconclusive() -> Non
 
 
 def test_a_value_at_the_limit_passes_and_just_below_shows_the_difference() -> None:
-    exact = planted(example.report(), "quality.retention", 0.95)
-    check(judge(exact, settings(min_retention=0.95)), "pass", 0)
-    below = planted(example.report(), "quality.retention", 0.9499999)
-    verdict = judge(below, settings(min_retention=0.95))
+    exact = planted(example.report(), "size.bundle_bytes", 600_000)
+    check(judge(exact, settings(max_bundle_bytes=600_000)), "pass", 0)
+    above = planted(example.report(), "size.bundle_bytes", 600_001)
+    verdict = judge(above, settings(max_bundle_bytes=600_000))
+    check(verdict, "fail", 4)
+    assert "600,001 bytes" in verdict.sentence
+
+
+def noisy_quality(loss: float, windows: int, seed: int) -> dict[str, Any]:
+    """A report whose windows differ: loss is the mean nats per prediction that pruning costs."""
+    random = np.random.default_rng(seed)
+    dense = random.normal(3.4, 0.4, windows)
+    compressed = dense + loss + random.normal(0, 0.02, windows) + random.exponential(0.01, windows)
+    rows = [
+        LanguageModelQuality(float(np.exp(n.mean())), float(100 * n.sum()), 100 * windows, 101,
+                             tuple((100 * n).tolist()))
+        for n in (dense, compressed)
+    ]  # fmt: skip
+    quality = Quality(rows[0], rows[1], retention(*rows), retention_interval(*rows))
+    return example.report(quality=quality)
+
+
+def test_quality_is_judged_by_its_interval() -> None:
+    """A loss of 0.05 + 0.01 nats: 94.2 % kept, 6.2 % more perplexity."""
+    report = noisy_quality(0.05, 30, seed=1)
+    for limit, status, code in ((0.9, "pass", 0), (0.942, "inconclusive", 5), (0.98, "fail", 3)):
+        verdict = judge(report, settings(min_retention=limit))
+        check(verdict, status, code)
+        interval = verdict.rules[0].interval
+        assert interval is not None
+        assert interval.confidence == CONFIDENCE
+        assert interval.low < report["quality"]["retention"] < interval.high
+    for limit, status in ((0.02, "fail"), (0.062, "inconclusive"), (0.1, "pass")):
+        verdict = judge(report, settings(max_perplexity_increase=limit))
+        assert verdict.status == status, verdict.sentence
+    assert "Evaluate more text" in judge(report, settings(min_retention=0.942)).sentence
+
+
+def test_few_windows_are_inconclusive_unless_nothing_is_asked() -> None:
+    report = noisy_quality(0.05, MIN_WINDOWS - 1, seed=1)
+    verdict = judge(report, settings(min_retention=0.5))
+    check(verdict, "inconclusive", 5)
+    assert "fewer than 8 windows of evaluation text" in verdict.sentence
+    check(judge(report, settings(min_retention=0)), "pass", 0)
+    check(judge(noisy_quality(0.05, MIN_WINDOWS, seed=1), settings(min_retention=0.5)), "pass", 0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [None, [], "x", [1.0], [None] * 30, [float("nan")] * 30, [1e300] * 30, ["1"] * 30],
+)
+def test_damaged_windows_are_never_a_pass(damage: Any) -> None:
+    report = planted(noisy_quality(0.0, 30, seed=1), "quality.window_nll.compressed", damage)
+    check(judge(report, settings(min_retention=0.1)), "inconclusive", 5)
+    check(judge(report, settings(max_perplexity_increase=9)), "inconclusive", 5)
+
+
+def test_a_metric_without_windows_is_judged_by_the_stated_interval() -> None:
+    report = planted(noisy_quality(0.05, 30, seed=1), "quality.window_nll", KeyError)
+    stated = {"low": 0.93, "high": 0.96, "confidence": 0.998}
+    report = planted(report, "quality.retention_interval", stated)
+    for limit, status in ((0.92, "pass"), (0.95, "inconclusive"), (0.97, "fail")):
+        assert judge(report, settings(min_retention=limit)).status == status
+    for broken in (None, {}, {**stated, "low": 2.0}, {**stated, "low": -1.0}):
+        bare = planted(report, "quality.retention_interval", broken)
+        check(judge(bare, settings(min_retention=0.5)), "inconclusive", 5)
+
+
+def test_quality_against_a_baseline_is_paired_over_the_windows() -> None:
+    """The windows' own differences are ten times the loss; paired, the loss shows."""
+    report, baseline = (noisy_quality(loss, 60, seed=1) for loss in (0.06, 0.02))
+    limits = GateSettings(None, max_perplexity_increase=Relative(1.02), baseline=Path("b"))
+    verdict = judge(report, limits, baseline=baseline)
     check(verdict, "fail", 3)
-    assert "0.9499999" in verdict.sentence
+    check(judge(baseline, limits, baseline=baseline), "pass", 0)
+    kept = GateSettings(Relative(0.98), baseline=Path("b"))
+    check(judge(report, kept, baseline=baseline), "fail", 3)
+    check(judge(baseline, kept, baseline=baseline), "pass", 0)
 
 
 def test_the_same_seed_gives_the_same_verdict() -> None:

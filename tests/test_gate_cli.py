@@ -119,7 +119,7 @@ def test_a_missing_metric_is_inconclusive(gate, rule: str) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "limits"),
     [
-        ("environment.cpu", "another", {"max_decode_ms": Relative(9)}),
+        ("latency.cpu", "another", {"max_decode_ms": Relative(9)}),
         ("latency.threads", 64, {"min_speedup": Relative(0.1)}),
         ("quality.tokens", 5, {"min_retention": Relative(0.5)}),
         ("memory.compressed_peak_rss_bytes", None, {"max_rss_bytes": Relative(9)}),

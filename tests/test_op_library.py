@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from isas import ISAS_BY_MACHINE
 from ssmpress import ops
 from ssmpress.errors import DeviceError
 from ssmpress.ops import FORMATS, Format, Structure, Values
@@ -392,7 +393,7 @@ def run_with_isa(name: str) -> subprocess.CompletedProcess[str]:
 
 def test_forced_isa() -> None:
     digests = set()
-    for name in ("scalar", "avx2"):
+    for name in ISAS_BY_MACHINE[ops.host_machine()]:
         done = run_with_isa(name)
         if "this CPU cannot run it" in done.stderr:
             continue

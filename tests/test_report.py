@@ -18,6 +18,7 @@ from rich.console import Console
 
 import example_report as example
 import toy_onnx
+from example_report import judged
 from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.errors import BadInputError
 from ssmpress.evaluate import parity, perplexity, retention
@@ -33,12 +34,6 @@ from ssmpress.report.terminal import print_report
 from ssmpress.run import open_session
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "report.schema.json").read_text())
-LIMITS = GateSettings(min_retention=0.95, max_decode_ms=6.0, min_speedup=1.5)
-
-
-def judged(**changes: Any) -> dict[str, Any]:
-    report = example.report(**changes)
-    return with_verdict(report, judge(report, LIMITS))
 
 
 def validate(report: dict[str, Any]) -> None:
@@ -109,12 +104,7 @@ def test_numbers_of_the_report() -> None:
     assert report["quality"]["retention_interval"]["low"] == pytest.approx(30 / 31)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"measurements": {}}, {"compressed": float("nan")}, {"compressed": float("inf")},
-     {"parity": parity({"logits": np.ones(2)}, {})}, {"matrices": ()},
-     {"measurements": {n: example.measurement(5.0) for n in ("dense", "compressed")}}],
-)  # fmt: skip
+@pytest.mark.parametrize("changes", example.GAPS)
 def test_reports_with_gaps_are_valid_and_rendered(changes: dict[str, Any]) -> None:
     report = judged(**changes)
     validate(report)

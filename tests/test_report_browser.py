@@ -10,8 +10,12 @@ import pytest
 
 import chromium
 from chromium import Tab
+from example_report import judged
 from ssmpress.report.html import render_html
-from test_report_html import CHARTS, judged
+from ssmpress.report.sweep import tradeoff
+from ssmpress.report.sweep_page import render_sweep_html
+from test_report_html import CHARTS
+from test_sweep import example_sweep
 
 VIEWS = [(width, dark) for width in (390, 1440) for dark in (False, True)]
 
@@ -76,16 +80,37 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.as_uri()
 
 
+SWEEP_CHARTS = ("tradeoff-latency", "tradeoff-size")
+
+
+@pytest.fixture(scope="module")
+def pages(page: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Every kind of page: a report, the report of one bundle of a sweep, the sweep's own."""
+    folder = tmp_path_factory.mktemp("pages")
+    summary = example_sweep("retention>=0.9")
+    of_sweep = {**judged(), "tradeoff": tradeoff(summary, "s70-int8")}
+    (folder / "of_sweep.html").write_text(render_html(of_sweep))
+    (folder / "sweep.html").write_text(render_sweep_html(summary))
+    found = {name: (folder / f"{name}.html").as_uri() for name in ("of_sweep", "sweep")}
+    return {"report": page, **found}
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("report", CHARTS), ("of_sweep", CHARTS + SWEEP_CHARTS), ("sweep", SWEEP_CHARTS)],
+)
 @pytest.mark.parametrize(("width", "dark"), VIEWS)
 def test_the_page_opens_clean_with_every_chart_drawn(
-    tab: Tab, page: str, width: int, dark: bool
+    tab: Tab, pages: dict[str, str], name: str, keys: tuple[str, ...], width: int, dark: bool
 ) -> None:
+    page = pages[name]
     tab.open(page, width=width, dark=dark)
     assert tab.problems() == []
     assert [url for url in tab.requests() if not url.startswith("data:")] == [page]
     drawn = tab.evaluate(DRAWN)
-    assert len(drawn) == len(CHARTS)
-    for key, chart in zip(CHARTS, drawn, strict=True):
+    shown = tab.evaluate("[...document.querySelectorAll('figure')].map(f => f.className)")
+    assert sorted(shown) == sorted(keys)
+    for key, chart in zip(shown, drawn, strict=True):
         assert chart["marks"] >= 4, key
         assert chart["width"] >= 280, key
         assert chart["height"] >= 40, key

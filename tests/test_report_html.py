@@ -8,23 +8,13 @@ import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from typing import Any
 
-import numpy as np
 import pytest
 
 import example_report as example
-from ssmpress.evaluate import parity
-from ssmpress.gate import judge
-from ssmpress.recipe import GateSettings
+from example_report import HOSTILE, hostile, judged
 from ssmpress.report.html import render_html
-from ssmpress.report.schema import with_verdict
 
-HOSTILE = "\"'><script>alert(1)</script><img src=//evil.example/x onerror=alert(1)>{{7*7}}]]>\x00"
 CHARTS = ("quality", "size", "memory", "decode", "prefill", "samples", "sparsity", "formats")
-
-
-def judged(**changes: Any) -> dict[str, Any]:
-    report = example.report(**changes)
-    return with_verdict(report, judge(report, GateSettings(0.95, 6.0, 1.5)))
 
 
 class Page(HTMLParser):
@@ -97,17 +87,6 @@ def test_the_page_refers_to_nothing_outside() -> None:
     assert "default-src 'none'" in text
 
 
-def hostile(value: Any) -> Any:
-    """Every text of the report, keys of free tables included, replaced by an attack."""
-    if isinstance(value, str):
-        return HOSTILE
-    if isinstance(value, dict):
-        return {key: hostile(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [hostile(item) for item in value]
-    return value
-
-
 def test_hostile_text_is_escaped_everywhere() -> None:
     report = hostile(judged())
     for block in ("environment", "recovery"):
@@ -125,12 +104,7 @@ def test_hostile_text_is_escaped_everywhere() -> None:
     assert not any(name.startswith("on") for _, a in page.elements for name in a)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"measurements": {}}, {"compressed": float("nan")}, {"compressed": float("inf")},
-     {"parity": parity({"logits": np.ones(2)}, {})}, {"matrices": ()},
-     {"measurements": {n: example.measurement(5.0) for n in ("dense", "compressed")}}],
-)  # fmt: skip
+@pytest.mark.parametrize("changes", example.GAPS)
 def test_reports_with_gaps_are_rendered(changes: dict[str, Any]) -> None:
     text = render_html(judged(**changes))
     assert ("<svg" in text) and "nan" not in re.sub("<[^>]*>", "", text).lower().split()

@@ -14,10 +14,12 @@ import numpy as np
 import onnx
 import pytest
 
+import tolerances
 import toy_onnx
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.ops import get_library_path
 from ssmpress.run import Session, aligned_zeros, library_isa, open_session
+from ssmpress.sampling import SplitMix64, sample, sample_exp
 
 TOLERANCE = 2e-5
 """Absolute, of toy logits of about 10: float32 sums of 30 terms through two layers."""
@@ -139,6 +141,50 @@ def test_top_k_never_draws_another(session: Session) -> None:
     drawn = {next(session.generate(TOKENS, 1, temperature=5.0, top_k=3, seed=s)) for s in range(40)}
     assert drawn <= allowed
     assert len(drawn) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"temperature": -1.0}, "temperature: expected 0, or 1e-6 to 1e6; got -1.0"),
+     ({"temperature": float("nan")}, "got nan"), ({"temperature": 1e-7}, "got 1e-07"),
+     ({"top_k": -1}, "top_k: expected at least 0; got -1"),
+     ({"seed": -1}, r"seed: expected 0 to 2\^64 - 1; got -1"), ({"seed": 2**64}, "seed: expected")],
+)  # fmt: skip
+def test_sampling_is_checked(session: Session, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        next(session.generate(TOKENS, 1, **options))
+
+
+def test_random_numbers_are_splitmix64s() -> None:
+    """The published numbers for seed 1234567."""
+    random = SplitMix64(1234567)
+    assert [random.next() for _ in range(3)] == [
+        6457827717110365317, 3203168211198807973, 9817491932198370423
+    ]  # fmt: skip
+    draws = [random.uniform() for _ in range(1000)]
+    assert 0 <= min(draws) < 0.01
+    assert 0.99 < max(draws) < 1
+
+
+def test_sample_exp_is_the_exponential() -> None:
+    x = -np.concatenate([[0.0, 708.0], np.random.default_rng(0).exponential(50, 10_000)])
+    x = x[x >= -708]
+    wanted = np.exp(x.astype(np.longdouble))
+    assert np.abs(sample_exp(x) / wanted - 1).max() < 2 * tolerances.FLOAT64
+    assert sample_exp(np.array([-708.1, -1e9])).tolist() == [0, 0]
+
+
+def test_sampling_draws_from_the_distribution() -> None:
+    """Frequencies within 5 standard deviations, left out tokens never."""
+    row = np.array([1.0, 3.0, -2.0, 3.0, 0.0, -1e4], np.float32)
+    weights = np.exp(row / 1.5)
+    wanted = weights / weights.sum()
+    random = SplitMix64(5)
+    drawn = np.bincount([sample(row, 1.5, 0, random) for _ in range(20_000)], minlength=6)
+    deviation = np.sqrt(20_000 * wanted * (1 - wanted))
+    assert (np.abs(drawn - 20_000 * wanted) <= 5 * deviation + 1e-9).all()
+    kept = {sample(row, 1.5, 1, random) for _ in range(100)}
+    assert kept == {1, 3}  # equals of the k-th stay
 
 
 @pytest.mark.parametrize(
@@ -266,7 +312,7 @@ def test_missing_and_foreign_libraries(model: Path, tmp_path: Path) -> None:
 def test_the_library_loads(model: Path, library: Path) -> None:
     session = open_session(model, threads=2, library=library)
     assert np.abs(session.predict(TOKENS[None])[0][0] - toy_onnx.reference(TOKENS)).max() < 1e-4
-    assert library_isa(library) in ("scalar", "avx2", "avx512", "neon")
+    assert library_isa(library) in ("scalar", "avx2", "avx512", "neon", "dotprod")
 
 
 def test_an_unknown_isa_shows_the_librarys_sentence(model: Path, library: Path) -> None:

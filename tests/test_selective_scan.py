@@ -27,6 +27,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 import tolerances
+from isas import ISAS_BY_MACHINE
 from ssmpress import fallback, ops, selective_scan
 from ssmpress.model import causal_conv1d
 from ssmpress.run import library_isa
@@ -39,7 +40,7 @@ Run = Callable[[str, Arrays], list[np.ndarray]]
 SCAN, CONV = ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D
 INPUTS = {SCAN: ops.SELECTIVE_SCAN_INPUTS, CONV: ops.CAUSAL_CONV1D_INPUTS}
 OUTPUTS = {SCAN: ops.SELECTIVE_SCAN_OUTPUTS, CONV: ops.CAUSAL_CONV1D_OUTPUTS}
-ISAS = ("scalar", "avx2")
+ISAS = ISAS_BY_MACHINE[ops.host_machine()]
 
 # ---- inputs ----
 

@@ -2,6 +2,8 @@
 // Chooses the instruction set: the only place that asks what the CPU can do.
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include <cstdio>
@@ -16,16 +18,33 @@ namespace {
 
 #if defined(__x86_64__)
 // Asks the CPU itself: built with zig's clang, __builtin_cpu_supports("avx2") was false on a CPU
-// that has it. The operating system must save the upper halves of the registers (XCR0 bits 1 and
-// 2).
-bool HasAvx2() {
+// that has it. `saved`: the registers that the operating system must save (XCR0). `ebx_needed` and
+// `ecx_needed`: bits of leaf 7.
+bool HasX86(unsigned saved, unsigned ebx_needed, unsigned ecx_needed) {
   unsigned eax, ebx, ecx, edx;
   constexpr unsigned kNeeded = bit_FMA | bit_F16C | bit_POPCNT | bit_OSXSAVE;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & kNeeded) != kNeeded) return false;
   unsigned xcr0, high;
   __asm__("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
-  if ((xcr0 & 6) != 6) return false;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2) != 0;
+  if ((xcr0 & saved) != saved) return false;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & ebx_needed) == ebx_needed &&
+         (ecx & ecx_needed) == ecx_needed;
+}
+// The upper halves of the 16 registers.
+bool HasAvx2() { return HasX86(6, bit_AVX2, 0); }
+// Those, the mask registers, the upper halves of the wider registers and 16 more of them.
+bool HasAvx512() {
+  return HasX86(0xe6,
+                bit_AVX2 | bit_BMI2 | bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL,
+                bit_AVX512VBMI2 | bit_AVX512VNNI);
+}
+#elif defined(__aarch64__)
+// Bits of AT_HWCAP in the Linux ABI. GCC's name of the instruction set includes the other two.
+constexpr unsigned long kHwcapAtomics = 1ul << 8, kHwcapRdm = 1ul << 12, kHwcapDotprod = 1ul << 20;
+
+bool HasDotprod() {
+  constexpr unsigned long kNeeded = kHwcapAtomics | kHwcapRdm | kHwcapDotprod;
+  return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
 }
 #endif
 bool Always() { return true; }
@@ -38,7 +57,11 @@ struct Candidate {
 // Best first; the scalar one is always available.
 const Candidate kByPriority[] = {
 #if defined(__x86_64__)
+    {&kAvx512Isa, HasAvx512},
     {&kAvx2Isa, HasAvx2},
+#elif defined(__aarch64__)
+    {&kDotprodIsa, HasDotprod},
+    {&kNeonIsa, Always},
 #endif
     {&kScalarIsa, Always},
 };

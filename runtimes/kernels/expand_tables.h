@@ -38,6 +38,26 @@ constexpr ExpandTables MakeExpandTables() {
 
 inline constexpr ExpandTables kExpandTables = MakeExpandTables();
 
+#if defined(__aarch64__)
+// As lane32, in byte indices: tbl has no others.
+struct ExpandBytes {
+  alignas(64) uint8_t byte32[256][32];
+};
+
+constexpr ExpandBytes MakeExpandBytes() {
+  ExpandBytes tables = {};
+  for (unsigned b = 0; b < 256; ++b) {
+    for (unsigned i = 0; i < 32; ++i) {
+      const uint32_t lane = kExpandTables.lane32[b][i / 4];
+      tables.byte32[b][i] = static_cast<uint8_t>(lane < 8 ? 4 * lane + i % 4 : 0x80);
+    }
+  }
+  return tables;
+}
+
+inline constexpr ExpandBytes kExpandBytes = MakeExpandBytes();
+#endif
+
 }  // namespace ssmpress
 
 #endif  // SSMPRESS_KERNELS_EXPAND_TABLES_H_

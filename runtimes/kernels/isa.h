@@ -32,7 +32,7 @@ constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
   const PackedMatrix* matrix;
-  // float; for int8 matrices int8_t (few tokens, windows) or int16_t (many). For int4 matrices
+  // float; for int8 matrices int8_t, or int16_t (many tokens, some Isas). For int4 matrices
   // int8_t, and from x + Int4Offsets(columns) on an int16_t pair for every group: -8 times the sum
   // of the activations at columns 0 and 1, and at columns 2 and 3, of its four runs of 4 columns.
   const void* x;
@@ -51,7 +51,7 @@ constexpr size_t Int4Offsets(size_t columns) {
 using LinearFunction = void (*)(const LinearBlock&);
 
 // Rows of a many-token block start on a multiple of this and number at most kPanelRows.
-constexpr size_t kPanelRowMultiple = 16;
+constexpr size_t kPanelRowMultiple = 32;
 constexpr size_t kPanelRows = 64;
 
 struct Isa {
@@ -61,18 +61,22 @@ struct Isa {
   // Quantises x (columns) to `q` as docs/sparse_format.md says and zeroes q up to `stride`; returns
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
+  // nullptr: many_tokens takes int8_t as the others do.
   float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
-  // [Structure][Values]: streams the packed bytes once. Where an instruction set has none, the
-  // scalar one runs.
+  // [Structure][Values]: streams the packed bytes once. Where an instruction set has none, that of
+  // `next` runs.
   LinearFunction few_tokens[3][4];
   // Dense and bitmask: unpacks a panel, uses it many times. Windows and int4 are multiplied as they
   // lie for any number of tokens.
   LinearFunction many_tokens[2][3];
+  const Isa* next;
 };
 
 extern const Isa kScalarIsa;
 #if defined(__x86_64__)
-extern const Isa kAvx2Isa;
+extern const Isa kAvx2Isa, kAvx512Isa;
+#elif defined(__aarch64__)
+extern const Isa kNeonIsa, kDotprodIsa;
 #endif
 
 }  // namespace ssmpress

@@ -28,6 +28,7 @@ using F32 = __m256;
 using I32 = __m256i;
 using I8x16 = __m128i;
 using I8x32 = __m256i;
+using Bytes = I8x32;
 
 // Lanes below `count` have their top bit set.
 SSMPRESS_INLINE __m256i FirstLanesMask(size_t count) {
@@ -164,7 +165,8 @@ SSMPRESS_INLINE F32 Expand(const uint16_t* value, unsigned byte) {
       _mm_load_si128(reinterpret_cast<const __m128i*>(kExpandTables.byte16[byte]));
   return _mm256_cvtph_ps(_mm_shuffle_epi8(stored, index));
 }
-SSMPRESS_INLINE I8x16 ExpandI8(const int8_t* value, unsigned low, unsigned high) {
+SSMPRESS_INLINE I8x16 Expand16(const int8_t* value, uint64_t bits) {
+  const unsigned low = bits & 255, high = bits >> 8 & 255;
   __m128i index = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kExpandTables.byte8[low]));
   index = _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(index),
                                         reinterpret_cast<const __m64*>(kExpandTables.byte8[high])));
@@ -173,11 +175,25 @@ SSMPRESS_INLINE I8x16 ExpandI8(const int8_t* value, unsigned low, unsigned high)
   return _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(value)), index);
 }
 
+template <size_t kBits>
+SSMPRESS_INLINE size_t CountBits(uint64_t word) {
+  constexpr uint64_t kMask = (uint64_t{1} << kBits) - 1;
+  return static_cast<size_t>(__builtin_popcountll(word & kMask));
+}
+
 SSMPRESS_INLINE I8x16 LoadI8x16(const int8_t* p) {
   return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
 }
 SSMPRESS_INLINE I8x32 LoadI8x32(const int8_t* p) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+}
+template <class Vector>
+SSMPRESS_INLINE Vector LoadBytes(const int8_t* p) {
+  if constexpr (sizeof(Vector) == 16) {
+    return LoadI8x16(p);
+  } else {
+    return LoadI8x32(p);
+  }
 }
 // Bytes of `v` by index, separately in each half.
 SSMPRESS_INLINE I8x32 ShuffleHalves(I8x32 v, I8x32 index) { return _mm256_shuffle_epi8(v, index); }
@@ -187,7 +203,15 @@ SSMPRESS_INLINE I8x32 LoadNibbles(const uint8_t* p) {
   return _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16(bytes, 4), bytes), _mm256_set1_epi8(15));
 }
 SSMPRESS_INLINE I8x32 Join(I8x16 low, I8x16 high) { return _mm256_set_m128i(high, low); }
-SSMPRESS_INLINE I32 Widen(I8x16 v) { return _mm256_cvtepi8_epi16(v); }
+template <class Vector>
+SSMPRESS_INLINE Vector ExpandBytes(const int8_t* value, uint64_t bits) {
+  const I8x16 low = Expand16(value, bits);
+  if constexpr (sizeof(Vector) == 16) {
+    return low;
+  } else {
+    return Join(low, Expand16(value + CountBits<16>(bits), bits >> 16));
+  }
+}
 // 32 bytes' low and high four bits, as bytes.
 SSMPRESS_INLINE I8x32 LowNibbles(I8x32 v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 SSMPRESS_INLINE I8x32 HighNibbles(I8x32 v) {
@@ -203,6 +227,10 @@ SSMPRESS_INLINE I8x32 Set4(const void* p) {
 SSMPRESS_INLINE I32 UnsignedDotAdd16(I32 sum, I8x32 w, I8x32 x) {
   return _mm256_add_epi16(sum, _mm256_maddubs_epi16(w, x));
 }
+// 32-bit sums + w·x over pairs of 16-bit numbers.
+SSMPRESS_INLINE I32 PairDotAdd(I32 sum, I32 w, I32 x) {
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
+}
 // 16 bytes widened to 16 bits, each twice: those of rows 0 to 7, then of rows 8 to 15.
 SSMPRESS_INLINE void LoadRatios(const int8_t* p, I32& low, I32& high) {
   const __m256i words = _mm256_permute4x64_epi64(
@@ -216,13 +244,20 @@ SSMPRESS_INLINE I32 DotAdd(I32 sum, I8x32 w, I8x32 x) {
   const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
-SSMPRESS_INLINE I32 SetPair(const int16_t* x) {
+
+// Int8 panels: an element is 2 columns, weights and activations are widened to int16.
+using PanelX = int16_t;
+constexpr size_t kPanelColumns = 2;
+constexpr int kInt8PanelTokens = 5;   // 10 sums and, in addition, a product: 14 registers
+constexpr int kFloatPanelTokens = 6;  // 12 sums, 2 vectors of weights, 1 activation: 15 registers
+template <class Reader>
+SSMPRESS_INLINE I32 NextPanelElements(Reader& reader) {
+  return _mm256_cvtepi8_epi16(reader.template NextBytes<I8x16, false>());
+}
+SSMPRESS_INLINE I32 PanelDotAdd(I32 sum, I32 w, const PanelX* x) {
   int32_t pair;
   std::memcpy(&pair, x, sizeof pair);
-  return _mm256_set1_epi32(pair);
-}
-SSMPRESS_INLINE I32 PairDotAdd(I32 sum, I32 w, I32 x) {
-  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(pair)));
 }
 
 SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
@@ -270,6 +305,7 @@ const Isa kAvx2Isa = {
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,
       LinearManyTokens<FloatPanel, BitmaskFp16Reader>,
       LinearManyTokens<Int8Panel, BitmaskInt8Reader>}},
+    &kScalarIsa,
 };
 
 }  // namespace ssmpress

@@ -252,6 +252,7 @@ const Isa kScalarIsa = {
       LinearScalar<kDense, Values::kInt8, int16_t>},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
       LinearScalar<kBitmask, Values::kInt8, int16_t>}},
+    nullptr,
 };
 
 }  // namespace ssmpress

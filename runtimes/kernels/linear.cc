@@ -32,6 +32,7 @@ struct Work {
   const Isa* isa;
   const Linear* args;
   bool many;
+  bool wide;          // x becomes int16
   LinearBlock block;  // of the whole product
   size_t row_count;   // rows, or entries of a window matrix
   size_t rows_per_block, row_blocks;
@@ -63,7 +64,7 @@ void QuantizeToken(void* context, size_t i) {
   const size_t columns = work.args->matrix->columns;
   const size_t stride = work.block.x_stride;
   const float* x = work.args->x + i * columns;
-  if (work.many) {
+  if (work.wide) {
     int16_t* q = static_cast<int16_t*>(work.quantized) + i * stride;
     work.x_scale[i] = work.isa->quantize_int16(x, columns, stride, q);
   } else {
@@ -94,7 +95,9 @@ void RunBlock(void* context, size_t i) {
             values = static_cast<int>(matrix.values);
   LinearFunction run = work.many ? work.isa->many_tokens[structure][values]
                                  : work.isa->few_tokens[structure][values];
-  if (run == nullptr) run = kScalarIsa.few_tokens[structure][values];
+  for (const Isa* isa = work.isa->next; run == nullptr; isa = isa->next) {
+    run = isa->few_tokens[structure][values];
+  }
   run(block);
 }
 
@@ -107,7 +110,7 @@ bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   if (IsInt4(*args.matrix)) stride += stride / 4;  // a pair of int16 for every 16 columns
   work.block.x_stride = stride;
   if (args.matrix->values == Values::kInt8 || IsInt4(*args.matrix)) {
-    const size_t element = work.many ? sizeof(int16_t) : sizeof(int8_t);
+    const size_t element = work.wide ? sizeof(int16_t) : sizeof(int8_t);
     if (!scratch.Allocate(args.tokens, stride * element + sizeof(float))) return false;
     work.quantized = scratch.as<char>();
     work.x_scale = reinterpret_cast<float*>(scratch.as<char>() + args.tokens * stride * element);
@@ -133,6 +136,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   work.isa = &isa;
   work.args = &args;
   work.many = !MultipliedAsItLies(matrix) && args.tokens >= kManyTokens;
+  work.wide = work.many && isa.quantize_int16 != nullptr;
   work.row_count = IsWindow(matrix) ? RoundUp(matrix.rows, kWindowTile) : matrix.rows;
   work.block.matrix = &matrix;
   work.block.y = args.y;

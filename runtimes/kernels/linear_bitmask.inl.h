@@ -28,10 +28,10 @@ template <class Stored>
 struct BitmaskFloatReader : BitmaskCursor<Stored> {
   template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
-    const unsigned byte = this->word & 255;
-    const F32 w = Expand(this->value, byte);
-    this->word >>= 8;
-    this->value += __builtin_popcount(byte);
+    const unsigned next = this->word & ((1u << kLanes) - 1);
+    const F32 w = Expand(this->value, next);
+    this->word >>= kLanes;
+    this->value += CountBits<kLanes>(next);
     return w;
   }
 };
@@ -39,17 +39,12 @@ using BitmaskFp32Reader = BitmaskFloatReader<float>;
 using BitmaskFp16Reader = BitmaskFloatReader<uint16_t>;
 
 struct BitmaskInt8Reader : BitmaskCursor<int8_t> {
-  template <bool kWhole>
-  SSMPRESS_INLINE I8x16 Next16() {
-    const unsigned low = word & 255, high = word >> 8 & 255;
-    const I8x16 w = ExpandI8(value, low, high);
-    value += __builtin_popcount(word & 65535);
-    word >>= 16;
+  template <class Vector, bool kWhole>
+  SSMPRESS_INLINE Vector NextBytes() {
+    constexpr size_t kBytes = sizeof(Vector);
+    const Vector w = ExpandBytes<Vector>(value, word);
+    value += CountBits<kBytes>(word);
+    word = kBytes == 64 ? 0 : word >> kBytes % 64;
     return w;
-  }
-  template <bool kWhole>
-  SSMPRESS_INLINE I8x32 Next32() {
-    const I8x16 low = Next16<kWhole>();
-    return Join(low, Next16<kWhole>());
   }
 };

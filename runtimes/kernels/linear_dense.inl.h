@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Readers of dense rows. A reader walks one row in words of 64 columns; within a word it gives the
-// columns in ascending order, floats eight at a time, int8 sixteen or thirty-two at a time. Columns
-// at and beyond the end of the row read as 0; kWhole says that the word lies within the row.
-// Included by a kernels_<isa>.cc.
+// columns in ascending order, floats by kLanes, int8 by the vector that is asked for. Columns at
+// and beyond the end of the row read as 0; kWhole says that the word lies within the row. Included
+// by a kernels_<isa>.cc.
 
 // Bytes ahead that are asked for. Several streams, and new pages all the time, are more than the
 // hardware's own prefetch keeps up with: without this the kernels that read few bytes a weight run
@@ -30,9 +30,9 @@ struct DenseFp32Reader {
   SSMPRESS_INLINE void BeginWord() { PrefetchLines<4>(weight); }
   template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
-    const F32 w = kWhole || left >= 8 ? Load(weight) : LoadPartial(weight, left);
-    weight += 8;
-    left = kWhole || left >= 8 ? left - 8 : 0;
+    const F32 w = kWhole || left >= kLanes ? Load(weight) : LoadPartial(weight, left);
+    weight += kLanes;
+    left = kWhole || left >= kLanes ? left - kLanes : 0;
     return w;
   }
 };
@@ -49,14 +49,14 @@ struct DenseFp16Reader {
   SSMPRESS_INLINE void BeginWord() { PrefetchLines<2>(weight); }
   template <bool kWhole>
   SSMPRESS_INLINE F32 Next() {
-    uint16_t tail[8] = {};
+    uint16_t tail[kLanes] = {};
     const uint16_t* from = weight;
-    if (!kWhole && left < 8) {
+    if (!kWhole && left < kLanes) {
       std::memcpy(tail, weight, left * sizeof(uint16_t));
       from = tail;
     }
-    weight += 8;
-    left = kWhole || left >= 8 ? left - 8 : 0;
+    weight += kLanes;
+    left = kWhole || left >= kLanes ? left - kLanes : 0;
     return LoadHalf(from);
   }
 };
@@ -71,26 +71,17 @@ struct DenseInt8Reader {
   }
   size_t stored(const PackedMatrix&) const { return 0; }
   SSMPRESS_INLINE void BeginWord() { PrefetchLines<1>(weight); }
-  template <bool kWhole>
-  SSMPRESS_INLINE I8x16 Next16() {
-    int8_t tail[16] = {};
+  template <class Vector, bool kWhole>
+  SSMPRESS_INLINE Vector NextBytes() {
+    constexpr size_t kBytes = sizeof(Vector);
+    int8_t tail[kBytes] = {};
     const int8_t* from = weight;
-    if (!kWhole && left < 16) {
+    if (!kWhole && left < kBytes) {
       std::memcpy(tail, weight, left);
       from = tail;
     }
-    weight += 16;
-    left = kWhole || left >= 16 ? left - 16 : 0;
-    return LoadI8x16(from);
-  }
-  template <bool kWhole>
-  SSMPRESS_INLINE I8x32 Next32() {
-    if (!kWhole && left < 32) {
-      const I8x16 low = Next16<false>();
-      return Join(low, Next16<false>());
-    }
-    weight += 32;
-    left -= 32;
-    return LoadI8x32(weight - 32);
+    weight += kBytes;
+    left = kWhole || left >= kBytes ? left - kBytes : 0;
+    return LoadBytes<Vector>(from);
   }
 };

@@ -10,7 +10,7 @@ SSMPRESS_INLINE void AddWord(Reader (&reader)[kRows], const float* x, size_t x_s
   SSMPRESS_UNROLL
   for (int r = 0; r < kRows; ++r) reader[r].BeginWord();
   SSMPRESS_UNROLL
-  for (int i = 0; i < 64; i += 16) {
+  for (size_t i = 0; i < 64; i += 2 * kLanes) {
     SSMPRESS_UNROLL
     for (int r = 0; r < kRows; ++r) {
       const F32 w0 = reader[r].template Next<kWhole>();
@@ -18,7 +18,7 @@ SSMPRESS_INLINE void AddWord(Reader (&reader)[kRows], const float* x, size_t x_s
       SSMPRESS_UNROLL
       for (int t = 0; t < kTokens; ++t) {
         even[r][t] = Fma(w0, Load(x + t * x_stride + i), even[r][t]);
-        odd[r][t] = Fma(w1, Load(x + t * x_stride + i + 8), odd[r][t]);
+        odd[r][t] = Fma(w1, Load(x + t * x_stride + i + kLanes), odd[r][t]);
       }
     }
   }
@@ -54,11 +54,11 @@ SSMPRESS_INLINE void AddWord(Reader (&reader)[kRows], const int8_t* x, size_t x_
   for (int r = 0; r < kRows; ++r) {
     reader[r].BeginWord();
     SSMPRESS_UNROLL
-    for (int i = 0; i < 64; i += 32) {
-      const I8x32 w = reader[r].template Next32<kWhole>();
+    for (size_t i = 0; i < 64; i += sizeof(Bytes)) {
+      const Bytes w = reader[r].template NextBytes<Bytes, kWhole>();
       SSMPRESS_UNROLL
       for (int t = 0; t < kTokens; ++t) {
-        sum[r][t] = DotAdd(sum[r][t], w, LoadI8x32(x + t * x_stride + i));
+        sum[r][t] = DotAdd(sum[r][t], w, LoadBytes<Bytes>(x + t * x_stride + i));
       }
     }
   }

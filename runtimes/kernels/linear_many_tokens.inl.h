@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many tokens: a panel of 16 rows x kDepth elements is unpacked and transposed once (16 KiB, L1),
-// then multiplied with every token of the block. An element is a float, or a pair of int16 that one
-// instruction multiplies and adds. Sums run over ascending columns and are kept in y between
-// panels, so that a product is the same bits however the work is split. Included by a
-// kernels_<isa>.cc.
+// Many tokens: a panel of 2·kLanes rows x kDepth elements is unpacked and transposed once (16 KiB,
+// L1), then multiplied with every token of the block. An element is a float, or as many integers of
+// neighbouring columns as one lane multiplies and adds. Sums run over ascending columns and are
+// kept in y between panels, so that a product is the same bits however the work is split. Included
+// by a kernels_<isa>.cc.
 
 constexpr size_t kPanel = 2 * kLanes;  // rows
-static_assert(kPanel == kPanelRowMultiple, "a panel is two vectors of rows");
-constexpr size_t kDepth = 256;
+static_assert(kPanelRowMultiple % kPanel == 0, "a panel is two vectors of rows");
+constexpr size_t kDepth = 4096 / kPanel;
 
 struct FloatPanel {
   using X = float;
   using Sum = F32;
   static constexpr size_t kColumns = 1;  // per element
-  static constexpr int kTokenTile = 6;  // 12 sums, 2 vectors of weights, 1 activation: 15 registers
+  static constexpr int kTokenTile = kFloatPanelTokens;
   static SSMPRESS_INLINE Sum ZeroSum() { return Zero(); }
   static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
     return Fma(w, Set(*x), sum);
@@ -28,24 +28,24 @@ struct FloatPanel {
 
 // Between panels the bits of the int32 sums lie in y.
 struct Int8Panel {
-  using X = int16_t;
+  using X = PanelX;
   using Sum = I32;
-  static constexpr size_t kColumns = 2;
-  static constexpr int kTokenTile = 5;  // 10 sums and, in addition, a product: 14 registers
+  static constexpr size_t kColumns = kPanelColumns;
+  static constexpr int kTokenTile = kInt8PanelTokens;
   static SSMPRESS_INLINE Sum ZeroSum() { return ZeroI32(); }
   static SSMPRESS_INLINE Sum MultiplyAdd(Sum sum, F32 w, const X* x) {
-    return PairDotAdd(sum, BitsOf(w), SetPair(x));
+    return PanelDotAdd(sum, BitsOf(w), x);
   }
   static SSMPRESS_INLINE Sum FromY(F32 y) { return BitsOf(y); }
   static SSMPRESS_INLINE F32 ToY(Sum sum) { return FromBits(sum); }
   template <class Reader>
   static SSMPRESS_INLINE F32 Next(Reader& reader) {
-    return FromBits(Widen(reader.template Next16<false>()));
+    return FromBits(NextPanelElements(reader));
   }
 };
 
-// Unpacks `words` words of 64 columns of rows [row, row + count), count <= 8, into one half of a
-// panel. `stored` holds each row's position in `value` and is moved on.
+// Unpacks `words` words of 64 columns of rows [row, row + count), count <= kLanes, into one half of
+// a panel. `stored` holds each row's position in `value` and is moved on.
 template <class Panel, class Reader>
 void UnpackHalf(const PackedMatrix& m, size_t row, size_t count, size_t column, size_t words,
                 size_t* stored, float* half) {
@@ -119,7 +119,7 @@ void MultiplyPanel(const LinearBlock& b, const PanelTile& tile, size_t token) {
   }
   MultiplyDepth<Panel, kTokens>(tile.panel, tile.depth, x, b.x_stride, low, high);
   F32 low_scale = Zero(), high_scale = Zero();
-  if (Panel::kColumns == 2 && tile.last) {
+  if (Panel::kColumns != 1 && tile.last) {
     low_scale = LoadPartial(b.matrix->scale + tile.row, low_count);
     high_scale = LoadPartial(b.matrix->scale + tile.row + kLanes, high_count);
   }
@@ -138,10 +138,7 @@ void MultiplyTokens(const LinearBlock& b, const PanelTile& tile) {
   for (; token + Panel::kTokenTile <= b.token_end; token += Panel::kTokenTile) {
     MultiplyPanel<Panel, Panel::kTokenTile>(b, tile, token);
   }
-  if (token + 3 <= b.token_end) {
-    MultiplyPanel<Panel, 3>(b, tile, token);
-    token += 3;
-  }
+  for (; token + 3 <= b.token_end; token += 3) MultiplyPanel<Panel, 3>(b, tile, token);
   if (token + 2 <= b.token_end) {
     MultiplyPanel<Panel, 2>(b, tile, token);
     token += 2;

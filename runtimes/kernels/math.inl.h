@@ -24,6 +24,11 @@ SSMPRESS_INLINE F32 Exp(F32 x) {
   return ZeroWhereLess(x, Set(-87.33f), AddToExponent(p, shifted));
 }
 
+#ifndef SSMPRESS_OWN_DECAY
+// exp(x) of the scan, x = dt·A <= 0.
+SSMPRESS_INLINE F32 Decay(F32 x) { return Exp(x); }
+#endif
+
 // log1p(x) for 0 <= x <= 1, within 2.5 ULP; NaN for NaN.
 //
 // log(1 + x) = 2·atanh(s), s = x / (2 + x) <= 1/3; atanh by a minimax polynomial in s² whose

@@ -26,7 +26,7 @@ SSMPRESS_INLINE void ScanToken(const SelectiveScan& s, size_t token, size_t d, L
   const F32 dt_u = Mul(dt, u);
   F32 y = Mul(lanes.Load(s.D + d), u);
   for (size_t n = 0; n < s.n; ++n) {
-    const F32 decay = Exp(Mul(dt, lanes.Load(rows.A + n * rows.A_stride)));
+    const F32 decay = Decay(Mul(dt, lanes.Load(rows.A + n * rows.A_stride)));
     const F32 old_h = lanes.Load(rows.h_in + n * rows.h_in_stride);
     const F32 h = Fma(decay, old_h, Mul(dt_u, Set(B[n])));
     lanes.Store(rows.h_out + n * rows.h_out_stride, h);

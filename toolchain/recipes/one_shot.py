@@ -33,7 +33,7 @@ class Measured:
     """What all rows share: computed once from the dense model."""
 
     names: tuple[str, ...]
-    windows: Tensor
+    windows: list[Tensor]
     scores: dict[Method, dict[str, Tensor]]
     wanda: dict[str, Tensor]
 
@@ -41,9 +41,9 @@ class Measured:
 def measure(model: Mamba, bench: Bench) -> Measured:
     """Scores of every method."""
     names = prunable_names(model.config, PROJECTIONS)
-    windows = calibration_windows(bench.train, PruneSettings(), seed=0).to(bench.device)
+    windows = list(calibration_windows(bench.train, PruneSettings(), seed=0).to(bench.device))
     activations = grams(model, names, windows, None)
-    gradients = mean_gradient_magnitude(model, names, list(windows))
+    gradients = mean_gradient_magnitude(model, names, windows)
     weights, wanda = magnitude(model, names), baselines.wanda(model, names, activations)
     sparsegpt = {
         name: (w / baselines.inverse_factor(activations[name]).diagonal()).square()
@@ -68,8 +68,7 @@ def row(bench: Bench, found: Measured, method: Method, scope: Scope, sparsity: f
     keep = keep_masks(scores, sparsity, scope, None, shares)
     if method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        flat, batch = found.windows.flatten(0, 1), found.windows.shape[1]
-        keep = baselines.sparsegpt(model, found.names, flat, batch, zeros)
+        keep = baselines.sparsegpt(model, found.names, found.windows, zeros)
     else:
         apply_masks(dict(model.named_parameters()), keep)
     summary = sparsity_summary(model.config, keep)

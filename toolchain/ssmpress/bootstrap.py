@@ -1,7 +1,7 @@
-"""Confidence intervals of a latency quantile, or of ratios of them, from interleaved rounds.
+"""Confidence intervals of a latency quantile from interleaved rounds, and of a mean over windows.
 
-A bootstrap that redraws the rounds (shared by the variants, which took turns within them) and then
-the samples within each: rounds differ by more than samples do, because the machine drifts.
+For latency the rounds are redrawn (shared by the variants, which took turns within them), then the
+samples within each: rounds differ by more than samples do, because the machine drifts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from ssmpress.report.results import Interval
 
 CONFIDENCE = 0.998
 """Two-sided: a build that sits exactly on a limit fails in 0.1 % of runs."""
+
+MIN_WINDOWS = 8
+"""Windows of evaluation text below which the spread between them is too little known to judge."""
 
 _RESAMPLES = 2000
 _CHUNK = 250  # draws at once: 250 x 20 rounds x 128 samples are 5 MB
@@ -61,6 +64,33 @@ def bootstrap(
     stretch = _student_stretch(fewest, 1 - tail)
     low, high = centre + stretch * (np.quantile(draws, [tail, 1 - tail]) - centre)
     return Interval(math.exp(low), math.exp(high), confidence)
+
+
+def mean_interval(
+    values: NDArray[np.float64], *, seed: int, confidence: float = CONFIDENCE
+) -> Interval | None:
+    """Confidence interval of the mean of independent values, for example one per window of text.
+
+    A bootstrap over the values, stretched like `bootstrap`'s for how few they are.
+
+    Args:
+        values: (n,).
+
+    Returns:
+        None with fewer than `MIN_WINDOWS` values or one that is not finite.
+    """
+    count = len(values)
+    if count < MIN_WINDOWS or not np.isfinite(values).all():
+        return None
+    random = np.random.default_rng(seed)
+    means = np.concatenate(
+        [values[random.integers(count, size=(_CHUNK, count))].mean(axis=1)
+         for _ in range(_RESAMPLES // _CHUNK)]
+    )  # fmt: skip
+    tail, centre = (1 - confidence) / 2, float(values.mean())
+    stretch = _student_stretch(count, 1 - tail)
+    low, high = centre + stretch * (np.quantile(means, [tail, 1 - tail]) - centre)
+    return Interval(float(low), float(high), confidence)
 
 
 def _redraw(run: Sequence[Table], quantile: float, random: np.random.Generator) -> Table:

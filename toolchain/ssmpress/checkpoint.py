@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.layouts import (
     EMBEDDING,
+    HEAD,
     LM_HEAD,
     ModelConfig,
     axis_size,
@@ -36,6 +37,7 @@ from ssmpress.layouts import (
     tensor_axes,
     tensor_shapes,
 )
+from ssmpress.task_config import Kind
 from ssmpress.weight_files import read_json, read_weights, regular_file, sha256, shard_files
 
 __all__ = ["Checkpoint", "ModelConfig", "read_checkpoint", "tensor_shapes", "write_checkpoint"]
@@ -58,7 +60,7 @@ _WRITTEN = {"config.json", "pytorch_model.bin", "model.safetensors", "tokenizer.
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained Mamba-1 language model as it was read.
+    """A trained Mamba-1 model as it was read.
 
     Args:
         config: its sizes.
@@ -83,7 +85,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a trained Mamba-1 language model.
+    """Read a trained Mamba-1 model.
 
     Args:
         path: a folder in mamba-ssm's or Hugging Face's layout, or a bare state dict. A config.json
@@ -104,6 +106,24 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{error.filename or path}: cannot be read: {error.strerror or error}. "
             "Check the path and its permissions."
         ) from error
+
+
+def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The sizes of a model, and notes, without reading weights where config.json has them.
+
+    Raises:
+        BadInputError: as `read_checkpoint`, but what only the tensors could show.
+    """
+    path, notes = Path(path), list[str]()
+    if not path.is_dir():
+        checkpoint = read_checkpoint(path)
+        return checkpoint.config, checkpoint.notes
+    config_file = path / "config.json"
+    config, _ = parse_config(
+        read_json(config_file, "a config.json beside the weights"), config_file
+    )
+    _weight_files(path, notes)
+    return config, tuple(notes)
 
 
 def _read(path: Path) -> Checkpoint:
@@ -232,7 +252,8 @@ def _canonical(
     result: dict[str, torch.Tensor] = {}
     for name, new in plain.items():
         new = new.removeprefix(prefix)
-        new = "backbone." + new if base and new != LM_HEAD else new
+        head = new == LM_HEAD or new.startswith(f"{HEAD}.")
+        new = "backbone." + new if base and not head else new
         new = EMBEDDING if new == _HF_EMBEDDING else new
         if new in result:
             raise BadInputError(
@@ -248,10 +269,11 @@ def _check_shapes(
 ) -> None:
     """Compare names and shapes with the configuration; one error says the first difference."""
     guessed: ModelConfig | None = None
+    language_model = config.task.kind is Kind.LANGUAGE_MODEL
     try:
         guessed = infer_config(shapes, where)
     except BadInputError:
-        if layout == "state-dict":
+        if layout == "state-dict" and language_model:
             raise
     if guessed and guessed.n_layer != config.n_layer:
         key = json_key("n_layer", layout)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssmpress.recipe import Recipe
+from ssmpress.recipe import Sweep
 
 if TYPE_CHECKING:
     from ssmpress.pipeline import Watch
@@ -27,13 +27,15 @@ def make_console() -> Console:
 
 
 @contextmanager
-def watching(recipe: Recipe) -> Iterator[Watch]:
+def watching(sweep: Sweep) -> Iterator[Watch]:
     """A Watch that prints; the progress display is gone when the block ends."""
     console = make_console()
+    recipe = sweep.recipe
+    parts = ", ".join(f"{100 * part:g}" for part in sorted(sweep.sparsities))
     console.print(
-        f"{recipe.model}: {recipe.prune.sparsity:.0%} of the "
+        f"{recipe.model}: {parts} % of the "
         f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
-        f"{recipe.prune.method}, values {recipe.pack.values}, {recipe.threads} threads"
+        f"{recipe.prune.method}, values {', '.join(sweep.values)}, {recipe.threads} threads"
     )
     from ssmpress.pipeline import Watch
 
@@ -82,9 +84,10 @@ def print_plan(plan: Plan) -> None:
     for note in plan.notes:
         console.print(f"  {note}")
     c = plan.config
+    vocabulary = f"vocabulary {c['vocab_size']}, " if c["vocab_size"] else ""
     console.print(
-        f"Mamba-1: d_model {c['d_model']}, {c['n_layer']} layers, d_state {c['d_state']}, "
-        f"vocabulary {c['vocab_size']}, {plan.model_weights / 1e6:.1f} M weights"
+        f"Mamba-1{_task(c)}: d_model {c['d_model']}, {c['n_layer']} layers, "
+        f"d_state {c['d_state']}, {vocabulary}{plan.model_weights / 1e6:.1f} M weights"
     )
     console.print(
         f"Zeros: {plan.sparsity_prunable:.1%} of {plan.prunable_weights / 1e6:.1f} M prunable "
@@ -109,6 +112,42 @@ def print_plan(plan: Plan) -> None:
         f"Recovery: {plan.recovery}. Memory about {_mb(plan.ram_bytes)}, disk "
         f"{_mb(plan.disk_bytes)} (the dense baseline is removed at the end), time very roughly "
         f"{plan.seconds / 60:.0f} min."
+    )
+
+
+def print_plans(plans: Mapping[str, Plan]) -> None:
+    """A sweep's plans: what they share, then one row each."""
+    console = make_console()
+    first = next(iter(plans.values()))
+    for note in first.notes:
+        console.print(f"  {note}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("bundle", "zeros", "of the model", "model", "dense fp32"):
+        table.add_column(name, justify="left" if name == "bundle" else "right")
+    for name, plan in plans.items():
+        table.add_row(
+            name, f"{plan.sparsity_prunable:.1%}", f"{plan.sparsity_model:.1%}",
+            _mb(plan.model_bytes), _mb(plan.dense_bytes),
+        )  # fmt: skip
+    console.print(table)
+    seconds = sum(plan.seconds for plan in plans.values())
+    console.print(
+        f"Recovery of each sparsity: {first.recovery}. Memory about "
+        f"{_mb(max(plan.ram_bytes for plan in plans.values()))}, time very roughly "
+        f"{seconds / 60:.0f} min at most."
+    )
+
+
+def _task(config: Mapping[str, Any]) -> str:
+    """What a classifier or forecaster predicts; nothing of a language model."""
+    task = config.get("task")
+    if task is None:
+        return ""
+    if task["kind"] == "classification":
+        return f" classifier of {len(task['classes'])} classes"
+    return (
+        f" forecaster of {len(task['variates'])} variates, {task['horizon']} steps from "
+        f"{task['lookback']}"
     )
 
 

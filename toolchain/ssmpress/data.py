@@ -242,6 +242,26 @@ def encode(tokenizer: Tokenizer, text: str, *, vocab_size: int) -> Tokens:
     return np.concatenate(batches) if batches else np.zeros(0, np.int32)
 
 
+def encode_each(tokenizer: Tokenizer, texts: Sequence[str], *, vocab_size: int) -> list[Tokens]:
+    """Encode texts one by one, without adding special tokens.
+
+    Returns:
+        int32 (n,) per text, n >= 1.
+
+    Raises:
+        BadInputError: as encode; or a text has no token.
+    """
+    found: list[Tokens] = []
+    for start in range(0, len(texts), _BATCH):
+        for text in _encodings(tokenizer, list(texts[start : start + _BATCH]), vocab_size):
+            if not len(text):
+                raise BadInputError(
+                    f"text {len(found) + 1}: expected at least one token; got none."
+                )
+            found.append(text)
+    return found
+
+
 def _encoded(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> Iterator[Tokens]:
     """Token arrays whose concatenation is the encoding of the joined blocks."""
     pieces = _pieces(blocks) if _cuts_are_exact(tokenizer) else iter(["".join(blocks)])
@@ -257,6 +277,10 @@ def _encoded(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> It
 
 
 def _encode_batch(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> Tokens:
+    return np.concatenate(_encodings(tokenizer, batch, vocab_size))
+
+
+def _encodings(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> list[Tokens]:
     try:
         encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
     except BaseException as error:
@@ -264,14 +288,15 @@ def _encode_batch(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> To
         raise BadInputError(
             f"the tokenizer cannot encode the text: {_reason(error)}. Check tokenizer.json."
         ) from error
-    tokens = np.concatenate([np.asarray(one.ids, np.int64) for one in encodings])
-    if tokens.size and int(tokens.max()) >= vocab_size:
+    parts = [np.asarray(one.ids, np.int64) for one in encodings]
+    highest = max((int(part.max()) for part in parts if part.size), default=-1)
+    if highest >= vocab_size:
         raise BadInputError(
             f"the tokenizer has {tokenizer.get_vocab_size():,} tokens, the model's embedding "
-            f"{vocab_size:,} rows, and the text uses token {int(tokens.max())}. "
+            f"{vocab_size:,} rows, and the text uses token {highest}. "
             "Use the tokenizer.json the model was trained with."
         )
-    return tokens.astype(np.int32)
+    return [part.astype(np.int32) for part in parts]
 
 
 def _cuts_are_exact(tokenizer: Tokenizer) -> bool:
@@ -421,36 +446,3 @@ def _window_count(tokens: Tokens, length: int) -> int:
             "Give a longer text or a shorter window."
         )
     return len(tokens) // length
-
-
-def calibration_batches(tokens: Tokens, *, length: int, count: int, seed: int) -> Tokens:
-    """Draw windows at random, the same ones for the same seed.
-
-    The tokens are cut into windows at a random phase and drawn without replacement, so no token
-    is used twice. Only when `count` exceeds what the text holds are the missing ones drawn at
-    any start, overlapping the others.
-
-    Args:
-        tokens: int32 (n,), n >= length.
-        length: tokens per window, >= 1.
-        count: windows, >= 1.
-        seed: >= 0.
-
-    Returns:
-        int32 (count, length).
-
-    Raises:
-        BadInputError: n < length.
-        UsageError: length < 1, count < 1 or seed < 0.
-    """
-    if count < 1 or seed < 0:
-        raise UsageError(f"expected count >= 1 and seed >= 0; got count {count}, seed {seed}.")
-    available = _window_count(tokens, length)
-    random = np.random.default_rng(seed)
-    phase = int(random.integers(len(tokens) - available * length + 1))
-    starts = phase + length * random.permutation(available)[:count]
-    if count > available:
-        more = random.integers(len(tokens) - length + 1, size=count - available)
-        starts = np.concatenate([starts, more])
-    drawn: Tokens = np.asarray(tokens, np.int32)[starts[:, None] + np.arange(length)]
-    return drawn

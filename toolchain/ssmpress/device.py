@@ -12,15 +12,16 @@ import platform
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ssmpress import __version__
-from ssmpress.errors import DeviceError, UsageError
+from ssmpress import __version__, replies
+from ssmpress.errors import UsageError
 from ssmpress.evaluate import percentiles
 from ssmpress.ops import ISA_VARIABLE
-from ssmpress.recipe import Target, available_threads
+from ssmpress.recipe import available_threads
 from ssmpress.report.results import Measurement, Round
 from ssmpress.run import library_isa
 from ssmpress.worker_process import WorkerProcess
@@ -47,6 +48,7 @@ class MeasureSettings:
 
     prompt_tokens, decode_tokens: per round and variant, >= 1. rounds: measured ones, >= 1, after
     one to warm up; the gate wants at least 5 to tell noise from a difference. threads: >= 1.
+    prompts: sequences of prompt_tokens per prefill; results.TASK_BATCH for a task's model.
     seed: of the prompt's random tokens. timeout_s: seconds one reply of a worker may take.
     """
 
@@ -56,9 +58,10 @@ class MeasureSettings:
     threads: int = 1
     seed: int = 0
     timeout_s: float = 600.0
+    prompts: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "decode_tokens", "rounds", "threads"):
+        for name in ("prompt_tokens", "decode_tokens", "prompts", "rounds", "threads"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}: expected at least 1; got {getattr(self, name)}.")
 
@@ -67,25 +70,57 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps)."""
 
 
+@dataclass(frozen=True)
+class Station:
+    """Where one variant runs. start: a fresh worker. load: what its `load` request says of the
+    model, beside threads, seed and cold."""
+
+    start: Callable[[], WorkerProcess]
+    load: Mapping[str, Any]
+
+
 def measure_host(
     variants: Mapping[str, Variant],
     settings: MeasureSettings,
     progress: Progress | None = None,
 ) -> dict[str, Measurement]:
-    """Load time, latency and peak memory of each variant, in one interleaved run.
+    """Load time, latency and peak memory of each variant on this host, in one interleaved run.
 
     Args:
         variants: by name, in the order of their turns.
+
+    Returns:
+        By the same names, as `measure` does.
+
+    Raises:
+        BadInputError: a model is missing or damaged.
+        DeviceError: an op library cannot be used; a worker crashed or did not answer in time.
+    """
+    stations = {
+        name: Station(
+            partial(WorkerProcess, name, settings.timeout_s),
+            {"model": str(v.model), "library": None if v.library is None else str(v.library)},
+        )
+        for name, v in variants.items()
+    }
+    return measure(stations, settings, progress)
+
+
+def measure(
+    stations: Mapping[str, Station],
+    settings: MeasureSettings,
+    progress: Progress | None = None,
+) -> dict[str, Measurement]:
+    """The variants in turns, wherever their workers run.
 
     Returns:
         By the same names. Load times are of two processes each: cold, after its files were
         dropped from the page cache, and warm.
 
     Raises:
-        BadInputError: a model is missing or damaged.
-        DeviceError: an op library cannot be used; a worker crashed or did not answer in time.
+        BadInputError, DeviceError: a worker could not do it.
     """
-    steps = len(variants) * (settings.rounds + 3)
+    steps = measure_steps(len(stations), settings)
     done = 0
 
     def tick() -> None:
@@ -94,38 +129,41 @@ def measure_host(
         if progress is not None:
             progress(done, steps)
 
-    cold = {name: _cold_load(name, v, settings, tick) for name, v in variants.items()}
+    cold = {name: _cold_load(station, settings, tick) for name, station in stations.items()}
     with ExitStack() as stack:
-        workers = {
-            name: stack.enter_context(WorkerProcess(name, settings.timeout_s)) for name in variants
-        }
+        workers = {name: stack.enter_context(s.start()) for name, s in stations.items()}
         loaded = {}
         for name, worker in workers.items():
-            loaded[name] = worker.ask(_load(variants[name], settings, cold=False))
+            loaded[name] = worker.ask(_load(stations[name], settings, cold=False))
             tick()
         rounds = _rounds(workers, settings, tick)
-        peaks = {n: w.ask({"do": "memory"})["peak_rss_bytes"] for n, w in workers.items()}
+        peaks = {
+            n: replies.integer(w.ask({"do": "memory"}), "peak_rss_bytes")
+            for n, w in workers.items()
+        }
     return {
         name: _measurement(settings, rounds[name], cold[name], loaded[name], peaks[name])
-        for name in variants
+        for name in stations
     }
 
 
-def _cold_load(
-    name: str, variant: Variant, settings: MeasureSettings, tick: Callable[[], None]
-) -> float:
+def measure_steps(variants: int, settings: MeasureSettings) -> int:
+    """How many steps `measure` tells its progress of."""
+    return variants * (settings.rounds + 3)
+
+
+def _cold_load(station: Station, settings: MeasureSettings, tick: Callable[[], None]) -> float:
     """Milliseconds, in a process that ends after it."""
-    with WorkerProcess(name, settings.timeout_s) as worker:
-        elapsed: float = worker.ask(_load(variant, settings, cold=True))["load_ms"]
+    with station.start() as worker:
+        elapsed = replies.number(worker.ask(_load(station, settings, cold=True)), "load_ms")
     tick()
     return elapsed
 
 
-def _load(variant: Variant, settings: MeasureSettings, *, cold: bool) -> dict[str, Any]:
+def _load(station: Station, settings: MeasureSettings, *, cold: bool) -> dict[str, Any]:
     return {
         "do": "load",
-        "model": str(variant.model),
-        "library": None if variant.library is None else str(variant.library),
+        **station.load,
         "threads": settings.threads,
         "seed": settings.seed,
         "cold": cold,
@@ -141,11 +179,10 @@ def _rounds(
         "decode_tokens": settings.decode_tokens,
     }
     rounds: dict[str, list[Round]] = {name: [] for name in workers}
-    for number in range(settings.rounds + 1):
+    for position in range(settings.rounds + 1):
         for name, worker in workers.items():
             reply = worker.ask(request)
-            turn = Round(reply["prefill_ms"], tuple(reply["decode_ms"]), warmup=number == 0)
-            rounds[name].append(turn)
+            rounds[name].append(replies.turn(reply, settings.decode_tokens, warmup=position == 0))
             tick()
     return rounds
 
@@ -159,29 +196,15 @@ def _measurement(
         prompt_tokens=settings.prompt_tokens,
         threads=settings.threads,
         rounds=tuple(rounds),
-        prefill=percentiles([t.prefill_ms for t in counted], tokens=settings.prompt_tokens),
+        prefill=percentiles(
+            [t.prefill_ms for t in counted], tokens=settings.prompts * settings.prompt_tokens
+        ),
         decode=percentiles([sample for t in counted for sample in t.decode_ms]),
         load_cold_ms=cold_ms,
-        load_warm_ms=loaded["load_ms"],
-        runtime_rss_bytes=loaded["runtime_rss_bytes"],
+        load_warm_ms=replies.number(loaded, "load_ms"),
+        runtime_rss_bytes=replies.integer(loaded, "runtime_rss_bytes"),
         peak_rss_bytes=peak,
     )
-
-
-def check_target(target: Target) -> None:
-    """Refuse a target that this version cannot make a bundle for on this machine.
-
-    Raises:
-        DeviceError: arm64, or a host that is not x86_64.
-    """
-    machine = platform.machine().lower()
-    if target is Target.ARM64 or machine in ("aarch64", "arm64"):
-        raise DeviceError(
-            f"--target {target}: this version of ssmpress ({__version__}) cannot make arm64 "
-            "bundles yet. Use --target x86_64 on an x86_64 machine."
-        )
-    if machine not in ("x86_64", "amd64"):
-        raise DeviceError(f"--target {target}: expected an x86_64 machine; this one is {machine}.")
 
 
 def host_environment(*, threads: int, library: Path | None) -> dict[str, Any]:

@@ -19,13 +19,17 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ssmpress.errors import SsmpressError
+from ssmpress.report.results import TASK_BATCH
 from ssmpress.run import Session, open_session
+from ssmpress.task_config import Kind
 
 _PR_SET_PDEATHSIG = 1
 
@@ -56,7 +60,7 @@ class Worker:
         before = memory_bytes("VmRSS")
         begin = time.perf_counter()
         self._session = open_session(model, threads=request["threads"], library=library)
-        self._session.prefill(np.zeros((1, 1), np.int64))
+        self._first_prediction(self._session)
         elapsed = 1000 * (time.perf_counter() - begin)
         self._random = np.random.default_rng(request["seed"])
         wait_until_quiet()
@@ -70,6 +74,8 @@ class Worker:
         session = self._session
         if session is None:
             raise SsmpressError("worker: a round was asked for before a model was loaded.")
+        if session.interface.task.kind is not Kind.LANGUAGE_MODEL:
+            return self.task_round(session, prompt_tokens, decode_tokens)
         vocab = session.interface.vocab_size
         prompt = self._random.integers(vocab, size=(1, prompt_tokens))
         tokens = self._random.integers(vocab, size=(decode_tokens, 1))
@@ -84,6 +90,43 @@ class Worker:
             decode_ms.append(1000 * (time.perf_counter() - begin))
         wait_until_quiet()
         return {"prefill_ms": prefill_ms, "decode_ms": decode_ms}
+
+    def task_round(self, session: Session, length: int, predictions: int) -> dict[str, Any]:
+        """A batch of TASK_BATCH samples in place of the prefill, single ones of the decode steps.
+
+        Texts of `length` random tokens, or windows of random numbers, the same for every variant.
+        """
+        task, vocab = session.interface.task, session.interface.vocab_size
+        run: Callable[[NDArray[Any]], Any] = session.classify
+        batch: NDArray[Any]
+        samples: NDArray[Any]
+        if task.kind is Kind.FORECAST:
+            run = session.forecast
+            shape = (predictions, task.lookback, len(task.variates))
+            batch = self._random.normal(size=(TASK_BATCH, *shape[1:])).astype(np.float32)
+            samples = self._random.normal(size=shape).astype(np.float32)
+        else:
+            batch = self._random.integers(vocab, size=(TASK_BATCH, length))
+            samples = self._random.integers(vocab, size=(predictions, length))
+        begin = time.perf_counter()
+        run(batch)
+        batch_ms = 1000 * (time.perf_counter() - begin)
+        single_ms = []
+        for sample in samples:
+            begin = time.perf_counter()
+            run(sample[None])
+            single_ms.append(1000 * (time.perf_counter() - begin))
+        wait_until_quiet()
+        return {"prefill_ms": batch_ms, "decode_ms": single_ms}
+
+    def _first_prediction(self, session: Session) -> None:
+        task = session.interface.task
+        if task.kind is Kind.LANGUAGE_MODEL:
+            session.prefill(np.zeros((1, 1), np.int64))
+        elif task.kind is Kind.CLASSIFICATION:
+            session.classify(np.zeros((1, 1), np.int64))
+        else:
+            session.forecast(np.zeros((1, task.lookback, len(task.variates)), np.float32))
 
 
 def wait_until_quiet() -> None:

@@ -14,8 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.bootstrap import mean_interval
 from ssmpress.errors import BadInputError, UsageError
-from ssmpress.report.results import Interval, LanguageModelQuality, Parity, Percentiles
+from ssmpress.labelled import LabelledTexts
+from ssmpress.report.results import (
+    Interval,
+    LanguageModelQuality,
+    Parity,
+    Percentiles,
+    TaskQuality,
+)
+from ssmpress.series import SeriesWindows
 
 Predict = Callable[[NDArray[np.int64], Any], tuple[NDArray[np.float32], Any]]
 """tokens (b, l), state or None (the zero state) -> logits (b, l, vocab), state afterwards."""
@@ -171,28 +180,135 @@ def retention_interval(
     compressed: LanguageModelQuality,
     *,
     confidence: float = 0.95,
-    resamples: int = 2000,
     seed: int = 0,
 ) -> Interval | None:
-    """Bootstrap interval of `retention` over the windows, paired: both models saw the same ones.
+    """Interval of `retention` over the windows, paired: both models saw the same ones.
 
     Returns:
-        None with fewer than 8 windows or a value that is not finite: too little to resample.
+        None with fewer than `bootstrap.MIN_WINDOWS` windows or a value that is not finite.
     """
     difference = np.array(dense.window_nll) - np.array(compressed.window_nll)
-    if len(difference) < 8 or not np.isfinite(difference).all():
+    per_window = dense.tokens / max(1, len(difference))
+    interval = mean_interval(difference / per_window, seed=seed, confidence=confidence)
+    return interval and Interval(math.exp(interval.low), math.exp(interval.high), confidence)
+
+
+def accuracy(
+    classify: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    samples: LabelledTexts,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> TaskQuality:
+    """Share of texts whose highest logit is their class's; of equal ones the first counts.
+
+    Args:
+        classify: tokens (1, l) -> logits (1, classes), for example `run.Session.classify`.
+        samples: the texts; each runs by itself, whole.
+
+    Returns:
+        The accuracy. A text whose logits are not finite is wrong.
+    """
+    right = []
+    for number in range(samples.count):
+        logits = classify(samples.text(number)[None])[0]
+        found = bool(np.isfinite(logits).all()) and int(logits.argmax()) == samples.labels[number]
+        right.append(float(found))
+        if progress is not None and (number % 64 == 0 or number == samples.count - 1):
+            progress(number + 1, samples.count)
+    longest = int(samples.lengths.max())
+    return TaskQuality(math.fsum(right) / len(right), tuple(right), longest, len(right))
+
+
+def forecast_error(
+    forecast: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    windows: SeriesWindows,
+    *,
+    batch: int = 64,
+    progress: Callable[[int, int], None] | None = None,
+) -> TaskQuality:
+    """Mean squared error over every window, time step and variate; the mean absolute one beside it.
+
+    Args:
+        forecast: (b, lookback, variates) -> (b, horizon, variates), both z-scored, for example
+            `run.Session.forecast`.
+        windows: all of them are evaluated. batch: windows per call.
+
+    Returns:
+        The error; not finite where a forecast is not, which no gate passes.
+    """
+    squared, absolute, predictions = [], [], 0
+    for begin in range(0, windows.count, batch):
+        numbers = np.arange(begin, min(begin + batch, windows.count))
+        inputs, targets, _ = windows.arrays(numbers)
+        difference = forecast(inputs).astype(np.float64) - targets
+        squared += (difference**2).mean(axis=(1, 2)).tolist()
+        absolute += np.abs(difference).mean(axis=(1, 2)).tolist()
+        predictions += difference.size
+        if progress is not None:
+            progress(len(squared), windows.count)
+    mse, mae = (float(np.mean(values)) for values in (squared, absolute))
+    return TaskQuality(mse, tuple(squared), windows.lookback, predictions, {"mae": mae})
+
+
+def task_retention(dense: TaskQuality, compressed: TaskQuality, *, error: bool) -> float:
+    """Quality kept: compressed / dense accuracy, or dense / compressed error; 1 is all of it.
+
+    Raises:
+        BadInputError: the two were not measured on the same number of samples.
+    """
+    if len(dense.scores) != len(compressed.scores):
+        raise BadInputError(
+            f"retention: expected the same samples for both; got {len(dense.scores):,} (dense) "
+            f"and {len(compressed.scores):,} (compressed)."
+        )
+    over, under = (dense, compressed) if error else (compressed, dense)
+    return over.value / under.value if under.value > 0 else float("nan")
+
+
+def task_retention_interval(
+    dense: TaskQuality, compressed: TaskQuality, *, error: bool, block: int = 1,
+    confidence: float = 0.95, resamples: int = 2000, seed: int = 0,
+) -> Interval | None:  # fmt: skip
+    """Bootstrap interval of `task_retention`, paired over blocks of consecutive samples.
+
+    Args:
+        block: samples that are drawn together: windows of a series that overlap are no independent
+            ones, so a forecaster's blocks are as long as a window.
+
+    Returns:
+        None with fewer than 8 blocks or a score that is not finite: too little to resample.
+    """
+    table = np.array([dense.scores, compressed.scores])  # (2, samples)
+    blocks = table.shape[1] // block
+    if blocks < 8 or not np.isfinite(table).all():
         return None
+    sums = table[:, : blocks * block].reshape(2, blocks, block).sum(axis=2)
     random = np.random.default_rng(seed)
-    per_window = dense.tokens / len(difference)
-    means = np.array(
-        [
-            difference[random.integers(len(difference), size=len(difference))].mean()
-            for _ in range(resamples)
-        ]
-    )
+    drawn = random.integers(blocks, size=(resamples, blocks))
+    first, second = sums[0][drawn].sum(axis=1), sums[1][drawn].sum(axis=1)
+    over, under = (first, second) if error else (second, first)
+    if not (under > 0).all():
+        return None
     tail = (1 - confidence) / 2
-    low, high = np.exp(np.quantile(means, [tail, 1 - tail]) / per_window)
+    low, high = np.quantile(over / under, [tail, 1 - tail])
     return Interval(float(low), float(high), confidence)
+
+
+def text_metrics(quality: LanguageModelQuality, text: str) -> dict[str, float]:
+    """Metrics of a language model that do not depend on its tokenizer.
+
+        word perplexity = exp(nll / words)       bits per byte = nll / (ln 2 * bytes)
+
+    Args:
+        text: what was predicted, decoded; words stand between white space.
+    """
+    words, size = len(text.split()), len(text.encode())
+    if not words:
+        return {}
+    return {
+        "word_perplexity": _exp(quality.nll / words),
+        "bits_per_byte": quality.nll / (math.log(2) * size),
+    }
 
 
 def parity(

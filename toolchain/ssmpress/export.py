@@ -16,7 +16,17 @@ present_conv_state.{i} float32 as past_conv_state.{i}    states after the tokens
 present_scan_state.{i} float32 as past_scan_state.{i}    past states
 ====================== ======= ========================= =======================================
 
-Zero states start a sequence. Initializers are named after the checkpoint's tensors, packed sections
+Zero states start a sequence. A classifier and a forecaster see their whole input at once, start
+from the zero state inside the graph, and have one input and one output:
+
+====================== ======= ========================= =======================================
+input_ids              int64   (b, l)                    a classifier's tokens, no padding
+logits                 float32 (b, classes)              scores of the classes
+series                 float32 (b, lookback, variates)   a forecaster's z-scored time steps
+forecast               float32 (b, horizon, variates)    the time steps after them
+====================== ======= ========================= =======================================
+
+Initializers are named after the checkpoint's tensors, packed sections
 with the section's name appended.
 """
 
@@ -36,7 +46,10 @@ from ssmpress import __version__, fallback, ops
 from ssmpress.checkpoint import ModelConfig
 from ssmpress.compact import PackedMatrix
 from ssmpress.errors import BadInputError
+from ssmpress.layouts import HEAD, PATCH_EMBEDDING
+from ssmpress.model import INSTANCE_EPS
 from ssmpress.ops import Structure, Values
+from ssmpress.task_config import Kind
 
 FloatArray = NDArray[np.float32]
 EXTERNAL_DATA_BYTES = 1 << 30
@@ -101,7 +114,8 @@ def build(model: PackedModel) -> ir.Model:
         producer_name="ssmpress",
         producer_version=__version__,
         functions=functions,
-        doc_string="Mamba-1 language model; inputs, outputs and states: docs/ops.md of ssmpress.",
+        doc_string=f"Mamba-1 {model.config.task.kind}; inputs, outputs and states: docs/ops.md of "
+        "ssmpress.",
     )
     result.metadata_props[ops.CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
     return result
@@ -131,12 +145,21 @@ class _GraphBuilder:
 
     def build(self) -> None:
         """The whole model."""
+        if self.config.task.kind is Kind.LANGUAGE_MODEL:
+            self.language_model()
+        elif self.config.task.kind is Kind.CLASSIFICATION:
+            self.classifier()
+        else:
+            self.forecaster()
+
+    def language_model(self) -> None:
+        """States go in and out, logits at the wanted positions."""
         tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
         positions = self.input("logits_positions", ir.DataType.INT64, ("positions",))
         x = self.embedding(tokens)
         states: list[ir.Value] = []
         for i in range(self.config.n_layer):
-            x, *after = self.layer(i, x)
+            x, *after = self.layer(i, x, self.past_states(i))
             states += after
         wanted = self.node("Gather", "logits/positions", [x, positions], axis=1)
         normalized = self.rms_norm("backbone.norm_f", wanted)
@@ -144,6 +167,82 @@ class _GraphBuilder:
         self.output(logits, ("batch", "positions", self.config.vocab_size))
         for value, rows in zip(states, self.state_rows() * self.config.n_layer, strict=True):
             self.output(value, ("batch", rows, self.config.d_inner))
+
+    def past_states(self, i: int) -> list[ir.Value]:
+        """Inputs that hold the states of layer i before the tokens."""
+        return [
+            self.input(
+                f"past_{kind}_state.{i}", ir.DataType.FLOAT, ("batch", rows, self.config.d_inner)
+            )
+            for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True)
+        ]
+
+    def from_zero_states(self, x: ir.Value) -> ir.Value:
+        """All layers, each from the zero state. x: (b, l, d_model) -> (b, l, d_model)."""
+        batch = self.node("Shape", "batch", [x], start=0, end=1)
+        states = []
+        for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True):
+            size = self.constant(f"{kind}_state_size", np.array([rows, self.config.d_inner]))
+            shape = self.node("Concat", f"{kind}_state_shape", [batch, size], axis=0)
+            states.append(self.node("ConstantOfShape", f"zero_{kind}_state", [shape]))
+        for i in range(self.config.n_layer):
+            x, *_ = self.layer(i, x, states)
+        return x
+
+    def classifier(self) -> None:
+        """Tokens -> logits of the classes."""
+        task = self.config.task
+        tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
+        x = self.rms_norm("backbone.norm_f", self.from_zero_states(self.embedding(tokens)))
+        if task.pooling == "mean":
+            axes = self.constant("axis_time", np.array([1], np.int64))
+            x = self.node("ReduceMean", "pooled", [x, axes], keepdims=0)
+        else:
+            x = self.node("Gather", "pooled", [x, self.constant("last", np.array(-1))], axis=1)
+        logits = self.linear(f"{HEAD}.weight", x, "logits")
+        self.output(logits, ("batch", task.outputs))
+
+    def forecaster(self) -> None:
+        """Each variate of a window is a sequence of patches; its last position forecasts."""
+        task = self.config.task
+        variates = len(task.variates)
+        series = self.input("series", ir.DataType.FLOAT, ("batch", task.lookback, variates))
+        normal, scale = self.instance_scale(series)
+        by_variate = self.node("Transpose", "by_variate", [normal], perm=[0, 2, 1])
+        steps = np.arange(task.patches)[:, None] * task.stride + np.arange(task.patch)
+        positions = self.constant("patch_positions", steps)
+        cut = self.node("Gather", "patches/by_variate", [by_variate, positions], axis=2)
+        shape = self.constant("patches_shape", np.array([-1, task.patches, task.patch]))
+        patches = self.node("Reshape", "patches", [cut, shape])  # (b v, patches, patch)
+        x = self.from_zero_states(
+            self.linear(f"{PATCH_EMBEDDING}.weight", patches, "patch_embedding")
+        )
+        last = self.node("Gather", "last_patch", [x, self.constant("last", np.array(-1))], axis=1)
+        head = self.linear(f"{HEAD}.weight", self.rms_norm("backbone.norm_f", last), "head")
+        shape = self.constant("forecast_shape", np.array([-1, variates, task.horizon]))
+        rows = self.node("Reshape", "head/by_variate", [head, shape])
+        if not scale:
+            forecast = self.node("Transpose", "forecast", [rows], perm=[0, 2, 1])
+        else:
+            steps_first = self.node("Transpose", "head/by_time", [rows], perm=[0, 2, 1])
+            wide = self.node("Mul", "head/scaled", [steps_first, scale[1]])
+            forecast = self.node("Add", "forecast", [wide, scale[0]])
+        self.output(forecast, ("batch", task.horizon, variates))
+
+    def instance_scale(self, series: ir.Value) -> tuple[ir.Value, tuple[ir.Value, ...]]:
+        """`model.instance_scale`: the normalised windows, and their mean and deviation."""
+        if self.config.task.normalisation == "none":
+            return series, ()
+        axes = self.constant("axis_time", np.array([1], np.int64))
+        mean = self.node("ReduceMean", "instance/mean", [series, axes], keepdims=1)
+        centred = self.node("Sub", "instance/centred", [series, mean])
+        squares = self.node("Mul", "instance/squares", [centred, centred])
+        variance = self.node("ReduceMean", "instance/variance", [squares, axes], keepdims=1)
+        eps = self.constant("instance_eps", np.array(INSTANCE_EPS, np.float32))
+        sum_ = self.node("Add", "instance/variance_eps", [variance, eps])
+        deviation = self.node("Sqrt", "instance/deviation", [sum_])
+        normal = self.node("Div", "instance/normal", [centred, deviation])
+        return normal, (mean, deviation)
 
     def state_rows(self) -> tuple[int, int]:
         return self.config.d_conv - 1, self.config.d_state
@@ -153,12 +252,15 @@ class _GraphBuilder:
         return "backbone.embedding.weight" if tied else "lm_head.weight"
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        value = ir.Value(
+            name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), doc_string=_described(name)
+        )
         self.inputs.append(value)
         return value
 
     def output(self, value: ir.Value, shape: Sequence[int | str]) -> None:
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+        value.doc_string = _described(str(value.name))
         self.outputs.append(value)
 
     def node(
@@ -167,9 +269,10 @@ class _GraphBuilder:
         name: str,
         inputs: Sequence[ir.Value],
         outputs: Sequence[str] | None = None,
+        doc: str | None = None,
         **attributes: Any,
     ) -> Any:
-        """Add a node; its outputs are named `outputs`, or like the node."""
+        """Add a node; its outputs are named `outputs`, or like the node. doc: what viewers show."""
         custom = op in _CUSTOM_OPS
         if custom:
             self.custom_ops.add(op)
@@ -182,6 +285,7 @@ class _GraphBuilder:
                 attributes=[ir.convenience.convert_attribute(k, v) for k, v in attributes.items()],
                 outputs=values,
                 name=name,
+                doc_string=doc,
             )
         )
         return values[0] if len(values) == 1 else values
@@ -210,6 +314,7 @@ class _GraphBuilder:
             matrix.format.op_type,
             output + "/product" if has_bias else output,
             [x, *sections],
+            doc=f"{name}, {matrix.rows} x {matrix.columns}, {matrix.format.name}: {matrix.reason}",
             **matrix_attributes(matrix),
         )
         if has_bias:
@@ -250,14 +355,12 @@ class _GraphBuilder:
         )
         return normalized
 
-    def layer(self, i: int, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Layer i: the residual stream and the layer's two new states."""
+    def layer(
+        self, i: int, x: ir.Value, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Layer i from its two states: the residual stream and the new states."""
         c, weights, name = self.config, f"backbone.layers.{i}", f"layers.{i}"
         mixer = f"{weights}.mixer"
-        past = [
-            self.input(f"past_{kind}_state.{i}", ir.DataType.FLOAT, ("batch", rows, c.d_inner))
-            for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True)
-        ]
         normalized = self.rms_norm(f"{weights}.norm", x)
         xz = self.linear(f"{mixer}.in_proj.weight", normalized, f"{name}/in_proj")
         before_conv, z = self.split(f"{name}/xz", xz, ("x", "z"), (c.d_inner, c.d_inner))
@@ -305,6 +408,23 @@ def matrix_attributes(matrix: PackedMatrix) -> dict[str, Any]:
         ops.COLUMNS_ATTRIBUTE: matrix.columns,
         ops.VERSION_ATTRIBUTE: matrix.format.version,
     }
+
+
+_DESCRIBED = {
+    "input_ids": "tokens, 0 .. vocab_size - 1",
+    "logits_positions": "positions in the sequence whose logits are wanted: all, the last or none",
+    "logits": "scores of the next token at the wanted positions",
+    "past_conv_state": "last inputs of the convolution, oldest first; zeros start a sequence",
+    "past_scan_state": "state of the selective scan; zeros start a sequence",
+    "present_conv_state": "the next call's past_conv_state",
+    "present_scan_state": "the next call's past_scan_state",
+}
+
+
+def _described(name: str) -> str:
+    """What an input or output is, for viewers; `.3` at its end is the layer."""
+    base, _, layer = name.partition(".")
+    return _DESCRIBED[base] + (f" (layer {layer})" if layer else "")
 
 
 _CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D, *ops.EMBEDDINGS.values()} | {

@@ -7,6 +7,8 @@ runs everywhere. Written in ONNX's textual syntax.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 import onnx.parser
 
@@ -362,7 +364,60 @@ _TEXTS = (
 )
 
 
+_SCAN_DOC = """The selective scan: a state per channel that every token decays, adds to and reads.
+    dt_t = softplus(delta_t + delta_bias)
+    h_t  = exp(dt_t A) h_{t-1} + (dt_t u_t) B_t
+    y_t  = (sum_n C_t h_t + D u_t) * silu(z_t)
+Source: arXiv 2312.00752, section 3.2. Inputs and shapes: docs/ops.md of ssmpress."""
+_CONV_DOC = """Causal depthwise convolution, then silu; the state is the last k-1 inputs.
+    y_t = silu(bias + sum_j weight_j x_{t-(k-1)+j})
+Inputs and shapes: docs/ops.md of ssmpress."""
+_STORED = {
+    Structure.DENSE: "every weight is stored, row after row",
+    Structure.BITMASK: "a bit per weight says whether it is stored; the stored ones follow",
+    Structure.WINDOW: "stored weights name their column by 4 bits within a window of 16",
+}
+_COMPUTED = {
+    Values.FP32: "products in float32",
+    Values.FP16: "weights in float16, products in float32",
+    Values.INT8: "weights and activations in int8 with a scale per row and per token",
+    Values.INT4: "weights in int4 with a ratio per 16 columns and a scale per row, activations in "
+    "int8 with a scale per token",
+}
+
+
+def _linear_doc(f: Format) -> str:
+    return (
+        f"y = x W^T with W stored as {f.name}: {_STORED[f.structure]}; {_COMPUTED[f.values]}.\n"
+        "Byte by byte: docs/sparse_format.md of ssmpress."
+    )
+
+
+def _embedding_doc(f: Format) -> str:
+    return (
+        f"Rows of a matrix stored as {f.name}, by number, as float32.\n"
+        "Byte by byte: docs/sparse_format.md of ssmpress."
+    )
+
+
+_DOCS = (
+    {SELECTIVE_SCAN: _SCAN_DOC, CAUSAL_CONV1D: _CONV_DOC}
+    | {f.op_type: _linear_doc(f) for f in FORMATS}
+    | {op_type: _embedding_doc(f) for f, op_type in EMBEDDINGS.items()}
+)
+
+
 def function(op_type: str) -> onnx.FunctionProto:
-    """The fallback of one op, checked by onnx's parser."""
+    """The fallback of one op, checked by onnx's parser; its nodes are named like their outputs."""
     header = f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>'
-    return onnx.parser.parse_function(header + _TEXTS[op_type])
+    found = onnx.parser.parse_function(header + _TEXTS[op_type])
+    found.doc_string = _DOCS[op_type]
+    _name_nodes(found.node)
+    return found
+
+
+def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        node.name = node.output[0]
+        for attribute in node.attribute:
+            _name_nodes(attribute.g.node)

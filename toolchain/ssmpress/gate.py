@@ -1,21 +1,17 @@
 """Thresholds -> verdict: pass, fail or inconclusive. Never a silent pass.
 
-A latency rule is judged by a confidence interval from the raw samples (`bootstrap.py`). An interval
-that straddles the limit is inconclusive, and so is a metric that is missing or not finite, and a
-baseline that cannot be compared with.
+Latency is judged by a confidence interval from the raw samples, quality by one over the windows of
+the evaluation text (`bootstrap.py`). An interval that straddles the limit is inconclusive, and so
+is a metric that is missing or not finite, and a baseline that cannot be compared with.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from ssmpress.bootstrap import Table, bootstrap
+from ssmpress.bootstrap import MIN_WINDOWS
 from ssmpress.errors import (
     EXIT_INCONCLUSIVE,
     EXIT_LATENCY_OR_SIZE,
@@ -23,72 +19,19 @@ from ssmpress.errors import (
     EXIT_QUALITY,
     BadInputError,
 )
-from ssmpress.recipe import GateSettings, Limit, Relative
+from ssmpress.gate_intervals import MIN_ROUNDS, latency_interval, quality_interval
+from ssmpress.gate_rules import AT_LEAST, Report, Rule, of_another_metric, rules, value_of
+from ssmpress.recipe import GateSettings, Relative
 from ssmpress.report.files import read_json
 from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS, Interval, RuleResult, Verdict
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 
-MIN_ROUNDS = 5
-"""Measured rounds below which the spread between rounds is too little known to judge."""
-
-MIN_TAIL_SAMPLES = 100
-"""Measured samples below which a 99th percentile is little more than the largest of them."""
-
-Report = Mapping[str, Any]
 _BLOCKS = ("recipe", "quality", "size")
-_MIN, _MAX = "at least", "at most"
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One limit. label: what it limits, for messages. metric: path in the report.
-
-    direction: `at least` or `at most`. samples: phase of the raw samples that give the metric its
-    interval (`decode`); None judges the value alone. quantile: of these samples. ratio: the metric
-    is dense / compressed. limit: NaN in `ALL_RULES`, where none is set yet.
-    """
-
-    name: str
-    label: str
-    metric: str
-    direction: str
-    exit_code: int
-    unit: str = ""
-    samples: str | None = None
-    quantile: float = 0.5
-    ratio: bool = False
-    limit: Limit = math.nan
-
-
-ALL_RULES = (
-    Rule("min_retention", "quality kept", "quality.retention", _MIN, EXIT_QUALITY),
-    Rule("max_perplexity_increase", "perplexity increase", "", _MAX, EXIT_QUALITY),
-    Rule("max_decode_ms", "median decode time", "latency.decode.compressed.p50_ms", _MAX,
-         EXIT_LATENCY_OR_SIZE, " ms", "decode"),
-    Rule("max_decode_p99_ms", "99th percentile of the decode time",
-         "latency.decode.compressed.p99_ms", _MAX, EXIT_LATENCY_OR_SIZE, " ms", "decode", 0.99),
-    Rule("min_speedup", "decode speed-up", "latency.decode.speedup", _MIN, EXIT_LATENCY_OR_SIZE,
-         "x", "decode", ratio=True),
-    Rule("max_bundle_bytes", "bundle", "size.bundle_bytes", _MAX, EXIT_LATENCY_OR_SIZE, " bytes"),
-    Rule("max_rss_bytes", "peak memory", "memory.compressed_peak_rss_bytes", _MAX,
-         EXIT_LATENCY_OR_SIZE, " bytes"),
-)  # fmt: skip
-"""Quality first: it decides the exit code before latency and size."""
-
-
-def rules(settings: GateSettings) -> tuple[Rule, ...]:
-    """The rules that are set, quality first."""
-    limits = settings.limits()
-    found = [replace(rule, limit=limits[rule.name]) for rule in ALL_RULES if rule.name in limits]
-    return tuple(map(_of_the_perplexity_itself, found))
-
-
-def _of_the_perplexity_itself(rule: Rule) -> Rule:
-    """An increase has no multiple; relative to a baseline the perplexities are compared."""
-    if rule.name == "max_perplexity_increase" and isinstance(rule.limit, Relative):
-        return replace(rule, label="perplexity", metric="quality.compressed")
-    return rule
+_NO_TIME = (
+    "Time and memory are measured on a machine of the target only: give a real one, "
+    "--device ssh://user@host."
+)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -127,6 +70,7 @@ def judge(
         a failed one before an inconclusive one.
     """
     results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
+    results += _judge_target(report)
     for status, code in (
         (FAIL, EXIT_QUALITY),
         (FAIL, EXIT_LATENCY_OR_SIZE),
@@ -141,26 +85,45 @@ def judge(
     return Verdict(PASS, results, EXIT_PASS, sentence)
 
 
+def _judge_target(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where the bundle ran nowhere; nothing to say where it did."""
+    target = lookup(report, "target")
+    if target is None or lookup(target, "validated") is not None:
+        return ()
+    why = str(lookup(target, "reason") or "no device was used.")
+    message = f"Whether the bundle runs is undecided: {why}"
+    return (
+        RuleResult(
+            "target", INCONCLUSIVE, None, None, None, EXIT_INCONCLUSIVE, message,
+            "Install qemu-user, or give a device: --device ssh://user@host.",
+        ),
+    )  # fmt: skip
+
+
 def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) -> RuleResult:
-    value = _value(report, rule)
+    value = value_of(report, rule)
     judged = _Judged(rule, value, *_limit(report, rule, baseline))
     if value is None:
         metric = rule.metric or "quality.compressed or quality.dense"
+        if of_another_metric(report, rule):
+            why = f"the model's metric is {lookup(report, 'quality', 'metric')}, not perplexity."
+            return judged.inconclusive(why, "Use min_retention, which every metric has.")
         why = f"{metric} is missing from the report or not a number."
+        needs = rule.samples is not None or rule.metric.startswith("memory.")
+        if needs and lookup(report, "latency") is None:
+            return judged.inconclusive(why, _NO_TIME)
         return judged.inconclusive(why, "Run again with the measurement it needs.")
     if judged.limit is None:
         return judged.inconclusive(judged.asked, "Store a report of this setup as the baseline.")
     interval = None
-    if rule.samples is not None:
-        interval = _interval(report, rule, seed, baseline)
+    if rule.has_interval:
+        quality = rule.exit_code == EXIT_QUALITY
+        find = quality_interval if quality else latency_interval
+        interval = find(report, rule, seed, baseline)
         if interval is None:
-            why = (
-                f"the {rule.label} is {judged.text(value)}, from fewer than {MIN_ROUNDS} rounds of "
-                "raw samples, too few of them, or damaged ones."
-            )
-            return judged.inconclusive(why, "Measure more rounds.")
+            return judged.inconclusive(*_too_little(rule, judged.text(value)))
     low, high = (value, value) if interval is None else (interval.low, interval.high)
-    best, worst = (high, low) if rule.direction == _MIN else (low, high)
+    best, worst = (high, low) if rule.direction == AT_LEAST else (low, high)
     if judged.violated_by(best):
         return judged.decided(FAIL, interval, _help(report, rule))
     if judged.violated_by(worst):
@@ -169,9 +132,22 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
             f"the {rule.label} is {judged.text(value)}, but its {interval.confidence:.1%} interval "
             f"{judged.text(low)} to {judged.text(high)} straddles the limit."
         )
-        again = "Run again on a quieter machine, with fewer threads or more rounds."
+        again = _MORE_TEXT if rule.exit_code == EXIT_QUALITY else _QUIETER
         return judged.inconclusive(why, again, interval)
     return judged.decided(PASS, interval, "")
+
+
+_QUIETER = "Run again on a quieter machine, with fewer threads or more rounds."
+_MORE_TEXT = "Evaluate more text: a longer --evaluation, or more --evaluation-tokens."
+
+
+def _too_little(rule: Rule, value: str) -> tuple[str, str]:
+    """Why there is no interval, and what to do."""
+    if rule.exit_code == EXIT_QUALITY:
+        why = f"from fewer than {MIN_WINDOWS} windows of evaluation text, or damaged ones."
+        return f"the {rule.label} is {value}, {why}", _MORE_TEXT
+    why = f"from fewer than {MIN_ROUNDS} rounds of raw samples, too few of them, or damaged ones."
+    return f"the {rule.label} is {value}, {why}", "Measure more rounds."
 
 
 @dataclass(frozen=True)
@@ -185,7 +161,7 @@ class _Judged:
 
     def violated_by(self, value: float) -> bool:
         assert self.limit is not None
-        return value < self.limit if self.rule.direction == _MIN else value > self.limit
+        return value < self.limit if self.rule.direction == AT_LEAST else value > self.limit
 
     def text(self, value: float) -> str:
         """With enough digits to tell it from the limit."""
@@ -220,13 +196,13 @@ def _limit(report: Report, rule: Rule, baseline: Report | None) -> tuple[float |
     if baseline is None:
         return None, "there is no baseline."
     for key in _must_agree(rule):
-        here, there = lookup(report, *key.split(".")), lookup(baseline, *key.split("."))
+        here, there = _condition(report, key), _condition(baseline, key)
         if here is None or here != there:
             return (
                 None,
                 f"the baseline cannot be compared: {key} is {there!r} there, {here!r} here.",
             )
-    value = _value(baseline, rule)
+    value = value_of(baseline, rule)
     if value is None:
         return None, f"{rule.metric} is missing from the baseline or not a number."
     limit = rule.limit.factor * value
@@ -237,10 +213,18 @@ def _limit(report: Report, rule: Rule, baseline: Report | None) -> tuple[float |
 def _must_agree(rule: Rule) -> tuple[str, ...]:
     """What two runs must have in common for this metric to be comparable."""
     if rule.samples is not None:
-        return ("environment.cpu", "latency.threads", "latency.prompt_tokens")
+        return ("latency.cpu", "latency.threads", "latency.prompt_tokens")
     if rule.exit_code == EXIT_QUALITY:
         return ("quality.metric", "quality.tokens", "quality.window")
     return ()
+
+
+def _condition(report: Report, key: str) -> Any:
+    """Of a measurement. Older reports measured on the machine of `environment` only."""
+    found = lookup(report, *key.split("."))
+    if key == "latency.cpu" and found is None:
+        return lookup(report, "environment", "cpu")
+    return found
 
 
 def _text(rule: Rule, value: float, limit: float | None = None) -> str:
@@ -266,62 +250,3 @@ def _help(report: Report, rule: Rule) -> str:
     if rule.samples is None:
         return f"What helps: {' or '.join(ways)}."
     return f"What helps: {', '.join(ways)}, or more --threads if the device has them."
-
-
-def _value(report: Report, rule: Rule) -> float | None:
-    """The rule's finite number, or None."""
-    if rule.metric:
-        return _metric(report, rule.metric)
-    dense, compressed = (_metric(report, f"quality.{name}") for name in ("dense", "compressed"))
-    return None if not dense or compressed is None else compressed / dense - 1
-
-
-def _metric(report: Report, path: str) -> float | None:
-    """The finite number at a path such as `latency.decode.speedup`, or None."""
-    value = lookup(report, *path.split("."))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:  # JSON's integers have no bound
-        return None
-
-
-def _interval(report: Report, rule: Rule, seed: int, baseline: Report | None) -> Interval | None:
-    """Of the metric; of a relative rule that of the ratio, in the baseline's unit."""
-    if not isinstance(rule.limit, Relative):
-        tables = _tables(report, rule)
-        return bootstrap([tables], seed=seed, quantile=rule.quantile) if tables else None
-    assert baseline is not None
-    runs = [_tables(report, rule), _tables(baseline, rule)]
-    found = [run for run in runs if run is not None]
-    unit = _value(baseline, rule)
-    if len(found) < len(runs) or unit is None:
-        return None
-    ratio = bootstrap(found, seed=seed, quantile=rule.quantile)
-    return ratio and Interval(ratio.low * unit, ratio.high * unit, ratio.confidence)
-
-
-def _tables(report: Report, rule: Rule) -> list[Table] | None:
-    assert rule.samples is not None
-    tables = []
-    for name in ("dense", "compressed") if rule.ratio else ("compressed",):
-        table = _samples(lookup(report, "latency", "samples", name), rule.samples)
-        if table is None or (rule.quantile > 0.5 and table.size < MIN_TAIL_SAMPLES):
-            return None
-        tables.append(table)
-    return tables
-
-
-def _samples(turns: Any, phase: str) -> Table | None:
-    """(rounds, samples) of the measured rounds; None if there are too few or any is damaged."""
-    if not isinstance(turns, Sequence):
-        return None
-    try:
-        rows = [np.atleast_1d(t[f"{phase}_ms"]).astype(float) for t in turns if not t["warmup"]]
-        table = np.array(rows)
-    except (KeyError, TypeError, ValueError):
-        return None
-    if table.ndim != 2 or len(table) < MIN_ROUNDS or table.shape[1] < 1:
-        return None
-    return table if bool((np.isfinite(table) & (table > 0)).all()) else None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmpress import gate_options
+from ssmpress import gate_options as gates
 from ssmpress.entry import run_app
 from ssmpress.errors import (
     EXIT_INCONCLUSIVE,
@@ -33,27 +33,16 @@ app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exception
 
 
 @app.command(epilog=EPILOG, no_args_is_help=True)
+@gates.with_limits()
 def gate(
     reports: Annotated[
         list[Path],
         typer.Argument(metavar="REPORT...", help="report.json of a bundle, or its folder."),
     ],
-    policy: Annotated[
-        Path | None,
-        typer.Option(
-            help="policy.toml with the limits; the options below override it.",
-            rich_help_panel=gate_options.PANEL,
-            show_default=False,
-        ),
-    ] = None,
-    baseline: gate_options.Baseline = None,
-    min_retention: gate_options.MinRetention = None,
-    max_perplexity_increase: gate_options.MaxPerplexityIncrease = None,
-    max_decode_ms: gate_options.MaxDecodeMs = None,
-    max_decode_p99_ms: gate_options.MaxDecodeP99Ms = None,
-    min_speedup: gate_options.MinSpeedup = None,
-    max_bundle_bytes: gate_options.MaxBundleBytes = None,
-    max_rss_bytes: gate_options.MaxRssBytes = None,
+    policy: gates.Policy = None,
+    baseline: gates.Baseline = None,
+    *,
+    limits: dict[str, str | None],
     junit: Annotated[
         Path | None, typer.Option(help="Write JUnit XML here.", show_default=False)
     ] = None,
@@ -66,15 +55,6 @@ def gate(
 
     With GITHUB_STEP_SUMMARY set, the verdicts are also appended to the job's summary.
     """
-    limits = {
-        "min_retention": min_retention,
-        "max_perplexity_increase": max_perplexity_increase,
-        "max_decode_ms": max_decode_ms,
-        "max_decode_p99_ms": max_decode_p99_ms,
-        "min_speedup": min_speedup,
-        "max_bundle_bytes": max_bundle_bytes,
-        "max_rss_bytes": max_rss_bytes,
-    }
     settings = gate_settings(limits, policy, baseline)
     if not settings.limits():
         raise UsageError(

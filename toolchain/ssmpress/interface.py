@@ -5,18 +5,26 @@
     past_conv_state.i  float32 (b, d_conv - 1, d_inner)   present_scan_state.i  as past_...
     past_scan_state.i  float32 (b, d_state, d_inner)
 
+of a language model; a classifier and a forecaster carry no state:
+
+    input_ids          int64   (b, l)                     logits    float32 (b, classes)
+    series             float32 (b, lookback, variates)    forecast  float32 (b, horizon, variates)
+
 The model's configuration is the metadata entry `ssmpress.config`, as JSON.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
 from ssmpress.ops import CONFIG_KEY
+from ssmpress.task_config import Kind, Task
+
+_Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> type, shape
 
 _SIZES = ("n_layer", "vocab_size", "d_conv", "d_state", "d_inner")
 _FREE = -1  # a dimension that the caller chooses
@@ -25,7 +33,10 @@ _LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage
 
 @dataclass(frozen=True)
 class ModelInterface:
-    """What a caller needs to know to feed the model. config: all of the metadata's entry."""
+    """What a caller needs to know to feed the model. config: all of the metadata's entry.
+
+    vocab_size: 0 in a forecaster.
+    """
 
     path: Path
     n_layer: int
@@ -34,6 +45,7 @@ class ModelInterface:
     d_state: int
     d_inner: int
     config: dict[str, Any]
+    task: Task = field(default_factory=Task)
 
     def state_shapes(self, batch: int) -> dict[str, tuple[int, int, int]]:
         """Name without `past_` or `present_` -> shape, in layer order."""
@@ -52,19 +64,30 @@ def read_interface(session: Any, path: Path) -> ModelInterface:
             another type or another shape.
     """
     interface = _parse(session.get_modelmeta().custom_metadata_map.get(CONFIG_KEY), path)
-    states = interface.state_shapes(_FREE)
-    inputs: dict[str, tuple[str, tuple[int, ...]]] = {
-        "input_ids": ("tensor(int64)", (_FREE, _FREE)),
-        "logits_positions": ("tensor(int64)", (_FREE,)),
-    }
-    outputs: dict[str, tuple[str, tuple[int, ...]]] = {
-        "logits": ("tensor(float)", (_FREE, _FREE, interface.vocab_size))
-    }
-    inputs |= {f"past_{name}": ("tensor(float)", shape) for name, shape in states.items()}
-    outputs |= {f"present_{name}": ("tensor(float)", shape) for name, shape in states.items()}
+    inputs, outputs = _language_model(interface)
+    task = interface.task
+    if task.kind is Kind.CLASSIFICATION:
+        inputs = {"input_ids": ("tensor(int64)", (_FREE, _FREE))}
+        outputs = {"logits": ("tensor(float)", (_FREE, len(task.classes)))}
+    elif task.kind is Kind.FORECAST:
+        variates = len(task.variates)
+        inputs = {"series": ("tensor(float)", (_FREE, task.lookback, variates))}
+        outputs = {"forecast": ("tensor(float)", (_FREE, task.horizon, variates))}
     _check(path, "input", inputs, session.get_inputs(), fixed=True)
     _check(path, "output", outputs, session.get_outputs(), fixed=False)
     return interface
+
+
+def _language_model(interface: ModelInterface) -> tuple[_Tensors, _Tensors]:
+    states = interface.state_shapes(_FREE)
+    inputs: _Tensors = {
+        "input_ids": ("tensor(int64)", (_FREE, _FREE)),
+        "logits_positions": ("tensor(int64)", (_FREE,)),
+    }
+    outputs: _Tensors = {"logits": ("tensor(float)", (_FREE, _FREE, interface.vocab_size))}
+    inputs |= {f"past_{name}": ("tensor(float)", shape) for name, shape in states.items()}
+    outputs |= {f"present_{name}": ("tensor(float)", shape) for name, shape in states.items()}
+    return inputs, outputs
 
 
 def _parse(text: str | None, path: Path) -> ModelInterface:
@@ -77,20 +100,28 @@ def _parse(text: str | None, path: Path) -> ModelInterface:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: {CONFIG_KEY}: expected JSON; got {text[:40]!r}.") from error
+    task = Task()
+    if isinstance(config, dict) and "task" in config:
+        try:
+            task = Task.from_dict(config["task"])
+        except BadInputError as error:
+            raise BadInputError(f"{path}: {CONFIG_KEY}: {error}") from error
     sizes = {}
     for name in _SIZES:
         value = config.get(name) if isinstance(config, dict) else None
+        if name == "vocab_size" and value == 0 and task.kind is Kind.FORECAST:
+            sizes[name] = 0
+            continue
         if type(value) is not int or not 1 <= value <= _LIMIT:
             raise BadInputError(
                 f"{path}: {CONFIG_KEY}: {name}: expected an integer of at least 1; got {value!r}."
             )
         sizes[name] = value
-    return ModelInterface(path=path, config=config, **sizes)
+    return ModelInterface(path=path, config=config, task=task, **sizes)
 
 
 def _check(
-    path: Path, kind: str, expected: dict[str, tuple[str, tuple[int, ...]]], found: list[Any],
-    *, fixed: bool,
+    path: Path, kind: str, expected: _Tensors, found: list[Any], *, fixed: bool,
 ) -> None:  # fmt: skip
     """Compare names, types and shapes.
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
+from ssmpress.task_config import Kind, Task
 
 LIMITS = {
     "d_model": 1 << 16,
@@ -29,6 +30,7 @@ LIMITS = {
 is allocated, so that a damaged config.json gives a sentence and not an exhausted memory."""
 
 EMBEDDING, LM_HEAD = "backbone.embedding.weight", "lm_head.weight"
+PATCH_EMBEDDING, HEAD = "backbone.patch_embedding", "head"  # .weight and .bias
 NORM_EPS = 1e-5  # mamba-ssm has no key for it and always uses this
 
 _Axis = tuple[str, ...]  # fields whose sum is the size of one axis; "1" is one
@@ -65,6 +67,7 @@ _JSON_KEYS = {
         "tie_embeddings": "tie_word_embeddings",
     },
 }
+_OTHER_LAYOUT = "Write the mamba-ssm layout instead."
 _SSM_KEYS = {"layer", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bias"} | {
     # only used to draw initial weights or to choose a kernel
     *("dt_min", "dt_max", "dt_init", "dt_scale", "dt_init_floor", "use_fast_path")
@@ -73,17 +76,18 @@ _SSM_KEYS = {"layer", "d_state", "d_conv", "expand", "dt_rank", "conv_bias", "bi
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The sizes of a Mamba-1 language model; checked when built.
+    """The sizes of a Mamba-1 model and its task; checked when built.
 
     Args:
         d_model: width of the residual stream.
         n_layer: number of blocks.
-        vocab_size: rows of the embedding, padding included.
+        vocab_size: rows of the embedding, padding included; 0 in a forecaster, which has none.
         d_state: state per channel. d_conv: convolution taps. d_inner: channels of the mixer.
         dt_rank: rank of the delta projection.
         conv_bias: the convolution has a bias. proj_bias: in_proj and out_proj have one.
-        tie_embeddings: lm_head is the embedding.
+        tie_embeddings: lm_head is the embedding; False where there is no lm_head.
         norm_eps: of every RMS norm.
+        task: what the model predicts.
 
     Raises:
         BadInputError: a size is not an integer from 1 to LIMITS, a flag not a bool, or norm_eps
@@ -101,18 +105,40 @@ class ModelConfig:
     proj_bias: bool = False
     tie_embeddings: bool = True
     norm_eps: float = NORM_EPS
+    task: Task = field(default_factory=Task)
 
     def __post_init__(self) -> None:
         reader = _Reader(asdict(self), "model configuration")
         for name, limit in LIMITS.items():
-            reader.integer(name, limit=limit)
+            if name != "vocab_size" or self.has_vocabulary:
+                reader.integer(name, limit=limit)
         for name in ("conv_bias", "proj_bias", "tie_embeddings"):
             reader.boolean(name, False)
+        if self.task.kind is not Kind.LANGUAGE_MODEL:  # its head has a shape of its own
+            object.__setattr__(self, "tie_embeddings", False)
         reader.number("norm_eps", NORM_EPS)
 
-    def to_dict(self) -> dict[str, int | float | bool]:
-        """The fields by name, ready for JSON."""
-        return asdict(self)
+    @property
+    def has_vocabulary(self) -> bool:
+        """The model reads tokens; a forecaster reads numbers."""
+        return self.task.kind is not Kind.FORECAST
+
+    @property
+    def patch(self) -> int:
+        """Time steps per token of a forecaster."""
+        return self.task.patch
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the head of a classifier or forecaster."""
+        return self.task.outputs
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON; a language model has no `task`."""
+        values = asdict(self) | {"task": self.task.to_dict()}
+        if self.task.kind is Kind.LANGUAGE_MODEL:
+            del values["task"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -121,15 +147,16 @@ class ModelConfig:
         Raises:
             BadInputError: a field is unknown, missing or out of range.
         """
-        names = {field.name for field in fields(cls)}
+        names = {item.name for item in fields(cls)}
         if unknown := sorted(set(values) - names):
             raise BadInputError(
                 f"model configuration: expected only {', '.join(sorted(names))}; "
                 f"got {unknown[0]!r}. Write it with the same version of ssmpress."
             )
-        for name in ("d_model", "n_layer", "vocab_size", "d_inner", "dt_rank"):
+        task = Task.from_dict(values["task"]) if "task" in values else Task()
+        for name in ("d_model", "n_layer", "d_inner", "dt_rank"):
             _Reader(values, "model configuration").integer(name)
-        return cls(**values)
+        return cls(**{"vocab_size": 0, **values, "task": task})
 
 
 class _Reader:
@@ -216,12 +243,12 @@ def _parse_mamba_ssm(reader: _Reader) -> ModelConfig:
     if unknown := sorted(set(ssm) - _SSM_KEYS):
         raise inner.fail(unknown[0], "a setting of Mamba-1 or nothing", only)
     d_model = reader.integer("d_model", limit=LIMITS["d_model"])
-    rows = reader.integer("vocab_size", limit=LIMITS["vocab_size"])
-    multiple = reader.integer("pad_vocab_size_multiple", 8, LIMITS["vocab_size"])
+    task = Task.from_dict(values["task"]) if "task" in values else Task()
     return ModelConfig(
+        task=task,
         d_model=d_model,
         n_layer=reader.integer("n_layer", limit=LIMITS["n_layer"]),
-        vocab_size=math.ceil(rows / multiple) * multiple,
+        vocab_size=0 if task.kind is Kind.FORECAST else _padded_vocabulary(reader),
         d_state=inner.integer("d_state", 16, LIMITS["d_state"]),
         d_conv=inner.integer("d_conv", 4, LIMITS["d_conv"]),
         d_inner=_d_inner(inner, d_model),
@@ -232,8 +259,16 @@ def _parse_mamba_ssm(reader: _Reader) -> ModelConfig:
     )
 
 
+def _padded_vocabulary(reader: _Reader) -> int:
+    rows = reader.integer("vocab_size", limit=LIMITS["vocab_size"])
+    multiple = reader.integer("pad_vocab_size_multiple", 8, LIMITS["vocab_size"])
+    return math.ceil(rows / multiple) * multiple
+
+
 def _parse_huggingface(reader: _Reader) -> ModelConfig:
     values = reader.values
+    if "task" in values:
+        raise reader.fail("task", "no such key in Hugging Face's layout", _OTHER_LAYOUT)
     if values.get("hidden_act", "silu") not in ("silu", "swish"):
         raise reader.fail("hidden_act", "'silu'", "ssmpress handles Mamba-1's activation only.")
     d_model = reader.integer("hidden_size", limit=LIMITS["d_model"])
@@ -281,6 +316,11 @@ def config_json(config: ModelConfig, layout: str) -> dict[str, Any]:
     """
     if layout == "mamba-ssm":
         return _mamba_ssm_json(config)
+    if config.task.kind is not Kind.LANGUAGE_MODEL:
+        raise BadInputError(
+            f"task {config.task.kind}: Hugging Face's layout has language models only. "
+            + _OTHER_LAYOUT
+        )
     if config.d_inner % config.d_model:
         raise BadInputError(
             f"d_inner {config.d_inner}: Hugging Face's layout needs a multiple of d_model "
@@ -316,7 +356,8 @@ def _mamba_ssm_json(config: ModelConfig) -> dict[str, Any]:
     expand: float = config.d_inner / config.d_model
     while int(expand * config.d_model) < config.d_inner:  # the quotient was rounded down
         expand = math.nextafter(expand, math.inf)
-    return {
+    task = {"task": config.task.to_dict()}
+    return (task if config.task.kind is not Kind.LANGUAGE_MODEL else {}) | {
         "d_model": config.d_model,
         "d_intermediate": 0,
         "n_layer": config.n_layer,
@@ -342,19 +383,29 @@ def _mamba_ssm_json(config: ModelConfig) -> dict[str, Any]:
 
 def json_key(field: str, layout: str) -> str:
     """How config.json of a layout calls a field of ModelConfig."""
+    if field in ("patch", "outputs"):
+        return "task"
     return _JSON_KEYS.get(layout, {}).get(field, field)
 
 
 def tensor_axes(config: ModelConfig) -> dict[str, tuple[_Axis, ...]]:
     """Canonical tensor name -> for each axis the fields of ModelConfig whose sum is its size."""
     vocabulary: tuple[_Axis, ...] = (("vocab_size",), ("d_model",))
-    axes = {EMBEDDING: vocabulary}
+    axes: dict[str, tuple[_Axis, ...]] = {EMBEDDING: vocabulary}
+    if not config.has_vocabulary:
+        axes = {
+            f"{PATCH_EMBEDDING}.weight": (("d_model",), ("patch",)),
+            f"{PATCH_EMBEDDING}.bias": (("d_model",),),
+        }
     for layer in range(config.n_layer):
         for name, layer_axes in _LAYER.items():
             if name not in _OPTIONAL or getattr(config, _OPTIONAL[name]):
                 axes[f"backbone.layers.{layer}.{name}"] = layer_axes
     axes["backbone.norm_f.weight"] = (("d_model",),)
-    if not config.tie_embeddings:
+    if config.task.kind is not Kind.LANGUAGE_MODEL:
+        axes[f"{HEAD}.weight"] = (("outputs",), ("d_model",))
+        axes[f"{HEAD}.bias"] = (("outputs",),)
+    elif not config.tie_embeddings:
         axes[LM_HEAD] = vocabulary
     return axes
 

@@ -1,5 +1,8 @@
 """Mamba-1 in plain PyTorch: the definition of every layer, for prefill and for one token.
 
+A language model, a classifier and a forecaster share all of it but what is before the first layer
+and after the last norm: see `Backbone.embed` and `Mamba.outputs`.
+
 Paper: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces",
 arXiv 2312.00752 (sections and equations below are its own).
 
@@ -18,16 +21,26 @@ Tensors are channel-last, the scan state is (b, n, d) and A is (n, d): the layou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ssmpress.checkpoint import Checkpoint, ModelConfig
+from ssmpress.ordered_scan import ordered_kernels
 from ssmpress.selective_scan import selective_scan
+from ssmpress.task_config import Kind, Task
+
+INSTANCE_EPS = 1e-5
+"""Added to the variance of a window before the root: a constant window has none."""
+
+ScanFunction = Callable[..., tuple[Tensor, Tensor]]
+"""Takes and returns what `selective_scan` does."""
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +160,9 @@ class Mixer(nn.Module):
         bias = self.conv1d.bias
         return weight, torch.zeros_like(weight[0]) if bias is None else bias
 
-    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model), the layer's two states -> y (b, l, d_model), the states after it."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
         u, conv = causal_conv1d(u, *self.conv_weight(), conv)
@@ -156,7 +171,7 @@ class Mixer(nn.Module):
         A = -torch.exp(self.A_log.float()).T  # (n, d)
         with torch.autocast(x.device.type, enabled=False):
             tensors = (t.float() for t in (u, delta, self.dt_proj.bias, A, B, C, self.D, z, scan))
-            y, scan = selective_scan(*tensors)
+            y, scan = scan_by(*tensors)
         return self.out_proj(y), conv, scan
 
 
@@ -179,9 +194,11 @@ class Layer(nn.Module):
         self.mixer = Mixer(config)
         self.norm = RMSNorm(config)
 
-    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model) and the states -> the same, after this layer."""
-        y, conv, scan = self.mixer(self.norm(x), conv, scan)
+        y, conv, scan = self.mixer(self.norm(x), conv, scan, scan_by)
         return x + y, conv, scan
 
     def forward_fused(self, x: Tensor, mamba_inner_fn: Any) -> Tensor:
@@ -200,39 +217,83 @@ class Layer(nn.Module):
         return x + y
 
 
+def patch_positions(task: Task) -> Tensor:
+    """Time steps of each token of a forecaster: int64 (patches, patch)."""
+    return torch.arange(task.patches)[:, None] * task.stride + torch.arange(task.patch)
+
+
+def instance_scale(series: Tensor, task: Task) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over time of each variate of each window, (b, 1, v) each.
+
+    Source: Kim et al., "Reversible Instance Normalization", ICLR 2022, without the affine part.
+    """
+    if task.normalisation == "none":
+        shape = (series.shape[0], 1, series.shape[2])
+        return series.new_zeros(shape), series.new_ones(shape)
+    mean = series.mean(dim=1, keepdim=True)
+    variance = (series - mean).square().mean(dim=1, keepdim=True)
+    return mean, torch.sqrt(variance + INSTANCE_EPS)
+
+
 class Backbone(nn.Module):
     """Embedding, layers and the last norm; parameter names are mamba-ssm's."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.task = config.task
+        if config.has_vocabulary:
+            self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        else:
+            self.patch_embedding = Projection(config.patch, config.d_model, bias=True)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config)
 
+    def embed(self, inputs: Tensor) -> Tensor:
+        """The first layer's input, float32.
+
+        Args:
+            inputs: int (b, l), tokens, or float (b, lookback, variates), a forecaster's windows.
+
+        Returns:
+            (b, l, d_model), or (b * variates, patches, d_model): each variate is a sequence.
+        """
+        if self.task.kind is not Kind.FORECAST:
+            tokens: Tensor = self.embedding(inputs)
+            return tokens.float()
+        mean, scale = instance_scale(inputs, self.task)
+        series = ((inputs - mean) / scale).transpose(1, 2).flatten(0, 1)  # (b v, lookback)
+        patches = series[:, patch_positions(self.task).to(series.device)]  # (b v, patches, patch)
+        embedded: Tensor = self.patch_embedding(patches)
+        return embedded.float()
+
 
 class Mamba(nn.Module):
-    """A Mamba-1 language model.
+    """A Mamba-1 model: a language model, a classifier or a forecaster (`config.task`).
 
-    `forward` is prefill and decode: tokens (b, l) and the state before them give logits and the
-    state after them.
+    `forward` is a language model's prefill and decode: tokens (b, l) and the state before them give
+    logits and the state after them. `predict` is the other two's whole way.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
+        if config.task.kind is not Kind.LANGUAGE_MODEL:
+            self.head = Projection(config.d_model, config.outputs, bias=True)
+            return
         self.lm_head = Projection(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.backbone.embedding.weight
 
     @staticmethod
-    def from_checkpoint(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> Mamba:
+    def from_checkpoint(source: Checkpoint, device: torch.device | str = "cpu") -> Mamba:
         """The model with the checkpoint's weights, in float32 on `device`, in eval mode."""
         with torch.device("meta"):
-            model = Mamba(checkpoint.config)
+            model = Mamba(source.config)
         model = model.to_empty(device=device)
         model.tie_weights()
-        model.load_state_dict(checkpoint.tensors, strict=not checkpoint.config.tie_embeddings)
+        tied = source.config.tie_embeddings
+        model.load_state_dict(source.tensors, strict=not tied)
         return model.eval()
 
     def tie_weights(self) -> None:
@@ -258,7 +319,7 @@ class Mamba(nn.Module):
         """
         if state is None:
             state = State.zeros(self.config, tokens.shape[0], tokens.device)
-        x = self.backbone.embedding(tokens).float()
+        x = self.backbone.embed(tokens)
         after = State([], [])
         for layer, conv, scan in zip(self.backbone.layers, state.conv, state.scan, strict=True):
             x, conv, scan = layer(x, conv, scan)
@@ -266,7 +327,7 @@ class Mamba(nn.Module):
             after.scan.append(scan)
         return x, after
 
-    def head(self, x: Tensor) -> Tensor:
+    def lm_logits(self, x: Tensor) -> Tensor:
         """Logits (..., vocab_size) from the residual stream (..., d_model)."""
         logits: Tensor = self.lm_head(self.backbone.norm_f(x))
         return logits
@@ -278,18 +339,87 @@ class Mamba(nn.Module):
         x, after = self.layer_inputs(tokens, state)
         if positions is not None:
             x = x[:, list(positions)]
-        return self.head(x), after
+        return self.lm_logits(x), after
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """Logits (b, l, vocab_size) from the zero state: the path for training and calibration.
+        """Logits (b, l, vocab_size) from the zero state: the path for training and calibration."""
+        logits: Tensor = self.lm_head(self.hidden(tokens))
+        return logits
+
+    def hidden(
+        self,
+        inputs: Tensor,
+        recompute: bool = False,
+        ordered: bool = False,
+        checkpoint_level: int | None = None,
+    ) -> Tensor:
+        """The head's input from the zero state, of every task: after the last norm.
 
         Uses mamba-ssm's kernels on a GPU where that package is importable.
+
+        Args:
+            inputs: as in `Backbone.embed`.
+            recompute: keep only each layer's input for the backward pass and run the layer again
+                there: a third more work, a fraction of the memory.
+            ordered: add gradients up in a fixed order on a GPU too; on a CPU it is always fixed.
+            checkpoint_level: of mamba-ssm's kernels; 0 keeps two more tensors per layer, 5 %
+                faster. None is theirs.
+
+        Returns:
+            float32 (b, l, d_model), or (b * variates, patches, d_model) in a forecaster.
         """
-        mamba_inner_fn = fused_kernels() if tokens.is_cuda else None
-        if mamba_inner_fn is None:
-            return self.forward(tokens)[0]
-        x = self.backbone.embedding(tokens).float()
+        kernels = fused_kernels() if inputs.is_cuda and not ordered else None
+        scan = (ordered_kernels() if inputs.is_cuda and ordered else None) or selective_scan
+        if kernels is not None and checkpoint_level is not None and not recompute:
+            kernels = partial(kernels, checkpoint_lvl=checkpoint_level)
+        x = self.backbone.embed(inputs)
+        state = State.zeros(self.config, x.shape[0], x.device)
+
+        def run(layer: Any, x: Tensor) -> Tensor:
+            if kernels is not None:
+                fused: Tensor = layer.forward_fused(x, kernels)
+                return fused
+            y: Tensor = layer(x, state.conv[0], state.scan[0], scan)[0]
+            return y
+
         for layer in self.backbone.layers:
-            assert isinstance(layer, Layer)
-            x = layer.forward_fused(x, mamba_inner_fn)
-        return self.head(x)
+            x = checkpoint(run, layer, x, use_reentrant=False) if recompute else run(layer, x)
+        hidden: Tensor = self.backbone.norm_f(x)
+        return hidden
+
+    def outputs(self, hidden: Tensor, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """A classifier's or forecaster's predictions from what `hidden` returns for `inputs`.
+
+        Args:
+            lengths: int (b,), tokens of each text before its padding; None is all of them.
+
+        Returns:
+            float32 logits (b, classes), or forecasts (b, horizon, variates).
+        """
+        task = self.config.task
+        if task.kind is Kind.CLASSIFICATION:
+            logits: Tensor = self.head(pool(hidden, task.pooling, lengths))
+            return logits.float()
+        forecast: Tensor = self.head(hidden[:, -1]).float()  # (b v, horizon)
+        forecast = forecast.view(inputs.shape[0], -1, task.horizon).transpose(1, 2)
+        mean, scale = instance_scale(inputs, task)
+        return forecast * scale + mean
+
+    def predict(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`outputs` of `hidden`: from the inputs to a classifier's or forecaster's predictions."""
+        return self.outputs(self.hidden(inputs), inputs, lengths)
+
+
+def pool(hidden: Tensor, pooling: str, lengths: Tensor | None) -> Tensor:
+    """What a classifier's head sees. hidden (b, l, d), lengths int (b,) or None -> (b, d).
+
+    Layers are causal: padding after the text changes nothing before it.
+    """
+    b, length, _ = hidden.shape
+    if lengths is None:
+        return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1]
+    if pooling == "last":
+        return hidden[torch.arange(b, device=hidden.device), lengths - 1]
+    inside = torch.arange(length, device=hidden.device) < lengths[:, None]  # (b, l)
+    total = (hidden * inside[:, :, None]).sum(dim=1)
+    return total / lengths[:, None]

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.device import check_target
+from ssmpress.bundle import archive_path, write_archive
+from ssmpress.deploy import Deployment, plan_deployment
 from ssmpress.errors import UsageError
 from ssmpress.gate import judge, read_report
-from ssmpress.ops import get_library_path
 from ssmpress.recipe import Recipe
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
+from ssmpress.report.sweep import SWEEP_NAME
 from ssmpress.validate import validate
 
 
@@ -65,9 +66,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         SsmpressError: with the exit code and one sentence for the user.
     """
     watch = watch or Watch()
-    check_target(recipe.target)
-    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    get_library_path()  # its absence should not show after an hour of training
+    checked = check(recipe, watch.note)
     with staged(recipe.out) as folder:
         with watch.stage("read"):
             source = stages.read(recipe, watch.note)
@@ -75,18 +74,61 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
             pruned = stages.prune(recipe, source, watch.progress)
             if recipe.save_checkpoint is not None:
                 stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
-        with watch.stage("compact"):
-            dense, packed = stages.compact(recipe, source, pruned)
-        with watch.stage("export"):
-            bundle = stages.export_bundle(recipe, source, dense, packed, folder)
-        with watch.stage("validate"):
-            results = validate(recipe, source, pruned, packed, bundle, watch.progress)
-        with watch.stage("judge"):
-            report = build_report(recipe, results)
-            verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=baseline)
-        report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
-        stages.write(recipe, report, bundle, folder)
-    return Result(report, recipe.out, verdict.exit_code)
+        with work_folder(folder) as work:
+            dense = stages.export_dense(source, work / "dense")
+            report = make_bundle(recipe, source, pruned, dense, folder, watch, checked)
+        if recipe.deploy.archive:
+            write_archive(folder, archive_path(recipe.out), recipe.out.name)
+    return Result(report, recipe.out, report["verdict"]["exit_code"])
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What is found before any long work. baseline: the gate's, or None."""
+
+    baseline: dict[str, Any] | None
+    deployment: Deployment
+
+
+def check(recipe: Recipe, note: stages.Note) -> Checked:
+    """Whatever should not show only after an hour of training."""
+    deployment = plan_deployment(recipe, note)
+    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
+    return Checked(baseline, deployment)
+
+
+def make_bundle(
+    recipe: Recipe, source: stages.Source, pruned: stages.Pruned, dense: stages.Dense,
+    folder: Path, watch: Watch, checked: Checked,
+) -> dict[str, Any]:  # fmt: skip
+    """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
+    deployment = checked.deployment
+    with watch.stage("compact"):
+        packed = stages.compact(recipe, source, pruned)
+        watch.note(stages.packing_note(packed))
+    with watch.stage("export"):
+        bundle = stages.export_bundle(source, dense, packed, folder, deployment.machine)
+        bundle = stages.add_runtime(recipe, source, bundle, deployment)
+    with watch.stage("validate"):
+        results = validate(recipe, source, pruned, packed, bundle, deployment, watch.progress)
+    with watch.stage("judge"):
+        report = build_report(recipe, results)
+        verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=checked.baseline)
+    report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
+    extra = stages.manifest_entries(source, deployment)
+    stages.write(recipe, report, bundle.names, folder, extra)
+    return report
+
+
+@contextmanager
+def work_folder(folder: Path) -> Iterator[Path]:
+    """A folder in `folder` for what is no part of the bundle; it is gone after the block."""
+    work = folder / "work"
+    work.mkdir()
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager
@@ -96,11 +138,8 @@ def staged(out: Path) -> Iterator[Path]:
     Raises:
         UsageError: `out` exists and is not a bundle of ssmpress, or its parent cannot be written.
     """
-    if (
-        out.exists()
-        and not (out / MANIFEST_NAME).is_file()
-        and (not out.is_dir() or any(out.iterdir()))
-    ):
+    ours = any((out / name).is_file() for name in (MANIFEST_NAME, SWEEP_NAME))
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
             f"--out {out}: expected a new folder, an empty one or an earlier bundle; it holds "
             "other files. Choose another --out."

@@ -7,7 +7,7 @@ from math import prod
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.checkpoint import ModelConfig, read_checkpoint, tensor_shapes
+from ssmpress.checkpoint import ModelConfig, read_config, tensor_shapes
 from ssmpress.compact import predicted_bytes
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
@@ -61,12 +61,11 @@ def make_plan(recipe: Recipe) -> Plan:
     """Read the checkpoint's shapes and work out the rest.
 
     Raises:
-        BadInputError, UsageError: as a run would.
+        BadInputError, UsageError: as a run would, but what only the tensors could show.
     """
-    checkpoint = read_checkpoint(recipe.model)
-    config = checkpoint.config
+    config, notes = read_config(recipe.model)
     shapes = tensor_shapes(config)
-    sparsity = stages.resolve_sparsity(recipe, checkpoint)
+    sparsity = stages.resolve_sparsity(recipe, config)
     prunable = mask.prunable_names(config, recipe.prune.prunable)
     weights = sum(map(prod, shapes.values()))
     prunable_weights = sum(prod(shapes[name]) for name in prunable)
@@ -80,7 +79,7 @@ def make_plan(recipe: Recipe) -> Plan:
     model_bytes = unpacked + sum(m.bytes for m in matrices)
     return Plan(
         config=config.to_dict(),
-        notes=checkpoint.notes,
+        notes=notes,
         sparsity_prunable=sparsity,
         sparsity_model=sparsity * prunable_weights / weights,
         prunable_weights=prunable_weights,

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ssmpress.device_address import DeviceAddress, parse_device
 from ssmpress.errors import UsageError
-from ssmpress.ops import Values
+from ssmpress.ops import Values, host_machine
+from ssmpress.pick import Condition
+from ssmpress.suggest import did_you_mean
 
 
 class SparsityOf(StrEnum):
@@ -27,6 +30,11 @@ class Target(StrEnum):
     HOST = "host"
     X86_64 = "x86_64"
     ARM64 = "arm64"
+
+    @property
+    def machine(self) -> str:
+        """As `uname -m` names it: x86_64, aarch64; of HOST whatever this machine is."""
+        return {"host": host_machine(), "arm64": "aarch64"}.get(self, str(self))
 
 
 class Method(StrEnum):
@@ -103,7 +111,11 @@ class PruneSettings:
         choices = ", ".join(PRUNABLE_CHOICES)
         _require(bool(self.prunable), "--prunable", f"at least one of {choices}", "none")
         for name in self.prunable:
-            _require(name in PRUNABLE_CHOICES, "--prunable", f"names from {choices}", repr(name))
+            if name not in PRUNABLE_CHOICES:
+                raise UsageError(
+                    f"--prunable: expected names from {choices}; got {name!r}."
+                    f"{did_you_mean(name, PRUNABLE_CHOICES)}"
+                )
         _require(
             len(set(self.prunable)) == len(self.prunable),
             "--prunable", "each name once", ", ".join(self.prunable),
@@ -127,10 +139,13 @@ class RecoverSettings:
     regrow: pruned weights keep a value behind the mask and may come back until `settle`.
     settle: part of the steps after which the masks stay, 0 .. 1; only with `regrow`.
     match_hidden: weight of the relative squared distance to the dense model's last hidden state.
+    token_noise: part of a classifier's tokens replaced by random ones in each step, 0 .. 1.
     accumulate: micro-batches that one step's batch is split into.
     activation_checkpointing: run each layer again in the backward pass, to save memory.
     muon: Muon instead of AdamW for the projections.
     compile: compile the loss with torch.compile.
+    deterministic: add up gradients in a fixed order on a GPU too, so that repeated and resumed
+        runs agree to the byte; a CPU always does.
     checkpoint_seconds: time between two writes of the file that a killed run goes on from.
     """
 
@@ -152,10 +167,12 @@ class RecoverSettings:
     regrow: bool = False
     settle: float = 0.75
     match_hidden: float = 0.0
+    token_noise: float = 0.0
     accumulate: int = 1
     activation_checkpointing: bool = False
     muon: bool = False
     compile: bool = False
+    deterministic: bool = False
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
@@ -163,6 +180,7 @@ class RecoverSettings:
                  "auto, none or a number of steps", self.steps)  # fmt: skip
         _require(_in(self.distill, 0, 1), "--distill", "0 to 1", self.distill)
         _require(_in(self.ramp, 0, 1), "ramp", "0 to 1", self.ramp)
+        _require(_in(self.token_noise, 0, 1), "token_noise", "0 to 1", self.token_noise)
         _require(_in(self.settle, 0, 1), "settle", "0 to 1", self.settle)
         for option in ("mask_every", "accumulate", "gpu_steps"):
             name = "--" + option.replace("_", "-")
@@ -219,6 +237,34 @@ class DataSettings:
 
 
 @dataclass(frozen=True)
+class DeploySettings:
+    """Where the bundle is validated and measured, and what comes of it.
+
+    device: qemu[:cpu], ssh://user@host[:port] or adb:serial each; none is this host, or an
+        emulator for a target of another machine.
+    device_threads: on real devices; None is all of their processors.
+    onnxruntime: a wheel to take ONNX Runtime's library from; None finds one.
+    archive: also write the bundle as OUT.tar.gz.
+    """
+
+    device: tuple[str, ...] = ()
+    device_threads: int | None = None
+    onnxruntime: Path | None = None
+    archive: bool = False
+
+    def __post_init__(self) -> None:
+        threads = self.device_threads
+        _require(threads is None or 1 <= threads <= 1024, "--device-threads", "1 to 1024", threads)
+        _require(len(set(self.device)) == len(self.device), "--device", "each once",
+                 ", ".join(self.device))  # fmt: skip
+        self.addresses()
+
+    def addresses(self) -> tuple[DeviceAddress, ...]:
+        """The devices, taken apart."""
+        return tuple(map(parse_device, self.device))
+
+
+@dataclass(frozen=True)
 class Relative:
     """A limit as a multiple of the baseline's value: 1.05 is written `1.05x`."""
 
@@ -235,7 +281,8 @@ Limit = float | Relative
 class GateSettings:
     """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked.
 
-    min_retention: dense perplexity / compressed perplexity (quality kept), 0 .. 2.
+    min_retention: quality kept, 0 .. 2: dense / compressed perplexity or error, or compressed /
+        dense accuracy.
     max_decode_ms, max_decode_p99_ms: milliseconds for one token, median and 99th percentile.
     min_speedup: dense / compressed median decode time.
     max_perplexity_increase: compressed / dense perplexity - 1; `Relative` limits the compressed
@@ -287,7 +334,11 @@ def named_recipe(name: str) -> tuple[PruneSettings, RecoverSettings]:
     Raises:
         UsageError: no recipe has that name.
     """
-    _require(name in NAMED_RECIPES, "--recipe", " or ".join(NAMED_RECIPES), repr(name))
+    if name not in NAMED_RECIPES:
+        raise UsageError(
+            f"--recipe: expected {' or '.join(NAMED_RECIPES)}; got {name!r}."
+            f"{did_you_mean(name, NAMED_RECIPES)}"
+        )
     return NAMED_RECIPES[name]
 
 
@@ -314,6 +365,7 @@ class Recipe:
     pack: PackSettings = field(default_factory=PackSettings)
     data: DataSettings = field(default_factory=DataSettings)
     gate: GateSettings = field(default_factory=GateSettings)
+    deploy: DeploySettings = field(default_factory=DeploySettings)
     threads: int = field(default_factory=available_threads)
     seed: int = 0
     save_checkpoint: Path | None = None
@@ -326,6 +378,55 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON types, for the manifest and the report."""
         return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Several runs of one recipe that share what does not differ, and their comparison.
+
+    recipe: everything but the two lists; `out` is the folder of the whole sweep.
+    sparsities, values: every one of the first with every one of the second.
+    pick: the fastest bundle that meets these is kept; empty keeps all of them.
+    """
+
+    recipe: Recipe
+    sparsities: tuple[float, ...]
+    values: tuple[Values, ...]
+    pick: tuple[Condition, ...] = ()
+
+    def __post_init__(self) -> None:
+        _require(bool(self.sparsities), "--sparsity", "at least one number", "none")
+        _require(bool(self.values), "--values", "at least one type", "none")
+        if self.recipe.pruned is not None and len(self.sparsities) > 1:
+            raise UsageError(
+                "--pruned: expected one --sparsity, the one those weights have; got "
+                f"{', '.join(f'{part:g}' for part in self.sparsities)}."
+            )
+        if self.recipe.deploy.archive and len(self.sparsities) * len(self.values) > 1:
+            raise UsageError(
+                "--archive: expected one bundle; got several --sparsity or --values. Run the one "
+                "you choose again with --archive."
+            )
+        self.points()
+
+    def points(self) -> dict[str, Recipe]:
+        """One recipe per point, by its name such as `s70-int8`; ascending sparsity."""
+        return {
+            name: self._point(name, sparsity, values)
+            for sparsity in sorted(self.sparsities)
+            for values in self.values
+            for name in [f"s{100 * sparsity:g}-{values}"]
+        }
+
+    def _point(self, name: str, sparsity: float, values: Values) -> Recipe:
+        base, saved = self.recipe, self.recipe.save_checkpoint
+        return replace(
+            base,
+            out=base.out / name,
+            prune=replace(base.prune, sparsity=sparsity),
+            pack=replace(base.pack, values=values),
+            save_checkpoint=None if saved is None else saved / f"s{100 * sparsity:g}",
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.interface import ModelInterface, read_interface
+from ssmpress.sampling import SplitMix64, check_sampling, sample
+from ssmpress.task_config import Kind
 
 Logits = NDArray[np.float32]
 Integers = NDArray[np.integer[Any]]
@@ -76,6 +78,7 @@ class Session:
 
     def initial_state(self, batch: int) -> State:
         """The zero state, where every text starts."""
+        self._expect(Kind.LANGUAGE_MODEL)
         if batch < 1:
             raise UsageError(f"batch: expected at least 1; got {batch}.")
         return State(self, batch)
@@ -142,27 +145,81 @@ class Session:
         top_k: int = 0,
         seed: int = 0,
     ) -> Iterator[int]:
-        """Continue a text, one token at a time.
+        """Continue a text, one token at a time; the same tokens as `ssmrun generate`.
 
         Args:
             tokens: int (l,), the prompt, l >= 1.
             max_tokens: how many to produce, >= 0.
-            temperature: 0 takes the likeliest token. top_k: draw among that many; 0 is all.
-            seed: of the draws.
+            temperature: 0 takes the likeliest token; else 1e-6 to 1e6.
+            top_k: draw among that many; 0 is all.
+            seed: of the draws, 0 to 2^64 - 1.
 
         Raises:
-            BadInputError: a token out of range.
+            BadInputError: a token out of range, or logits that are not finite.
+            UsageError: temperature, top_k or seed out of range.
         """
+        random = SplitMix64(seed)
+        check_sampling(temperature, top_k)
         if max_tokens < 1:
             return
-        random = np.random.default_rng(seed)
         logits, state = self.prefill(np.asarray(tokens)[None])
         row = logits[0, -1]
         for count in range(max_tokens):
-            token = _sample(row, temperature, top_k, random)
+            token = sample(row, temperature, top_k, random)
             yield token
             if count + 1 < max_tokens:
                 row = self.step(np.array([token]), state)[0][0]
+
+    def classify(self, tokens: Integers) -> Logits:
+        """A classifier's logits. tokens: int (b, l), no padding -> float32 (b, classes).
+
+        Raises:
+            BadInputError: a token out of range. UsageError: the model is no classifier.
+        """
+        self._expect(Kind.CLASSIFICATION)
+        return self._whole("input_ids", self._tokens(tokens, 2))
+
+    def forecast(self, series: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """A forecaster's next time steps, z-scored as its input.
+
+        Args:
+            series: float (b, lookback, variates), (x - mean) / std by the model's task.
+
+        Returns:
+            float32 (b, horizon, variates).
+
+        Raises:
+            BadInputError: another shape, or a value that is not finite. UsageError: the model is
+                no forecaster.
+        """
+        self._expect(Kind.FORECAST)
+        task, array = self.interface.task, np.ascontiguousarray(series, np.float32)
+        wanted = (task.lookback, len(task.variates))
+        if array.ndim != 3 or not len(array) or array.shape[1:] != wanted:
+            raise BadInputError(
+                f"series: expected (b, {wanted[0]}, {wanted[1]}); got {array.shape}."
+            )
+        if not np.isfinite(array).all():
+            raise BadInputError(
+                "series: expected finite values; got NaN or infinity. Fill the gaps."
+            )
+        return self._whole("series", array)
+
+    def _whole(self, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            result: NDArray[np.float32] = self._onnx.run(None, {name: array})[0]
+        except Exception as error:
+            raise BadInputError(
+                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
+            ) from error
+        return result
+
+    def _expect(self, kind: Kind) -> None:
+        if self.interface.task.kind is not kind:
+            raise UsageError(
+                f"{self.interface.path}: expected a {kind} model; got a {self.interface.task.kind} "
+                "model. Call the method of its task."
+            )
 
     def end_profiling(self) -> Path:
         """Stop a session opened with `profile=True`; the path of its JSON trace."""
@@ -342,14 +399,3 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text: ONNX Runtime appends stack traces."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _sample(row: Logits, temperature: float, top_k: int, random: np.random.Generator) -> int:
-    """A token drawn from softmax(row / temperature), among the top_k likeliest."""
-    if temperature <= 0:
-        return int(row.argmax())
-    scaled = row.astype(np.float64) / temperature
-    if 0 < top_k < len(scaled):
-        scaled[scaled < np.partition(scaled, -top_k)[-top_k]] = -np.inf
-    weights = np.exp(scaled - scaled.max())
-    return int(random.choice(len(weights), p=weights / weights.sum()))

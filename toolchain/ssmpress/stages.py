@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +18,72 @@ from numpy.typing import NDArray
 
 from ssmpress import compact as packing
 from ssmpress import data
+from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
     Checkpoint,
     ModelConfig,
     read_checkpoint,
     write_checkpoint,
 )
-from ssmpress.errors import BadInputError
+from ssmpress.deploy import Deployment
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
 from ssmpress.int4 import MAX_COLUMNS
+from ssmpress.labelled import load_labelled
+from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import Mamba
-from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path
+from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path, host_machine
 from ssmpress.prune import mask
+from ssmpress.prune.distill import Teacher
+from ssmpress.prune.one_shot import Scores
+from ssmpress.prune.order import Calibration
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, PackSettings, Recipe
 from ssmpress.report import files
+from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.manifest import write_manifest
 from ssmpress.report.markdown import render_markdown
-from ssmpress.report.results import TextUse
+from ssmpress.report.results import LanguageModelQuality, TaskQuality, TextUse
+from ssmpress.series import SeriesWindows, load_series
+from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Samples
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
 
-EMBEDDING = "backbone.embedding.weight"
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was read. calibration: int32 (n,). windows: evaluation, int32 (count, length)."""
+    """What was read.
+
+    tokenizer: None of a forecaster. calibration: int32 (n,), or samples of the model's task.
+    windows: evaluation, int32 (count, length), none for a task. samples: a task's evaluation.
+    """
 
     checkpoint: Checkpoint
-    tokenizer: Path
-    calibration: NDArray[np.int32]
+    tokenizer: Path | None
+    calibration: Calibration
     windows: NDArray[np.int32]
     calibration_use: TextUse
     evaluation_use: TextUse
+    samples: Samples | None = None
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """tensors: float32 by canonical name, zeros where pruned. result: how it went."""
+    """tensors: float32 by canonical name, zeros where pruned. result: how it went.
+
+    continued_from: sparsity of the model that recovery went on from; None is the unpruned one.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     result: PruneResult
+    continued_from: float | None = None
 
     def summary(self) -> dict[str, Any]:
         """Recovery, for the report."""
@@ -74,23 +94,56 @@ class Pruned:
             "seconds": round(r.seconds, 3),
             "device": r.device,
             "history": list(r.history),
+            "continued_from": self.continued_from,
         }
+
+
+@dataclass
+class Dense:
+    """The unpruned model as float32: exported and judged once, the baseline of every bundle.
+
+    quality: set when it is first measured.
+    """
+
+    model: Path
+    quality: LanguageModelQuality | TaskQuality | None = None
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files of the bundle, and the dense baseline beside it. All lie in the staging folder."""
+    """Files of the bundle.
+
+    dense: the baseline, which is no part of it. machine: that the bundle is for. names: what a
+    device needs, in the folder.
+    """
 
     model: Path
     library: Path
-    tokenizer: Path
-    dense: Path
+    tokenizer: Path | None
+    dense: Dense
     names: tuple[str, ...]
     model_bytes: int
+    machine: str = field(default_factory=host_machine)
+
+    @property
+    def host_library(self) -> Path:
+        """The op library that runs it on this host: the bundle's own, if it is for this machine."""
+        return self.library if self.machine == host_machine() else get_library_path()
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Of some of its files."""
+        return sum((self.model.parent / name).stat().st_size for name in names)
 
 
-def read(recipe: Recipe, note: Note) -> Source:
+def _quiet(*_: object) -> None:
+    """Tells nobody."""
+
+
+def read(recipe: Recipe, note: Note = _quiet) -> Source:
     """Checkpoint, tokenizer and text.
+
+    Args:
+        note: called with one sentence about each decision.
 
     Raises:
         BadInputError: one of them is missing, damaged or disagrees with another.
@@ -99,7 +152,9 @@ def read(recipe: Recipe, note: Note) -> Source:
     checkpoint = read_checkpoint(recipe.model)
     for sentence in checkpoint.notes:
         note(sentence)
-    resolve_sparsity(recipe, checkpoint)
+    resolve_sparsity(recipe, checkpoint.config)
+    if checkpoint.config.task.kind is not Kind.LANGUAGE_MODEL:
+        return _read_task(recipe, checkpoint)
     path = recipe.data.tokenizer or checkpoint.tokenizer
     if path is None:
         raise BadInputError(
@@ -129,6 +184,46 @@ def read(recipe: Recipe, note: Note) -> Source:
     return Source(checkpoint, path, calibration, windows, *uses)
 
 
+def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
+    """The data of a classifier or forecaster; there is no default for either."""
+    kind, settings = checkpoint.config.task.kind, recipe.data
+    what = "labelled texts" if kind is Kind.CLASSIFICATION else "a CSV file of the series"
+    for option, paths in (
+        ("--calibration", settings.calibration), ("--evaluation", settings.evaluation),
+    ):  # fmt: skip
+        if not paths:
+            raise UsageError(f"{option}: expected {what}, since the model is a {kind}; got none.")
+    if recipe.target.machine != host_machine() or recipe.deploy.addresses():
+        raise UsageError(
+            f"--target, --device: expected a language model; a {kind} is validated on this host "
+            "alone. Leave both away, and take the model to the device with ssmrun."
+        )
+    if settings.evaluation_tokens is not None:
+        raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
+    path = None
+    if kind is Kind.CLASSIFICATION:
+        path = settings.tokenizer or checkpoint.tokenizer
+    tokenizer = None if path is None else data.load_tokenizer(path)
+
+    def load(paths: tuple[Path, ...]) -> Samples:
+        if kind is Kind.FORECAST:
+            return load_series(paths, checkpoint.config.task)
+        return load_labelled(paths, tokenizer, checkpoint.config.task, checkpoint.config.vocab_size)
+
+    def steps(samples: Samples) -> int:
+        if isinstance(samples, SeriesWindows):
+            return len(samples.values)
+        return int(samples.lengths.sum())
+
+    calibration, evaluation = load(settings.calibration), load(settings.evaluation)
+    return Source(
+        checkpoint, path, calibration, np.empty((0, 0), np.int32),
+        _text_use(settings.calibration, steps(calibration)),
+        _text_use(settings.evaluation, steps(evaluation)),
+        evaluation,
+    )  # fmt: skip
+
+
 def _needs_default_text(settings: DataSettings) -> bool:
     return not (settings.calibration and settings.evaluation)
 
@@ -137,12 +232,10 @@ def _text_use(paths: tuple[Path, ...], tokens: int) -> TextUse:
     return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=tokens)
 
 
-def resolve_sparsity(recipe: Recipe, checkpoint: Checkpoint) -> float:
+def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
     """Sparsity of the prunable weights, whatever `--sparsity-of` says."""
     settings = recipe.prune
-    return mask.resolve_sparsity(
-        checkpoint.config, settings.prunable, settings.sparsity, settings.sparsity_of
-    )
+    return mask.resolve_sparsity(config, settings.prunable, settings.sparsity, settings.sparsity_of)
 
 
 def _calibration_limit(recipe: Recipe) -> int | None:
@@ -156,13 +249,28 @@ def _calibration_limit(recipe: Recipe) -> int | None:
     return max(saliency, CPU_CALIBRATION_TOKENS)
 
 
-def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
-    """The pruned weights: one-shot, iteratively with recovery, or read from `recipe.pruned`."""
+def prune(
+    recipe: Recipe,
+    source: Source,
+    progress: Progress = _quiet,
+    *,
+    start: Pruned | None = None,
+    scores: Scores | None = None,
+) -> Pruned:
+    """The pruned weights: one-shot, iteratively with recovery, or read from `recipe.pruned`.
+
+    Args:
+        start: weights to prune further, taught by the unpruned model; None starts from that.
+        scores: filled by the first one-shot run, used by the others.
+    """
     if recipe.pruned is not None:
         return read_pruned(recipe.pruned, source.checkpoint.config)
     torch.set_num_threads(recipe.threads)
-    model = Mamba.from_checkpoint(source.checkpoint)
-    resume_file = unfinished_file(recipe, source)
+    model, teacher = Mamba.from_checkpoint(source.checkpoint), None
+    if start is not None:
+        teacher = Teacher(model.to(compute_device(recipe.recover.compute)))
+        model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(start.tensors)))
+    resume_file = unfinished_file(recipe, source, start)
     result = prune_and_recover(
         model,
         source.calibration,
@@ -171,6 +279,8 @@ def prune(recipe: Recipe, source: Source, progress: Progress) -> Pruned:
         seed=recipe.seed,
         progress=progress,
         resume_file=resume_file,
+        teacher=teacher,
+        scores=scores,
     )
     resume_file.unlink(missing_ok=True)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
@@ -196,44 +306,85 @@ def read_pruned(path: Path, config: ModelConfig) -> Pruned:
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
     """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
     folder.mkdir(parents=True, exist_ok=True)
-    for layout in ("mamba-ssm", "huggingface"):
+    language_model = source.checkpoint.config.task.kind is Kind.LANGUAGE_MODEL
+    for layout in ("mamba-ssm", "huggingface") if language_model else ("mamba-ssm",):
         write_checkpoint(
             source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
         )
 
 
-def unfinished_file(recipe: Recipe, source: Source) -> Path:
+def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None) -> Path:
     """Where recovery saves itself now and then, so that the same command goes on after a kill.
 
-    Under XDG_CACHE_HOME (~/.cache), named after everything that decides the weights.
+    In the cache, named after everything that decides the weights.
     """
     settings = recipe.to_dict()
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
-    digest.update(source.calibration.tobytes())
+    digest.update(contents(source.calibration))
+    for tensor in start.tensors.values() if start else ():
+        digest.update(tensor.numpy().tobytes())
+    return cache_folder() / f"recovery-{digest.hexdigest()[:24]}.pt"
+
+
+def contents(text: Calibration) -> bytes:
+    """What makes a text, or a task's samples, different from others: for names in the cache."""
+    return text.tobytes() if isinstance(text, np.ndarray) else text.digest()
+
+
+def cache_folder() -> Path:
+    """Where unfinished work waits for the same command: under XDG_CACHE_HOME, or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ssmpress" / f"recovery-{digest.hexdigest()[:24]}.pt"
+    return Path(cache) / "ssmpress"
+
+
+SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
+"""Ends of a classifier or forecaster: as fp16 at least. They are small, and int8 would round the
+numbers that go in and come out."""
+
+
+def small_format(values: Values) -> Format:
+    """The format of SMALL_MATRICES in a bundle of these values."""
+    return Format(Structure.DENSE, Values.FP16 if values in (Values.INT8, Values.INT4) else values)
 
 
 def is_matrix(name: str) -> bool:
-    """Whether a tensor is stored as a packed matrix: projections, embedding and head."""
-    return name.endswith("_proj.weight") or name in (EMBEDDING, "lm_head.weight")
+    """Whether a tensor is stored as a packed matrix: projections, embeddings and heads."""
+    return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
 
 
-def compact(recipe: Recipe, source: Source, pruned: Pruned) -> tuple[PackedModel, PackedModel]:
-    """The dense float32 baseline of the unpruned checkpoint, and the packed model."""
-    config = source.checkpoint.config
-    dense = _pack(config, source.checkpoint.tensors, None)
-    return dense, _pack(config, pruned.tensors, recipe.pack)
+def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
+    """The packed model: each matrix in the format that suits it."""
+    return _pack(source.checkpoint.config, pruned.tensors, recipe.pack)
+
+
+def packing_note(packed: PackedModel) -> str:
+    """Which formats were chosen: one sentence."""
+    chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
+    told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
+    return (
+        f"packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not slower "
+        "(the report says why)"
+    )
+
+
+def export_dense(source: Source, folder: Path) -> Dense:
+    """Write the unpruned checkpoint as dense float32 to `folder`."""
+    folder.mkdir()
+    export(_pack(source.checkpoint.config, source.checkpoint.tensors, None), folder / "dense.onnx")
+    return Dense(folder / "dense.onnx")
 
 
 def matrix_format(
     config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings
 ) -> tuple[Format, str]:
     """The format of a matrix with `stored` weights, and why."""
+    if name in SMALL_MATRICES:
+        return small_format(settings.values), "small, and next to the numbers"
     embedding = name == EMBEDDING
-    head = embedding if config.tie_embeddings else name == "lm_head.weight"
+    head = name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
+    head = head and config.task.kind is Kind.LANGUAGE_MODEL
     values = settings.head_values() if head else settings.values
     if values is Values.INT4 and shape[1] > MAX_COLUMNS:
         values = Values.INT8
@@ -263,32 +414,80 @@ def _pack(
 
 
 def export_bundle(
-    recipe: Recipe, source: Source, dense: PackedModel, packed: PackedModel, folder: Path
+    source: Source, dense: Dense, packed: PackedModel, folder: Path, machine: str | None = None
 ) -> Bundle:
-    """Write the bundle's files to `folder`, and the dense baseline to its subfolder `work`."""
-    work = folder / "work"
-    work.mkdir()
+    """Write model, op library and tokenizer to `folder`. machine: for it; None is this one."""
+    machine = machine or host_machine()
     model_files = export(packed, folder / "model.onnx")
-    export(dense, work / "dense.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
-    shutil.copyfile(get_library_path(), library)
-    shutil.copyfile(source.tokenizer, tokenizer)
+    shutil.copyfile(get_library_path(machine), library)
+    if source.tokenizer is not None:
+        shutil.copyfile(source.tokenizer, tokenizer)
     return Bundle(
         model=folder / "model.onnx",
         library=library,
-        tokenizer=tokenizer,
-        dense=work / "dense.onnx",
-        names=(*(f.name for f in model_files), library.name, tokenizer.name),
+        tokenizer=None if source.tokenizer is None else tokenizer,
+        dense=dense,
+        names=(
+            *(f.name for f in model_files),
+            library.name,
+            *([] if source.tokenizer is None else [tokenizer.name]),
+        ),
         model_bytes=sum(f.stat().st_size for f in model_files),
+        machine=machine,
     )
 
 
-def write(recipe: Recipe, report: dict[str, Any], bundle: Bundle, folder: Path) -> None:
-    """Reports and, last, the manifest over every file of the bundle."""
-    shutil.rmtree(folder / "work")
+REPORTS = ("report.json", "report.md", "report.html", "junit.xml", "README.md")
+
+
+def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:
+    """Put what runs the model into the bundle, and a manifest that ssmrun accepts."""
+    folder = bundle.model.parent
+    names = write_device_files(folder, deployment.machine, deployment.runtime)
+    complete = replace(bundle, names=tuple(dict.fromkeys((*bundle.names, *names))))
+    write_manifest(folder, complete.names, recipe, manifest_entries(source, deployment))
+    return complete
+
+
+def manifest_entries(source: Source, deployment: Deployment) -> dict[str, Any]:
+    """What the manifest says beside its files and the recipe."""
+    return {
+        "model": describe_model(source.checkpoint),
+        "machine": deployment.machine,
+        "runtime": deployment.runtime.describe(),
+    }
+
+
+def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Configuration and provenance, for the report."""
+    return {
+        "config": checkpoint.config.to_dict(),
+        "layout": checkpoint.layout,
+        "sha256": checkpoint.sha256,
+        "notes": list(checkpoint.notes),
+    }
+
+
+def write(
+    recipe: Recipe, report: dict[str, Any], names: Iterable[str], folder: Path,
+    extra: dict[str, Any],
+) -> None:  # fmt: skip
+    """Reports and, last, the manifest over every file of the bundle.
+
+    Args:
+        names: the files that a device needs. extra: `manifest_entries`.
+    """
+    write_reports(recipe, report, folder)
+    write_manifest(folder, [*names, *REPORTS], recipe, extra)
+
+
+def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
+    """The report in each of its renderings."""
     files.write_json(folder / "report.json", report)
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    reports = ("report.json", "report.md", "report.html", "junit.xml")
-    write_manifest(folder, [*bundle.names, *reports], recipe, {"model": report["model"]})
+    kind = Task.from_dict(report["model"]["config"].get("task", {"kind": "language-model"})).kind
+    commands = run_it(recipe.out.name, recipe.target.machine, kind)
+    files.write_text(folder / "README.md", render_card(report, commands))

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,19 +16,34 @@ from typing import Any
 from ssmpress.errors import EXIT_BAD_INPUT, BadInputError, DeviceError
 
 _COMMAND = (sys.executable, "-m", "ssmpress.device_worker")
+_REPLY_LIMIT = 1 << 28  # bytes; logits of a real vocabulary take some 1e7
 _TAIL = 2000  # characters of a crashed worker's stderr that its error shows
 
 
 class WorkerProcess:
-    """A context manager around one `ssmpress.device_worker`. Leaving it ends the process.
+    """A context manager around one process that answers lines of JSON. Leaving it ends the process.
 
-    command: another program that answers lines of JSON with lines of JSON.
+    Args:
+        name: for messages. timeout_s: seconds one reply may take.
+        command: None is `ssmpress.device_worker` here; else `ssmrun worker` somewhere.
+        explain: the reason for an exit, from its code and its last output, when it is known.
+        grace_s: seconds the process may take to end by itself.
     """
 
-    def __init__(self, name: str, timeout_s: float, command: Sequence[str] = _COMMAND) -> None:
+    def __init__(
+        self,
+        name: str,
+        timeout_s: float,
+        command: Sequence[str] | None = None,
+        *,
+        explain: Callable[[int, str], str | None] = lambda code, output: None,
+        grace_s: float = 2.0,
+    ) -> None:
         self._name = name
         self._timeout_s = timeout_s
-        self._command = command
+        self._command = _COMMAND if command is None else command
+        self._explain = explain
+        self._grace_s = grace_s
         self._buffer = b""
 
     def __enter__(self) -> WorkerProcess:
@@ -58,7 +73,7 @@ class WorkerProcess:
         try:
             if kind is None and process.stdin is not None:
                 process.stdin.close()
-                process.wait(timeout=2)
+                process.wait(timeout=self._grace_s)
         except (OSError, subprocess.TimeoutExpired):
             pass
         finally:
@@ -87,8 +102,10 @@ class WorkerProcess:
             raise self._crashed() from error
         reply = self._line(request["do"])
         try:
-            answer: dict[str, Any] = json.loads(reply)
-        except ValueError as error:
+            answer = json.loads(reply)
+            if not isinstance(answer, dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError) as error:
             raise DeviceError(f"{self._name}: expected JSON from its worker; got {reply[:80]!r}.") \
                 from error  # fmt: skip
         if "error" in answer:
@@ -110,6 +127,8 @@ class WorkerProcess:
             if not piece:
                 raise self._crashed()
             self._buffer += piece
+            if len(self._buffer) > _REPLY_LIMIT:
+                raise DeviceError(f"{self._name}: its reply is longer than {_REPLY_LIMIT:,} bytes.")
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -120,6 +139,8 @@ class WorkerProcess:
             how += " (out of memory, if nobody killed it)"
         self._stderr.seek(0)
         tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
+        if reason := self._explain(code, tail):
+            return DeviceError(f"{self._name}: {reason}")
         return DeviceError(
             f"{self._name}: its measuring process {how}. Its last output:\n{tail or '(none)'}"
         )

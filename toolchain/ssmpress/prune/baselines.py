@@ -6,7 +6,7 @@ walk the model layer by layer, so that one layer's inputs are held at a time, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -70,25 +70,25 @@ def _run_layer(layer: Layer, batches: list[Tensor], state: State) -> list[Tensor
 
 
 def layer_grams(
-    model: Mamba, tokens: Tensor, batch: int, progress: Progress | None = None
+    model: Mamba, inputs: Sequence[Tensor], progress: Progress | None = None
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """For each layer, component -> X^T X (columns, columns) of its inputs, float32.
 
     A layer that is changed before the next one is asked for passes on what it then computes.
 
     Args:
-        tokens: int (windows, l). batch: windows that run at once.
+        inputs: batches as `Backbone.embed` takes them; each runs at once.
     """
-    state = State.zeros(model.config, batch, tokens.device)
     with torch.no_grad():
-        streams = [model.backbone.embedding(part).float() for part in torch.split(tokens, batch)]
+        streams = [model.backbone.embed(part) for part in inputs]
+        state = State.zeros(model.config, max(map(len, streams)), streams[0].device)
         for number, layer in enumerate(model.backbone.layers):
             assert isinstance(layer, Layer)
             grams: dict[str, Tensor] = {}
             for x in streams:
-                with _inputs(layer) as inputs:
+                with _inputs(layer) as seen:
                     _run_layer(layer, [x], state)
-                for component, rows in inputs.items():
+                for component, rows in seen.items():
                     grams[component] = grams.get(component, 0) + rows.T @ rows
             yield number, grams
             streams = _run_layer(layer, streams, state)
@@ -141,15 +141,14 @@ def owl_shares(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float
 def sparsegpt(
     model: Mamba,
     names: tuple[str, ...],
-    tokens: Tensor,
-    batch: int,
+    inputs: Sequence[Tensor],
     zeros: Mapping[str, int],
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Prune matrix by matrix and let the kept weights make up for it; the model is changed.
 
     Args:
-        tokens: int (windows, l), on the model's device. zeros: name -> weights to prune.
+        inputs: as in layer_grams, on the model's device. zeros: name -> weights to prune.
 
     Returns:
         The keep masks.
@@ -158,7 +157,7 @@ def sparsegpt(
     """
     keep: dict[str, Tensor] = {}
     weights = parameters_of(model, names)
-    for number, grams in layer_grams(model, tokens, batch, progress):
+    for number, grams in layer_grams(model, inputs, progress):
         for name in (name for name in names if layer_of(name) == number):
             w = weights[name].detach()
             keep[name] = sparsegpt_matrix(w, grams[component_of(name)], zeros[name])

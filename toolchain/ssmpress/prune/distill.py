@@ -10,46 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from ssmpress.model import Mamba, State, fused_kernels
+from ssmpress.model import Mamba
 
 CHUNK_ROWS = 4096
 """Tokens whose logits exist at once."""
 
 
-def final_hidden(model: Mamba, tokens: Tensor, recompute: bool = False) -> Tensor:
-    """The head's input (b, l, d_model) from the zero state: `Mamba.logits` without its head.
-
-    Args:
-        tokens: int (b, l). recompute: keep only each layer's input for the backward pass and run
-            the layer again there: a third more work, a fraction of the memory.
-    """
-    kernels = fused_kernels() if tokens.is_cuda else None
-    if kernels is not None and not recompute:
-        kernels = partial(
-            kernels, checkpoint_lvl=0
-        )  # keeps two small tensors per layer: 5 % faster
-    state = State.zeros(model.config, tokens.shape[0], tokens.device)
-
-    def run(layer: Any, x: Tensor) -> Tensor:
-        if kernels is not None:
-            fused: Tensor = layer.forward_fused(x, kernels)
-            return fused
-        y: Tensor = layer(x, state.conv[0], state.scan[0])[0]
-        return y
-
-    x = model.backbone.embedding(tokens).float()
-    for layer in model.backbone.layers:
-        x = checkpoint(run, layer, x, use_reentrant=False) if recompute else run(layer, x)
-    hidden: Tensor = model.backbone.norm_f(x)
-    return hidden
+def final_hidden(
+    model: Mamba, tokens: Tensor, recompute: bool = False, ordered: bool = False
+) -> Tensor:
+    """`Mamba.hidden` as recovery wants it: memory for speed, or the other way with `recompute`."""
+    return model.hidden(tokens, recompute, ordered, checkpoint_level=0)
 
 
 @dataclass(frozen=True)

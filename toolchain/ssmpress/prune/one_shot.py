@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ssmpress.errors import UsageError
 from ssmpress.model import Mamba
 from ssmpress.prune import baselines
-from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect
-from ssmpress.prune.order import Tokens, WindowOrder
+from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect, zero_counts
+from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
-from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude
+from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe import Method, PruneSettings, Scope
+from ssmpress.tasks import Batch, load_batch
 
 
 def check_combination(names: tuple[str, ...], prune: PruneSettings, sparsity: float) -> None:
@@ -50,51 +53,100 @@ def calibration_windows(tokens: Tokens, prune: PruneSettings, seed: int) -> Tens
     return torch.stack([torch.from_numpy(row) for row in rows])
 
 
+def calibration_batches(
+    text: Calibration, prune: PruneSettings, seed: int, device: torch.device
+) -> list[Tensor | Batch]:
+    """Windows of a text, or as many samples of a task, on the device; the same for a seed."""
+    if isinstance(text, np.ndarray):
+        return list(calibration_windows(text, prune, seed).to(device))
+    order = SampleOrder(text, min(prune.calibration_batch, text.count), seed)
+    return [load_batch(text, order.numbers(i), device) for i in range(prune.calibration_batches)]
+
+
+def _inputs(batches: Sequence[Tensor | Batch]) -> list[Tensor]:
+    return [batch.first() if isinstance(batch, Batch) else batch for batch in batches]
+
+
 def grams(
-    model: Mamba, names: tuple[str, ...], tokens: Tensor, progress: Progress | None
+    model: Mamba,
+    names: tuple[str, ...],
+    batches: Sequence[Tensor | Batch],
+    progress: Progress | None,
 ) -> dict[str, Tensor]:
-    """name -> X^T X of the unpruned model's inputs. tokens: (batches, windows, l)."""
+    """name -> X^T X of the unpruned model's inputs. batches: from calibration_batches."""
     found: dict[str, Tensor] = {}
-    layers = baselines.layer_grams(model, tokens.flatten(0, 1), tokens.shape[1], progress)
+    layers = baselines.layer_grams(model, _inputs(batches), progress)
     for number, by_component in layers:
         mine = [name for name in names if layer_of(name) == number]
         found |= {name: by_component[component_of(name)] for name in mine}
     return found
 
 
+@dataclass
+class Scores:
+    """What the unpruned model tells of its weights, the same for every sparsity: found once.
+
+    by_weight: name -> float32, the lowest go; None until found. activations: name -> X^T X.
+    """
+
+    by_weight: dict[str, Tensor] | None = None
+    activations: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 def one_shot(
     model: Mamba,
     names: tuple[str, ...],
-    tokens: Tokens,
+    text: Calibration,
     prune: PruneSettings,
     sparsity: float,
     seed: int,
     progress: Progress | None = None,
+    scores: Scores | None = None,
 ) -> dict[str, Tensor]:
-    """Keep masks; SparseGPT also changes the weights it keeps."""
+    """Keep masks; SparseGPT also changes the weights it keeps.
+
+    Args:
+        scores: of this model with these settings at any sparsity; found and filled in if empty.
+    """
     check_combination(names, prune, sparsity)
-    device = next(model.parameters()).device
-    windows = calibration_windows(tokens, prune, seed).to(device)
-    activations: Mapping[str, Tensor] = {}
-    if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
-        activations = grams(model, names, windows, progress)
+    windows = calibration_batches(text, prune, seed, next(model.parameters()).device)
+    if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
+        # Its own scores decide within each matrix: no pass over the dense model is needed.
+        sizes = [w.numel() for w in parameters_of(model, names).values()]
+        zeros = dict(zip(names, zero_counts(sizes, sparsity), strict=True))
+        return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
+    known = scores or Scores()
+    if known.by_weight is None:
+        _find(known, model, names, windows, prune, progress)
+    assert known.by_weight is not None
     shares = None
     if prune.scope is Scope.OWL:
-        shares = baselines.owl_shares(baselines.wanda(model, names, activations), sparsity)
-    scores = _scores(model, names, windows, prune, activations, progress)
-    scores = protect(scores, prune.matrix_limit)
-    keep = keep_masks(scores, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
+        shares = baselines.owl_shares(baselines.wanda(model, names, known.activations), sparsity)
+    limited = protect(known.by_weight, prune.matrix_limit)
+    keep = keep_masks(limited, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        flat = windows.flatten(0, 1)
-        keep = baselines.sparsegpt(model, names, flat, windows.shape[1], zeros, progress)
+        return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
     return keep
+
+
+def _find(
+    scores: Scores,
+    model: Mamba,
+    names: tuple[str, ...],
+    windows: Sequence[Tensor | Batch],
+    prune: PruneSettings,
+    progress: Progress | None,
+) -> None:
+    if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
+        scores.activations = grams(model, names, windows, progress)
+    scores.by_weight = _scores(model, names, windows, prune, scores.activations, progress)
 
 
 def _scores(
     model: Mamba,
     names: tuple[str, ...],
-    windows: Tensor,
+    windows: Sequence[Tensor | Batch],
     prune: PruneSettings,
     activations: Mapping[str, Tensor],
     progress: Progress | None,
@@ -102,7 +154,7 @@ def _scores(
     if prune.method is Method.MAGNITUDE:
         return magnitude(model, names)
     if prune.method is Method.GRADIENT_MAGNITUDE:
-        return gradient_magnitude(model, names, list(windows), prune.alpha, progress)
+        return gradient_magnitude(model, names, windows, prune.alpha, progress)
     if prune.method is Method.WANDA:
         scores = baselines.wanda(model, names, activations)
         rows = prune.scope is not Scope.GLOBAL and prune.pattern == "unstructured"

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError
+from ssmpress.tasks import Samples
 
 Tokens = NDArray[np.integer[Any]]
 """Token ids (n,), any integer type; np.load(..., mmap_mode="r") will do."""
+
+Calibration = Tokens | Samples
+"""What a model is calibrated and recovered on: a language model's text, or samples of a task."""
+
+BUCKET_BATCHES = 32
+"""Batches whose texts are sorted by length together: little padding, and still a random order."""
 
 
 @dataclass(frozen=True)
@@ -53,3 +60,55 @@ class WindowOrder:
         phase = int(np.random.default_rng(self.seed).integers(spare + 1))
         starts = phase + self.length * numbers
         return np.asarray(self.tokens[starts[:, None] + np.arange(self.length)], np.int64)
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """Samples of a task, each used once per epoch, shuffled anew every epoch.
+
+    Texts of one batch are of about the same length: within `BUCKET_BATCHES` batches they are sorted
+    by length, and the batches then take turns at random.
+
+    Args:
+        samples: what is drawn from. batch: samples per step. seed: of the order.
+    """
+
+    samples: Samples
+    batch: int
+    seed: int
+    _epochs: dict[int, NDArray[np.int64]] = field(default_factory=dict, repr=False)
+
+    @property
+    def count(self) -> int:
+        """Samples in one epoch."""
+        return self.samples.count
+
+    def numbers(self, step: int) -> NDArray[np.int64]:
+        """Numbers (batch,) of the samples of a step, each 0 .. count - 1."""
+        places = np.arange(step * self.batch, (step + 1) * self.batch)
+        epochs = {int(epoch): self._shuffled(int(epoch)) for epoch in set(places // self.count)}
+        return np.array([epochs[int(at // self.count)][at % self.count] for at in places])
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._epochs:
+            self._epochs.clear()
+            random = np.random.default_rng([self.seed, epoch])
+            order = random.permutation(self.count)
+            lengths = self.samples.lengths
+            alike = int(lengths.min()) == int(lengths.max())
+            self._epochs[epoch] = order if alike else _bucketed(order, lengths, self.batch, random)
+        return self._epochs[epoch]
+
+
+def _bucketed(
+    order: NDArray[np.int64], lengths: NDArray[np.int64], batch: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """The same numbers; each full batch of them has texts of about the same length."""
+    parts = []
+    for start in range(0, len(order), BUCKET_BATCHES * batch):
+        bucket = order[start : start + BUCKET_BATCHES * batch]
+        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
+        full = len(bucket) // batch * batch
+        batches = bucket[:full].reshape(-1, batch)
+        parts += [batches[random.permutation(len(batches))].reshape(-1), bucket[full:]]
+    return np.concatenate(parts)

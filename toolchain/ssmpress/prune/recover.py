@@ -16,17 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.errors import DeviceError
+from ssmpress.labelled import LabelledTexts
 from ssmpress.model import Mamba
 from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
 from ssmpress.prune.distill import RowTerms, Teacher, row_terms
 from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
-from ssmpress.prune.one_shot import calibration_windows, check_combination, grams, one_shot
-from ssmpress.prune.order import Tokens, WindowOrder
+from ssmpress.prune.one_shot import (
+    Scores,
+    calibration_batches,
+    check_combination,
+    grams,
+    one_shot,
+)
+from ssmpress.prune.order import Calibration, SampleOrder, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import Progress
-from ssmpress.prune.training import Batch, Plan, Training
+from ssmpress.prune.training import Batch, Plan, TaskBatch, Training
 from ssmpress.recipe import Compute, Method, PruneSettings, RecoverSettings, Scope
+from ssmpress.tasks import load_batch, noisy, predict
 
 _GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
 _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest
@@ -51,7 +59,7 @@ class PruneResult:
 
 def prune_and_recover(
     model: Mamba,
-    tokens: Tokens,
+    tokens: Calibration,
     prune: PruneSettings,
     recover: RecoverSettings,
     *,
@@ -59,20 +67,23 @@ def prune_and_recover(
     progress: Progress | None = None,
     resume_file: Path | None = None,
     teacher: Teacher | None = None,
+    scores: Scores | None = None,
 ) -> PruneResult:
     """Prune the model in place and train it on, taught by its dense copy.
 
     Without steps it is one-shot pruning. On a CPU and without a number of steps the cost of one is
     measured first and `progress` is told the plan before it starts; given the number of steps, the
-    result is a function of the arguments (on a GPU up to the order of the kernels' atomic sums).
+    result is a function of the arguments (on a GPU without `deterministic` up to the order of the
+    kernels' atomic sums).
 
     Args:
         model: dense or pruned already, float32; comes back pruned, on the device it was on.
-        tokens: int (n,), the calibration text.
+        tokens: int (n,), the calibration text; or samples of the model's task.
         seed: of the windows and their order.
         progress: called with what is done, steps done, steps.
         resume_file: written now and then; where it exists, the run goes on from it.
         teacher: the dense model where `model` is not it, on the device of the run.
+        scores: of one-shot pruning at another sparsity, or to be filled for the next one.
 
     Raises:
         UsageError: settings that cannot be met. BadInputError: too little text, a resume file of
@@ -89,7 +100,7 @@ def prune_and_recover(
     model.to(device)
     try:
         if recover.steps == 0:
-            keep = one_shot(model, names, tokens, prune, sparsity, seed, report)
+            keep = one_shot(model, names, tokens, prune, sparsity, seed, report, scores)
             apply_masks(dict(model.named_parameters()), keep)
             history: list[dict[str, float]] = []
             steps, seen = 0, 0
@@ -137,7 +148,7 @@ class _Task:
     """What is to be done, as `prune_and_recover` was told."""
 
     names: tuple[str, ...]
-    tokens: Tokens
+    tokens: Calibration
     prune: PruneSettings
     recover: RecoverSettings
     sparsity: float
@@ -150,15 +161,15 @@ class _Task:
         steps. The methods that look at activations prune before the first step.
         """
         prune, recover = self.prune, self.recover
-        batch, window = _GPU_SHAPE if cuda else _CPU_SHAPE
+        batch, window = self.shape(cuda)
         ramp_end = min(int(steps * recover.ramp), steps - 1)
         settled = min(int(steps * recover.settle), steps - 1) if recover.regrow else 0
         if prune.method in (Method.WANDA, Method.SPARSEGPT):
             ramp_end = settled = 0
         return Plan(
             steps=steps,
-            batch=recover.batch or batch,
-            window=min(recover.window or window, len(self.tokens)),
+            batch=batch,
+            window=window,
             sparsity=self.sparsity,
             mask_every=max(1, min(recover.mask_every, ramp_end // 8)),
             ramp_end=ramp_end,
@@ -168,6 +179,15 @@ class _Task:
             pattern=Pattern.parse(prune.pattern),
             matrix_limit=prune.matrix_limit,
         )
+
+    def shape(self, cuda: bool) -> tuple[int, int]:
+        """Sequences per step, and tokens of each; of a task's samples, tokens on the average."""
+        wanted, text = self.recover.batch, self.tokens
+        if isinstance(text, np.ndarray):
+            batch, window = _GPU_SHAPE if cuda else _CPU_SHAPE
+            return wanted or batch, min(self.recover.window or window, len(text))
+        few = isinstance(text, LabelledTexts) and not cuda
+        return min(wanted or (16 if few else 64), text.count), round(float(text.lengths.mean()))
 
     def one_shot(self, model: Mamba, progress: Progress) -> dict[str, Tensor]:
         """The masks before the first step, where the plan has no ramp."""
@@ -193,11 +213,17 @@ class _Run:
         steps = task.recover.steps or (task.recover.gpu_steps if cuda else 0)
         check_combination(task.names, task.prune, task.sparsity)
         self.plan = task.plan(max(1, steps), cuda)
-        self.order = WindowOrder(task.tokens, self.plan.window, task.seed)
-        compiled = self.settings.compile and cuda  # on a CPU it would need a compiler at run time
+        self.order: WindowOrder | SampleOrder
+        if isinstance(task.tokens, np.ndarray):
+            self.order = WindowOrder(task.tokens, self.plan.window, task.seed)
+        else:
+            self.order = SampleOrder(task.tokens, self.plan.batch, task.seed)
+        self.seed = task.seed
+        # On a CPU it would need a compiler at run time; on a GPU its choice of kernels may differ.
+        compiled = self.settings.compile and cuda and not self.settings.deterministic
         terms: RowTerms = torch.compile(row_terms) if compiled else row_terms
         self.training = Training(model, task.names, self.plan, self.settings, terms)
-        if self.settings.distill:
+        if self.settings.distill and isinstance(self.order, WindowOrder):
             self.training.teacher_head = teacher.model.lm_head.weight
         self.history: list[dict[str, float]] = []
         saved = self._saved(task)
@@ -218,7 +244,7 @@ class _Run:
             self.training.keep = task.one_shot(model, self.progress)
             self.training.settle()
         elif task.prune.scope is Scope.OWL:
-            windows = calibration_windows(task.tokens, task.prune, task.seed).to(self.device)
+            windows = calibration_batches(task.tokens, task.prune, task.seed, self.device)
             activations = grams(model, task.names, windows, self.progress)
             scores = wanda(model, task.names, activations)
             self._set_plan(replace(self.plan, shares=owl_shares(scores, task.sparsity)))
@@ -229,7 +255,7 @@ class _Run:
         settings = {"prune": asdict(task.prune), "recover": asdict(task.recover), "seed": task.seed}
         tensors = self.training.model.tensors()
         name = device_name(self.device)
-        self.fingerprint = resume.fingerprint(settings, tensors, self.order.tokens, name)
+        self.fingerprint = resume.fingerprint(settings, tensors, task.tokens, name)
         return resume.load(self.resume_file, self.fingerprint, self.device)
 
     def _affordable_steps(self) -> int:
@@ -268,13 +294,32 @@ class _Run:
         what = f"recovery: loss {values['loss']:.4f}, sparsity {sparsity:.1%}"
         self.progress(what, step + 1, self.plan.steps)
 
-    def _micro_batches(self, step: int) -> list[Callable[[], Batch]]:
-        numbers = self.order.numbers(step, self.plan.batch)
+    def _micro_batches(self, step: int) -> list[Callable[[], Batch | TaskBatch]]:
+        order = self.order
+        if isinstance(order, WindowOrder):
+            numbers = order.numbers(step, self.plan.batch)
+        else:
+            numbers = order.numbers(step)
         size = -(-len(numbers) // self.settings.accumulate)
         parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        if isinstance(order, SampleOrder):
+            return [partial(self._samples, part, (step, i)) for i, part in enumerate(parts)]
         return [partial(self._batch, part) for part in parts]
 
+    def _samples(self, numbers: NDArray[np.int64], place: tuple[int, int]) -> TaskBatch:
+        """A task's samples, with noise, and what the dense model makes of the same."""
+        assert isinstance(self.order, SampleOrder)
+        batch = load_batch(self.order.samples, numbers, self.device)
+        vocab_size = self.teacher.model.config.vocab_size
+        seed = int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0])
+        batch = noisy(batch, self.settings.token_noise, vocab_size, seed)
+        if not self.settings.distill:
+            return TaskBatch(batch, None)
+        with self.training.autocast(), torch.no_grad():
+            return TaskBatch(batch, predict(self.teacher.model, batch))
+
     def _tokens(self, numbers: NDArray[np.int64]) -> Tensor:
+        assert isinstance(self.order, WindowOrder)
         tokens = torch.from_numpy(self.order.windows(numbers))
         if self.device.type == "cuda":
             tokens = tokens.pin_memory()  # else the copy waits for the step before
@@ -293,6 +338,8 @@ class _Run:
         """Let the teacher remember: on a GPU, if the text is seen more than once and it fits."""
         count = self.order.count
         if self.device.type != "cuda" or not self.settings.distill:
+            return False
+        if isinstance(self.order, SampleOrder):  # each time it sees other noise
             return False
         of = (self.order.seed, self.order.length, len(self.order.tokens))
         if self.teacher.of != of and self.plan.steps * self.plan.batch < 1.5 * count:

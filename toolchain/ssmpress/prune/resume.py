@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ssmpress.errors import BadInputError
-from ssmpress.prune.order import Tokens
+from ssmpress.prune.order import Calibration
 
 FORMAT = 1
 
 
 def fingerprint(
-    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], tokens: Tokens, device: str
+    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], text: Calibration, device: str
 ) -> str:
     """SHA-256 of everything that decides the result: settings, first weights, text, device."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -28,8 +28,11 @@ def fingerprint(
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    for start in range(0, len(tokens), 1 << 22):
-        digest.update(np.ascontiguousarray(tokens[start : start + (1 << 22)], np.int32).data)
+    if not isinstance(text, np.ndarray):
+        digest.update(text.digest())
+        return digest.hexdigest()
+    for start in range(0, len(text), 1 << 22):
+        digest.update(np.ascontiguousarray(text[start : start + (1 << 22)], np.int32).data)
     return digest.hexdigest()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmpress.errors import BadInputError
 from ssmpress.model import Mamba
+from ssmpress.tasks import Batch, task_loss
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many units are done, and how many there are."""
@@ -29,7 +30,7 @@ def magnitude(model: Mamba, names: Sequence[str]) -> dict[str, Tensor]:
 def gradient_magnitude(
     model: Mamba,
     names: Sequence[str],
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | Batch],
     alpha: float = 1.0,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
@@ -37,13 +38,13 @@ def gradient_magnitude(
 
         S = |w| |g|^alpha,   g = mean over the batches of |dL/dw|
 
-    L is the cross-entropy of the next token. The mean is over magnitudes, each batch's gradient
-    being a mean itself: a trained model is near a minimum, so signed gradients cancel as batches
-    are added, and what is left would be noise.
+    L is the cross-entropy of the next token, or the loss of the model's task. The mean is over
+    magnitudes, each batch's gradient being a mean itself: a trained model is near a minimum, so
+    signed gradients cancel as batches are added, and what is left would be noise.
 
     Args:
         model: in float32. names: from mask.prunable_names.
-        batches: each int (b, l), on any device; (count, b, l) will do.
+        batches: each int (b, l), on any device, (count, b, l) will do; or samples of a task.
         alpha: exponent, 0 is plain magnitude.
 
     Returns:
@@ -72,16 +73,15 @@ def combine(
 def mean_gradient_magnitude(
     model: Mamba,
     names: Sequence[str],
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | Batch],
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """mean over the batches of |dL/dw|, float32; the arguments are gradient_magnitude's."""
     parameters = parameters_of(model, names)
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
     count, total = 0, len(batches) if isinstance(batches, (Tensor, Sequence)) else 0
-    for tokens in batches:
-        tokens = tokens.to(next(model.parameters()).device).long()
-        loss = next_token_loss(model.logits(tokens), tokens)
+    for batch in batches:
+        loss = _loss(model, batch)
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         for sum_, gradient in zip(sums.values(), gradients, strict=True):
             sum_ += gradient.float().abs()
@@ -94,10 +94,17 @@ def mean_gradient_magnitude(
         if not bool(torch.isfinite(sum_).all()):
             raise BadInputError(
                 f"{name}: expected finite gradients on the calibration text; got NaN or infinity. "
-                "Check the checkpoint with `compress --dry-run` and the tokenizer."
+                "Check that the tokenizer is the model's and the text is of its kind."
             )
         sum_ /= count
     return sums
+
+
+def _loss(model: Mamba, batch: Tensor | Batch) -> Tensor:
+    if isinstance(batch, Batch):
+        return task_loss(model, batch)
+    tokens = batch.to(next(model.parameters()).device).long()
+    return next_token_loss(model.logits(tokens), tokens)
 
 
 def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:

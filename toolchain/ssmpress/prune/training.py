@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ssmpress import tasks
 from ssmpress.errors import UsageError
 from ssmpress.model import Mamba
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
@@ -62,6 +63,14 @@ class Batch:
     teacher_hidden: Tensor | None
 
 
+@dataclass
+class TaskBatch:
+    """Samples of a task and what the dense model predicts for them, or None."""
+
+    samples: tasks.Batch
+    teacher: Tensor | None
+
+
 class Training:
     """The state of a run and one step of it. A model that is pruned already is pruned further."""
 
@@ -85,7 +94,9 @@ class Training:
         """Whether pruned weights may come back at this step."""
         return self.settings.regrow and step < self.plan.settled
 
-    def step(self, step: int, micro_batches: list[Callable[[], Batch]]) -> dict[str, Tensor]:
+    def step(
+        self, step: int, micro_batches: list[Callable[[], Batch | TaskBatch]]
+    ) -> dict[str, Tensor]:
         """One optimiser step; returns the loss and its parts, means over the micro-batches."""
         if self.plan.mask_due(step):
             self.update_masks(step)
@@ -105,30 +116,44 @@ class Training:
 
     def autocast(self) -> torch.autocast:
         """bfloat16 products on a GPU; the weights and the residual stream stay float32."""
-        device = self.model.lm_head.weight.device.type
+        device = self.model.backbone.norm_f.weight.device.type
         return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
 
-    def backward(self, batch: Batch, parts: int) -> dict[str, Tensor]:
+    def backward(self, batch: Batch | TaskBatch, parts: int) -> dict[str, Tensor]:
         """Add the gradients of one of `parts` micro-batches; returns the loss and its parts."""
         with self.autocast():
-            hidden = final_hidden(self.model, batch.tokens, self.settings.activation_checkpointing)[
-                :, :-1
-            ]
-            targets = HeadTargets(
-                next_tokens=batch.tokens[:, 1:].flatten(),
-                weight=self.settings.distill,
-                teacher_hidden=_rows(batch.teacher_hidden),
-                teacher_head=self.teacher_head,
-            )
-            loss, kl, ce = head_loss(
-                hidden.flatten(0, 1), self.model.lm_head.weight, targets, self.terms
-            )
-            if self.settings.match_hidden and targets.teacher_hidden is not None:
-                goal = targets.teacher_hidden.float()
-                distance = (hidden.flatten(0, 1).float() - goal).square().mean()
-                loss = loss + self.settings.match_hidden * distance / goal.square().mean()
-        torch.autograd.backward(loss / parts)
-        return {"loss": loss.detach(), "kl": kl, "ce": ce}
+            terms = self._text(batch) if isinstance(batch, Batch) else self._task(batch)
+        torch.autograd.backward(terms["loss"] / parts)
+        return {key: value.detach() for key, value in terms.items()}
+
+    def _task(self, batch: TaskBatch) -> dict[str, Tensor]:
+        s, kind, weight = self.settings, self.model.config.task.kind, self.settings.distill
+        outputs = tasks.predict(
+            self.model, batch.samples, s.activation_checkpointing, s.deterministic
+        )
+        own = tasks.target_loss(outputs, batch.samples.targets, kind)
+        if batch.teacher is None:
+            return {"loss": own, "target": own}
+        taught = tasks.teacher_loss(outputs, batch.teacher, kind)
+        return {"loss": weight * taught + (1 - weight) * own, "teacher": taught, "target": own}
+
+    def _text(self, batch: Batch) -> dict[str, Tensor]:
+        s = self.settings
+        hidden = final_hidden(
+            self.model, batch.tokens, s.activation_checkpointing, s.deterministic
+        )[:, :-1].flatten(0, 1)
+        targets = HeadTargets(
+            next_tokens=batch.tokens[:, 1:].flatten(),
+            weight=self.settings.distill,
+            teacher_hidden=_rows(batch.teacher_hidden),
+            teacher_head=self.teacher_head,
+        )
+        loss, kl, ce = head_loss(hidden, self.model.lm_head.weight, targets, self.terms)
+        if self.settings.match_hidden and targets.teacher_hidden is not None:
+            goal = targets.teacher_hidden.float()
+            distance = (hidden.float() - goal).square().mean()
+            loss = loss + self.settings.match_hidden * distance / goal.square().mean()
+        return {"loss": loss, "kl": kl, "ce": ce}
 
     def _average_gradients(self, step: int) -> None:
         """The running average of |gradient|, by which the next masks are chosen."""

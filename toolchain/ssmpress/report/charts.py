@@ -18,6 +18,7 @@ import numpy as np
 from ssmpress.report import tables
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import lookup, number, percent, size
+from ssmpress.report.wording import higher_is_better, words
 
 Report = Mapping[str, Any]
 Spec = dict[str, Any]
@@ -59,20 +60,21 @@ def draw_charts(report: Report) -> list[Chart]:
 
 def _comparisons(report: Report) -> list[Chart]:
     """One small chart of bars per metric: dense, stock, compressed."""
-    quality = report["quality"]
+    quality, said = report["quality"], words(report)
+    better = "higher" if higher_is_better(quality["metric"]) else "lower"
     found = []
     for key, title, values, text in (
-        ("quality", f"{quality['metric'] or 'quality'}, lower is better",
+        ("quality", f"{quality['metric'] or 'quality'}, {better} is better",
          {"dense": quality["dense"], "compressed": quality["compressed"]}, number),
         ("size", "model size, lower is better",
          {"dense": lookup(report, "size", "dense_fp32_bytes"),
           "compressed": lookup(report, "size", "model_bytes")}, size),
         ("memory", "peak memory, lower is better",
          {n: lookup(report, "memory", f"{n}_peak_rss_bytes") for n in VARIANTS}, size),
-        ("decode", "median decode time of one token, lower is better",
+        ("decode", f"median time of one {said.one}, lower is better",
          {n: lookup(report, "latency", "decode", n, "p50_ms") for n in VARIANTS},
          lambda value: f"{number(value)} ms"),
-        ("prefill", "prefill tokens per second, higher is better",
+        ("prefill", f"{said.many}: {said.steps} per second, higher is better",
          {n: lookup(report, "latency", "prefill", n, "tokens_per_s") for n in VARIANTS}, number),
     ):  # fmt: skip
         rows = [
@@ -83,7 +85,7 @@ def _comparisons(report: Report) -> list[Chart]:
         if len(rows) > 1:
             described = ", ".join(f"{row['variant']} {row['text']}" for row in rows)
             caption = f"{title[0].upper()}{title[1:]}"
-            found.append(Chart(key, _svg(_bars(rows), f"chart-{key}", caption, described), caption))
+            found.append(Chart(key, draw(_bars(rows), f"chart-{key}", caption, described), caption))
     return found
 
 
@@ -136,17 +138,20 @@ def _distribution(report: Report) -> Chart | None:
         f"99th percentile {number(float(np.percentile(values, 99)))} ms"
         for name, values in found.items()
     )
-    caption = "Every decode sample of the measured rounds: share per millisecond bin, log scale"
+    one = words(report).one
+    caption = f"Every {'decode' if one == 'token' else one} sample of the measured rounds: share "
+    caption += "per millisecond bin, log scale"
     domain = [float(edges[0]), float(edges[-1])]
-    spec = _histograms(bins, marks, list(found), domain)
-    return Chart("samples", _svg(spec, "chart-samples", caption, described), caption)
+    spec = _histograms(bins, marks, list(found), domain, one)
+    return Chart("samples", draw(spec, "chart-samples", caption, described), caption)
 
 
 def _histograms(
-    bins: list[dict[str, Any]], marks: list[dict[str, Any]], names: list[str], domain: list[float]
-) -> Spec:
+    bins: list[dict[str, Any]], marks: list[dict[str, Any]], names: list[str],
+    domain: list[float], one: str,
+) -> Spec:  # fmt: skip
     scale = {"type": "log", "domain": domain, "nice": False}
-    axis = {"title": "milliseconds per token", "grid": False, "tickCount": 5, "format": "~g"}
+    axis = {"title": f"milliseconds per {one}", "grid": False, "tickCount": 5, "format": "~g"}
     rows = []
     for name in names:
         last = name == names[-1]
@@ -230,7 +235,7 @@ def _heat_map(report: Report) -> Chart | None:
         f"{len(blocks)} layers, {', '.join(names)}; from {percent(min(shares))} to "
         f"{percent(max(shares))}. The table below has every number."
     )
-    return Chart("sparsity", _svg(spec, "chart-sparsity", caption, described), caption)
+    return Chart("sparsity", draw(spec, "chart-sparsity", caption, described), caption)
 
 
 def _formats(report: Report) -> Chart | None:
@@ -264,7 +269,7 @@ def _formats(report: Report) -> Chart | None:
     }  # fmt: skip
     caption = "Size by matrix format: as stored, and the same weights as dense float32"
     described = ", ".join(f"{row['format']} {row['kind']} {row['text']}" for row in rows)
-    return Chart("formats", _svg(spec, "chart-formats", caption, described), caption)
+    return Chart("formats", draw(spec, "chart-formats", caption, described), caption)
 
 
 def _plain_axis() -> Spec:
@@ -276,8 +281,12 @@ def _variant_colour() -> Spec:
     return {"field": "variant", "type": "nominal", "legend": None, "scale": scale}
 
 
-def _svg(spec: Spec, key: str, title: str, description: str) -> str:
-    """Draw; name it for screen readers, which read the description instead of every mark."""
+def draw(spec: Spec, key: str, title: str, description: str) -> str:
+    """SVG of a Vega-Lite drawing, safe to put into a page.
+
+    Args:
+        key: unique in the page. title, description: what screen readers read instead of the marks.
+    """
     import vl_convert
 
     whole = {

@@ -6,19 +6,26 @@ The page has no script: the charts are SVG. Text of the report is escaped by the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.charts import draw_charts
+from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number
+from ssmpress.report.tradeoff import draw_tradeoff
+from ssmpress.report.wording import words
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 Report = Mapping[str, Any]
 
-_BADGES = {"pass": "\u2714 Pass", "fail": "\u2718 Fail", "inconclusive": "? Inconclusive"}
+BADGES = {"pass": "\u2714 Pass", "fail": "\u2718 Fail", "inconclusive": "? Inconclusive"}
 _SECTIONS = (
-    ("comparison", "Comparison"), ("gates", "Gates"), ("latency", "Latency"),
-    ("sparsity", "Sparsity"), ("size", "Size"), ("setup", "Setup"), ("reproduce", "Reproduce"),
+    ("comparison", "Comparison"), ("gates", "Gates"), ("tradeoff", "Trade-off"),
+    ("latency", "Latency"), ("devices", "Devices"), ("sparsity", "Sparsity"), ("size", "Size"),
+    ("setup", "Setup"), ("reproduce", "Reproduce"),
 )  # fmt: skip
 
 
@@ -28,33 +35,49 @@ def render_html(report: Report) -> str:
     Args:
         report: from `schema.build_report`, with or without its verdict.
     """
+    safe = tables.printable(report)
+    page = environment_for().get_template("report.html.j2").render(_context(safe))
+    return page + "\n"
+
+
+def environment_for() -> Environment:
+    """Where the pages' templates are; what they show is escaped unless marked safe."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=PackageLoader("ssmpress.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    safe = tables.printable(report)
-    page = environment.get_template("report.html.j2").render(_context(safe))
-    return page + "\n"
 
 
 def _context(report: Report) -> dict[str, Any]:
     """Everything the template shows."""
     status = str(lookup(report, "verdict", "status") or "not judged")
     sentence = str(lookup(report, "verdict", "sentence") or "Not judged yet.")
-    judged = status in _BADGES
+    judged = status in BADGES
+    tradeoff = report.get("tradeoff") or {}
+    points = tradeoff.get("points") or []
+    devices = device_tables.sentences(report)
+    empty = {"tradeoff": not points, "devices": not devices}
     return {
         "version": lookup(report, "ssmpress_version"),
         "title": tables.title(report),
         "status": status,
         "status_class": status if judged else "",
-        "badge": _BADGES.get(status, "Not judged"),
+        "badge": BADGES.get(status, "Not judged"),
         "sentence": sentence.removeprefix(f"{status.capitalize()}: "),
-        "sections": _SECTIONS,
-        "charts": draw_charts(report),
+        "sections": [section for section in _SECTIONS if not empty.get(section[0])],
+        "charts": [
+            *draw_charts(report),
+            *draw_device_charts(report),
+            *draw_tradeoff(points, tradeoff.get("this")),
+        ],
+        "tradeoff": tables.sweep_points(points) if points else [],
+        "tradeoff_name": tradeoff.get("this"),
+        "devices": devices,
+        "device_tables": device_tables.sections(report),
         "comparison": [_change_before_stock(row) for row in tables.comparison(report)],
         "rules": lookup(report, "verdict", "rules") or [],
         "gates": tables.gates(report),
@@ -81,19 +104,20 @@ def _change_before_stock(row: list[str]) -> list[str]:
 
 def _latency(report: Report) -> Rows:
     rows = [["", "p50", "p90", "p99", "load cold", "load warm"]]
-    for phase in ("prefill", "decode"):
+    said = words(report)
+    for phase, called in (("prefill", said.many), ("decode", said.single)):
         for name in VARIANTS:
             block = lookup(report, "latency", phase, name)
             if block is not None:
                 load = lookup(report, "latency", "load", name) if phase == "prefill" else {}
                 cells = [number(block.get(key)) for key in ("p50_ms", "p90_ms", "p99_ms")]
                 loads = [number(load.get(key)) if load else "" for key in ("cold_ms", "warm_ms")]
-                rows.append([f"{phase} {name}", *cells, *loads])
+                rows.append([f"{called} {name}", *cells, *loads])
     return rows
 
 
 def _data(report: Report) -> Rows:
-    rows = [["purpose", "text", "tokens"]]
+    rows = [["purpose", "text", words(report).steps]]
     for purpose in ("calibration", "evaluation"):
         text = report["data"][purpose]
         rows.append([purpose, text["description"], number(text["tokens"])])

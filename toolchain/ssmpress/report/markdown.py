@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
+from ssmpress.report.wording import words
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:
@@ -16,22 +17,24 @@ def render_markdown(report: Mapping[str, Any]) -> str:
         report: from `schema.build_report`, with or without its verdict.
     """
     sections = [
-        f"# {_cell(tables.title(report))}",
+        f"# {markdown_cell(tables.title(report))}",
         _sentence(report),
-        _table(tables.comparison(report)),
+        markdown_table(tables.comparison(report)),
         _explanation(report),
         "## Gates",
         _gates(report),
+        *_devices(report),
+        *_tradeoff(report),
         "## Sparsity",
         prose.sparsity(report),
-        _table(tables.sparsity(report)),
+        markdown_table(tables.sparsity(report)),
         "## Size by matrix format",
-        _table(tables.formats(report)),
+        markdown_table(tables.formats(report)),
         _matrices(report),
         "## Parity",
         _parity(report),
         "## Environment",
-        _table(tables.environment(report)),
+        markdown_table(tables.environment(report)),
         "## How to reproduce",
         f"```sh\n{tables.command(report)}\n```",
         "The full recipe, every raw latency sample and every matrix are in `report.json`.",
@@ -42,16 +45,16 @@ def render_markdown(report: Mapping[str, Any]) -> str:
 def render_summary(report: Mapping[str, Any]) -> str:
     """The verdict, the gates and the comparison, for the summary of a CI job."""
     sections = [
-        f"## {_cell(tables.title(report))}",
+        f"## {markdown_cell(tables.title(report))}",
         _sentence(report),
         _gates(report),
-        _table(tables.comparison(report)),
+        markdown_table(tables.comparison(report)),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _sentence(report: Mapping[str, Any]) -> str:
-    return f"**{_cell(lookup(report, 'verdict', 'sentence') or 'Not judged yet.')}**"
+    return f"**{markdown_cell(lookup(report, 'verdict', 'sentence') or 'Not judged yet.')}**"
 
 
 def _explanation(report: Mapping[str, Any]) -> str:
@@ -59,13 +62,13 @@ def _explanation(report: Mapping[str, Any]) -> str:
     lines = [
         "dense: the unpruned checkpoint with the same op library, the baseline of every gate. "
         "stock: the same file in ONNX Runtime without the library. compressed: this bundle.",
-        _cell(prose.quality(report)),
+        markdown_cell(prose.quality(report)),
     ]
     for purpose in ("calibration", "evaluation"):
         text = data[purpose]
-        lines.append(
-            f"{purpose.capitalize()} text: {_cell(text['description'])}, {text['tokens']:,} tokens."
-        )
+        described = markdown_cell(text["description"])
+        amount = f"{text['tokens']:,} {words(report).steps}"
+        lines.append(f"{purpose.capitalize()} data: {described}, {amount}.")
     if line := prose.latency(report):
         lines.append(line)
     return "\n".join(f"- {line}" for line in lines)
@@ -73,28 +76,51 @@ def _explanation(report: Mapping[str, Any]) -> str:
 
 def _gates(report: Mapping[str, Any]) -> str:
     rows = tables.gates(report)
-    return _table(rows) if len(rows) > 1 else "No limit was set."
+    return markdown_table(rows) if len(rows) > 1 else "No limit was set."
+
+
+def _tradeoff(report: Mapping[str, Any]) -> list[str]:
+    """The other bundles of the sweep, if there was one."""
+    block = report.get("tradeoff")
+    if not block:
+        return []
+    return [
+        "## Trade-off",
+        f"This bundle is {markdown_cell(block['this'])}, one of a sweep:",
+        markdown_table(tables.sweep_points(block["points"])),
+    ]
+
+
+def _devices(report: Mapping[str, Any]) -> list[str]:
+    """Nothing where the report says nothing of its target."""
+    lines = device_tables.sentences(report)
+    if not lines:
+        return []
+    found = ["## Devices", "\n".join(f"- {markdown_cell(line)}" for line in lines)]
+    for title, rows in device_tables.sections(report):
+        found += [f"{title}:", markdown_table(rows)]
+    return found
 
 
 def _matrices(report: Mapping[str, Any]) -> str:
-    body = _table(tables.matrices(report))
+    body = markdown_table(tables.matrices(report))
     return f"<details><summary>Every matrix</summary>\n\n{body}\n\n</details>"
 
 
 def _parity(report: Mapping[str, Any]) -> str:
     if report["parity"]["first_bad"] is not None:
-        return f"**Failed:** {_cell(report['parity']['reason'])}"
+        return f"**Failed:** {markdown_cell(report['parity']['reason'])}"
     return prose.parity(report)
 
 
-def _table(rows: Rows) -> str:
+def markdown_table(rows: Rows) -> str:
     """GitHub table; every column but the first is aligned to the right."""
-    heading, *body = [[_cell(cell) for cell in row] for row in rows]
+    heading, *body = [[markdown_cell(cell) for cell in row] for row in rows]
     rule = ["---", *["---:"] * (len(heading) - 1)]
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *body))
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """One line, with the characters that Markdown would act on escaped."""
     flat = " ".join(str(text).split())
     for character in "\\|<>`*[]":

@@ -6,23 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report.tables import number, percent
+from ssmpress.report.wording import words
 
 Report = Mapping[str, Any]
 
 
 def quality(report: Report) -> str:
     """How quality was measured."""
-    block = report["quality"]
+    block, said = report["quality"], words(report)
     interval = block["retention_interval"]
     spread = ""
     if interval is not None:
         spread = (
             f"; retention {percent(interval['low'])} to {percent(interval['high'])} "
-            f"({interval['confidence']:.0%} interval over the windows)"
+            f"({interval['confidence']:.0%} interval over the {said.samples})"
         )
+    length = f"{block['window']} {said.steps}"
+    if said.samples == "texts":
+        length = f"at most {length}"
     return (
         f"Quality: {block['metric']} over {block['tokens']:,} predictions in "
-        f"{block['windows']:,} windows of {block['window']} tokens{spread}."
+        f"{block['windows']:,} {said.samples} of {length}{spread}."
     )
 
 
@@ -31,10 +35,12 @@ def latency(report: Report) -> str:
     block = report["latency"]
     if not block:
         return ""
+    said = words(report)
+    each = " each" if said.many != "prefill" else ""
     rounds = len(next(iter(block["samples"].values()))) - 1
     return (
-        f"Latency: {block['threads']} thread(s), prefill of {block['prompt_tokens']} "
-        f"tokens, {rounds} interleaved rounds after one to warm up."
+        f"Latency: {block['threads']} thread(s), {said.many} of {block['prompt_tokens']} "
+        f"{said.steps}{each}, {rounds} interleaved rounds after one to warm up."
     )
 
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssmpress.errors import EXIT_PASS
+
+if TYPE_CHECKING:
+    from ssmpress.report.devices import DeviceResult, TargetResult
 
 VARIANTS = ("dense", "stock", "compressed")
 """dense: the unpruned checkpoint with the op library, the baseline of every gate. stock: the same
 file in ONNX Runtime without the library. compressed: the bundle."""
+
+TASK_BATCH = 8
+"""Samples per batch where a classifier's or forecaster's throughput is measured."""
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
@@ -40,14 +46,34 @@ class LanguageModelQuality:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """The same windows through the dense and the compressed model, both in ONNX Runtime."""
+class TaskQuality:
+    """Quality of one variant of a classifier or forecaster on the evaluation samples.
 
-    dense: LanguageModelQuality
-    compressed: LanguageModelQuality
+    value: the mean of scores. scores: per sample, 1 or 0 (right or wrong), or the squared error of
+    the z-scored forecast. length: tokens of the longest text, or time steps that a window reads.
+    predictions: labels, or numbers forecast. also: further metrics by name.
+    """
+
+    value: float
+    scores: tuple[float, ...]
+    length: int
+    predictions: int
+    also: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """The same samples through the dense and the compressed model, both in ONNX Runtime.
+
+    metric: perplexity, accuracy or MSE. also: further metrics, name -> dense and compressed.
+    """
+
+    dense: LanguageModelQuality | TaskQuality
+    compressed: LanguageModelQuality | TaskQuality
     retention: float
     retention_interval: Interval | None = None
     metric: str = "perplexity"
+    also: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,14 +133,16 @@ class Matrix:
 @dataclass(frozen=True)
 class Size:
     """Bytes. dense_fp32: all parameters as float32, tied ones once. input_checkpoint: the weight
-    files that were read. model: model.onnx with its external data. bundle: every file a device
-    needs (model, op library, tokenizer), without the report and the manifest.
+    files that were read. model: model.onnx with its external data. bundle: every file of this
+    model that a device needs (model, op library, tokenizer), without the report and the manifest.
+    runtime: ONNX Runtime and ssmrun, the same for every bundle.
     """
 
     dense_fp32_bytes: int
     input_checkpoint_bytes: int
     model_bytes: int
     bundle_bytes: int
+    runtime_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -203,7 +231,9 @@ class Results:
     """Everything a run found out. The report is a function of this and the recipe.
 
     model: the model's configuration and how it was read. measurements: by variant name; empty
-    where latency cannot be measured (emulation). recovery: steps, seconds, device, losses.
+    where latency cannot be measured (emulation). recovery: steps, seconds, device, losses. target:
+    what vouches for the bundle. devices: one for each --device. measurements are those of the
+    first device that was measured, or of this host.
     timings_s: seconds per stage. model_weights, model_zeros: over all parameters, tied ones once.
     """
 
@@ -220,3 +250,5 @@ class Results:
     evaluation: TextUse
     recovery: dict[str, Any] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
+    target: TargetResult | None = None
+    devices: tuple[DeviceResult, ...] = ()

@@ -12,6 +12,13 @@ from typing import Any
 
 from ssmpress import __version__
 from ssmpress.recipe import Recipe
+from ssmpress.report.devices import (
+    HOST,
+    DeviceResult,
+    device_block,
+    judged_device,
+    target_block,
+)
 from ssmpress.report.results import (
     VARIANTS,
     Matrix,
@@ -19,6 +26,7 @@ from ssmpress.report.results import (
     Quality,
     Results,
     Size,
+    TaskQuality,
     TextUse,
     Verdict,
 )
@@ -51,13 +59,15 @@ def build_report(recipe: Recipe, results: Results) -> Report:
         "quality": _quality(results.quality),
         "sparsity": sparsity_summary(results),
         "size": _size(results.size, results.matrices),
-        "latency": _latency(results.measurements),
+        "latency": _judged_latency(results),
         "memory": _memory(results.measurements),
         "parity": {**asdict(results.parity), "ok": results.parity.ok},
         "matrices": [_matrix(matrix) for matrix in results.matrices],
         "recovery": results.recovery,
         "timings_s": results.timings_s,
         "environment": results.environment,
+        "target": results.target and target_block(results.target),
+        "devices": [_device(device) for device in results.devices],
         "verdict": None,
     }
     return dict(json_types(report))
@@ -129,6 +139,19 @@ def _text(text: TextUse) -> dict[str, Any]:
 
 def _quality(quality: Quality) -> dict[str, Any]:
     dense, compressed = quality.dense, quality.compressed
+    if isinstance(dense, TaskQuality) or isinstance(compressed, TaskQuality):
+        assert isinstance(dense, TaskQuality) and isinstance(compressed, TaskQuality)
+        return {
+            "metric": quality.metric,
+            "dense": dense.value,
+            "compressed": compressed.value,
+            "retention": quality.retention,
+            "retention_interval": quality.retention_interval and asdict(quality.retention_interval),
+            "tokens": compressed.predictions,
+            "windows": len(compressed.scores),
+            "window": compressed.length,
+            "also": quality.also,
+        }
     return {
         "metric": quality.metric,
         "dense": dense.perplexity,
@@ -139,6 +162,7 @@ def _quality(quality: Quality) -> dict[str, Any]:
         "windows": len(compressed.window_nll),
         "window": compressed.window,
         "window_nll": {"dense": dense.window_nll, "compressed": compressed.window_nll},
+        "also": quality.also,
     }
 
 
@@ -172,6 +196,23 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
         "dense_fp32_bytes": matrix.dense_bytes,
         "reason": matrix.reason,
     }
+
+
+def _device(device: DeviceResult) -> dict[str, Any]:
+    latency, memory = _latency(device.measurements), None
+    if device.measurements:
+        memory = _memory(device.measurements)
+    return device_block(device, latency, memory)
+
+
+def _judged_latency(results: Results) -> dict[str, Any] | None:
+    """With the name of the device and its processor: numbers of different ones do not compare."""
+    block = _latency(results.measurements)
+    device = judged_device(results.devices)
+    if block is None:
+        return None
+    environment = device.environment if device else results.environment
+    return {**block, "device": device.name if device else HOST, "cpu": environment.get("cpu")}
 
 
 def _latency(measurements: Mapping[str, Measurement]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ssmpress.recipe import PROJECTIONS, RULES, Recipe
 from ssmpress.report.results import VARIANTS
+from ssmpress.report.wording import METRICS, words
 
 Rows = list[list[str]]
 _MISSING = "-"
@@ -18,8 +19,9 @@ _FLAGS = (
     ("prune", "alpha"), ("prune", "scope"), ("prune", "prunable"), ("pack", "values"),
     ("recover", "steps"), ("recover", "compute"), ("data", "tokenizer"),
     ("data", "calibration"), ("data", "evaluation"), ("data", "evaluation_tokens"),
-    ("", "threads"), ("", "seed"), *(("gate", name) for name in RULES), ("gate", "baseline"),
-    ("", "out"),
+    ("deploy", "device"), ("deploy", "device_threads"), ("deploy", "onnxruntime"),
+    ("deploy", "archive"), ("", "threads"), ("", "seed"),
+    *(("gate", name) for name in RULES), ("gate", "baseline"), ("", "out"),
 )  # fmt: skip
 
 
@@ -73,21 +75,24 @@ def title(report: Mapping[str, Any]) -> str:
 
 def comparison(report: Mapping[str, Any]) -> Rows:
     """Heading, then one row per metric: name, dense, stock, compressed, gain or loss."""
-    quality, sizes = dict(report["quality"]), dict(report["size"])
+    quality, sizes, said = dict(report["quality"]), dict(report["size"]), words(report)
     rows = [["", *VARIANTS, "change"]]
     rows.append(
         [str(quality.get("metric")), number(quality.get("dense")), _MISSING,
          number(quality.get("compressed")), f"{percent(quality.get('retention'))} kept"]
     )  # fmt: skip
+    for key, values in (quality.get("also") or {}).items():
+        dense, compressed = (number(lookup(values, which)) for which in ("dense", "compressed"))
+        rows.append([METRICS.get(key, key), dense, _MISSING, compressed, ""])
     rows.append(
         ["model", size(sizes.get("dense_fp32_bytes")), _MISSING, size(sizes.get("model_bytes")),
          _times(sizes.get("ratio"), "smaller", "larger")]
     )  # fmt: skip
     for label, phase, key in (
-        ("prefill tokens/s", "prefill", "tokens_per_s"),
-        ("decode p50 ms", "decode", "p50_ms"),
-        ("decode p90 ms", "decode", "p90_ms"),
-        ("decode p99 ms", "decode", "p99_ms"),
+        (said.throughput, "prefill", "tokens_per_s"),
+        (f"{said.single} p50 ms", "decode", "p50_ms"),
+        (f"{said.single} p90 ms", "decode", "p90_ms"),
+        (f"{said.single} p99 ms", "decode", "p99_ms"),
     ):
         cells = [number(lookup(report, "latency", phase, name, key)) for name in VARIANTS]
         gain = lookup(report, "latency", phase, "speedup") if key[:3] in ("tok", "p50") else None
@@ -136,6 +141,30 @@ def gates(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
+def sweep_points(points: Sequence[Mapping[str, Any]]) -> Rows:
+    """Heading, then one row per bundle of a sweep."""
+    rows = [
+        ["bundle", "quality kept", "95 % interval", "decode ms", "speed-up", "model", "smaller",
+         "prefill tokens/s", "peak memory", "on the front", "verdict"]
+    ]  # fmt: skip
+    for point in points:
+        interval = point["retention_interval"]
+        spread = f"{percent(interval['low'])} to {percent(interval['high'])}" if interval else ""
+        front = " and ".join(axis for axis, there in point["front"].items() if there)
+        rows.append(
+            [point["name"], percent(point["retention"]), spread, number(point["decode_ms"]),
+             ratio(point["speedup"]), size(point["model_bytes"]), ratio(point["smaller"]),
+             number(point["prefill_tokens_per_s"]), size(point["rss_bytes"]), front,
+             point["status"]]
+        )  # fmt: skip
+    return rows
+
+
+def ratio(value: Any) -> str:
+    """`1.96x`, or a dash for a missing one."""
+    return f"{value:.2f}x" if isinstance(value, int | float) else _MISSING
+
+
 def matrices(report: Mapping[str, Any]) -> Rows:
     """Heading, then how each matrix is stored."""
     rows = [["matrix", "shape", "sparsity", "format", "bytes", "why"]]
@@ -161,16 +190,36 @@ def environment(report: Mapping[str, Any]) -> Rows:
 
 
 def command(report: Mapping[str, Any]) -> str:
-    """The command line that asks for the report's recipe again; defaults are left out."""
-    recipe = report["recipe"]
+    """The command line that asks for the report's recipe again; defaults are left out.
+
+    Of a sweep's bundle it is that of the sweep: recovery may have gone on from another one.
+    """
+    sweep = report.get("tradeoff")
+    return sweep_command(sweep) if sweep else _command(report["recipe"], {})
+
+
+def sweep_command(sweep: Mapping[str, Any]) -> str:
+    """The command line of a sweep. sweep: sweep.json, or `tradeoff` of a report."""
+    lists = {
+        "sparsity": ",".join(f"{part:g}" for part in sweep["sparsities"]),
+        "values": ",".join(sweep["values"]),
+    }
+    expression = sweep["pick"]
+    if isinstance(expression, Mapping):
+        expression = expression["expression"]
+    return _command(sweep["recipe"], lists, ["--pick", expression] if expression else [])
+
+
+def _command(recipe: Mapping[str, Any], lists: Mapping[str, str], more: Sequence[str] = ()) -> str:
     defaults = Recipe(model=recipe["model"], out=recipe["out"]).to_dict()
     words = ["compress", str(recipe["model"])]
     for group, key in _FLAGS:
         default = defaults[group][key] if group else defaults[key]
-        value = (recipe[group] if group else recipe).get(key, default)
+        given = recipe.get(group, {}) if group else recipe
+        value = lists.get(key, given.get(key, default))
         if key in ("seed", "out", "sparsity") or value != default:
             words += _option(key, value)
-    return shlex.join(words)
+    return shlex.join([*words, *more])
 
 
 def _option(key: str, value: Any) -> list[str]:
@@ -181,6 +230,8 @@ def _option(key: str, value: Any) -> list[str]:
         return [name, ",".join(value)]
     if key == "min_retention" and value is None:
         return [name, "0"]  # a policy without it; left out it would be the default
+    if value is True:
+        return [name]
     if isinstance(value, Mapping):  # a `Relative` limit
         return [name, f"{value['factor']:g}x"]
     if isinstance(value, Sequence) and not isinstance(value, str):

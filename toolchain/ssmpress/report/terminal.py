@@ -10,7 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ssmpress.report import tables
+from ssmpress.report.device_tables import headlines
 from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS
+from ssmpress.report.sweep_page import sweep_status
 from ssmpress.report.tables import lookup, percent
 
 WIDTH = 80
@@ -26,6 +28,28 @@ def print_report(report: Mapping[str, Any], console: Console | None = None) -> N
     """
     target = console or Console(stderr=True)
     target.print(render_terminal(report), width=min(WIDTH, target.width))
+
+
+def print_sweep(summary: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the bundles of a sweep, the picked one marked, and the verdict."""
+    target = console or Console(stderr=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for position, name in enumerate(
+        ("bundle", "quality kept", "decode ms", "speed-up", "model", "front", "verdict")
+    ):
+        table.add_column(name, justify="right" if 0 < position < 5 else "left", no_wrap=True)
+    chosen = lookup(summary, "pick", "chosen")
+    for point in summary["points"]:
+        table.add_row(
+            Text(point["name"], style="bold" if point["name"] == chosen else ""),
+            percent(point["retention"]), tables.number(point["decode_ms"]),
+            tables.ratio(point["speedup"]), tables.size(point["model_bytes"]),
+            ", ".join(axis for axis, there in point["front"].items() if there),
+            Text(point["status"], style=_STYLES.get(point["status"], "")),
+        )  # fmt: skip
+    status = sweep_status(summary)
+    sentence = Text(summary["sentence"], style=_STYLES.get(status, ""))
+    target.print(Group(table, sentence), width=min(WIDTH, target.width))
 
 
 def render_terminal(report: Mapping[str, Any]) -> Group:
@@ -46,4 +70,5 @@ def render_terminal(report: Mapping[str, Any]) -> Group:
     )
     status = lookup(report, "verdict", "status")
     sentence = lookup(report, "verdict", "sentence") or "Not judged yet."
-    return Group(table, Text(zeros), Text(sentence, style=_STYLES.get(status, "")))
+    devices = map(Text, headlines(report))
+    return Group(table, Text(zeros), *devices, Text(sentence, style=_STYLES.get(status, "")))

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runner/files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+#include "runner/failure.h"
+
+namespace ssmrun {
+namespace {
+
+constexpr size_t kBlock = 1 << 18;
+
+// What a signal handler has to remove.
+const char* volatile unfinished_file = nullptr;
+
+class Descriptor {
+ public:
+  explicit Descriptor(int number) : number_(number) {}
+  ~Descriptor() {
+    if (number_ >= 0) close(number_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int number() const { return number_; }
+  int release() {
+    const int number = number_;
+    number_ = -1;
+    return number;
+  }
+
+ private:
+  int number_;
+};
+
+[[noreturn]] void Unreadable(const std::string& path, int error) {
+  BadInput(path + ": cannot be read: " + std::strerror(error) + ".");
+}
+
+ssize_t ReadSome(int file, void* buffer, size_t size) {
+  while (true) {
+    const ssize_t got = read(file, buffer, size);
+    if (got >= 0 || errno != EINTR) return got;
+  }
+}
+
+void ReadAll(int file, const std::string& path,
+             const std::function<void(const char*, size_t)>& take) {
+  std::vector<char> block(kBlock);
+  while (true) {
+    const ssize_t got = ReadSome(file, block.data(), block.size());
+    if (got < 0) Unreadable(path, errno);
+    if (got == 0) return;
+    take(block.data(), static_cast<size_t>(got));
+  }
+}
+
+std::function<void(const char*, size_t)> AppendTo(std::string& out, const std::string& path,
+                                                  uint64_t limit) {
+  return [&out, path, limit](const char* data, size_t size) {
+    if (size > limit - out.size()) {
+      BadInput(path + ": expected at most " + std::to_string(limit) +
+               " bytes; it has more. Check that it is the right file.");
+    }
+    out.append(data, size);
+  };
+}
+
+}  // namespace
+
+std::string Join(const std::string& folder, const std::string& name) {
+  return !folder.empty() && folder.back() == '/' ? folder + name : folder + "/" + name;
+}
+
+bool IsFile(const std::string& path) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode);
+}
+
+std::string RealPath(const std::string& path) {
+  char* resolved = realpath(path.c_str(), nullptr);
+  const std::string result = resolved == nullptr ? "" : resolved;
+  std::free(resolved);
+  return result;
+}
+
+void ReadBlocks(const std::string& path, const std::function<void(const char*, size_t)>& take) {
+  // Non-blocking, so that opening a pipe does not wait for a writer.
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status;
+  if (file.number() < 0 || fstat(file.number(), &status) != 0) Unreadable(path, errno);
+  if (!S_ISREG(status.st_mode)) BadInput(path + ": expected a regular file; it is not one.");
+  ReadAll(file.number(), path, take);
+}
+
+std::string ReadFile(const std::string& path, uint64_t limit) {
+  std::string out;
+  ReadBlocks(path, AppendTo(out, path, limit));
+  return out;
+}
+
+std::string ReadStdin(uint64_t limit) {
+  std::string out;
+  ReadAll(STDIN_FILENO, "stdin", AppendTo(out, "stdin", limit));
+  return out;
+}
+
+void WriteFile(const std::string& path, const void* data, size_t size) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == path.npos ? "." : path.substr(0, slash + 1);
+  std::string temporary = path + ".XXXXXX";
+  const auto fail = [&](bool remove) {
+    const int error = errno;
+    if (remove) unlink(temporary.c_str());
+    unfinished_file = nullptr;
+    BadDevice(path + ": cannot be written: " + std::strerror(error) + ".");
+  };
+  Descriptor file(mkostemp(temporary.data(), O_CLOEXEC));
+  if (file.number() < 0) fail(false);
+  unfinished_file = temporary.c_str();
+  const char* bytes = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t wrote = write(file.number(), bytes, size);
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0) fail(true);
+    bytes += wrote, size -= static_cast<size_t>(wrote);
+  }
+  if (fchmod(file.number(), 0644) != 0 || fsync(file.number()) != 0) fail(true);
+  if (close(file.release()) != 0 || rename(temporary.c_str(), path.c_str()) != 0) fail(true);
+  unfinished_file = nullptr;
+  const Descriptor parent(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (parent.number() >= 0) fsync(parent.number());
+}
+
+void RemoveUnfinishedFile() {
+  if (const char* path = unfinished_file) unlink(path);
+}
+
+std::string ReadSystemFile(const std::string& path) {
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.number() < 0) return "";
+  std::string out(1 << 16, '\0');
+  size_t size = 0;
+  while (size < out.size()) {
+    const ssize_t got = ReadSome(file.number(), out.data() + size, out.size() - size);
+    if (got <= 0) break;
+    size += static_cast<size_t>(got);
+  }
+  while (size > 0 && std::strchr(" \n\t", out[size - 1]) != nullptr) --size;  // and \0
+  out.resize(size);
+  return out;
+}
+
+std::string ElfMachine(const std::string& path) {
+  unsigned char header[20] = {};
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.number() < 0) Unreadable(path, errno);
+  const ssize_t got = ReadSome(file.number(), header, sizeof header);
+  if (got < static_cast<ssize_t>(sizeof header) || std::memcmp(header, "\177ELF", 4) != 0) {
+    return "(not a shared library)";
+  }
+  if (header[5] != 1) return "(big-endian)";
+  const int machine = header[18] | header[19] << 8;
+  switch (machine) {
+    case 3:
+      return "i686";
+    case 40:
+      return "arm";
+    case 62:
+      return "x86_64";
+    case 183:
+      return "aarch64";
+    case 243:
+      return "riscv64";
+    default:
+      return "(ELF machine " + std::to_string(machine) + ")";
+  }
+}
+
+// What this program was built for: under a 64-bit kernel a 32-bit program loads 32-bit libraries.
+std::string ThisMachine() {
+#if defined(__x86_64__)
+  return "x86_64";
+#elif defined(__aarch64__)
+  return "aarch64";
+#else
+  struct utsname name;
+  return uname(&name) == 0 ? name.machine : "(unknown)";
+#endif
+}
+
+std::string Base64(const void* data, size_t size) {
+  constexpr char kDigits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  std::string out;
+  out.reserve((size + 2) / 3 * 4);
+  for (size_t i = 0; i < size; i += 3) {
+    const size_t left = size - i;
+    const uint32_t group = uint32_t{bytes[i]} << 16 | (left > 1 ? uint32_t{bytes[i + 1]} << 8 : 0) |
+                           (left > 2 ? uint32_t{bytes[i + 2]} : 0);
+    out += kDigits[group >> 18];
+    out += kDigits[group >> 12 & 63];
+    out += left > 1 ? kDigits[group >> 6 & 63] : '=';
+    out += left > 2 ? kDigits[group & 63] : '=';
+  }
+  return out;
+}
+
+}  // namespace ssmrun

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files: reading with a limit, writing so that a reader finds the whole file or none, ELF headers.
+#ifndef SSMPRESS_RUNNER_FILES_H_
+#define SSMPRESS_RUNNER_FILES_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+namespace ssmrun {
+
+std::string Join(const std::string& folder, const std::string& name);
+bool IsFile(const std::string& path);
+// The path with links and `..` resolved; empty if there is no such file.
+std::string RealPath(const std::string& path);
+
+// Calls `take` with the file's bytes, a block at a time. The file must be a regular one.
+// Throws kBadInput; so do all functions here.
+void ReadBlocks(const std::string& path, const std::function<void(const char*, size_t)>& take);
+std::string ReadFile(const std::string& path, uint64_t limit);
+// What there is on stdin.
+std::string ReadStdin(uint64_t limit);
+
+// A temporary file beside it, fsync, rename, fsync of the folder. Throws kDevice.
+void WriteFile(const std::string& path, const void* data, size_t size);
+// The temporary file of a WriteFile that a signal interrupts; safe in a signal handler.
+void RemoveUnfinishedFile();
+
+// What /proc and /sys have: up to 64 KiB without the whitespace at its end; empty if unreadable.
+std::string ReadSystemFile(const std::string& path);
+
+// Name of the machine in an ELF header, for example `aarch64` (as uname -m calls it); what it is
+// instead, for example `not a shared library`, in brackets.
+std::string ElfMachine(const std::string& path);
+std::string ThisMachine();
+
+std::string Base64(const void* data, size_t size);
+
+}  // namespace ssmrun
+
+#endif  // SSMPRESS_RUNNER_FILES_H_

@@ -1,0 +1,82 @@
+"""The demo model as a bundle for a machine, with the dense baseline beside it, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ssmpress import deploy, ops, stages
+from ssmpress.checkpoint import read_checkpoint
+from ssmpress.device_check import Reference, make_reference
+from ssmpress.errors import DeviceError
+from ssmpress.ops import Values
+from ssmpress.prune.recover import PruneResult
+from ssmpress.qemu import find_emulator, find_sysroot
+from ssmpress.recipe import PackSettings, Recipe, Target
+from ssmpress.remote_device import BundleFiles
+from ssmpress.report.manifest import MANIFEST_NAME
+from ssmpress.report.results import TextUse
+from ssmpress.validate import PARITY_TOLERANCE
+
+DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
+
+
+@dataclass(frozen=True)
+class Made:
+    """files: for a device. reference: this host's result."""
+
+    machine: str
+    files: BundleFiles
+    reference: Reference
+
+
+def make_bundle(folder: Path, target: Target, values: Values) -> Made:
+    """70 % of each projection at random to zero: nothing to learn from, everything to compute.
+
+    Skips where the package was not built for the target, or ONNX Runtime for it cannot be had.
+    """
+    recipe = Recipe(model=DEMO, out=folder, target=target, threads=1, pack=PackSettings(values))
+    try:
+        ops.get_runner_path(target.machine)
+        runtime = deploy.find_runtime_library(target.machine)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    folder.mkdir(parents=True)
+    checkpoint = read_checkpoint(DEMO)
+    tokens = np.random.default_rng(0).integers(0, 1024, (2, 256)).astype(np.int32)
+    use = TextUse((), default_text=True, tokens=tokens.size)
+    source = stages.Source(checkpoint, DEMO / "tokenizer.json", tokens[0], tokens, use, use)
+    random = torch.Generator().manual_seed(0)
+    tensors = {
+        name: tensor * (torch.rand(tensor.shape, generator=random) > 0.7)
+        if name.endswith("_proj.weight")
+        else tensor
+        for name, tensor in checkpoint.tensors.items()
+    }
+    pruned = stages.Pruned(tensors, PruneResult({}, (), 0.0, 0, 0, "cpu"))
+    dense = stages.export_dense(source, folder / "work")
+    packed = stages.compact(recipe, source, pruned)
+    deployment = deploy.Deployment(target.machine, runtime, ())
+    bundle = stages.export_bundle(source, dense, packed, folder, target.machine)
+    bundle = stages.add_runtime(recipe, source, bundle, deployment)
+    reference = make_reference(
+        bundle.model, bundle.host_library, tokens, threads=1, tolerance=PARITY_TOLERANCE[values]
+    )
+    files = BundleFiles(folder, (*bundle.names, MANIFEST_NAME), bundle.dense.model)
+    return Made(target.machine, files, reference)
+
+
+def require_emulator() -> None:
+    """Skip where nothing can run an arm64 program."""
+    if ops.host_machine() == "aarch64":
+        pytest.skip("this machine needs no emulator for arm64")
+    if find_emulator("aarch64") is None:
+        pytest.skip("qemu-aarch64 is absent: apt install qemu-user libstdc++6-arm64-cross")
+    try:
+        find_sysroot()
+    except DeviceError as error:
+        pytest.skip(str(error))

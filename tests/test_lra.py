@@ -1,0 +1,161 @@
+"""The data of Long Range Arena: generators against their rules, loaders on files made here."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import ett
+import numpy as np
+import pytest
+from lra import archives, listops, pathfinder, prepare
+
+from ssmpress.errors import BadInputError
+from ssmpress.labelled import load_labelled
+from ssmpress.task_config import Task
+
+
+def test_listops_values_lengths_and_operators() -> None:
+    trees = listops.generate(60, seed=5)
+    assert len(dict(trees)) == 60
+    used: Counter[str] = Counter()
+    for tokens, value in trees:
+        words = [listops.WORDS[token] for token in tokens]
+        assert 500 < len(words) < 2000 and listops.evaluate(words) == value
+        depth = deepest = 0
+        for word in words:
+            depth += (word in listops.OPERATORS) - (word == listops.CLOSE)
+            deepest = max(deepest, depth)
+        assert depth == 0 and deepest <= listops.MAX_DEPTH - 1
+        used.update(word for word in words if word in listops.OPERATORS)
+    assert {name: 0.22 < n / used.total() < 0.28 for name, n in used.items()} == dict.fromkeys(
+        listops.OPERATORS, True
+    )
+    assert trees == listops.generate(60, seed=5) and trees != listops.generate(60, seed=6)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[MAX 4 [MIN 2 9 ] 7 ]", 7), ("[MED 1 2 9 ]", 2), ("[MED 1 2 5 9 ]", 3),
+        ("[SM 9 9 9 ]", 7), ("[MIN [SM 5 5 ] 3 ]", 0), ("8", 8),
+    ],
+)  # fmt: skip
+def test_listops_definition(text: str, value: int) -> None:
+    assert listops.evaluate(text.split()) == value
+
+
+@pytest.mark.parametrize("text", ["[MAX ]", "[MAX 1", "1 ]", "1 2", "x", ""])
+def test_what_is_no_tree_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        listops.evaluate(text.split())
+
+
+def test_pathfinder_discs_lie_on_the_curves_that_the_class_says() -> None:
+    """By the generator's own curves: drawn again from the same random numbers."""
+    random = np.random.default_rng(3)
+    for connected in (True, False) * 4:
+        state = random.bit_generator.state
+        image = pathfinder.image(connected, 9, random)
+        again = np.random.default_rng(0)
+        again.bit_generator.state = state
+        curves = None
+        while curves is None:
+            curves = pathfinder._curves(9, again)
+        first, second = curves[:2]
+        ends = [first[0], first[-1] if connected else second[0]]
+        assert image.shape == (32, 32) and image.dtype == np.uint8
+        for end in ends:
+            area = np.sqrt(((pathfinder._GRID - end) ** 2).sum(1)).reshape(32, 32) < 1
+            assert (image[area] == 255).all()
+        for a in curves:
+            for b in curves:
+                distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
+                assert a is b or distance.min() >= pathfinder.CLEARANCE - 1e-9
+
+
+def test_pathfinder_classes_are_even_and_equally_bright() -> None:
+    images, labels = pathfinder.generate(120, seed=1, dashes=6)
+    assert images.shape == (120, 1024) and labels.sum() == 60
+    brightness = [images[labels == c].mean() for c in (0, 1)]
+    assert abs(brightness[0] - brightness[1]) < 0.1 * np.mean(brightness)
+    assert len({row.tobytes() for row in images}) == 120
+    same, _ = pathfinder.generate(120, seed=1, dashes=6)
+    assert np.array_equal(images, same)
+
+
+def test_imdb_image_and_retrieval_files(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    texts = [(f"film \u00e9 {i} " + "x" * int(random.integers(1, 50)), i % 2) for i in range(60)]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in texts]
+    (tmp_path / "imdb.jsonl").write_text("\n".join(lines))
+    assert list(archives.read_imdb(tmp_path / "imdb.jsonl")) == [(t.encode(), c) for t, c in texts]
+
+    grey = random.integers(0, 256, (20, 1024), np.uint8)
+    records = np.concatenate([np.arange(20, dtype=np.uint8)[:, None] % 10, grey, grey, grey], 1)
+    (tmp_path / "cifar.bin").write_bytes(records.tobytes())
+    images, classes = archives.read_cifar(tmp_path / "cifar.bin")
+    assert np.abs(images.astype(int) - grey).max() <= 1 and classes.tolist() == [*range(10)] * 2
+
+    rows = [f"{c}.0\tp1\tp2\tone {c}\ttwo" for c in (0, 1)]
+    (tmp_path / "aan.tsv").write_text("\n".join(rows))
+    assert list(archives.read_retrieval(tmp_path / "aan.tsv")) == [
+        (b"one 0\x00two", 0), (b"one 1\x00two", 1),
+    ]  # fmt: skip
+    for task, name in (("text", "imdb.jsonl"), ("image", "cifar.bin"), ("retrieval", "aan.tsv")):
+        out = tmp_path / task
+        files = ["--train", *[str(tmp_path / name)] * (20 if task == "retrieval" else 1)]
+        prepare.main([task, "--out", str(out), *files, "--test", str(tmp_path / name)])
+        block = Task.from_dict(json.loads((out / "task.json").read_text()))
+        size = prepare.vocab_size(task)
+        parts = [load_labelled([out / f"{part}.npz"], None, block, size).count
+                 for part in prepare.SPLITS]  # fmt: skip
+        assert parts[0] == 19 * parts[1] and parts[2] in (60, 20, 2)
+
+
+def test_damaged_archives_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"123")
+    with pytest.raises(BadInputError, match="expected records of 3073 bytes"):
+        archives.read_cifar(path)
+    path.write_bytes(bytes([10] * 3073))
+    with pytest.raises(BadInputError, match="expected classes 0 to 9; got 10"):
+        archives.read_cifar(path)
+    path.write_text("2\ta\tb\tc\td")
+    with pytest.raises(BadInputError, match="line 1: expected label"):
+        list(archives.read_retrieval(path))
+
+
+def test_bytes_are_the_tokens_of_the_byte_tokenizer() -> None:
+    text = "plain, \u00e9\u4e2d \n\x00 end"
+    assert prepare.byte_tokenizer().encode(text).ids == [
+        int(i) for i in prepare.byte_tokens()[np.frombuffer(text.encode(), np.uint8)]
+    ]
+
+
+def test_parts_of_generated_sets_share_nothing_and_repeat() -> None:
+    parts = prepare.make_listops((40, 6, 6), seed=0, workers=1)
+    texts = [part.text(i).tobytes() for part in parts for i in range(part.count)]
+    assert [part.count for part in parts] == [40, 6, 6] and len(set(texts)) == 52
+    again = prepare.make_listops((40, 6, 6), seed=0, workers=2)
+    assert all(a.digest() == b.digest() for a, b in zip(parts, again, strict=True))
+
+
+def test_ett_parts_and_linear_baseline(tmp_path: Path) -> None:
+    """A series that is linear in its past: the baseline finds it; the parts are 12, 4, 4 months."""
+    steps = 20 * 30 * 24
+    t = np.arange(steps)
+    values = np.stack([np.sin(t / 7), 5 + 2 * np.cos(t / 11)], 1)
+    rows = [f"{i},{a!r},{b!r}" for i, (a, b) in enumerate(values.tolist())]
+    (tmp_path / "ETTh1.csv").write_text("date,HUFL,OT\n" + "\n".join(rows))
+    series = ett.read_series(tmp_path, "ETTh1")
+    lengths = [len(series.raw[part]) for part in ett.PARTS]
+    assert lengths == [8640, 2880 + 96, 2880 + 96]
+    task = series.task(ett.SETTINGS["ETTh1"])
+    assert series.windows("test", task).count == 2880 - 96 + 1
+    assert np.allclose(series.windows("train", task).values.mean(0), 0, atol=1e-5)
+    assert ett.linear_baseline(series, task)["mse"] < 1e-2
+    (tmp_path / "ETTh1.csv").write_text("date,OT\n1,1\n2,2\n")
+    with pytest.raises(BadInputError, match="expected 14,400 rows; got 2"):
+        ett.read_series(tmp_path, "ETTh1")

@@ -1,0 +1,262 @@
+"""A classifier and a forecaster, trained here, from their checkpoint to a bundle that runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import dense
+import jsonschema
+import numpy as np
+import pytest
+import torch
+from lra.prepare import byte_tokenizer
+
+from ssmpress import data, tasks
+from ssmpress.checkpoint import ModelConfig, read_checkpoint
+from ssmpress.console import print_plan
+from ssmpress.errors import BadInputError, DeviceError, UsageError
+from ssmpress.gate import judge
+from ssmpress.labelled import load_labelled
+from ssmpress.model import Mamba
+from ssmpress.ops import LIBRARY_NAME, Values, get_runner_path
+from ssmpress.pipeline import compress
+from ssmpress.plan import make_plan
+from ssmpress.recipe import (
+    DataSettings,
+    GateSettings,
+    PackSettings,
+    PruneSettings,
+    Recipe,
+    RecoverSettings,
+)
+from ssmpress.report.manifest import verify_manifest
+from ssmpress.report.tables import comparison
+from ssmpress.run import open_session
+from ssmpress.series import load_series
+from ssmpress.task_config import Kind, Task
+from tolerances import TASK_METRIC_TOLERANCE
+
+ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
+CLASSES = ("few", "many")
+SIZES = {"d_model": 16, "n_layer": 2, "d_state": 4, "d_inner": 32, "dt_rank": 2}
+
+
+def write_texts(path: Path, count: int, seed: int) -> None:
+    """Random letters; the class says whether they have more a than b."""
+    random = np.random.default_rng(seed)
+    with path.open("w") as file:
+        for i in range(count):
+            many = i % 2
+            odds = [0.3, 0.1] if many else [0.1, 0.3]
+            letters = random.choice(
+                list("abcd "), int(random.integers(20, 60)), p=[*odds, *[0.2] * 3]
+            )
+            row = {"text": "x" + "".join(letters), "label": CLASSES[many]}
+            file.write(json.dumps(row) + "\n")
+
+
+def write_series(path: Path, steps: int, seed: int) -> None:
+    """Two waves with noise, beside a column that no model reads."""
+    random = np.random.default_rng(seed)
+    t = np.arange(steps) + int(random.integers(1000))
+    columns = [50 + 10 * np.sin(t / 3), -3 + np.sin(t / 5 + 1)]
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["date", "load", "oil"])
+        for i in range(steps):
+            noisy = [float(c[i] * (1 + 0.02 * random.normal())) for c in columns]
+            rows.writerow([f"2026-01-01 {i}", *noisy])
+
+
+def train(task: Task, folder: Path, load: Any, vocab_size: int) -> Path:
+    """A checkpoint that learned from train.* of the folder."""
+    torch.manual_seed(0)
+    model = Mamba(ModelConfig(vocab_size=vocab_size, task=task, **SIZES))
+    dense.initialize(model)
+    training = dense.Training(steps=150, batch=32, learning_rate=1e-2, checks=3)
+    sign = 1 if task.kind is Kind.CLASSIFICATION else -1
+    name = "accuracy" if sign == 1 else "mse"
+    samples = load("train")
+    dense.train(model, [samples], samples, training, lambda line: None, lambda m: sign * m[name])
+    tokenizer = folder / "tokenizer.json"
+    dense.save(model, folder / "model", tokenizer if tokenizer.exists() else None)
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of model/, train.jsonl and test.jsonl."""
+    folder = tmp_path_factory.mktemp("classifier")
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    for seed, (part, count) in enumerate((("train", 400), ("test", 200))):
+        write_texts(folder / f"{part}.jsonl", count, seed)
+    task = Task(kind=Kind.CLASSIFICATION, classes=CLASSES, max_length=50)
+    tokenizer = data.load_tokenizer(folder / "tokenizer.json")
+    train(
+        task, folder,
+        lambda part: load_labelled([folder / f"{part}.jsonl"], tokenizer, task, 256), 256,
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def forecaster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of model/, train.csv and test.csv."""
+    folder = tmp_path_factory.mktemp("forecaster")
+    for seed, (part, steps) in enumerate((("train", 500), ("test", 250))):
+        write_series(folder / f"{part}.csv", steps, seed)
+    task = Task(
+        kind=Kind.FORECAST, lookback=24, horizon=8, variates=("load", "oil"), mean=(50.0, -3.0),
+        std=(7.0, 0.7), patch=8, stride=8,
+    )  # fmt: skip
+    train(task, folder, lambda part: load_series([folder / f"{part}.csv"], task), 0)
+    return folder
+
+
+def recipe_of(folder: Path, out: Path, values: Values, **changes: Any) -> Recipe:
+    """Half of the weights, 20 steps of recovery."""
+    suffix = "jsonl" if (folder / "train.jsonl").exists() else "csv"
+    files = DataSettings(
+        calibration=(folder / f"train.{suffix}",), evaluation=(folder / f"test.{suffix}",)
+    )
+    settings: dict[str, Any] = {
+        "model": folder / "model", "out": out, "prune": PruneSettings(sparsity=0.5),
+        "recover": RecoverSettings(steps=20), "pack": PackSettings(values), "data": files,
+        "gate": GateSettings(min_retention=0.5), "threads": 1,
+    }  # fmt: skip
+    return Recipe(**(settings | changes))
+
+
+def pruned_metric(folder: Path, recipe: Recipe) -> dict[str, float]:
+    """Of the pruned checkpoint in PyTorch."""
+    assert recipe.save_checkpoint is not None
+    checkpoint = read_checkpoint(recipe.save_checkpoint / "mamba-ssm")
+    task = checkpoint.config.task
+    model = Mamba.from_checkpoint(checkpoint)
+    if task.kind is Kind.FORECAST:
+        return tasks.metric(model, load_series(recipe.data.evaluation, task))
+    tokenizer = data.load_tokenizer(folder / "tokenizer.json")
+    return tasks.metric(model, load_labelled(recipe.data.evaluation, tokenizer, task, 256))
+
+
+def ssmrun(bundle: Path, evaluation: Path) -> dict[str, Any]:
+    """What the bundle's own runner says of the same file."""
+    try:
+        get_runner_path()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    command = [str(bundle / "ssmrun"), "eval", str(bundle), str(evaluation)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("values", [Values.FP32, Values.INT8])
+def test_classifier(classifier: Path, values: Values, tmp_path: Path) -> None:
+    recipe = recipe_of(classifier, tmp_path / "out", values, save_checkpoint=tmp_path / "pruned")
+    report = compress(recipe).report
+    jsonschema.validate(report, SCHEMA)
+    verify_manifest(recipe.out)
+    quality = report["quality"]
+    assert quality["metric"] == "accuracy" and quality["dense"] > 0.85
+    assert quality["retention"] == pytest.approx(quality["compressed"] / quality["dense"])
+    assert quality["windows"] == quality["tokens"] == 200 and quality["window"] == 50
+    assert report["sparsity"]["prunable"] == pytest.approx(0.5, abs=1e-3)
+    assert report["recovery"]["steps"] == 20
+    if values is Values.FP32:
+        assert pruned_metric(classifier, recipe)["accuracy"] == quality["compressed"]
+    rows = {row[0]: row for row in comparison(report)}
+    assert rows["accuracy"][-1].endswith("kept") and rows["one text p50 ms"][-1]
+    page = (recipe.out / "report.md").read_text()
+    assert "in 200 texts of at most 50 tokens" in page and "decode" not in page.split("## Gates")[0]
+    assert "higher is better" in (recipe.out / "report.html").read_text()
+    assert "pipeline_tag: text-classification" in (recipe.out / "README.md").read_text()
+    found = ssmrun(recipe.out, recipe.data.evaluation[0])
+    assert found["accuracy"] == pytest.approx(quality["compressed"], abs=1e-9)
+
+
+@pytest.mark.parametrize("values", [Values.FP32, Values.INT8])
+def test_forecaster(forecaster: Path, values: Values, tmp_path: Path) -> None:
+    recipe = recipe_of(forecaster, tmp_path / "out", values, save_checkpoint=tmp_path / "pruned")
+    report = compress(recipe).report
+    jsonschema.validate(report, SCHEMA)
+    verify_manifest(recipe.out)
+    quality = report["quality"]
+    windows = load_series(recipe.data.evaluation, read_checkpoint(recipe.model).config.task)
+    inputs, targets, _ = windows.arrays(np.arange(windows.count))
+    repeated = float(((inputs[:, -1:] - targets) ** 2).mean())
+    assert quality["metric"] == "MSE" and quality["dense"] < 0.3 * repeated
+    assert quality["retention"] == pytest.approx(quality["dense"] / quality["compressed"])
+    assert quality["tokens"] == windows.count * 8 * 2 and quality["window"] == 24
+    if values is Values.FP32:
+        metric = pruned_metric(forecaster, recipe)
+        assert metric["mse"] == pytest.approx(quality["compressed"], rel=TASK_METRIC_TOLERANCE)
+        mae = quality["also"]["mae"]["compressed"]
+        assert metric["mae"] == pytest.approx(mae, rel=TASK_METRIC_TOLERANCE)
+    rows = {row[0]: row for row in comparison(report)}
+    assert {"MSE", "MAE", "one forecast p50 ms", "batch of 8 steps/s"} <= set(rows)
+    assert not (recipe.out / "tokenizer.json").exists()
+    assert "lower is better" in (recipe.out / "report.html").read_text()
+    found = ssmrun(recipe.out, recipe.data.evaluation[0])
+    assert found["mse"] == pytest.approx(quality["compressed"], rel=TASK_METRIC_TOLERANCE)
+
+
+def test_bundles_run_without_the_op_library(forecaster: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(forecaster, tmp_path / "out", Values.INT8,
+                       recover=RecoverSettings(steps=0))  # fmt: skip
+    compress(recipe)
+    inputs = np.random.default_rng(0).normal(size=(3, 24, 2)).astype(np.float32)
+    found = [
+        open_session(recipe.out / "model.onnx", threads=1, library=library).forecast(inputs)
+        for library in (recipe.out / LIBRARY_NAME, None)
+    ]
+    assert found[0].shape == (3, 8, 2)
+    np.testing.assert_allclose(found[0], found[1], rtol=0, atol=0.02 * np.abs(found[1]).max())
+
+
+def test_a_limit_of_perplexity_does_not_judge_accuracy(classifier: Path, tmp_path: Path) -> None:
+    recipe = recipe_of(classifier, tmp_path / "out", Values.INT8,
+                       recover=RecoverSettings(steps=0))  # fmt: skip
+    report = compress(recipe).report
+    verdict = judge(report, GateSettings(min_retention=None, max_perplexity_increase=0.5))
+    assert verdict.status == "inconclusive" and verdict.exit_code == 5
+    assert "the model's metric is accuracy, not perplexity" in verdict.sentence
+    kept = judge(report, GateSettings(min_retention=0.99))
+    assert kept.rules[0].name == "min_retention" and kept.rules[0].interval is not None
+
+
+def test_plan_tells_the_task_and_its_small_formats(
+    classifier: Path, forecaster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, words in (
+        (classifier, "classifier of 2 classes"), (forecaster, "forecaster of 2 variates, 8 steps"),
+    ):  # fmt: skip
+        plan = make_plan(recipe_of(folder, tmp_path / "out", Values.INT8))
+        formats = {matrix.name: matrix.format for matrix in plan.matrices}
+        assert formats["head.weight"] == "dense_fp16"
+        print_plan(plan)
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_data_that_does_not_fit_is_refused(
+    classifier: Path, forecaster: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="--evaluation: expected a CSV file of the series"):
+        compress(recipe_of(forecaster, out, Values.INT8,
+                           data=DataSettings(calibration=(forecaster / "train.csv",))))  # fmt: skip
+    with pytest.raises(BadInputError, match=r"expected a \.jsonl, \.tsv or \.csv"):
+        files = (tmp_path / "x.txt",)
+        compress(recipe_of(classifier, out, Values.INT8,
+                           data=DataSettings(calibration=files, evaluation=files)))  # fmt: skip
+    with pytest.raises(UsageError, match="--evaluation-tokens is for language models"):
+        files = (forecaster / "train.csv",)
+        settings = DataSettings(calibration=files, evaluation=files, evaluation_tokens=10)
+        compress(recipe_of(forecaster, out, Values.INT8, data=settings))
+    assert not out.exists()

@@ -1,0 +1,172 @@
+"""README.md of a bundle: a model card with Hugging Face's metadata, from the report alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ssmpress.report import prose, tables
+from ssmpress.report.markdown import markdown_cell, markdown_table
+from ssmpress.report.tables import lookup, percent, ratio, size
+from ssmpress.report.wording import words
+
+Report = Mapping[str, Any]
+
+
+def render_card(report: Report, run_it: str | None = None) -> str:
+    """The card as Markdown.
+
+    Args:
+        run_it: Markdown that stands first under "Run it", before how to run it in Python.
+    """
+    safe = tables.printable(report)
+    sections = [
+        f"---\n{_metadata(safe)}---",
+        f"# {markdown_cell(_name(safe))}",
+        _summary(safe),
+        "## Run it",
+        *([run_it] if run_it else []),
+        _run_it(safe),
+        "## What it cost, what it gained",
+        markdown_table(tables.comparison(safe)),
+        "dense: the unpruned checkpoint with the same op library; stock: the same file in plain "
+        "ONNX Runtime; compressed: this bundle. All took turns in one run"
+        f"{_machine(safe)}. The report has every raw sample: `report.html`, `report.json`.",
+        "## How it was made",
+        _training(safe),
+        f"```sh\n{tables.command(safe)}\n```",
+        "## Evaluation",
+        markdown_cell(prose.quality(safe)),
+        _data(safe),
+        "## Limits",
+        "The dense model's limits hold for this one too; pruning can hurt rare words and abilities "
+        "that the evaluation text does not test. Its licence is that of the dense checkpoint; the "
+        "op library is Apache-2.0.",
+        "## Files",
+        markdown_table(_files(safe)),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(report: Report) -> str:
+    """YAML that Hugging Face reads. Every string is JSON, which YAML reads as it is."""
+    task = words(report).pipeline
+    lines = [
+        "library_name: onnx",
+        f"pipeline_tag: {task}",
+        "tags:",
+        *(f"- {tag}" for tag in ("onnx", "mamba", "state-space-model", "pruning", "sparse")),
+        f"- {_word(lookup(report, 'recipe', 'pack', 'values'))}",
+        "model-index:",
+        f"- name: {json.dumps(_name(report))}",
+        "  results:",
+        "  - task:",
+        f"      type: {task}",
+        "    dataset:",
+        f"      name: {json.dumps(str(lookup(report, 'data', 'evaluation', 'description')))}",
+        f"      type: {'series' if task == 'time-series-forecasting' else 'text'}",
+        "    metrics:",
+    ]
+    for kind, value in (
+        (_word(lookup(report, "quality", "metric")), lookup(report, "quality", "compressed")),
+        ("retention", lookup(report, "quality", "retention")),
+        ("model_bytes", lookup(report, "size", "model_bytes")),
+        ("decode_ms", lookup(report, "latency", "decode", "compressed", "p50_ms")),
+        ("decode_speedup", lookup(report, "latency", "decode", "speedup")),
+    ):
+        if isinstance(value, int | float):
+            lines += [f"    - type: {kind}", f"      value: {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
+
+
+def _word(value: Any) -> str:
+    """A value of the report as one plain word."""
+    return re.sub(r"[^a-z0-9_]+", "-", str(value).lower()).strip("-") or "unknown"
+
+
+def _name(report: Report) -> str:
+    name = str(lookup(report, "recipe", "model")).rstrip("/").rsplit("/", 1)[-1]
+    sparsity = lookup(report, "recipe", "prune", "sparsity")
+    part = f"{100 * sparsity:g}" if isinstance(sparsity, int | float) else "?"
+    return f"{name.partition('.')[0]}-s{part}-{lookup(report, 'recipe', 'pack', 'values')}"
+
+
+def _summary(report: Report) -> str:
+    sizes, sparsity = report["size"], report["sparsity"]
+    speedup = lookup(report, "latency", "decode", "speedup")
+    said = words(report)
+    does = "decodes" if said.one == "token" else "predicts"
+    faster = f", and {does} {ratio(speedup)} as fast" if speedup else ""
+    return (
+        f"{said.model} with {percent(sparsity['prunable'])} of its prunable weights removed ("
+        f"{percent(sparsity['model'])} of all {sparsity['model_weights']:,}), packed for "
+        f"small CPUs by ssmpress. It keeps {percent(report['quality']['retention'])} of the dense "
+        f"model's quality ({markdown_cell(report['quality']['metric'])}), takes "
+        f"{size(sizes['model_bytes'])} instead of {size(sizes['dense_fp32_bytes'])}{faster}."
+    )
+
+
+_STREAM = """\
+model = ssmpress.open_bundle(".")  # this folder
+for piece in model.stream("The list of", max_tokens=40):
+    print(piece, end="", flush=True)"""
+_CLASSIFY = """\
+session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
+logits = session.classify(tokens)  # int64 (1, length) -> float32 (1, classes)
+print(session.interface.task.classes[int(logits[0].argmax())])"""
+_FORECAST = """\
+session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
+task = session.interface.task  # values are (x - mean) / std by it
+forecast = session.forecast(series)  # (1, lookback, variates) -> (1, horizon, variates)"""
+_PYTHON = {"token": _STREAM, "text": _CLASSIFY, "forecast": _FORECAST}
+
+
+def _run_it(report: Report) -> str:
+    return (
+        f"```python\nimport ssmpress\n\n{_PYTHON[words(report).one]}\n```\n\n"
+        "Without ssmpress: ONNX Runtime runs `model.onnx` with `libssmpress_ops.so` registered as "
+        "a custom op library, and also, slower, without it."
+    )
+
+
+def _machine(report: Report) -> str:
+    cpu, threads = lookup(report, "environment", "cpu"), lookup(report, "environment", "threads")
+    return f" on {markdown_cell(cpu)}, {threads} thread(s)" if cpu else ""
+
+
+def _training(report: Report) -> str:
+    recipe, recovery = report["recipe"], report["recovery"]
+    steps = recovery.get("steps")
+    healed = (
+        f"recovered over {steps:,} steps ({recovery['tokens']:,} tokens), taught by the dense model"
+        if isinstance(steps, int) and steps
+        else "without recovery"
+    )
+    scope = "model" if recipe["prune"]["scope"] == "global" else "matrix"
+    return markdown_cell(
+        f"Pruned by {recipe['prune']['method']} with one threshold per {scope}, {healed}; values "
+        f"{recipe['pack']['values']}."
+    )
+
+
+def _data(report: Report) -> str:
+    return "\n".join(
+        f"- {purpose}: {markdown_cell(text['description'])}, {text['tokens']:,} "
+        f"{words(report).steps}"
+        for purpose, text in ((p, report["data"][p]) for p in ("calibration", "evaluation"))
+    )
+
+
+def _files(report: Report) -> tables.Rows:
+    tokenizer = [["tokenizer.json", "text to tokens"]]
+    return [
+        ["file", "what"],
+        ["model.onnx", "the graph with its packed weights"],
+        ["libssmpress_ops.so", "kernels of its ops, for ONNX Runtime"],
+        ["ssmrun, libonnxruntime.so", "runs the model without Python"],
+        *(tokenizer if words(report).one != "forecast" else []),
+        ["report.html, .md, .json", "what was measured"],
+        ["manifest.json", "SHA-256 of every file, versions, the recipe"],
+    ]

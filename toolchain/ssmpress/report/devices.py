@@ -1,0 +1,153 @@
+"""What each device said, as frozen dataclasses, and the report's `target` and `devices`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ssmpress.report.results import Measurement, Parity
+
+HOST, EMULATED, REAL = "host", "emulated", "real"
+EMULATED_TIME = (
+    "not measured: an emulator's wall time says nothing about the processor it stands for"
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Perplexity of a sample of the evaluation text, on the host and on the device.
+
+    tokens: predictions. difference: |device / host - 1|. tolerance: of it.
+    """
+
+    tokens: int
+    window: int
+    host: float
+    device: float
+    difference: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Within the tolerance; not when either is not finite."""
+        return self.difference <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """Executed instructions per decoded token, one thread: one count per repeat.
+
+    total: all. matrix_products, scan: inside the op library; scan has the convolution too. rest:
+    ONNX Runtime and the C library. Differences of two runs' counts, so loading is not in them.
+    """
+
+    total: tuple[float, ...]
+    matrix_products: tuple[float, ...]
+    scan: tuple[float, ...]
+    rest: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LowerBound:
+    """The least time a board's memory allows for one decode step: bytes beyond its last cache,
+    over its highest bandwidth. Milliseconds by variant; None where all fits into the cache."""
+
+    board: str
+    bandwidth_gb_s: float
+    cache_bytes: int
+    decode_ms: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class DeviceResult:
+    """One device. name: as given to --device, or `host`. kind: host, emulated or real.
+
+    environment: processor, versions. before, after: temperature, frequency and governor around
+    the measured rounds. measurements: by variant, empty where no time was measured;
+    not_measured: why. instructions: by variant, empty where none were counted; not_counted: why.
+    """
+
+    name: str
+    kind: str
+    machine: str
+    environment: dict[str, Any]
+    parity: Parity | None = None
+    sample: Sample | None = None
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    not_measured: str = ""
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    instructions: Mapping[str, Instructions] = field(default_factory=dict)
+    not_counted: str = ""
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """What the bundle is for, and what vouches for it.
+
+    validated: host, emulated or real, the strongest there is; None: the bundle ran nowhere.
+    reason: one sentence. bounds: for boards of this machine.
+    """
+
+    machine: str
+    validated: str | None
+    reason: str
+    bounds: Sequence[LowerBound] = ()
+
+
+def judged_device(devices: Sequence[DeviceResult]) -> DeviceResult | None:
+    """The device whose latency and memory a gate judges: the first that was measured."""
+    return next((device for device in devices if device.measurements), None)
+
+
+def judged_measurements(devices: Sequence[DeviceResult]) -> dict[str, Measurement]:
+    """By variant, of the judged device; empty without one."""
+    device = judged_device(devices)
+    return dict(device.measurements) if device else {}
+
+
+def target_block(target: TargetResult) -> dict[str, Any]:
+    """The report's `target`."""
+    return asdict(target)
+
+
+def device_block(device: DeviceResult, latency: Any, memory: Any) -> dict[str, Any]:
+    """One of the report's `devices`. latency, memory: as the report's blocks of these names."""
+    parity = device.parity
+    return {
+        "device": device.name,
+        "kind": device.kind,
+        "machine": device.machine,
+        "environment": device.environment,
+        "parity": parity and {**asdict(parity), "ok": parity.ok},
+        "sample": device.sample and asdict(device.sample),
+        "latency": latency,
+        "memory": memory,
+        "not_measured": device.not_measured,
+        "before": device.before,
+        "after": device.after,
+        "instructions": _instructions(device.instructions),
+        "not_counted": device.not_counted,
+    }
+
+
+def _instructions(found: Mapping[str, Instructions]) -> dict[str, Any] | None:
+    """By variant and part: the mean and the spread of the repeats; dense / compressed beside."""
+    if not found:
+        return None
+    blocks = {name: {part: _spread(counts) for part, counts in asdict(i).items()}
+              for name, i in found.items()}  # fmt: skip
+    ratio: dict[str, float | None] = {}
+    if {"dense", "compressed"} <= set(blocks):
+        for part, dense in blocks["dense"].items():
+            below = blocks["compressed"][part]["mean"]
+            ratio[part] = dense["mean"] / below if below else None
+    return {**blocks, "ratio": ratio}
+
+
+def _spread(counts: Sequence[float]) -> dict[str, Any]:
+    """spread: (largest - smallest) / mean of the repeats."""
+    mean = sum(counts) / len(counts)
+    spread = (max(counts) - min(counts)) / mean if mean else None
+    return {"mean": mean, "spread": spread, "repeats": list(counts)}
