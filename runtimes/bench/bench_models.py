@@ -112,8 +112,7 @@ def pack(checkpoint_folder: Path, values: Values | None, head: Head = Head.AUTO)
         checkpoint, checkpoint_folder, no_text, no_text.reshape(0, 0), nothing, nothing
     )
     result = PruneResult({}, (), 0.0, 0, 0, "tiled")
-    packed = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
-    return packed if isinstance(packed, PackedModel) else packed[-1]
+    return stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
 
 
 def _dense(checkpoint: Checkpoint) -> PackedModel:
