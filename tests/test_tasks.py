@@ -239,7 +239,7 @@ def test_plan_tells_the_task_and_its_small_formats(
     ):  # fmt: skip
         plan = make_plan(recipe_of(folder, tmp_path / "out", Values.INT8))
         formats = {matrix.name: matrix.format for matrix in plan.matrices}
-        assert formats["head.weight"] == "dense_fp16"
+        assert formats["head.weight"] == "dense-fp16"
         print_plan(plan)
         assert words in " ".join(capsys.readouterr().err.split())
 
