@@ -150,7 +150,7 @@ def ssmrun(bundle: Path, evaluation: Path) -> dict[str, Any]:
         get_runner_path()
     except DeviceError as error:
         pytest.skip(str(error))
-    command = [str(bundle / "ssmrun"), "eval", str(bundle), str(evaluation)]
+    command = [str(bundle / "ssmrun"), "eval", str(bundle), str(evaluation), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
