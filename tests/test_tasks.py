@@ -150,7 +150,7 @@ def ssmrun(bundle: Path, evaluation: Path) -> dict[str, Any]:
         get_runner_path()
     except DeviceError as error:
         pytest.skip(str(error))
-    command = [str(bundle / "ssmrun"), "eval", str(bundle), str(evaluation)]
+    command = [str(bundle / "ssmrun"), "eval", str(bundle), str(evaluation), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -239,7 +239,7 @@ def test_plan_tells_the_task_and_its_small_formats(
     ):  # fmt: skip
         plan = make_plan(recipe_of(folder, tmp_path / "out", Values.INT8))
         formats = {matrix.name: matrix.format for matrix in plan.matrices}
-        assert formats["head.weight"] == "dense_fp16"
+        assert formats["head.weight"] == "dense-fp16"
         print_plan(plan)
         assert words in " ".join(capsys.readouterr().err.split())
 

@@ -253,14 +253,17 @@ class _GraphBuilder:
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         value = ir.Value(
-            name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape), doc_string=_described(name)
+            name=name,
+            type=ir.TensorType(dtype),
+            shape=ir.Shape(shape),
+            doc_string=_described(name, self.config.task.kind),
         )
         self.inputs.append(value)
         return value
 
     def output(self, value: ir.Value, shape: Sequence[int | str]) -> None:
         value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
-        value.doc_string = _described(str(value.name))
+        value.doc_string = _described(str(value.name), self.config.task.kind)
         self.outputs.append(value)
 
     def node(
@@ -418,11 +421,16 @@ _DESCRIBED = {
     "past_scan_state": "state of the selective scan; zeros start a sequence",
     "present_conv_state": "the next call's past_conv_state",
     "present_scan_state": "the next call's past_scan_state",
+    "series": "time steps that are read, z-scored by the task's mean and std",
+    "forecast": "the time steps after them, z-scored",
 }
+_CLASS_LOGITS = "scores of the classes, in the order of the task's classes"
 
 
-def _described(name: str) -> str:
+def _described(name: str, kind: Kind) -> str:
     """What an input or output is, for viewers; `.3` at its end is the layer."""
+    if name == "logits" and kind is Kind.CLASSIFICATION:
+        return _CLASS_LOGITS
     base, _, layer = name.partition(".")
     return _DESCRIBED[base] + (f" (layer {layer})" if layer else "")
 

@@ -87,7 +87,8 @@ def from_lists(
     """Texts given one by one; each is cut to `max_length` tokens."""
     cut = [np.asarray(text)[:max_length] for text in texts]
     starts = np.concatenate([[0], np.cumsum([len(text) for text in cut])]).astype(np.int64)
-    return LabelledTexts(np.concatenate(cut), starts, np.asarray(labels, np.int64))
+    tokens = np.concatenate(cut) if cut else np.empty(0, np.int64)
+    return LabelledTexts(tokens, starts, np.asarray(labels, np.int64))
 
 
 def load_labelled(

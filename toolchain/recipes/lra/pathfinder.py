@@ -34,6 +34,8 @@ def curve(dashes: int, taken: Points, random: np.random.Generator) -> Points | N
         taken: (n, 2), points of other curves to keep clear of.
     """
     points = [random.uniform(MARGIN, SIZE - 1 - MARGIN, 2)]
+    if not _clear(points[0], taken):
+        return None
     angle = random.uniform(0, 2 * np.pi)
     for step in range(dashes):
         others = np.concatenate([taken, np.array(points[:-2]).reshape(-1, 2)])
