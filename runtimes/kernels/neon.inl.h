@@ -247,6 +247,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
 #include "kernels/linear_window.inl.h"
+#include "kernels/linear_int4_neon.inl.h"
 // clang-format on
 
 constexpr Isa MakeIsa(const char* name) {
@@ -257,7 +258,7 @@ constexpr Isa MakeIsa(const char* name) {
       Quantize<int8_t>,
       nullptr,
       {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
-        LinearFewTokens<DenseInt8Reader, true, 4>},
+        LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
        {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
         LinearFewTokens<BitmaskInt8Reader, true, 2>},
        {nullptr, nullptr, WindowTokens}},

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// A dense int4 matrix times any number of tokens: a tile of 16 rows is four vectors of 4 rows x 4
+// columns, and the 4 activations of a run of columns are the same for all rows. A group's sums are
+// exact in 32 bits before its ratios multiply them. Included by neon.inl.h.
+
+constexpr int kInt4Tokens = 2;  // 8 sums of a group, 8 totals
+
+struct Int4Sums {
+  int32x4_t of_rows[4];
+};
+
+// 8 columns of a group: 64 bytes.
+template <int kTokens>
+SSMPRESS_INLINE void AddInt4(const uint8_t* bytes, const int8_t* x, size_t x_stride,
+                             Int4Sums (&sum)[kTokens]) {
+  SSMPRESS_UNROLL
+  for (int v = 0; v < 4; ++v) {
+    const uint8x16_t pair = vld1q_u8(bytes + 16 * v);
+    const int8x16_t eight = vdupq_n_s8(8);
+    const int8x16_t low = vsubq_s8(vreinterpretq_s8_u8(vandq_u8(pair, vdupq_n_u8(15))), eight);
+    const int8x16_t high = vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(pair, 4)), eight);
+    SSMPRESS_UNROLL
+    for (int t = 0; t < kTokens; ++t) {
+      int32_t columns[2];
+      std::memcpy(columns, x + t * x_stride, sizeof columns);
+      int32x4_t& rows = sum[t].of_rows[v];
+      rows = DotAddHalf(rows, low, vreinterpretq_s8_s32(vdupq_n_s32(columns[0])));
+      rows = DotAddHalf(rows, high, vreinterpretq_s8_s32(vdupq_n_s32(columns[1])));
+    }
+  }
+}
+
+template <int kTokens>
+SSMPRESS_INLINE void DotInt4(const LinearBlock& b, size_t row, size_t token) {
+  const PackedMatrix& m = *b.matrix;
+  const size_t groups = (m.columns + kInt4Group - 1) / kInt4Group;
+  const size_t tile = row / kInt4Rows;
+  const auto* bytes = static_cast<const uint8_t*>(m.value) + tile * groups * kInt4Bytes;
+  const int8_t* ratio = m.ratio + tile * groups * kInt4Rows;
+  const int8_t* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
+  Int4Sums total[kTokens] = {};
+  for (size_t g = 0; g < groups; ++g) {
+    PrefetchLines<2>(bytes);
+    Int4Sums sum[kTokens] = {};
+    AddInt4<kTokens>(bytes, x + kInt4Group * g, b.x_stride, sum);
+    AddInt4<kTokens>(bytes + 64, x + kInt4Group * g + 8, b.x_stride, sum);
+    const int8x16_t ratios = vld1q_s8(ratio);
+    const int16x8_t halves[2] = {vmovl_s8(vget_low_s8(ratios)), vmovl_high_s8(ratios)};
+    SSMPRESS_UNROLL
+    for (int v = 0; v < 4; ++v) {
+      const int16x8_t half = halves[v / 2];
+      const int32x4_t of_rows = v % 2 == 0 ? vmovl_s16(vget_low_s16(half)) : vmovl_high_s16(half);
+      SSMPRESS_UNROLL
+      for (int t = 0; t < kTokens; ++t) {
+        total[t].of_rows[v] = vmlaq_s32(total[t].of_rows[v], sum[t].of_rows[v], of_rows);
+      }
+    }
+    bytes += kInt4Bytes;
+    ratio += kInt4Rows;
+  }
+  const size_t count = b.row_end - row < kInt4Rows ? b.row_end - row : kInt4Rows;
+  for (int t = 0; t < kTokens; ++t) {
+    const size_t at = token + static_cast<size_t>(t);
+    int32_t integers[kInt4Rows];
+    for (int v = 0; v < 4; ++v) vst1q_s32(integers + 4 * v, total[t].of_rows[v]);
+    for (size_t i = 0; i < count; ++i) {
+      b.y[at * m.rows + row + i] =
+          static_cast<float>(integers[i]) * (b.x_scale[at] * m.scale[row + i]);
+    }
+  }
+}
+
+void Int4Tokens(const LinearBlock& b) {
+  for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
+    size_t token = b.token_begin;
+    for (; token + kInt4Tokens <= b.token_end; token += kInt4Tokens) {
+      DotInt4<kInt4Tokens>(b, row, token);
+    }
+    if (token < b.token_end) DotInt4<1>(b, row, token);
+  }
+}
