@@ -51,7 +51,7 @@ $(STAMPS)/reference: $(STAMPS)/venv
 setup: $(STAMPS)/package
 
 demo: setup
-	$(BIN)/compress $(DEMO) --sparsity 0.7 --min-retention 0.9 --out build/demo
+	$(BIN)/compress $(DEMO) --sparsity 0.7 --recover 160 --out build/demo
 
 $(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
 	$(BIN)/cmake -S runtimes -B build/runtimes -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
