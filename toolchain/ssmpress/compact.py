@@ -291,8 +291,8 @@ NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
     "window-fp16": (0.039, 0.082, 0.118, 0.195, 0.210),
 }
 """Decode time of one weight, stored or not, by density: AVX2, one thread, matrices that stream from
-memory, up to 0.5 with masks of a trained model (docs/benchmarks/formats.json). Only the order of two
-formats matters here, which holds on other machines where the absolute times do not."""
+memory, up to 0.5 with masks of a trained model (docs/benchmarks/formats.json). Only the order of
+two formats matters here, which holds on other machines where the absolute times do not."""
 
 
 SAME_SPEED = 1.05
