@@ -296,7 +296,7 @@ def test_dense_where_packing_is_slower() -> None:
 
 
 @pytest.mark.parametrize(
-    ("percent", "name"), [(5, "window"), (30, "window"), (60, "bitmask"), (100, "dense")]
+    ("percent", "name"), [(5, "window"), (50, "window"), (65, "bitmask"), (100, "dense")]
 )
 def test_int8_structure_by_density(percent: int, name: str) -> None:
     stored = 1024 * 512 * percent // 100
@@ -304,7 +304,9 @@ def test_int8_structure_by_density(percent: int, name: str) -> None:
     assert chosen == named(f"{name}-int8")
 
 
-@pytest.mark.parametrize(("percent", "structure"), [(5, "window"), (30, "window"), (100, "dense")])
+@pytest.mark.parametrize(
+    ("percent", "structure"), [(5, "window"), (30, "window"), (60, "bitmask"), (100, "dense")]
+)
 def test_fp16_structure_by_density(percent: int, structure: str) -> None:
     stored = 1024 * 512 * percent // 100
     chosen, _ = compact.choose_format(1024, 512, stored, Values.FP16)

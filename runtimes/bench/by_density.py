@@ -1,6 +1,10 @@
 """Decode speed of every format by density: the measurement behind `compact.NS_PER_WEIGHT`.
 
-python runtimes/bench/by_density.py build/runtimes/bench_kernels docs/benchmarks/formats.json
+python runtimes/bench/by_density.py build/runtimes/bench_kernels docs/benchmarks/formats.json \
+    --raw 0.1=thinned.raw --raw 0.3=pruned.raw --raw 0.5=thickened.raw
+
+Random masks fill windows worse than those of trained models; --raw (see bench_kernels.cc) gives the
+weights to use at a density.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+DENSITIES = (0.1, 0.3, 0.5, 0.8, 1.0)
 
 
 def ns_per_weight(run: dict[str, Any], name: str) -> float:
@@ -37,10 +41,14 @@ def main() -> None:
     parser.add_argument("bench", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--raw", action="append", default=[], metavar="DENSITY=FILE")
     arguments = parser.parse_args()
+    real = {float(density): path for density, path in (r.split("=", 1) for r in arguments.raw)}
     runs = {}
     for density in DENSITIES:
         command = [arguments.bench, "--density", str(density), "--rounds", str(arguments.rounds)]
+        if density in real:
+            command += ["--raw", real[density], "--copies", "3"]
         run = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
         runs[density] = run
     first = runs[DENSITIES[0]]
@@ -53,7 +61,8 @@ def main() -> None:
         "isa": first["isa"],
         "threads": first["threads"],
         "rounds": first["rounds"],
-        "shapes": "24 x (3072 x 768, 768 x 1536), one token, clustered random masks",
+        "shapes": "24 x (3072 x 768, 768 x 1536), clustered random masks; real weights three times",
+        "real_weights": sorted(real),
         "densities": DENSITIES,
         "ns_per_weight": {
             row["format"]: [

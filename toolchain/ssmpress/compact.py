@@ -278,21 +278,21 @@ class Cost:
     time: float
 
 
-MEASURED_DENSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+MEASURED_DENSITIES = (0.1, 0.3, 0.5, 0.8, 1.0)
 NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
-    "dense-fp32": (0.290,) * 8,
-    "dense-fp16": (0.178,) * 8,
-    "dense-int8": (0.085,) * 8,
-    "bitmask-fp32": (0.085, 0.103, 0.129, 0.179, 0.233, 0.267, 0.286, 0.303),
-    "bitmask-fp16": (0.108, 0.090, 0.091, 0.097, 0.110, 0.115, 0.147, 0.159),
-    "bitmask-int8": (0.072, 0.072, 0.068, 0.068, 0.069, 0.080, 0.080, 0.083),
-    "window-fp16": (0.042, 0.073, 0.085, 0.117, 0.137, 0.137, 0.147, 0.164),
-    "dense-int4": (0.047,) * 8,
-    "window-int8": (0.017, 0.039, 0.050, 0.063, 0.075, 0.086, 0.093, 0.097),
+    "dense-fp32": (0.334,) * 5,
+    "dense-fp16": (0.190,) * 5,
+    "dense-int8": (0.095,) * 5,
+    "bitmask-fp32": (0.096, 0.152, 0.234, 0.336, 0.354),
+    "bitmask-fp16": (0.107, 0.108, 0.113, 0.165, 0.182),
+    "bitmask-int8": (0.087, 0.083, 0.075, 0.086, 0.092),
+    "window-int8": (0.033, 0.051, 0.069, 0.106, 0.109),
+    "dense-int4": (0.053,) * 5,
+    "window-fp16": (0.039, 0.082, 0.118, 0.195, 0.210),
 }
 """Decode time of one weight, stored or not, by density: AVX2, one thread, matrices that stream from
-memory (docs/benchmarks/formats.json). Only the order of two formats matters here, which holds on
-other machines where the absolute times do not."""
+memory, up to 0.5 with masks of a trained model (docs/benchmarks/formats.json). Only the order of
+two formats matters here, which holds on other machines where the absolute times do not."""
 
 
 SAME_SPEED = 1.05
