@@ -113,7 +113,7 @@ def browser() -> Iterator[Tab]:
     assert BINARY is not None
     to_read, to_write = _pipe()
     from_read, from_write = _pipe()
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             ["bash", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}', BINARY, *_OPTIONS,
              f"--user-data-dir={profile}"],
