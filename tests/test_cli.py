@@ -247,3 +247,9 @@ def test_killed_run_goes_on_with_the_same_command(tmp_path):
     assert "recovery: goes on at step" in seen + rest
     assert not list(saved.iterdir()), "a finished run leaves nothing in the cache"
     assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
+
+
+def test_steps_is_another_name_of_recover(compress):
+    code, out, _ = compress(DEMO, "--steps", "12", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["recovery"].startswith("12 steps")

@@ -99,10 +99,12 @@ Prunable = Annotated[
 ]
 Recover = Annotated[
     str,
-    _option(
-        "Training during and after pruning, taught by the dense model. auto: the full recipe on a "
+    typer.Option(
+        "--recover",
+        "--steps",
+        help="Training during and after pruning, taught by the dense model. auto: the full recipe on a "
         "GPU, a time budget on a CPU.",
-        PRUNING,
+        rich_help_panel=PRUNING,
         metavar="auto|none|STEPS",
         autocompletion=_completing(tuple(RECOVER_WORDS)),
     ),
