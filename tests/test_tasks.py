@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +263,31 @@ def test_data_that_does_not_fit_is_refused(
         settings = DataSettings(calibration=files, evaluation=files, evaluation_tokens=10)
         compress(recipe_of(forecaster, out, Values.INT8, data=settings))
     assert not out.exists()
+
+
+def run_example(name: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "examples" / name), *arguments],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_example_of_a_classifier(classifier: Path, tmp_path: Path) -> None:
+    files = [str(classifier / name) for name in ("model", "train.jsonl", "test.jsonl")]
+    for text, label in (("xaaaaacaaadaaaaa", CLASSES[1]), ("xbbbbbcbbbdbbbbb", CLASSES[0])):
+        out = run_example("compress_classifier.py", *files, str(tmp_path / label), text)
+        assert re.search(r"accuracy \d\.\d{3} -> \d\.\d{3}", out)
+        assert out.endswith(f"{text!r} is {label}\n")
+
+
+def test_example_of_a_forecaster(forecaster: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "test.csv", 600, 5)  # enough for an interval of the error
+    files = [str(forecaster / "model"), str(forecaster / "train.csv"), str(tmp_path / "test.csv")]
+    out = run_example("compress_forecaster.py", *files, str(tmp_path / "out"))
+    assert re.search(r"mean squared error \d+\.\d{4} -> \d+\.\d{4}", out)
+    found = dict(re.findall(r"next (\w+): (-?\d+\.\d{3})", out))
+    assert set(found) == {"load", "oil"}
+    assert 20 < float(found["load"]) < 80  # of 50 on the average, standard deviation 7

@@ -102,8 +102,8 @@ Recover = Annotated[
     typer.Option(
         "--recover",
         "--steps",
-        help="Training during and after pruning, taught by the dense model. auto: the full recipe on a "
-        "GPU, a time budget on a CPU.",
+        help="Training during and after pruning, taught by the dense model. auto: the full recipe "
+        "on a GPU, a time budget on a CPU.",
         rich_help_panel=PRUNING,
         metavar="auto|none|STEPS",
         autocompletion=_completing(tuple(RECOVER_WORDS)),
