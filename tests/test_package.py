@@ -91,7 +91,8 @@ def test_the_wheel_is_of_this_machine_and_complete(wheel: Path) -> None:
             archive.read(next(name for name in names if name.endswith(".dist-info/METADATA")))
         )
     for name in ("py.typed", "report/templates/report.css", "report/templates/sweep.html.j2",
-                 "lib/libssmpress_ops.so"):  # fmt: skip
+                 "lib/x86_64/libssmpress_ops.so", "lib/x86_64/ssmrun",
+                 "lib/aarch64/libssmpress_ops.so", "lib/aarch64/ssmrun"):  # fmt: skip
         assert f"ssmpress/{name}" in names
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
     assert "none-any" not in wheel.name
