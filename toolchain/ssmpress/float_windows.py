@@ -6,15 +6,12 @@ Symbols: r rows, c columns, e tiles of 8 entries, n records.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from ssmpress.windows import Array, Ints, Mask, Slots, mask_of_slots, misplaced_weights
 
 WINDOW = 16
 """Columns that the 4 bits of a position reach."""
@@ -115,17 +112,8 @@ def _fill(kept: Mask, tiles: int) -> tuple[Ints, Ints, Ints, Array, Ints]:
     return tile, turn, step, position, source
 
 
-@dataclass(frozen=True)
-class Slots:
-    """What the slots of all records stand for. row, column, used: (n, 8); row -1 is none."""
-
-    row: Ints
-    column: Ints
-    used: Mask
-
-
 def read_slots(sections: Mapping[str, Array]) -> Slots:
-    """Row, column and use of every slot. `start` must have passed `problem`."""
+    """Row, column and use of every slot, (n, 8). `start` must have passed `problem`."""
     start = sections["start"].astype(np.int64)
     tile = np.repeat(np.arange(start.size - 1), np.diff(start))
     reach = np.concatenate([[0], np.cumsum(sections["step"], dtype=np.int64)])
@@ -150,10 +138,7 @@ def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np
 
 def keep_mask_of(sections: Mapping[str, Array], rows: int, columns: int) -> Mask:
     """Which weights are stored, bool (r, c)."""
-    slots = read_slots(sections)
-    keep_mask = np.zeros((rows, columns), bool)
-    keep_mask[slots.row[slots.used], slots.column[slots.used]] = True
-    return keep_mask
+    return mask_of_slots(read_slots(sections), rows, columns)
 
 
 def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str, str, str] | None:
@@ -173,14 +158,7 @@ def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str
         return "step", f"first columns below {columns}", "a larger one"
     if (position[~slots.used] != 0).any():
         return "position", "0 in slots that are not in use", "other"
-    row, column = slots.row[slots.used], slots.column[slots.used]
-    if (row < 0).any() or (column >= columns).any():
-        return "position", f"weights of rows, in columns below {columns}", "other"
-    by_row = np.argsort(row, kind="stable")
-    row, column = row[by_row], column[by_row]
-    if (np.diff(column)[np.diff(row) == 0] <= 0).any():
-        return "position", "ascending columns in each row", "other"
-    return None
+    return misplaced_weights(slots, columns)
 
 
 def predicted_records(rows: int, columns: int, stored: int) -> int:

@@ -150,7 +150,8 @@ def _positions(relative: Ints, used: Mask) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class Slots:
-    """What the slots of all records stand for. row, column, used: (n, 8, 4); row -1 is none."""
+    """What the slots of all records stand for. row, column, used: one shape,
+    here (n, 8, 4); row -1 is none."""
 
     row: Ints
     column: Ints
@@ -191,10 +192,26 @@ def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np
 
 def keep_mask_of(sections: Mapping[str, Array], rows: int, columns: int) -> Mask:
     """Which weights are stored, bool (r, c)."""
-    slots = read_slots(sections)
+    return mask_of_slots(read_slots(sections), rows, columns)
+
+
+def mask_of_slots(slots: Slots, rows: int, columns: int) -> Mask:
+    """Where the slots in use lie, bool (r, c)."""
     keep_mask = np.zeros((rows, columns), bool)
     keep_mask[slots.row[slots.used], slots.column[slots.used]] = True
     return keep_mask
+
+
+def misplaced_weights(slots: Slots, columns: int) -> tuple[str, str, str] | None:
+    """What `problem` says of weights outside the matrix, or out of order in their row."""
+    row, column = slots.row[slots.used], slots.column[slots.used]
+    if (row < 0).any() or (column >= columns).any():
+        return "position", f"weights of rows, in columns below {columns}", "other"
+    by_row = np.argsort(row, kind="stable")
+    row, column = row[by_row], column[by_row]
+    if (np.diff(column)[np.diff(row) == 0] <= 0).any():
+        return "position", "ascending columns in each row", "other"
+    return None
 
 
 def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str, str, str] | None:
@@ -222,14 +239,7 @@ def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str
     value = sections["value"].reshape(slots.used.shape)
     if (value[~slots.used] != 0).any():
         return "value", "0 in slots that are not in use", "other"
-    row, column = slots.row[slots.used], slots.column[slots.used]
-    if (row < 0).any() or (column >= columns).any():
-        return "position", f"weights of rows, in columns below {columns}", "other"
-    by_row = np.argsort(row, kind="stable")
-    row, column = row[by_row], column[by_row]
-    if (np.diff(column)[np.diff(row) == 0] <= 0).any():
-        return "position", "ascending columns in each row", "other"
-    return None
+    return misplaced_weights(slots, columns)
 
 
 def predicted_records(rows: int, columns: int, stored: int) -> int:
