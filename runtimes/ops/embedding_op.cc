@@ -9,16 +9,9 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
   const Kernel& kernel = *static_cast<const Kernel*>(self);
   const ort::Api* api = kernel.api;
   const OpDefinition& op = *kernel.op;
-  Tensor in[kMaxInputs];
-  for (size_t i = 0; i < op.input_count; ++i) {
-    if (ort::Status* s = ReadInput(api, op, context, i, &in[i])) return s;
-  }
+  Tensor ids;
   PackedMatrix matrix;
-  if (ort::Status* s = ReadMatrix(kernel, in + 1, &matrix)) return s;
-  if (!kernel.checked) {
-    if (ort::Status* s = CheckContents(kernel, matrix)) return s;
-  }
-  const Tensor& ids = in[0];
+  if (ort::Status* s = ReadMatrixInputs(kernel, context, &ids, &matrix)) return s;
   if (ids.rank == kMaxRank) {
     return Error(api, op, "ids: expected at most %zu dimensions, got %zu", kMaxRank - 1, ids.rank);
   }

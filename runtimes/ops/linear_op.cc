@@ -27,22 +27,16 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
   const Kernel& kernel = *static_cast<const Kernel*>(self);
   const ort::Api* api = kernel.api;
   const OpDefinition& op = *kernel.op;
-  Tensor in[kMaxInputs];
-  for (size_t i = 0; i < op.input_count; ++i) {
-    if (ort::Status* s = ReadInput(api, op, context, i, &in[i])) return s;
-  }
+  Tensor x;
   PackedMatrix matrix;
-  if (ort::Status* s = ReadMatrix(kernel, in + 1, &matrix)) return s;
-  if (!kernel.checked) {
-    if (ort::Status* s = CheckContents(kernel, matrix)) return s;
-  }
+  if (ort::Status* s = ReadMatrixInputs(kernel, context, &x, &matrix)) return s;
   int64_t y_dims[kMaxRank];
   size_t tokens = 0;
-  if (ort::Status* s = ReadTokens(kernel, in[0], matrix.rows, y_dims, &tokens)) return s;
+  if (ort::Status* s = ReadTokens(kernel, x, matrix.rows, y_dims, &tokens)) return s;
   float* y = nullptr;
-  if (ort::Status* s = MakeOutput(api, context, 0, y_dims, in[0].rank, &y)) return s;
+  if (ort::Status* s = MakeOutput(api, context, 0, y_dims, x.rank, &y)) return s;
   SessionThreads threads = {api, context, nullptr};
-  const Linear args = {&matrix, tokens, static_cast<const float*>(in[0].data), y};
+  const Linear args = {&matrix, tokens, static_cast<const float*>(x.data), y};
   if (!RunLinear(*kernel.isa, args, UseThreads(&threads))) return Error(api, op, "out of memory");
   return threads.status;
 }

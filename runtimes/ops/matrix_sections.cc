@@ -134,8 +134,6 @@ ort::Status* ReadWindows(const Kernel& kernel, const Tensor* sections, PackedMat
   return nullptr;
 }
 
-}  // namespace
-
 ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
   const OpDefinition& op = *kernel.op;
   *matrix = {};
@@ -162,8 +160,6 @@ ort::Status* CheckContents(const Kernel& kernel, const PackedMatrix& matrix) {
   return Error(kernel.api, *kernel.op, "%s", text);
 }
 
-namespace {
-
 ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
   const ort::Api* api = kernel->api;
   const OpDefinition& op = *kernel->op;
@@ -183,6 +179,18 @@ ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
 }
 
 }  // namespace
+
+ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
+                              PackedMatrix* matrix) {
+  const OpDefinition& op = *kernel.op;
+  Tensor in[kMaxInputs];
+  for (size_t i = 0; i < op.input_count; ++i) {
+    if (ort::Status* s = ReadInput(kernel.api, op, context, i, &in[i])) return s;
+  }
+  *first = in[0];
+  if (ort::Status* s = ReadMatrix(kernel, in + 1, matrix)) return s;
+  return kernel.checked ? nullptr : CheckContents(kernel, *matrix);
+}
 
 ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
                                 const ort::KernelInfo* info, void** result) {

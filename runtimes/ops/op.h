@@ -79,9 +79,10 @@ void AddMatrixInputs(OpDefinition* op);
 // create_kernel_v2: reads the attributes, and checks the contents of sections that are constant.
 ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
                                 const ort::KernelInfo* info, void** result);
-// Checks the sections' shapes and points `matrix` at them.
-ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix);
-ort::Status* CheckContents(const Kernel& kernel, const PackedMatrix& matrix);
+// Reads input 0 into `first`, checks the sections' shapes, and their contents where those are not
+// constant, and points `matrix` at them.
+ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
+                              PackedMatrix* matrix);
 
 extern const OpDefinition kSelectiveScanOp;
 extern const OpDefinition kCausalConv1dOp;
