@@ -230,6 +230,9 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_bitmask.inl.h"
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
+#include "kernels/linear_window_float_avx512.inl.h"
+#include "kernels/linear_window_float.inl.h"
+#include "kernels/linear_int4_avx512.inl.h"
 // clang-format on
 
 // Windows stay at 32 bytes, one record: four windows of two records are brought together on the
@@ -281,10 +284,10 @@ const Isa kAvx512Isa = {
     Quantize<int8_t>,
     Quantize<int16_t>,
     {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
-      LinearFewTokens<DenseInt8Reader, true, 4>},
+      LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
       LinearFewTokens<BitmaskInt8Reader, true, 2>},
-     {nullptr, nullptr, half::WindowTokens}},
+     {nullptr, WindowFp16Tokens, half::WindowTokens}},
     {{LinearManyTokens<FloatPanel, DenseFp32Reader>, LinearManyTokens<FloatPanel, DenseFp16Reader>,
       LinearManyTokens<Int8Panel, DenseInt8Reader>},
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,
