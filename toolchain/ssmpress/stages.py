@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress import compact as packing
-from ssmpress import data
+from ssmpress import data, dead_channels
 from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
     Checkpoint,
@@ -355,17 +355,22 @@ def is_matrix(name: str) -> bool:
 
 
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
-    """The packed model: each matrix in the format that suits it."""
-    return _pack(source.checkpoint.config, pruned.tensors, recipe.pack)
+    """The packed model: without dead channels, each matrix in the format that suits it."""
+    config, tensors = source.checkpoint.config, pruned.tensors
+    if not recipe.pack.keep_dead_channels:
+        config, tensors = dead_channels.remove(config, tensors)
+    return _pack(config, tensors, recipe.pack)
 
 
 def packing_note(packed: PackedModel) -> str:
-    """Which formats were chosen: one sentence."""
+    """What was removed, and which formats were chosen: one sentence."""
+    removed = sum(packed.removed_channels)
+    gone = f"removed {removed:,} channels that no longer reach the output; " if removed else ""
     chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
     told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
     return (
-        f"packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not slower "
-        "(the report says why)"
+        f"{gone}packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not "
+        "slower (the report says why)"
     )
 
 
