@@ -24,8 +24,8 @@ constexpr size_t kManyTokenBlock = 256;
 // 120). 120 tokens of 1024 columns are 120 KiB of activations.
 constexpr size_t kWindowTokenBlock = 120;
 
-// From about this many tokens on, windows are written out as panels, where the instruction set can.
-constexpr size_t kManyWindowTokens = 32;
+// From about this many tokens on, writing windows out as panels pays for itself (AVX-512).
+constexpr size_t kManyWindowTokens = 64;
 
 // As kManyTokenBlock for windows, whose panels take longer to write out.
 constexpr size_t kManyWindowBlock = 512;
