@@ -10,8 +10,8 @@ struct LaneCursor {
 
 constexpr size_t kWindow = 16;  // columns
 constexpr size_t kLaneRows = kWindowTile / 2;
-constexpr size_t kDenseStep = kDepth * kPanelColumns;  // columns that are written out at a time
-constexpr size_t kDenseStride = kDenseStep + 64;       // the last windows reach beyond them
+constexpr size_t kDenseStep = 768;                // columns that are written out at a time
+constexpr size_t kDenseStride = kDenseStep + 64;  // the last windows reach beyond them
 
 // From byte s on: the indices that shift 16 bytes down by s, zeros following.
 alignas(32) constexpr uint8_t kShiftDown[32] = {
@@ -105,7 +105,7 @@ void WindowManyTokens(const LinearBlock& b) {
   PackedMatrix rows = {};  // the panel, as a matrix
   rows.columns = kDenseStride;
   rows.value = dense.rows;
-  alignas(64) float panel[kDepth * kPanel];
+  alignas(64) float panel[kDenseStep / kPanelColumns * kPanel];
   size_t stored[kPanel] = {};
   for (size_t row = b.row_begin; row < b.row_end; row += kPanel) {
     const size_t rest = b.row_end - row, count = rest < kPanel ? rest : kPanel;
