@@ -30,6 +30,19 @@ SSMPRESS_INLINE void AddInt4(const uint8_t* bytes, const int8_t* x, size_t x_str
   }
 }
 
+SSMPRESS_INLINE void StoreInt4(const LinearBlock& b, size_t row, size_t token,
+                               const Int4Sums& total) {
+  const PackedMatrix& m = *b.matrix;
+  SSMPRESS_UNROLL
+  for (size_t i = 0; i < kInt4Rows; i += kLanes) {
+    if (row + i >= b.row_end) break;
+    const size_t count = b.row_end - row - i < kLanes ? b.row_end - row - i : kLanes;
+    const I32 sums = {total.of_rows[i / 4], total.of_rows[i / 4 + 1]};
+    const F32 scale = Mul(Set(b.x_scale[token]), LoadPartial(m.scale + row + i, count));
+    StorePartial(b.y + token * m.rows + row + i, Mul(ToFloat(sums), scale), count);
+  }
+}
+
 template <int kTokens>
 SSMPRESS_INLINE void DotInt4(const LinearBlock& b, size_t row, size_t token) {
   const PackedMatrix& m = *b.matrix;
@@ -58,19 +71,65 @@ SSMPRESS_INLINE void DotInt4(const LinearBlock& b, size_t row, size_t token) {
     bytes += kInt4Bytes;
     ratio += kInt4Rows;
   }
-  const size_t count = b.row_end - row < kInt4Rows ? b.row_end - row : kInt4Rows;
-  for (int t = 0; t < kTokens; ++t) {
-    const size_t at = token + static_cast<size_t>(t);
-    int32_t integers[kInt4Rows];
-    for (int v = 0; v < 4; ++v) vst1q_s32(integers + 4 * v, total[t].of_rows[v]);
-    for (size_t i = 0; i < count; ++i) {
-      b.y[at * m.rows + row + i] =
-          static_cast<float>(integers[i]) * (b.x_scale[at] * m.scale[row + i]);
-    }
+  for (int t = 0; t < kTokens; ++t) StoreInt4(b, row, token + static_cast<size_t>(t), total[t]);
+}
+
+// One token. Nibbles are multiplied as the unsigned numbers that they are; the sums start at the
+// group's -8·Σx, so that at the end of the group 16 bits hold them: 16·8·127 at most.
+SSMPRESS_INLINE void AddInt4Group(const uint8_t* bytes, int8x16_t x, int32x4_t offset,
+                                  int8x16_t ratio, Int4Sums& total) {
+  int32x4_t sum[4] = {offset, offset, offset, offset};
+  const uint8x16x4_t first = vld1q_u8_x4(bytes), second = vld1q_u8_x4(bytes + 64);
+  const uint8x16_t mask = vdupq_n_u8(15);
+  SSMPRESS_UNROLL
+  for (int v = 0; v < 4; ++v) {
+    const uint8x16_t a = first.val[v], b = second.val[v];
+    sum[v] = DotAddLane<0>(sum[v], vreinterpretq_s8_u8(vandq_u8(a, mask)), x);
+    sum[v] = DotAddLane<1>(sum[v], vreinterpretq_s8_u8(vshrq_n_u8(a, 4)), x);
+    sum[v] = DotAddLane<2>(sum[v], vreinterpretq_s8_u8(vandq_u8(b, mask)), x);
+    sum[v] = DotAddLane<3>(sum[v], vreinterpretq_s8_u8(vshrq_n_u8(b, 4)), x);
+  }
+  const int16x8_t ratios[2] = {vmovl_s8(vget_low_s8(ratio)), vmovl_high_s8(ratio)};
+  SSMPRESS_UNROLL
+  for (int v = 0; v < 2; ++v) {
+    const int16x8_t rows = vuzp1q_s16(vreinterpretq_s16_s32(sum[2 * v]),
+                                      vreinterpretq_s16_s32(sum[2 * v + 1]));
+    int32x4_t* of_rows = total.of_rows + 2 * v;
+    of_rows[0] = vmlal_s16(of_rows[0], vget_low_s16(rows), vget_low_s16(ratios[v]));
+    of_rows[1] = vmlal_high_s16(of_rows[1], rows, ratios[v]);
   }
 }
 
+SSMPRESS_INLINE void DotInt4Token(const LinearBlock& b, size_t row, size_t token) {
+  const PackedMatrix& m = *b.matrix;
+  const size_t groups = (m.columns + kInt4Group - 1) / kInt4Group;
+  const size_t tile = row / kInt4Rows;
+  const auto* bytes = static_cast<const uint8_t*>(m.value) + tile * groups * kInt4Bytes;
+  const int8_t* ratio = m.ratio + tile * groups * kInt4Rows;
+  const int8_t* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
+  const int8_t* offset = x + Int4Offsets(m.columns);
+  Int4Sums total = {};
+  for (size_t g = 0; g < groups; ++g) {
+    PrefetchLines<2>(bytes);
+    int32_t pair;
+    std::memcpy(&pair, offset, sizeof pair);
+    const int32x4_t offsets = vpaddlq_s16(vreinterpretq_s16_s32(vdupq_n_s32(pair)));
+    AddInt4Group(bytes, vld1q_s8(x), offsets, vld1q_s8(ratio), total);
+    x += kInt4Group;
+    offset += sizeof pair;
+    bytes += kInt4Bytes;
+    ratio += kInt4Rows;
+  }
+  StoreInt4(b, row, token, total);
+}
+
 void Int4Tokens(const LinearBlock& b) {
+  if (b.token_end - b.token_begin == 1) {
+    for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
+      DotInt4Token(b, row, b.token_begin);
+    }
+    return;
+  }
   for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
     size_t token = b.token_begin;
     for (; token + kInt4Tokens <= b.token_end; token += kInt4Tokens) {
