@@ -74,22 +74,32 @@ SSMPRESS_INLINE void DotInt4(const LinearBlock& b, size_t row, size_t token) {
   for (int t = 0; t < kTokens; ++t) StoreInt4(b, row, token + static_cast<size_t>(t), total[t]);
 }
 
-// One token. Nibbles are multiplied as the unsigned numbers that they are; the sums start at the
-// group's -8·Σx, so that at the end of the group 16 bits hold them: 16·8·127 at most.
-SSMPRESS_INLINE void AddInt4Group(const uint8_t* bytes, int8x16_t x, int32x4_t offset,
-                                  int8x16_t ratio, Int4Sums& total) {
-  int32x4_t sum[4] = {offset, offset, offset, offset};
-  const uint8x16x4_t first = vld1q_u8_x4(bytes), second = vld1q_u8_x4(bytes + 64);
-  const uint8x16_t mask = vdupq_n_u8(15);
+// 8 columns, whose activations are groups kGroup and kGroup + 1 of x.
+template <int kGroup>
+SSMPRESS_INLINE void AddInt4Columns(const uint8_t* bytes, int8x16_t x, int32x4_t (&sum)[4]) {
+  const uint8x16x4_t pairs = vld1q_u8_x4(bytes);
   SSMPRESS_UNROLL
   for (int v = 0; v < 4; ++v) {
-    const uint8x16_t a = first.val[v], b = second.val[v];
-    sum[v] = DotAddLane<0>(sum[v], vreinterpretq_s8_u8(vandq_u8(a, mask)), x);
-    sum[v] = DotAddLane<1>(sum[v], vreinterpretq_s8_u8(vshrq_n_u8(a, 4)), x);
-    sum[v] = DotAddLane<2>(sum[v], vreinterpretq_s8_u8(vandq_u8(b, mask)), x);
-    sum[v] = DotAddLane<3>(sum[v], vreinterpretq_s8_u8(vshrq_n_u8(b, 4)), x);
+    const uint8x16_t low = vandq_u8(pairs.val[v], vdupq_n_u8(15));
+    const uint8x16_t high = vshrq_n_u8(pairs.val[v], 4);
+    sum[v] = DotAddLane<kGroup>(sum[v], vreinterpretq_s8_u8(low), x);
+    sum[v] = DotAddLane<kGroup + 1>(sum[v], vreinterpretq_s8_u8(high), x);
   }
-  const int16x8_t ratios[2] = {vmovl_s8(vget_low_s8(ratio)), vmovl_high_s8(ratio)};
+}
+
+// One token. Nibbles are multiplied as the unsigned numbers that they are; the sums start at the
+// group's -8·Σx, so that at the end of the group 16 bits hold them: 16·8·127 at most.
+SSMPRESS_INLINE void AddInt4Group(const uint8_t*& bytes, int8x16_t x, int32x4_t offset,
+                                  const int8_t*& ratio, Int4Sums& total) {
+  int32x4_t sum[4] = {offset, offset, offset, offset};
+  AddInt4Columns<0>(bytes, x, sum);
+  AdvanceAfter(sum[3], bytes, 64);
+  AddInt4Columns<2>(bytes, x, sum);
+  AdvanceAfter(sum[3], bytes, 64);
+  AdvanceAfter(sum[3], ratio, 0);
+  const int8x16_t rows_ratio = vld1q_s8(ratio);
+  Advance(ratio, kInt4Rows);
+  const int16x8_t ratios[2] = {vmovl_s8(vget_low_s8(rows_ratio)), vmovl_high_s8(rows_ratio)};
   SSMPRESS_UNROLL
   for (int v = 0; v < 2; ++v) {
     const int16x8_t rows = vuzp1q_s16(vreinterpretq_s16_s32(sum[2 * v]),
@@ -100,7 +110,8 @@ SSMPRESS_INLINE void AddInt4Group(const uint8_t* bytes, int8x16_t x, int32x4_t o
   }
 }
 
-SSMPRESS_INLINE void DotInt4Token(const LinearBlock& b, size_t row, size_t token) {
+template <int kTiles>
+SSMPRESS_INLINE void DotInt4Tiles(const LinearBlock& b, size_t row, size_t token) {
   const PackedMatrix& m = *b.matrix;
   const size_t groups = (m.columns + kInt4Group - 1) / kInt4Group;
   const size_t tile = row / kInt4Rows;
@@ -108,26 +119,38 @@ SSMPRESS_INLINE void DotInt4Token(const LinearBlock& b, size_t row, size_t token
   const int8_t* ratio = m.ratio + tile * groups * kInt4Rows;
   const int8_t* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
   const int8_t* offset = x + Int4Offsets(m.columns);
-  Int4Sums total = {};
-  for (size_t g = 0; g < groups; ++g) {
-    PrefetchLines<2>(bytes);
-    int32_t pair;
-    std::memcpy(&pair, offset, sizeof pair);
-    const int32x4_t offsets = vpaddlq_s16(vreinterpretq_s16_s32(vdupq_n_s32(pair)));
-    AddInt4Group(bytes, vld1q_s8(x), offsets, vld1q_s8(ratio), total);
-    x += kInt4Group;
-    offset += sizeof pair;
-    bytes += kInt4Bytes;
-    ratio += kInt4Rows;
+  const uint8_t* bytes_of[kTiles];
+  const int8_t* ratio_of[kTiles];
+  Int4Sums total[kTiles] = {};
+  SSMPRESS_UNROLL
+  for (int i = 0; i < kTiles; ++i) {
+    bytes_of[i] = bytes + static_cast<size_t>(i) * groups * kInt4Bytes;
+    ratio_of[i] = ratio + static_cast<size_t>(i) * groups * kInt4Rows;
   }
-  StoreInt4(b, row, token, total);
+  for (const int8_t* end = x + kInt4Group * groups; x != end; Advance(x, kInt4Group)) {
+    const int8x16_t activations = vld1q_s8(x);
+    const int32x4_t pair = vld1q_dup_s32(reinterpret_cast<const int32_t*>(offset));
+    Advance(offset, sizeof(int32_t));
+    SSMPRESS_UNROLL
+    for (int i = 0; i < kTiles; ++i) {
+      PrefetchLines<2>(bytes_of[i]);
+      AddInt4Group(bytes_of[i], activations, vpaddlq_s16(vreinterpretq_s16_s32(pair)),
+                   ratio_of[i], total[i]);
+      AdvanceAfter(total[i].of_rows[3], bytes_of[(i + 1) % kTiles], 0);
+    }
+  }
+  for (int i = 0; i < kTiles; ++i) {
+    StoreInt4(b, row + static_cast<size_t>(i) * kInt4Rows, token, total[i]);
+  }
 }
 
 void Int4Tokens(const LinearBlock& b) {
   if (b.token_end - b.token_begin == 1) {
-    for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
-      DotInt4Token(b, row, b.token_begin);
+    size_t row = b.row_begin;
+    for (; row + kInt4Rows < b.row_end; row += kInt4Rows) {
+      DotInt4Tiles<1>(b, row, b.token_begin);
     }
+    if (row < b.row_end) DotInt4Tiles<1>(b, row, b.token_begin);
     return;
   }
   for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {

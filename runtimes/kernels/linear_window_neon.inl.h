@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A window matrix times one token, in as few instructions as the records allow: 4 records at a
+// A window matrix times one token, in as few instructions as the records allow: 8 records at a
 // time, several registers to a load, and a window's load moves its pointer to the next window.
 // Included by neon.inl.h after linear_window.inl.h, which multiplies several tokens.
 
@@ -37,24 +37,27 @@ SSMPRESS_INLINE void AddTwoRecords(RecordCursor& at, uint8x16_t first, uint8x16_
   at.step += 4;
 }
 
-// Sums of the records begin.. before end, of which none is the matrix's last: the steps of record
-// `end` are read.
-SSMPRESS_INLINE I32 AddRecords(const PackedMatrix& m, size_t begin, size_t end, const int8_t* x) {
-  const uint8_t* step = m.step + 2 * begin;
-  WindowCursor windows = {x + step[0], x + step[1]};
-  RecordCursor at = {step + 2, m.position + 16 * begin,
-                     static_cast<const int8_t*>(m.value) + 32 * begin};
+SSMPRESS_INLINE void AddFourRecords(RecordCursor& at, WindowCursor& x, I32& sum) {
+  PrefetchLines<2>(at.value);
+  PrefetchLines<1>(at.position);
+  const uint8x16x4_t position = vld1q_u8_x4(at.position);
+  Advance(at.position, 64);
+  AddTwoRecords(at, position.val[0], position.val[1], x, sum);
+  AddTwoRecords(at, position.val[2], position.val[3], x, sum);
+}
+
+// Sums of the next `count` records, of which none is the matrix's last: the steps of the one after
+// them are read.
+SSMPRESS_INLINE I32 AddRecords(RecordCursor& at, size_t count, const int8_t* x) {
+  WindowCursor windows = {x + at.step[0], x + at.step[1]};
+  at.step += 2;
   I32 sum = ZeroI32();
-  size_t count = end - begin;
-  for (; count >= 4; count -= 4) {
-    PrefetchLines<2>(at.value);
-    PrefetchLines<1>(at.position);
-    const uint8x16x4_t position = vld1q_u8_x4(at.position);
-    Advance(at.position, 64);
-    AddTwoRecords(at, position.val[0], position.val[1], windows, sum);
-    AddTwoRecords(at, position.val[2], position.val[3], windows, sum);
+  for (; count >= 8; count -= 8) {
+    AddFourRecords(at, windows, sum);
+    AddFourRecords(at, windows, sum);
     Advance(at.step, 0);
   }
+  if (count & 4) AddFourRecords(at, windows, sum);
   if (count & 2) {
     const uint8x16x2_t position = vld1q_u8_x2(at.position);
     at.position += 32;
@@ -63,24 +66,33 @@ SSMPRESS_INLINE I32 AddRecords(const PackedMatrix& m, size_t begin, size_t end, 
   if (count & 1) {
     const int8x16x2_t value = vld1q_s8_x2(at.value);
     AddRecord(at.step, vld1q_u8(at.position), value.val[0], value.val[1], windows, sum);
+    at = {at.step + 2, at.position + 16, at.value + 32};
   }
+  at.step -= 2;
   return sum;
 }
 
+// Entry i of a tile: its row of y.
 template <int kLane>
-SSMPRESS_INLINE void StoreEntry(float* y, const int32_t* order, const float* scale, float x_scale,
+SSMPRESS_INLINE void StoreEntry(float* y, int32_t row, const float* scale, float x_scale,
                                 float32x4_t total) {
-  const int32_t row = order[kLane];
   y[row] = vgetq_lane_f32(total, kLane) * (x_scale * scale[row]);
 }
 
-SSMPRESS_INLINE void StoreLane(float* y, const int32_t* order, const float* scale, float x_scale,
-                               int32x4_t sum) {
-  const float32x4_t total = vcvtq_f32_s32(sum);
-  StoreEntry<0>(y, order, scale, x_scale, total);
-  StoreEntry<1>(y, order, scale, x_scale, total);
-  StoreEntry<2>(y, order, scale, x_scale, total);
-  StoreEntry<3>(y, order, scale, x_scale, total);
+SSMPRESS_INLINE void StoreTile(float* y, const int32_t* order, const float* scale, float x_scale,
+                               I32 sum) {
+  int32_t row[kWindowTile];
+  SSMPRESS_UNROLL
+  for (size_t i = 0; i < kWindowTile; ++i) row[i] = order[i];
+  const F32 total = ToFloat(sum);
+  StoreEntry<0>(y, row[0], scale, x_scale, total.low);
+  StoreEntry<1>(y, row[1], scale, x_scale, total.low);
+  StoreEntry<2>(y, row[2], scale, x_scale, total.low);
+  StoreEntry<3>(y, row[3], scale, x_scale, total.low);
+  StoreEntry<0>(y, row[4], scale, x_scale, total.high);
+  StoreEntry<1>(y, row[5], scale, x_scale, total.high);
+  StoreEntry<2>(y, row[6], scale, x_scale, total.high);
+  StoreEntry<3>(y, row[7], scale, x_scale, total.high);
 }
 
 void WindowInt8Tokens(const LinearBlock& b) {
@@ -89,19 +101,22 @@ void WindowInt8Tokens(const LinearBlock& b) {
   // Entries without a row, and steps beyond the section, are what the other kernel is for.
   if (b.token_end - token != 1 || m.rows % kWindowTile != 0) return WindowTokens(b);
   const auto* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
-  const int32_t last = m.start[m.rows / kWindowTile];
   float* y = b.y + token * m.rows;
   const float x_scale = b.x_scale[token];
-  const size_t end = b.row_end / kWindowTile;
-  for (size_t tile = b.row_begin / kWindowTile; tile < end; ++tile) {
-    if (m.start[tile + 1] == last) {
+  const float* scale = m.scale;
+  const int32_t last = m.start[m.rows / kWindowTile];
+  const int32_t* start = m.start + b.row_begin / kWindowTile;
+  const int32_t* order = m.order + b.row_begin;
+  const auto begin = static_cast<size_t>(*start);
+  RecordCursor at = {m.step + 2 * begin, m.position + 16 * begin,
+                     static_cast<const int8_t*>(m.value) + 32 * begin};
+  for (size_t tile = b.row_begin / kWindowTile; tile * kWindowTile < b.row_end; ++tile) {
+    const int32_t from = *start++, to = *start;
+    if (to == last) {
       DotTile<1>(b, tile, token);
-      continue;
+    } else {
+      StoreTile(y, order, scale, x_scale, AddRecords(at, static_cast<size_t>(to - from), x));
     }
-    const auto begin = static_cast<size_t>(m.start[tile]);
-    const I32 sum = AddRecords(m, begin, static_cast<size_t>(m.start[tile + 1]), x);
-    const int32_t* order = m.order + tile * kWindowTile;
-    StoreLane(y, order, m.scale, x_scale, sum.low);
-    StoreLane(y, order + 4, m.scale, x_scale, sum.high);
+    order += kWindowTile;
   }
 }
