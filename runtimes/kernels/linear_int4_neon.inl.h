@@ -102,8 +102,8 @@ SSMPRESS_INLINE void AddInt4Group(const uint8_t*& bytes, int8x16_t x, int32x4_t 
   const int16x8_t ratios[2] = {vmovl_s8(vget_low_s8(rows_ratio)), vmovl_high_s8(rows_ratio)};
   SSMPRESS_UNROLL
   for (int v = 0; v < 2; ++v) {
-    const int16x8_t rows = vuzp1q_s16(vreinterpretq_s16_s32(sum[2 * v]),
-                                      vreinterpretq_s16_s32(sum[2 * v + 1]));
+    const int16x8_t rows =
+        vuzp1q_s16(vreinterpretq_s16_s32(sum[2 * v]), vreinterpretq_s16_s32(sum[2 * v + 1]));
     int32x4_t* of_rows = total.of_rows + 2 * v;
     of_rows[0] = vmlal_s16(of_rows[0], vget_low_s16(rows), vget_low_s16(ratios[v]));
     of_rows[1] = vmlal_high_s16(of_rows[1], rows, ratios[v]);
@@ -134,8 +134,8 @@ SSMPRESS_INLINE void DotInt4Tiles(const LinearBlock& b, size_t row, size_t token
     SSMPRESS_UNROLL
     for (int i = 0; i < kTiles; ++i) {
       PrefetchLines<2>(bytes_of[i]);
-      AddInt4Group(bytes_of[i], activations, vpaddlq_s16(vreinterpretq_s16_s32(pair)),
-                   ratio_of[i], total[i]);
+      AddInt4Group(bytes_of[i], activations, vpaddlq_s16(vreinterpretq_s16_s32(pair)), ratio_of[i],
+                   total[i]);
       AdvanceAfter(total[i].of_rows[3], bytes_of[(i + 1) % kTiles], 0);
     }
   }

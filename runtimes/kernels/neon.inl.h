@@ -276,6 +276,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/selective_scan.inl.h"
 #include "kernels/causal_conv1d.inl.h"
 #include "kernels/quantize.inl.h"
+#include "kernels/quantize_neon.inl.h"
 #include "kernels/linear_dense.inl.h"
 #include "kernels/linear_bitmask.inl.h"
 #include "kernels/linear_few_tokens.inl.h"
@@ -291,7 +292,7 @@ constexpr Isa MakeIsa(const char* name) {
       name,
       RunScanBlock,
       RunConvBlock,
-      Quantize<int8_t>,
+      QuantizeInt8,
       nullptr,
       {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
         DenseInt8Tokens, Int4Tokens},
