@@ -150,6 +150,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   work.rows_per_block =
       RoundUp((work.row_count + kFewTokenBlocks - 1) / kFewTokenBlocks, kFewTokenRows);
   work.tokens_per_block = MultipliedAsItLies(matrix) ? kWindowTokenBlock : kManyTokenBlock;
+  if (small) work.rows_per_block = work.row_count;
   if (work.many) {
     // 64 rows, but fewer when that would leave less than 16 blocks to share out.
     work.rows_per_block = Min(kPanelRows, RoundUp(matrix.rows / 16 + 1, kPanelRowMultiple));

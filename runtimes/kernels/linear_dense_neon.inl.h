@@ -5,15 +5,24 @@
 constexpr size_t kDenseRows = 8;
 
 // The columns from j on, fewer than 64.
-SSMPRESS_INLINE int32x4_t DotRest(int32x4_t sum, const int8_t* weight, const int8_t* x, size_t j,
-                                  size_t columns) {
+SSMPRESS_INLINE void AddRest(const int8_t* weight, const int8_t* x, size_t j, size_t columns,
+                             int32x4_t (&sum)[kDenseRows]) {
   for (; j + 16 <= columns; j += 16) {
-    sum = DotAddHalf(sum, vld1q_s8(weight + j), vld1q_s8(x + j));
+    const int8x16_t activations = vld1q_s8(x + j);
+    const int8_t* at = weight + j;
+    SSMPRESS_UNROLL
+    for (size_t r = 0; r < kDenseRows; ++r) {
+      sum[r] = DotAddHalf(sum[r], vld1q_s8(at), activations);
+      Advance(at, columns);
+    }
   }
-  if (j == columns) return sum;
-  int8_t tail[16] = {};
-  std::memcpy(tail, weight + j, columns - j);
-  return DotAddHalf(sum, vld1q_s8(tail), vld1q_s8(x + j));
+  if (j == columns) return;
+  SSMPRESS_UNROLL
+  for (size_t r = 0; r < kDenseRows; ++r) {
+    int8_t tail[16] = {};
+    std::memcpy(tail, weight + r * columns + j, columns - j);
+    sum[r] = DotAddHalf(sum[r], vld1q_s8(tail), vld1q_s8(x + j));
+  }
 }
 
 SSMPRESS_INLINE void DotDenseRows(const LinearBlock& b, size_t row, size_t token) {
@@ -38,12 +47,7 @@ SSMPRESS_INLINE void DotDenseRows(const LinearBlock& b, size_t row, size_t token
       for (int i = 0; i < 4; ++i) sum[r] = DotAddHalf(sum[r], w.val[i], activations.val[i]);
     }
   }
-  if (whole < columns) {
-    SSMPRESS_UNROLL
-    for (size_t r = 0; r < kDenseRows; ++r) {
-      sum[r] = DotRest(sum[r], weight + r * columns, x, whole, columns);
-    }
-  }
+  if (whole < columns) AddRest(weight, x, whole, columns, sum);
   const int32x4_t low = vpaddq_s32(vpaddq_s32(sum[0], sum[1]), vpaddq_s32(sum[2], sum[3]));
   const int32x4_t high = vpaddq_s32(vpaddq_s32(sum[4], sum[5]), vpaddq_s32(sum[6], sum[7]));
   const F32 scale = Mul(Set(b.x_scale[token]), Load(m.scale + row));

@@ -13,11 +13,12 @@ SSMPRESS_INLINE int8x16_t LoadAndStep(const int8_t*& p, size_t step) {
 
 // Where a tile's next record lies in its sections.
 struct RecordCursor {
-  const uint8_t* step;  // of the record after it
+  const uint8_t* step;
   const uint8_t* position;
   const int8_t* value;
 };
 
+// step: of the record after it.
 SSMPRESS_INLINE void AddRecord(const uint8_t* step, uint8x16_t positions, int8x16_t value_low,
                                int8x16_t value_high, WindowCursor& x, I32& sum) {
   const int8x16_t low = LoadAndStep(x.low, step[0]);
@@ -32,14 +33,13 @@ SSMPRESS_INLINE void AddTwoRecords(RecordCursor& at, uint8x16_t first, uint8x16_
                                    WindowCursor& x, I32& sum) {
   const int8x16x4_t value = vld1q_s8_x4(at.value);
   Advance(at.value, 64);
-  AddRecord(at.step, first, value.val[0], value.val[1], x, sum);
-  AddRecord(at.step + 2, second, value.val[2], value.val[3], x, sum);
+  AddRecord(at.step + 2, first, value.val[0], value.val[1], x, sum);
+  AddRecord(at.step + 4, second, value.val[2], value.val[3], x, sum);
   at.step += 4;
 }
 
 SSMPRESS_INLINE void AddFourRecords(RecordCursor& at, WindowCursor& x, I32& sum) {
-  PrefetchLines<2>(at.value);
-  PrefetchLines<1>(at.position);
+  PrefetchLines<2>(at.value);  // steps and positions are left to the hardware's own prefetch
   const uint8x16x4_t position = vld1q_u8_x4(at.position);
   Advance(at.position, 64);
   AddTwoRecords(at, position.val[0], position.val[1], x, sum);
@@ -50,7 +50,6 @@ SSMPRESS_INLINE void AddFourRecords(RecordCursor& at, WindowCursor& x, I32& sum)
 // them are read.
 SSMPRESS_INLINE I32 AddRecords(RecordCursor& at, uint32_t count, const int8_t* x) {
   WindowCursor windows = {x + at.step[0], x + at.step[1]};
-  at.step += 2;
   I32 sum = ZeroI32();
   for (; count >= 16; count -= 16) {
     SSMPRESS_UNROLL
@@ -69,10 +68,9 @@ SSMPRESS_INLINE I32 AddRecords(RecordCursor& at, uint32_t count, const int8_t* x
   }
   if (count & 1) {
     const int8x16x2_t value = vld1q_s8_x2(at.value);
-    AddRecord(at.step, vld1q_u8(at.position), value.val[0], value.val[1], windows, sum);
+    AddRecord(at.step + 2, vld1q_u8(at.position), value.val[0], value.val[1], windows, sum);
     at = {at.step + 2, at.position + 16, at.value + 32};
   }
-  at.step -= 2;
   return sum;
 }
 
