@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ssmpress import compact
 from ssmpress.compact import PackedMatrix, pack, unpack
 from ssmpress.errors import BadInputError
+from ssmpress.format_costs import predicted_ns
 from ssmpress.ops import FORMATS, Format, Structure, Values
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
@@ -259,19 +260,23 @@ def test_csr_round_trip(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> N
 
 @given(
     rows=st.integers(1, 2000), columns=st.integers(1, 2000), density=st.floats(0, 1),
-    values=st.sampled_from(Values),
+    values=st.sampled_from(Values), machine=st.sampled_from(["x86_64", "aarch64"]),
 )  # fmt: skip
 def test_chosen_format_is_never_larger_than_dense(
-    rows: int, columns: int, density: float, values: Values
+    rows: int, columns: int, density: float, values: Values, machine: str
 ) -> None:
     stored = round(density * rows * columns)
-    chosen, reason = compact.choose_format(rows, columns, stored, values)
+    chosen, reason = compact.choose_format(rows, columns, stored, values, machine)
     dense = Format(Structure.DENSE, values)
     assert chosen.values is values
     size, dense_size = (compact.predicted_bytes(f, rows, columns, stored) for f in (chosen, dense))
     assert size <= dense_size
     if chosen != dense:
-        assert compact.predicted_ns(chosen, density) <= compact.predicted_ns(dense, density)
+        ns, dense_ns = (
+            predicted_ns(f, stored / (rows * columns), n / (rows * columns), machine)
+            for f, n in ((chosen, size), (dense, dense_size))
+        )
+        assert ns <= dense_ns
     assert reason
 
 
@@ -301,6 +306,16 @@ def test_dense_where_packing_is_slower() -> None:
 def test_int8_structure_by_density(percent: int, name: str) -> None:
     stored = 1024 * 512 * percent // 100
     chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8)
+    assert chosen == named(f"{name}-int8")
+
+
+@pytest.mark.parametrize(
+    ("percent", "name"), [(5, "window"), (30, "window"), (55, "dense"), (65, "dense")]
+)
+def test_arm64_never_expands_int8_masks(percent: int, name: str) -> None:
+    """They take nine times the instructions of a dense row, and windows read no more."""
+    stored = 1024 * 512 * percent // 100
+    chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8, "aarch64")
     assert chosen == named(f"{name}-int8")
 
 

@@ -111,6 +111,17 @@ def test_a_small_matrix_byte_by_byte() -> None:
     assert sections["value"].tolist() == value.tolist()
 
 
+def test_rows_with_like_masks_share_lanes() -> None:
+    """Rows of two kinds take turns, each dense where the other is sparse."""
+    random = np.random.default_rng(3)
+    dense_part = np.arange(512) // 32 % 2 == np.arange(64)[:, None] % 2
+    keep_mask = random.random((64, 512)) < np.where(dense_part, 0.5, 0.1)
+    keep_mask &= np.cumsum(keep_mask, axis=1) <= keep_mask.sum(1).min()
+    sections = windows.pack(keep_mask.astype(np.int8), keep_mask)
+    kinds = (sections["order"].reshape(-1, 4) % 2).sum(1)
+    assert np.isin(kinds, (0, 4)).mean() >= 0.75
+
+
 def test_predicted_size_is_near() -> None:
     random = np.random.default_rng(1)
     for density in (0.05, 0.1, 0.3, 0.5, 0.7, 1.0):

@@ -1,4 +1,4 @@
-"""Decode speed of every format by density: the measurement behind `compact.NS_PER_WEIGHT`.
+"""Decode speed of every format by density: the measurement behind `format_costs.NS_PER_WEIGHT`.
 
 python runtimes/bench/by_density.py build/runtimes/bench_kernels docs/benchmarks/formats.json \
     --raw 0.1=thinned.raw --raw 0.3=pruned.raw --raw 0.5=thickened.raw

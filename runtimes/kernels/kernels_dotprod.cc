@@ -26,6 +26,10 @@ namespace {
 SSMPRESS_INLINE int32x4_t DotAddHalf(int32x4_t sum, int8x16_t w, int8x16_t x) {
   return vdotq_s32(sum, w, x);
 }
+template <int kGroup>
+SSMPRESS_INLINE int32x4_t DotAddLane(int32x4_t sum, int8x16_t w, int8x16_t x) {
+  return vdotq_laneq_s32(sum, w, x, kGroup);
+}
 
 #include "kernels/neon.inl.h"
 

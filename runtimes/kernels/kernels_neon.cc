@@ -18,6 +18,10 @@ SSMPRESS_INLINE int32x4_t DotAddHalf(int32x4_t sum, int8x16_t w, int8x16_t x) {
   const int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
   return vpadalq_s16(sum, vpaddq_s16(low, vmull_high_s8(w, x)));
 }
+template <int kGroup>
+SSMPRESS_INLINE int32x4_t DotAddLane(int32x4_t sum, int8x16_t w, int8x16_t x) {
+  return DotAddHalf(sum, w, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), kGroup)));
+}
 
 #include "kernels/neon.inl.h"
 

@@ -13,8 +13,10 @@ namespace {
 // the others).
 constexpr size_t kManyTokens = 8;
 
-// Rows of a few-token block: 16 rows of 768 fp32 columns are 48 KiB, about 4 us of DRAM bandwidth.
+// Rows of a few-token block: a multiple of kFewTokenRows (16 rows of 768 fp32 columns are 48 KiB,
+// about 4 us of DRAM bandwidth) that leaves kFewTokenBlocks blocks at most to share out.
 constexpr size_t kFewTokenRows = 16;
+constexpr size_t kFewTokenBlocks = 32;
 
 // Tokens of a many-token block: 256 tokens x 256 columns of x are 256 KiB and stay in the L2 cache.
 constexpr size_t kManyTokenBlock = 256;
@@ -189,7 +191,9 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   Scratch scratch;
   if (!PrepareActivations(work, scratch, args.tokens >= kManyTokens ? run : RunSerially()))
     return false;
-  work.rows_per_block = kFewTokenRows;
+  work.rows_per_block =
+      RoundUp((work.row_count + kFewTokenBlocks - 1) / kFewTokenBlocks, kFewTokenRows);
+  if (small) work.rows_per_block = work.row_count;
   work.tokens_per_block = IsWindow(matrix) ? kManyWindowBlock : kManyTokenBlock;
   if (!work.many && MultipliedAsItLies(matrix)) work.tokens_per_block = kWindowTokenBlock;
   if (work.many) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vectors of the aarch64 instruction sets: 8 lanes in two registers of four. Included by a
 // kernels_<isa>.cc inside its namespace, after its DotAddHalf(sum, w, x): sum + w·x over groups of
-// 4 of 16 bytes.
+// 4 of 16 bytes; and DotAddLane<k>(sum, w, x): the same with group k of x for every group of w.
 
 constexpr size_t kLanes = 8;
 struct F32 {
@@ -103,6 +103,26 @@ SSMPRESS_INLINE F32 AddToExponent(F32 v, F32 shifted) {
   return {AddToExponent(v.low, shifted.low), AddToExponent(v.high, shifted.high)};
 }
 
+// exp(x) for x <= 88.72, within 1.5 ULP; about 1.2e-38 below -87.33; NaN for NaN.
+//
+// As Exp, of which it leaves 3 instructions in 4 (FMLA overwrites what it adds to, so that every
+// step of Horner's rule takes two): 1 + r + r²·p(r) with p by pairs of terms.
+#define SSMPRESS_OWN_DECAY
+SSMPRESS_INLINE float32x4_t Decay(float32x4_t x) {
+  const float32x4_t round = vdupq_n_f32(12582912.0f);
+  const float32x4_t clamped = vmaxq_f32(x, vdupq_n_f32(-87.33f));
+  const float32x4_t shifted = vfmaq_f32(round, clamped, vdupq_n_f32(1.44269504f));
+  const float32x4_t i = vsubq_f32(shifted, round);
+  const float32x4_t high = vfmsq_f32(clamped, i, vdupq_n_f32(0.693147182f));
+  const float32x4_t r = vfmsq_f32(high, i, vdupq_n_f32(-1.90465421e-9f));
+  const float32x4_t square = vmulq_f32(r, r);
+  float32x4_t p = vfmaq_f32(vdupq_n_f32(0.0416683890f), r, vdupq_n_f32(0.00836871658f));
+  p = vfmaq_f32(p, square, vdupq_n_f32(0.00138145988f));
+  p = vfmaq_f32(vfmaq_f32(vdupq_n_f32(0.499999940f), r, vdupq_n_f32(0.166665211f)), square, p);
+  return AddToExponent(vfmaq_f32(vaddq_f32(r, vdupq_n_f32(1.0f)), square, p), shifted);
+}
+SSMPRESS_INLINE F32 Decay(F32 x) { return {Decay(x.low), Decay(x.high)}; }
+
 SSMPRESS_INLINE I32 ZeroI32() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
 SSMPRESS_INLINE I32 BitsOf(F32 v) {
   return {vreinterpretq_s32_f32(v.low), vreinterpretq_s32_f32(v.high)};
@@ -193,6 +213,20 @@ SSMPRESS_INLINE Vector ExpandBytes(const int8_t* value, uint64_t bits) {
   return {Expand16(value, bits), Expand16(value + CountBits<16>(bits), bits >> 16)};
 }
 
+// Moves a pointer so that the compiler sees only where it went: clang otherwise keeps a pointer of
+// its own for each of its uses in a loop.
+template <class T>
+SSMPRESS_INLINE void Advance(const T*& p, size_t elements) {
+  p += elements;
+  __asm__("" : "+r"(p));
+}
+// The same, when `sum` is computed.
+template <class T>
+SSMPRESS_INLINE void AdvanceAfter(int32x4_t& sum, const T*& p, size_t elements) {
+  p += elements;
+  __asm__("" : "+r"(p), "+w"(sum));
+}
+
 SSMPRESS_INLINE I8x16 LoadI8x16(const int8_t* p) { return vld1q_s8(p); }
 SSMPRESS_INLINE I8x32 LoadI8x32(const int8_t* p) { return {vld1q_s8(p), vld1q_s8(p + 16)}; }
 template <class Vector>
@@ -242,11 +276,14 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/selective_scan.inl.h"
 #include "kernels/causal_conv1d.inl.h"
 #include "kernels/quantize.inl.h"
+#include "kernels/quantize_neon.inl.h"
 #include "kernels/linear_dense.inl.h"
 #include "kernels/linear_bitmask.inl.h"
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
 #include "kernels/linear_window.inl.h"
+#include "kernels/linear_dense_neon.inl.h"
+#include "kernels/linear_window_neon.inl.h"
 #include "kernels/linear_int4_neon.inl.h"
 // clang-format on
 
@@ -255,13 +292,13 @@ constexpr Isa MakeIsa(const char* name) {
       name,
       RunScanBlock,
       RunConvBlock,
-      Quantize<int8_t>,
+      QuantizeInt8,
       nullptr,
       {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
-        LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
+        DenseInt8Tokens, Int4Tokens},
        {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
         LinearFewTokens<BitmaskInt8Reader, true, 2>},
-       {nullptr, nullptr, WindowTokens}},
+       {nullptr, nullptr, WindowInt8Tokens}},
       {{LinearManyTokens<FloatPanel, DenseFp32Reader>,
         LinearManyTokens<FloatPanel, DenseFp16Reader>,
         LinearManyTokens<Int8Panel, DenseInt8Reader>},

@@ -171,10 +171,9 @@ ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
     if (constant == 0 || value == nullptr) return nullptr;
     if (ort::Status* s = ReadValue(api, op, value, i, &sections[i - 1])) return s;
   }
-  PackedMatrix matrix;
-  if (ort::Status* s = ReadMatrix(*kernel, sections, &matrix)) return s;
-  if (ort::Status* s = CheckContents(*kernel, matrix)) return s;
-  kernel->checked = true;
+  if (ort::Status* s = ReadMatrix(*kernel, sections, &kernel->matrix)) return s;
+  if (ort::Status* s = CheckContents(*kernel, kernel->matrix)) return s;
+  kernel->constant = true;
   return nullptr;
 }
 
@@ -183,13 +182,17 @@ ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
 ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
                               PackedMatrix* matrix) {
   const OpDefinition& op = *kernel.op;
-  Tensor in[kMaxInputs];
-  for (size_t i = 0; i < op.input_count; ++i) {
-    if (ort::Status* s = ReadInput(kernel.api, op, context, i, &in[i])) return s;
+  if (ort::Status* s = ReadInput(kernel.api, op, context, 0, first)) return s;
+  if (kernel.constant) {
+    *matrix = kernel.matrix;
+    return nullptr;
   }
-  *first = in[0];
-  if (ort::Status* s = ReadMatrix(kernel, in + 1, matrix)) return s;
-  return kernel.checked ? nullptr : CheckContents(kernel, *matrix);
+  Tensor sections[kMaxSections];
+  for (size_t i = 1; i < op.input_count; ++i) {
+    if (ort::Status* s = ReadInput(kernel.api, op, context, i, &sections[i - 1])) return s;
+  }
+  if (ort::Status* s = ReadMatrix(kernel, sections, matrix)) return s;
+  return CheckContents(kernel, *matrix);
 }
 
 ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,

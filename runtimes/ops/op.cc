@@ -128,7 +128,7 @@ ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel**
   if (isa == nullptr) return Error(api, definition, "%s", error);
   *kernel = static_cast<Kernel*>(std::malloc(sizeof(Kernel)));
   if (*kernel == nullptr) return Error(api, definition, "out of memory");
-  **kernel = {api, &definition, isa, 0, false};
+  **kernel = {api, &definition, isa, 0, false, {}};
   return nullptr;
 }
 

@@ -67,7 +67,10 @@ struct Kernel {
   const OpDefinition* op;
   const Isa* isa;
   int64_t columns;  // ops with a packed matrix only
-  bool checked;  // ops with a packed matrix only: the sections are constant and have been checked
+  // Ops with a packed matrix only: the sections are constant initializers, which stay where they
+  // are as long as the session, and have been checked: `matrix` points at them.
+  bool constant;
+  PackedMatrix matrix;
 };
 
 // Allocates a kernel and picks its instruction set.
@@ -79,8 +82,8 @@ void AddMatrixInputs(OpDefinition* op);
 // create_kernel_v2: reads the attributes, and checks the contents of sections that are constant.
 ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
                                 const ort::KernelInfo* info, void** result);
-// Reads input 0 into `first`, checks the sections' shapes, and their contents where those are not
-// constant, and points `matrix` at them.
+// Reads input 0 into `first` and points `matrix` at the sections, whose shapes and contents are
+// checked where they are not constant.
 ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
                               PackedMatrix* matrix);
 

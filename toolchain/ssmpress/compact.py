@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ssmpress import float_windows, int4, windows
 from ssmpress.errors import BadInputError
+from ssmpress.format_costs import predicted_ns
 from ssmpress.ops import FORMATS, SECTION_ALIGNMENT, Format, Structure, Values
 
 Array = NDArray[Any]
@@ -278,30 +279,8 @@ class Cost:
     time: float
 
 
-MEASURED_DENSITIES = (0.1, 0.3, 0.5, 0.8, 1.0)
-NS_PER_WEIGHT: Mapping[str, tuple[float, ...]] = {
-    "dense-fp32": (0.334,) * 5,
-    "dense-fp16": (0.190,) * 5,
-    "dense-int8": (0.095,) * 5,
-    "bitmask-fp32": (0.096, 0.152, 0.234, 0.336, 0.354),
-    "bitmask-fp16": (0.107, 0.108, 0.113, 0.165, 0.182),
-    "bitmask-int8": (0.087, 0.083, 0.075, 0.086, 0.092),
-    "window-int8": (0.033, 0.051, 0.069, 0.106, 0.109),
-    "dense-int4": (0.053,) * 5,
-    "window-fp16": (0.039, 0.082, 0.118, 0.195, 0.210),
-}
-"""Decode time of one weight, stored or not, by density: AVX2, one thread, matrices that stream from
-memory, up to 0.5 with masks of a trained model (docs/benchmarks/formats.json). Only the order of
-two formats matters here, which holds on other machines where the absolute times do not."""
-
-
 SAME_SPEED = 1.05
 """Less than what two runs of the benchmark differ by."""
-
-
-def predicted_ns(packed_format: Format, density: float) -> float:
-    """Nanoseconds that a decode step spends on one weight, interpolated between measurements."""
-    return float(np.interp(density, MEASURED_DENSITIES, NS_PER_WEIGHT[packed_format.name]))
 
 
 def predicted_bytes(packed_format: Format, rows: int, columns: int, stored: int) -> int:
@@ -321,19 +300,23 @@ def predicted_bytes(packed_format: Format, rows: int, columns: int, stored: int)
     return rows * 8 * -(-columns // 64) + 4 * (rows + 1) + stored * item + scale
 
 
-def choose_format(rows: int, columns: int, stored: int, values: Values) -> tuple[Format, str]:
+def choose_format(
+    rows: int, columns: int, stored: int, values: Values, machine: str = "x86_64"
+) -> tuple[Format, str]:
     """The fastest format that is not larger than the dense one, and why.
 
     Of formats that are as fast within `SAME_SPEED`, the smallest.
 
     Args:
         rows, columns: shape. stored: weights that are kept. values: type of the stored weights.
+        machine: that runs it.
     """
     density = stored / max(1, rows * columns)
     costs = []
     for f in (f for f in FORMATS if f.values is values):
         size = predicted_bytes(f, rows, columns, stored)
-        costs.append(Cost(f, size, predicted_ns(f, density)))
+        time = predicted_ns(f, density, size / max(1, rows * columns), machine)
+        costs.append(Cost(f, size, time))
     dense = next(c for c in costs if c.format.structure is Structure.DENSE)
     candidates = [c for c in costs if c.nbytes <= dense.nbytes and c.time <= dense.time]
     fastest = min(c.time for c in candidates)

@@ -110,7 +110,9 @@ def _planned(
 ) -> PlannedMatrix:
     rows, columns = shape
     stored = round((1 - sparsity) * rows * columns)
-    chosen, _ = stages.matrix_format(config, name, (rows, columns), stored, recipe.pack)
+    chosen, _ = stages.matrix_format(
+        config, name, (rows, columns), stored, recipe.pack, recipe.target.machine
+    )
     size = predicted_bytes(chosen, rows, columns, stored)
     return PlannedMatrix(name, rows, columns, chosen.name, 4 * rows * columns, size)
 

@@ -359,7 +359,7 @@ def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
     config, tensors = source.checkpoint.config, pruned.tensors
     if not recipe.pack.keep_dead_channels:
         config, tensors = dead_channels.remove(config, tensors)
-    return _pack(config, tensors, recipe.pack)
+    return _pack(config, tensors, recipe.pack, recipe.target.machine)
 
 
 def packing_note(packed: PackedModel) -> str:
@@ -382,9 +382,10 @@ def export_dense(source: Source, folder: Path) -> Dense:
 
 
 def matrix_format(
-    config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings
-) -> tuple[Format, str]:
-    """The format of a matrix with `stored` weights, and why."""
+    config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings,
+    machine: str = "x86_64",
+) -> tuple[Format, str]:  # fmt: skip
+    """The format of a matrix with `stored` weights on a machine, and why."""
     if name in SMALL_MATRICES:
         return small_format(settings.values), "small, and next to the numbers"
     embedding = name == EMBEDDING
@@ -395,13 +396,14 @@ def matrix_format(
         values = Values.INT8
     if embedding:
         return Format(Structure.DENSE, values), "rows are read one by one"
-    return packing.choose_format(*shape, stored, values)
+    return packing.choose_format(*shape, stored, values, machine)
 
 
 def _pack(
-    config: ModelConfig, tensors: Mapping[str, torch.Tensor], settings: PackSettings | None
-) -> PackedModel:
-    """settings None: everything dense float32."""
+    config: ModelConfig, tensors: Mapping[str, torch.Tensor], settings: PackSettings | None,
+    machine: str = "x86_64",
+) -> PackedModel:  # fmt: skip
+    """settings None: everything dense float32. machine: that the formats are chosen for."""
     matrices, rest = {}, {}
     for name, tensor in tensors.items():
         array = tensor.numpy()
@@ -413,7 +415,7 @@ def _pack(
             chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
         else:
             stored = int(keep_mask.sum())
-            chosen, reason = matrix_format(config, name, array.shape, stored, settings)
+            chosen, reason = matrix_format(config, name, array.shape, stored, settings, machine)
         matrices[name] = packing.pack(array, keep_mask, chosen, reason)
     return PackedModel(config, rest, matrices)
 
