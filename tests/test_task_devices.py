@@ -92,6 +92,7 @@ def test_a_classifier_under_qemu(
     page = (recipe.out / "report.md").read_text()
     assert f"Executed instructions per text of {device['counted_length']} tokens" in page
     assert "| accuracy here | there |" in page and "board allows for a text" in page
+    assert "whole text" in page
     assert "perplexity" not in page.split("## Gates")[0] and "decoded token" not in page
     chart = (recipe.out / "report.html").read_text()
     assert f"instructions per text of {device['counted_length']} tokens, qemu" in chart
@@ -108,6 +109,7 @@ def test_a_forecaster_under_qemu(forecaster: Path, tmp_path: Path) -> None:
     page = (recipe.out / "report.md").read_text()
     assert "Executed instructions per forecast, one thread" in page
     assert "| MSE here | there |" in page and "board allows for a forecast" in page
+    assert "whole forecast" in page
     # Two variates of 3 patches: a batch of 8 would be 8 times as much.
     products = 2 * 3 * report["sparsity"]["model_weights"]
     assert device["instructions"]["dense"]["matrix_products"]["mean"] < 10 * products

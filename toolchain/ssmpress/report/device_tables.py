@@ -15,7 +15,7 @@ _PARTS = (
     ("matrix_products", "matrix products"),
     ("scan", "scan and convolution"),
     ("rest", "ONNX Runtime, C library"),
-    ("total", "whole step"),
+    ("total", ""),
 )
 
 
@@ -119,6 +119,8 @@ def conditions(report: Report) -> Rows:
 
 def instructions(report: Report) -> Rows:
     """Dense beside compressed, by part of the program."""
+    one = words(report).one
+    whole = f"whole {'step' if one == 'token' else one}"
     rows = [["device", "part", "dense", "compressed", "change", "spread of the repeats"]]
     for device in _devices(report):
         block = device["instructions"]
@@ -129,7 +131,7 @@ def instructions(report: Report) -> Rows:
             spreads = [entry["spread"] for entry in (dense, compressed)]
             known = [spread for spread in spreads if isinstance(spread, int | float)]
             rows.append(
-                [device["device"], label, count(dense["mean"]), count(compressed["mean"]),
+                [device["device"], label or whole, count(dense["mean"]), count(compressed["mean"]),
                  _fewer(lookup(block, "ratio", part)),
                  f"{100 * max(known):.2f} %" if known else "-"]
             )  # fmt: skip
