@@ -19,16 +19,18 @@ from ssmpress.ops import LIBRARY_NAME, RUNNER_NAME
 from ssmpress.qemu import Emulator, get_counter_path, get_symbols_path
 from ssmpress.report.devices import EMULATED, EMULATED_TIME, DeviceResult, Instructions
 from ssmpress.task_check import TaskReference
+from ssmpress.task_config import Kind
 from ssmpress.worker_process import WorkerProcess
 
 REPLY_S = 1800.0
 """Seconds for one answer: emulation is slow."""
 
 COUNTED_TOKENS = (2, 8, 14)
-"""Decoded tokens of the runs whose counts are subtracted, each from the next: two repeats."""
+"""Decoded tokens, or forecasts, of the runs whose counts are subtracted, each from the next: two
+repeats. What a run does beside them varies by some 1e5 instructions."""
 
-COUNTED_SAMPLES = (1, 2, 3)
-"""The same in texts of a classifier, or windows of a forecaster: each is a whole prefill."""
+COUNTED_TEXTS = (1, 2, 3)
+"""The same of a classifier: each is a whole prefill."""
 
 SCAN_PARTS = ("scan", "causalconv", "conv1d", "convblock")
 """Functions of the op library with such a name belong to the recurrence; the others to the matrix
@@ -52,9 +54,10 @@ class Count:
 
 
 def _what_counts(reference: AnyReference) -> Count:
-    if isinstance(reference, TaskReference):
-        return Count(COUNTED_SAMPLES, reference.length)
-    return Count(COUNTED_TOKENS, 1)
+    if not isinstance(reference, TaskReference):
+        return Count(COUNTED_TOKENS, 1)
+    texts = reference.task.kind is Kind.CLASSIFICATION
+    return Count(COUNTED_TEXTS if texts else COUNTED_TOKENS, reference.length)
 
 
 def validate_emulated(
