@@ -193,11 +193,6 @@ def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
     ):  # fmt: skip
         if not paths:
             raise UsageError(f"{option}: expected {what}, since the model is a {kind}; got none.")
-    if recipe.target.machine != host_machine() or recipe.deploy.addresses():
-        raise UsageError(
-            f"--target, --device: expected a language model; a {kind} is validated on this host "
-            "alone. Leave both away, and take the model to the device with ssmrun."
-        )
     if settings.evaluation_tokens is not None:
         raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
     path = None
