@@ -17,8 +17,26 @@ from ssmpress.ops import Format, Structure, Values
 INT4 = Format(Structure.DENSE, Values.INT4)
 
 
-def pack(weight: np.ndarray) -> PackedMatrix:
-    return compact.pack(weight, np.ones(weight.shape, bool), INT4)
+def pack(weight: np.ndarray, hessian: np.ndarray | None = None) -> PackedMatrix:
+    def rounded(w: np.ndarray) -> int4.Rounded:
+        return int4.round_weights(w, hessian)
+
+    return compact.pack(weight, np.ones(weight.shape, bool), INT4, round_int4=rounded)
+
+
+def correlated(columns: int, seed: int) -> np.ndarray:
+    """X^T X / n of inputs with a mean and a few strong directions, as a head has them."""
+    random = np.random.default_rng(seed)
+    strong = random.standard_normal((4, columns))
+    x = random.standard_normal((600, 4)) @ strong + 0.5 * random.standard_normal((600, columns))
+    x += random.standard_normal(columns)
+    return x.T @ x / len(x)
+
+
+def cost(weight: np.ndarray, packed: PackedMatrix, hessian: np.ndarray) -> float:
+    """Mean of e H e^T over the rows, float64."""
+    error = compact.unpack(packed).astype(np.float64) - weight
+    return float(np.einsum("ij,jk,ik->i", error, hessian, error).mean())
 
 
 @st.composite
@@ -66,6 +84,55 @@ def test_rounding_is_near(weight: np.ndarray) -> None:
         error = np.sqrt(np.square(unpacked[:, part] - weight[:, part]).sum(1))
         assert (error <= 4 * (largest / 7 + row / 127 / 2)).all()
     assert (unpacked[weight == 0] == 0).all()
+
+
+@given(rows=st.integers(24, 48), columns=st.integers(33, 90), seed=st.integers(0, 2**32))
+def test_feedback_costs_less_on_correlated_inputs(rows: int, columns: int, seed: int) -> None:
+    weight = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
+    hessian = correlated(columns, seed)
+    plain, fed = pack(weight), pack(weight, hessian)
+    compact.check(fed)
+    np.testing.assert_allclose(compact.unpack(fed), read_slowly(fed), rtol=1e-6)
+    assert cost(weight, fed, hessian) < 0.8 * cost(weight, plain, hessian)
+    again = pack(weight, hessian)
+    for name, section in fed.sections.items():
+        np.testing.assert_array_equal(section, again.sections[name])
+
+
+@given(weight=matrices())
+def test_feedback_keeps_zeros_and_the_range(weight: np.ndarray) -> None:
+    fed = pack(weight, correlated(weight.shape[1], 3))
+    compact.check(fed)
+    assert (compact.unpack(fed)[weight == 0] == 0).all()
+
+
+def test_feedback_by_its_definition() -> None:
+    """Column by column, what is left of a row is the least-squares answer to what is rounded."""
+    weight = np.random.default_rng(4).standard_normal((12, 70)).astype(np.float32)
+    hessian = correlated(70, 4)
+    rounded = int4.round_weights(weight, hessian)
+    damped = hessian + 0.05 * hessian.diagonal().mean() * np.eye(70)
+    same = 0
+    for row, code, ratio, scale in zip(
+        weight, rounded.code, rounded.ratio, rounded.scale, strict=True
+    ):
+        wanted = row.astype(np.float64)
+        for j in range(70):
+            step = float(scale) * int(ratio[j // 16])
+            best = np.clip(np.rint(wanted[j] / step), -8, 7) if step else 0
+            same += best == code[j]
+            error, rest = wanted[j] - step * code[j], slice(j + 1, None)
+            wanted[rest] += error * np.linalg.solve(damped[rest, rest], damped[rest, j])
+    assert same >= 0.99 * weight.size  # the others lie between two steps, but for rounding
+
+
+def test_without_correlation_feedback_is_the_nearest() -> None:
+    weight = np.random.default_rng(5).standard_normal((40, 70)).astype(np.float32)
+    plain, fed = int4.round_weights(weight), int4.round_weights(weight, 3 * np.eye(70))
+    assert (plain.code == fed.code).mean() > 0.99
+    told: list[tuple[int, int]] = []
+    int4.round_weights(weight, None, lambda done, total: told.append((done, total)))
+    assert told == [(40, 40)]
 
 
 def test_several_steps_beat_one() -> None:

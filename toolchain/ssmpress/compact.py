@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -53,12 +53,19 @@ class PackedMatrix:
         return sum(section.nbytes for section in self.sections.values())
 
 
-def pack(weight: Matrix, keep_mask: Mask, packed_format: Format, reason: str = "") -> PackedMatrix:
+def pack(
+    weight: Matrix,
+    keep_mask: Mask,
+    packed_format: Format,
+    reason: str = "",
+    round_int4: Callable[[Matrix], int4.Rounded] = int4.round_weights,
+) -> PackedMatrix:
     """Pack a matrix.
 
     Args:
         weight: float32 (r, c), finite. keep_mask: bool (r, c), True where the weight is stored;
             the others count as 0. packed_format: the format to use. reason: kept in the result.
+        round_int4: how an int4 matrix is rounded; only that is.
 
     Returns:
         The packed matrix; a dense format stores every weight, with zeros where the mask is False.
@@ -72,7 +79,7 @@ def pack(weight: Matrix, keep_mask: Mask, packed_format: Format, reason: str = "
         raise BadInputError("a weight matrix holds NaN or infinity; train or export it again.")
     if packed_format.values is Values.INT4:
         _refuse_wide(columns, packed_format.values, int4.MAX_COLUMNS)
-        sections = int4.pack(weight)
+        sections = int4.pack(round_int4(weight))
         return PackedMatrix(packed_format, rows, columns, weight.size, sections, reason)
     values, scale = _convert(weight, packed_format.values)
     if packed_format.structure is Structure.DENSE:
@@ -98,7 +105,7 @@ def unpack(packed: PackedMatrix) -> Matrix:
     """The matrix that the packed bytes stand for, float32 (r, c).
 
     Equal to what was packed for fp32, correctly rounded for fp16, within scale / 2 for int8.
-    For int4, `int4.round_weights`.
+    For int4, what `round_int4` chose.
 
     Raises:
         BadInputError: a section has a wrong type, shape or content (see `check`).

@@ -104,7 +104,7 @@ def make_bundle(
     """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
     deployment = checked.deployment
     with watch.stage("compact"):
-        packed = stages.compact(recipe, source, pruned)
+        packed = stages.compact(recipe, source, pruned, watch.progress)
         watch.note(stages.packing_note(packed))
     with watch.stage("export"):
         bundle = stages.export_bundle(source, dense, packed, folder, deployment.machine)

@@ -194,7 +194,7 @@ class RecoverSettings:
 
 class Head(StrEnum):
     """How the head's weights are stored, and a tied embedding's. `AUTO`: 4 bits beside an int8
-    body, which costs 0.3 % of the perplexity; else like the body.
+    body, which cost 0.6 % of a 70 % mamba-31m's perplexity; else like the body.
     """
 
     AUTO = "auto"

@@ -9,6 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress import compact as packing
-from ssmpress import data, dead_channels
+from ssmpress import data, dead_channels, int4
 from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
     Checkpoint,
@@ -28,7 +29,7 @@ from ssmpress.checkpoint import (
 from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
-from ssmpress.int4 import MAX_COLUMNS
+from ssmpress.head_error import head_hessian
 from ssmpress.labelled import load_labelled
 from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import Mamba
@@ -349,12 +350,34 @@ def is_matrix(name: str) -> bool:
     return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
 
 
-def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
-    """The packed model: without dead channels, each matrix in the format that suits it."""
-    config, tensors = source.checkpoint.config, pruned.tensors
+def compact(
+    recipe: Recipe, source: Source, pruned: Pruned, progress: Progress = _quiet
+) -> PackedModel:
+    """The packed model: without dead channels, each matrix in the format that suits it.
+
+    A 4-bit head is rounded to what costs least on the calibration text, or to the nearest if there
+    is none.
+    """
+    config, text = source.checkpoint.config, source.calibration
+    rounding = {}
+    name = EMBEDDING if config.tie_embeddings else LM_HEAD
+    if isinstance(text, np.ndarray) and len(text) > 1 and name in pruned.tensors:
+        rounding[name] = partial(_round_head, recipe, source, pruned, progress=progress)
+    tensors: Mapping[str, torch.Tensor] = pruned.tensors
     if not recipe.pack.keep_dead_channels:
         config, tensors = dead_channels.remove(config, tensors)
-    return _pack(config, tensors, recipe.pack, recipe.target.machine)
+    return _pack(config, tensors, recipe.pack, rounding, recipe.target.machine)
+
+
+def _round_head(
+    recipe: Recipe, source: Source, pruned: Pruned, weight: int4.Matrix, progress: Progress
+) -> int4.Rounded:
+    """On the CPU wherever the training was: the same bytes."""
+    torch.set_num_threads(recipe.threads)
+    model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(pruned.tensors)))
+    assert isinstance(source.calibration, np.ndarray)
+    hessian = head_hessian(model, source.calibration, recipe.seed, progress)
+    return int4.round_weights(weight, hessian, partial(progress, "rounding the head"))
 
 
 def packing_note(packed: PackedModel) -> str:
@@ -387,7 +410,7 @@ def matrix_format(
     head = name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
     head = head and config.task.kind is Kind.LANGUAGE_MODEL
     values = settings.head_values() if head else settings.values
-    if values is Values.INT4 and shape[1] > MAX_COLUMNS:
+    if values is Values.INT4 and shape[1] > int4.MAX_COLUMNS:
         values = Values.INT8
     if embedding:
         return Format(Structure.DENSE, values), "rows are read one by one"
@@ -395,10 +418,14 @@ def matrix_format(
 
 
 def _pack(
-    config: ModelConfig, tensors: Mapping[str, torch.Tensor], settings: PackSettings | None,
+    config: ModelConfig,
+    tensors: Mapping[str, torch.Tensor],
+    settings: PackSettings | None,
+    rounding: Mapping[str, Callable[[int4.Matrix], int4.Rounded]] | None = None,
     machine: str = "x86_64",
-) -> PackedModel:  # fmt: skip
-    """settings None: everything dense float32. machine: that the formats are chosen for."""
+) -> PackedModel:
+    """settings None: everything dense float32. rounding: of int4 matrices, by name; the others are
+    rounded to the nearest. machine: that the formats are chosen for."""
     matrices, rest = {}, {}
     for name, tensor in tensors.items():
         array = tensor.numpy()
@@ -411,7 +438,8 @@ def _pack(
         else:
             stored = int(keep_mask.sum())
             chosen, reason = matrix_format(config, name, array.shape, stored, settings, machine)
-        matrices[name] = packing.pack(array, keep_mask, chosen, reason)
+        round_int4 = (rounding or {}).get(name, int4.round_weights)
+        matrices[name] = packing.pack(array, keep_mask, chosen, reason, round_int4)
     return PackedModel(config, rest, matrices)
 
 
