@@ -122,9 +122,6 @@ SSMPRESS_INLINE I32 AbsBits(F32 v) {
 SSMPRESS_INLINE I32 RoundToEven(F32 v) {
   return _mm512_cvt_roundps_epi32(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-SSMPRESS_INLINE void StoreNarrow(int16_t* p, I32 v) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
-}
 SSMPRESS_INLINE void StoreNarrow(int8_t* p, I32 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
 }
