@@ -17,6 +17,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 DEMO := toolchain/recipes/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long: export OMP_WAIT_POLICY := PASSIVE
+# Test files side by side; many of them wait for processes that they start.
+PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
 
 .PHONY: setup demo test test-long test-kernels package-test docs check format bench bench-peers clean \
 	help
@@ -61,11 +63,11 @@ $(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
 
 test: setup $(STAMPS)/reference $(STAMPS)/kernels_test
 	build/runtimes/kernels_test --cases 50
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-long: setup $(STAMPS)/reference $(STAMPS)/kernels_test
 	build/runtimes/kernels_test --cases 2000
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-kernels: $(STAMPS)/venv
 	for preset in asan tsan; do \

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,21 @@ settings.load_profile("ssmpress")
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Trained models and texts beside the repository; tests that need them skip without."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Unfinished runs of the tests are not the user's, nor those of tests that run beside them."""
+    before = {name: os.environ.get(name) for name in ("XDG_CACHE_HOME", "ZIG_GLOBAL_CACHE_DIR")}
+    home = Path(before["XDG_CACHE_HOME"] or Path.home() / ".cache")
+    os.environ.setdefault("ZIG_GLOBAL_CACHE_DIR", str(home / "zig"))  # a compiler's cache is shared
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @pytest.fixture(scope="session")

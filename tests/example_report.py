@@ -68,6 +68,7 @@ def results(
         "matrices": matrices(),
         "model_weights": 400_000,
         "model_zeros": 113_200,
+        "removed_channels": (0, 3),
         "size": Size(1_600_000, 1_700_000, 400_000, 500_000),
         "measurements": measurements,
         "parity": parity({"logits": np.ones(3)}, {"logits": np.ones(3)}),
@@ -85,11 +86,11 @@ def results(
 def matrices() -> tuple[Matrix, ...]:
     """4 projections in each of 2 layers, 20,000 weights each, and an embedding."""
     projections = [
-        Matrix(f"layers.{i}.{name}", i, name, 100, 200, 14_000 + 300 * i, True,
+        Matrix(f"layers.{i}.{name}", i, name, 100, 200, 14_000 + 300 * i, i, True,
                "bitmask-int8", 9000, "smallest that is not slower")
         for i in range(2) for name in PROJECTIONS
     ]  # fmt: skip
-    embedding = Matrix("embedding", None, "embedding", 1000, 100, 0, False, "dense-int8",
+    embedding = Matrix("embedding", None, "embedding", 1000, 100, 0, 0, False, "dense-int8",
                        104_000, "not pruned")  # fmt: skip
     return (*projections, embedding)
 

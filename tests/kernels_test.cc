@@ -212,8 +212,8 @@ void CheckScanInvariance(const Isa& isa, ScanCase& c) {
 
 void TestScan(const Isa& isa, Random& random, int cases) {
   for (int i = 0; i < cases; ++i) {
-    ScanCase c(random, random.Below(3), random.Size(5, {17, 40}), random.Size(17, {63, 65, 150}),
-               random.Size(17, {33}));
+    ScanCase c(random, random.Below(3), random.Size(5, {17, 40}),
+               random.Size(17, {63, 65, 150, 330}), random.Size(17, {33}));
     Check(RunSelectiveScan(isa, c.Args(), RunSerially()), "scan: out of memory");
     CheckScan(isa, c);
     CheckScanInvariance(isa, c);
@@ -221,6 +221,10 @@ void TestScan(const Isa& isa, Random& random, int cases) {
   ScanCase large(random, 2, 20, 150, 16);  // enough work for threads
   RunSelectiveScan(isa, large.Args(), RunSerially());
   CheckScanInvariance(isa, large);
+  ScanCase wide(random, 1, 20, 600, 16);  // blocks of several groups of channels
+  RunSelectiveScan(isa, wide.Args(), RunSerially());
+  CheckScan(isa, wide);
+  CheckScanInvariance(isa, wide);
   ScanCase nan(random, 1, 3, 11, 4);
   nan.u[1 * 11 + 5] = NAN;  // token 1, channel 5
   RunSelectiveScan(isa, nan.Args(), RunSerially());

@@ -286,17 +286,17 @@ void CheckLinearInvariance(const Isa& isa, Packed& p, size_t tokens, Floats& x, 
   }
 }
 
-void CheckLinearNan(const Isa& isa, Random& random, int format, size_t tokens) {
-  Packed p(random, format, 21, 70, 0.5f);
+void CheckLinearNan(const Isa& isa, Random& random, int format, size_t tokens, size_t rows) {
+  Packed p(random, format, rows, 70, 0.5f);
   for (float poison : {static_cast<float>(NAN), static_cast<float>(INFINITY)}) {
     Floats x = Draw(random, tokens * 70, 0.5f, 1);
     const size_t bad = tokens / 2, column = 67;
     x[bad * 70 + column] = poison;
     Floats y = RunOn(isa, p, tokens, x, 1);
     for (size_t at = 0; at < y.size(); ++at) {
-      const size_t row = at % 21;
+      const size_t row = at % rows;
       const double w = p.dense[row * 70 + column];
-      if (at / 21 != bad) {
+      if (at / rows != bad) {
         Check(std::isfinite(y[at]), "%s: a NaN reached another token", FormatName(format));
       } else if (IsInt8(format)) {
         Check(std::isnan(y[at]), "%s: row %zu is not NaN", FormatName(format), row);
@@ -308,8 +308,8 @@ void CheckLinearNan(const Isa& isa, Random& random, int format, size_t tokens) {
 }
 
 // Activations that fall halfway between two integers round to the even one.
-void CheckTies(const Isa& isa, Random& random, int format, size_t tokens) {
-  Packed p(random, format, 9, 100, 0.9f);
+void CheckTies(const Isa& isa, Random& random, int format, size_t tokens, size_t rows) {
+  Packed p(random, format, rows, 100, 0.9f);
   Floats x(tokens * 100);
   for (size_t at = 0; at < x.size(); ++at) {
     x[at] = at % 100 == 99 ? -127.0f : static_cast<float>(random.Below(254)) - 126.5f;
@@ -318,13 +318,28 @@ void CheckTies(const Isa& isa, Random& random, int format, size_t tokens) {
   CheckLinear(isa, p, tokens, x, y);
 }
 
+// Many tokens of whole tiles: two blocks of tokens, two panels of columns, two of entries.
+void TestWindowPanels(const Isa& isa, Random& random) {
+  for (size_t tokens : {64, 530}) {
+    Packed p(random, kWindowFormat, 40, 1100, 0.3f);
+    Floats x = Draw(random, tokens * 1100, -1, 1);
+    Floats y = RunOn(isa, p, tokens, x, 1);
+    CheckLinear(isa, p, tokens, x, y);
+    CheckLinearInvariance(isa, p, tokens, x, y);
+  }
+  CheckLinearNan(isa, random, kWindowFormat, 65, 24);
+  CheckTies(isa, random, kWindowFormat, 65, 16);
+}
+
 void TestLinear(const Isa& isa, Random& random, int format, int cases) {
   const float densities[] = {0.0f, 0.004f, 0.05f, 0.3f, 0.5f, 0.9f, 1.0f};
   for (int i = 0; i < cases; ++i) {
-    const size_t rows = random.Size(35, {63, 80, 130});
+    size_t rows = random.Size(35, {63, 80, 130});
+    // Panels of windows, from 64 tokens on, want whole tiles.
+    if (format == kWindowFormat && random.Below(2) == 0) rows = (rows + 7) / 8 * 8;
     const size_t columns =
         random.Size(35, {48, 63, 64, 65, 127, 256, 300, 511, 512, 513, 770, 1024, 1100});
-    const size_t tokens = random.Size(15, {16, 33, 48});
+    const size_t tokens = random.Size(15, {16, 33, 48, 64, 71});
     Packed p(random, format, rows, columns, densities[random.Below(7)]);
     char error[256] = "";
     Check(CheckMatrix(p.m, error, sizeof error), "%s: %s", FormatName(format), error);
@@ -343,9 +358,10 @@ void TestLinear(const Isa& isa, Random& random, int format, int cases) {
     CheckLinearInvariance(isa, p, tokens, x, y);
   }
   for (size_t tokens : {1, 3, 11}) {
-    CheckLinearNan(isa, random, format, tokens);
-    if (IsInt8(format)) CheckTies(isa, random, format, tokens);
+    CheckLinearNan(isa, random, format, tokens, 21);
+    if (IsInt8(format)) CheckTies(isa, random, format, tokens, 9);
   }
+  if (format == kWindowFormat) TestWindowPanels(isa, random);
 }
 
 // 20 rows of 70 columns, about half of them stored: 3 tiles, 4 entries without a row.

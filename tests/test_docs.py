@@ -167,7 +167,12 @@ ASSEMBLED = {
     "Check d_state in config.json": ("Check {keys} in config.json",),
     "Fail: The quality kept is …": ("quality kept", "The {self.rule.label} is"),
     "from fewer than 8 windows of evaluation text": (
-        "from fewer than {MIN_WINDOWS} windows of evaluation text",
+        "from fewer than {MIN_WINDOWS} {said.evaluated}",
+        "windows of evaluation text",
+    ),
+    "from fewer than 8 windows of the series that do not overlap": (
+        "from fewer than {MIN_WINDOWS} {said.evaluated}",
+        "windows of the series that do not overlap",
     ),
 }
 """Messages that the code puts together, and the parts of them that stand in it."""

@@ -198,6 +198,32 @@ def test_few_windows_are_inconclusive_unless_nothing_is_asked() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "unit", "more"),
+    [
+        ("language-model", "windows of evaluation text", "or more --evaluation-tokens."),
+        ("classification", "labelled texts", "a longer --evaluation."),
+        ("forecast", "windows of the series that do not overlap", "a longer series as"),
+    ],
+)
+def test_too_little_to_judge_is_told_in_the_units_of_the_task(
+    kind: str, unit: str, more: str
+) -> None:
+    """--evaluation-tokens is refused for the two that are no language models."""
+    report = planted(example.report(), "model.config", {"task": {"kind": kind}})
+    del report["quality"]["window_nll"]
+    few = planted(report, "quality.retention_interval", None)
+    verdict = judge(few, settings(min_retention=0.5))
+    check(verdict, "inconclusive", 5)
+    assert f"from fewer than 8 {unit}, or damaged ones." in verdict.sentence
+    interval = {"low": 0.9, "high": 1.0, "confidence": 0.95}
+    straddles = planted(report, "quality.retention_interval", interval)
+    for one in (verdict, judge(straddles, settings(min_retention=0.95))):
+        check(one, "inconclusive", 5)
+        assert more in one.rules[0].help
+        assert (kind == "language-model") == ("--evaluation-tokens" in one.rules[0].help)
+
+
+@pytest.mark.parametrize(
     "damage",
     [None, [], "x", [1.0], [None] * 30, [float("nan")] * 30, [1e300] * 30, ["1"] * 30],
 )

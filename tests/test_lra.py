@@ -75,6 +75,32 @@ def test_pathfinder_discs_lie_on_the_curves_that_the_class_says() -> None:
                 assert a is b or distance.min() >= pathfinder.CLEARANCE - 1e-9
 
 
+def test_pathfinder_looks_near_by_and_finds_what_looking_everywhere_does() -> None:
+    random = np.random.default_rng(5)
+    points = random.uniform(1.5, 29.5, (60, 2))
+    taken = pathfinder.Taken()
+    for curve in points.reshape(20, 3, 2):
+        taken.add([tuple(point) for point in curve.tolist()])
+    curves = points.reshape(20, 3, 2)
+    all_points = np.concatenate([points, ((curves[:, 1:] + curves[:, :-1]) / 2).reshape(-1, 2)])
+    found = []
+    for place in random.uniform(0, 31, (2000, 2)):
+        apart = np.sqrt(((all_points - place) ** 2).sum(1)).min()
+        found.append(taken.near(*place.tolist()))
+        assert found[-1] == (apart <= pathfinder.CLEARANCE)
+    assert 0.1 < np.mean(found) < 0.99
+
+    angle = random.uniform(0, 7, 50)
+    starts = random.uniform(1.5, 29.5, (50, 2))
+    along = pathfinder.DASH * np.stack([np.cos(angle), np.sin(angle)], -1)
+    offset = pathfinder._GRID[:, None] - starts
+    part = np.clip((offset * along).sum(-1) / (along**2).sum(-1), 0, 1)
+    distance = np.sqrt(((offset - part[..., None] * along) ** 2).sum(-1)).min(1)
+    coverage = np.clip(pathfinder.HALF_WIDTH + 0.5 - distance, 0, 1)
+    drawn = pathfinder._lines(starts, starts + along)
+    np.testing.assert_allclose(drawn, coverage, rtol=0, atol=1e-12)
+
+
 def test_pathfinder_classes_are_even_and_equally_bright() -> None:
     images, labels = pathfinder.generate(120, seed=1, dashes=6)
     assert images.shape == (120, 1024) and labels.sum() == 60

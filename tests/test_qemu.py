@@ -44,7 +44,7 @@ def checked(made: Made, cpu: str) -> tuple[float, float, str]:
         command = qemu.command([made.files.folder / RUNNER_NAME, "worker", made.files.folder])
         with WorkerProcess(cpu, emulate.REPLY_S, command) as worker:
             loaded = worker.ask({"do": "load", "threads": 1, "cold": False, "seed": 0})
-            parity, sample = check(worker, made.reference, cpu)
+            parity, sample = check(worker, made.reference, cpu, lambda file: {})
     return parity.max_rel, sample.difference, loaded["ops_isa"]
 
 

@@ -256,6 +256,10 @@ def test_an_unknown_op_is_named_without_noise(
      ({"d_state": 5}, r"past_scan_state\.0: expected"),
      ({"d_conv": 3}, r"past_conv_state\.0: expected"),
      ({"d_conv": 1}, r"past_conv_state\.0: expected"),
+     ({"channels": [8]}, r"channels: expected 2 integers from 1 to 8; got \[8\]"),
+     ({"channels": [8, 9]}, "channels: expected"), ({"channels": [8, 0]}, "channels: expected"),
+     ({"channels": [8, True]}, "channels: expected"), ({"channels": "88"}, "channels: expected"),
+     ({"channels": [8, 7]}, r"past_conv_state\.1: expected tensor\(float\) \(any, 3, 7\)"),
      ({"vocab_size": 51}, r"output logits: expected tensor\(float\) \(any, any, 51\)")],
 )  # fmt: skip
 def test_metadata_must_fit_the_graph(tmp_path: Path, metadata: Any, message: str) -> None:

@@ -229,6 +229,10 @@ def test_models_that_are_none(copy: Path, content: bytes) -> None:
      ({"n_layer": 2**24}, "expected two states of every layer"),
      ({"d_inner": 9}, "past_conv_state.0: expected float32 (any, 3, 9)"),
      ({"d_state": 5}, "past_scan_state.0: expected"), ({"d_conv": 3}, "past_conv_state.0: expect"),
+     ({"channels": [8]}, "channels: expected 2 integers from 1 to 8"),
+     ({"channels": [8, 9]}, "channels: expected"), ({"channels": [0, 8]}, "channels: expected"),
+     ({"channels": [8, 7.5]}, "channels: expected"), ({"channels": {}}, "channels: expected"),
+     ({"channels": [8, 7]}, "past_conv_state.1: expected float32 (any, 3, 7)"),
      ({"vocab_size": 51}, "output logits: expected float32 (any, any, 51)"),
      ({"vocab_size": 1e3}, "vocab_size: expected an integer")],
 )  # fmt: skip

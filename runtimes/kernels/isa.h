@@ -9,15 +9,15 @@
 
 namespace ssmpress {
 
-// Channels of one SelectiveScan block. 64 channels x 16 states of h and of A are 8 KiB: they stay
-// in the L1 cache over the whole length.
+// Channels that SelectiveScan takes along a run of tokens at a time: 64 channels x 16 states of h
+// and of A are 8 KiB and stay in the L1 cache. A block is any number of these groups.
 constexpr size_t kScanChannels = 64;
 
 struct SelectiveScanBlock {
   const SelectiveScan* args;
   size_t batch;
-  size_t channel_begin, channel_end;  // at most kScanChannels
-  float* scratch;  // 2·n·kScanChannels floats for the block's h and A, or nullptr when l is 1
+  size_t channel_begin, channel_end;
+  float* scratch;  // h and A of whole groups, 2·n·kScanChannels floats each; nullptr when l is 1
 };
 
 struct CausalConv1dBlock {
@@ -32,9 +32,10 @@ constexpr size_t kColumnMultiple = 64;
 
 struct LinearBlock {
   const PackedMatrix* matrix;
-  // float; for int8 matrices int8_t, or int16_t (many tokens, some Isas). For int4 matrices
+  // float; for int8 matrices int8_t. For int4 matrices
   // int8_t, and from x + Int4Offsets(columns) on an int16_t pair for every group: -8 times the sum
   // of the activations at columns 0 and 1, and at columns 2 and 3, of its four runs of 4 columns.
+  // For many tokens what quantize_panel writes.
   const void* x;
   const float* x_scale;  // (t), int8 and int4 matrices only; NaN for a token that is not finite
   size_t x_stride;       // elements
@@ -61,15 +62,16 @@ struct Isa {
   // Quantises x (columns) to `q` as docs/sparse_format.md says and zeroes q up to `stride`; returns
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
-  // nullptr: many_tokens takes int8_t as the others do.
-  float (*quantize_int16)(const float* x, size_t columns, size_t stride, int16_t* q);
+  // As quantize_int8, into what many_tokens multiplies: panel_x_bytes a value. nullptr: int8_t.
+  float (*quantize_panel)(const float* x, size_t columns, size_t stride, void* q);
   // [Structure][Values]: streams the packed bytes once. Where an instruction set has none, that of
   // `next` runs.
   LinearFunction few_tokens[3][4];
-  // Dense and bitmask: unpacks a panel, uses it many times. Windows and int4 are multiplied as they
-  // lie for any number of tokens.
-  LinearFunction many_tokens[2][3];
+  // [Structure][Values]: unpacks a panel, uses it many times. Where there is none, few_tokens runs
+  // for any number of tokens. That of windows writes y in the order of the entries.
+  LinearFunction many_tokens[3][4];
   const Isa* next;
+  size_t panel_x_bytes = 1;
 };
 
 extern const Isa kScalarIsa;

@@ -294,7 +294,7 @@ const Isa kAvx2Isa = {
     RunScanBlock,
     RunConvBlock,
     Quantize<int8_t>,
-    Quantize<int16_t>,
+    QuantizePanel<PanelX>,
     {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
       LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
@@ -306,6 +306,7 @@ const Isa kAvx2Isa = {
       LinearManyTokens<FloatPanel, BitmaskFp16Reader>,
       LinearManyTokens<Int8Panel, BitmaskInt8Reader>}},
     &kScalarIsa,
+    sizeof(PanelX),
 };
 
 }  // namespace ssmpress

@@ -128,6 +128,10 @@ SSMPRESS_INLINE void StoreNarrow(int16_t* p, I32 v) {
 SSMPRESS_INLINE void StoreNarrow(int8_t* p, I32 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(v));
 }
+SSMPRESS_INLINE void StoreNarrow(uint8_t* p, I32 v) {
+  const __m128i bytes = _mm512_cvtepi32_epi8(v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_xor_si128(bytes, _mm_set1_epi8(-128)));
+}
 
 SSMPRESS_INLINE float HorizontalSum(F32 v) { return _mm512_reduce_add_ps(v); }
 SSMPRESS_INLINE int32_t HorizontalSum(I32 v) { return _mm512_reduce_add_epi32(v); }
@@ -203,19 +207,25 @@ SSMPRESS_INLINE I32 DotAdd(I32 sum, Bytes w, Bytes x) {
   return _mm512_dpbusd_epi32(sum, _mm512_abs_epi8(w), signed_x);
 }
 
-// Int8 panels: an element is 2 columns, weights and activations are widened to int16.
-using PanelX = int16_t;
-constexpr size_t kPanelColumns = 2;
+// Int8 panels: an element is 4 columns; the product wants one side unsigned, so that activations
+// are stored as x + 128 and 128 times the row's sum is subtracted.
+using PanelX = uint8_t;
+constexpr size_t kPanelColumns = 4;
 constexpr int kInt8PanelTokens = 12, kFloatPanelTokens = 12;  // 24 sums, 2 vectors of weights
 template <class Reader>
 SSMPRESS_INLINE I32 NextPanelElements(Reader& reader) {
-  return _mm512_cvtepi8_epi16(reader.template NextBytes<__m256i, false>());
+  return reader.template NextBytes<Bytes, false>();
 }
 SSMPRESS_INLINE I32 PanelDotAdd(I32 sum, I32 w, const PanelX* x) {
-  int32_t pair;
-  std::memcpy(&pair, x, sizeof pair);
-  return _mm512_dpwssd_epi32(sum, w, _mm512_set1_epi32(pair));
+  int32_t four;
+  std::memcpy(&four, x, sizeof four);
+  return _mm512_dpbusd_epi32(sum, _mm512_set1_epi32(four), w);
 }
+#define SSMPRESS_PANEL_EXCESS
+SSMPRESS_INLINE I32 AddExcess(I32 sum, I32 w) {
+  return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(-128), w);  // 128, unsigned
+}
+SSMPRESS_INLINE I32 Subtract(I32 a, I32 b) { return _mm512_sub_epi32(a, b); }
 
 SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
   return m.structure == Structure::kBitmask ? static_cast<size_t>(m.start[row]) : 0;
@@ -230,6 +240,10 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 #include "kernels/linear_bitmask.inl.h"
 #include "kernels/linear_few_tokens.inl.h"
 #include "kernels/linear_many_tokens.inl.h"
+#include "kernels/linear_window_float_avx512.inl.h"
+#include "kernels/linear_window_float.inl.h"
+#include "kernels/linear_int4_avx512.inl.h"
+#include "kernels/linear_window_avx512.inl.h"
 // clang-format on
 
 // Windows stay at 32 bytes, one record: four windows of two records are brought together on the
@@ -279,18 +293,20 @@ const Isa kAvx512Isa = {
     RunScanBlock,
     RunConvBlock,
     Quantize<int8_t>,
-    Quantize<int16_t>,
+    QuantizePanel<PanelX>,
     {{LinearFewTokens<DenseFp32Reader, false, 4>, LinearFewTokens<DenseFp16Reader, false, 4>,
-      LinearFewTokens<DenseInt8Reader, true, 4>},
+      LinearFewTokens<DenseInt8Reader, true, 4>, Int4Tokens},
      {LinearFewTokens<BitmaskFp32Reader, false, 2>, LinearFewTokens<BitmaskFp16Reader, false, 2>,
       LinearFewTokens<BitmaskInt8Reader, true, 2>},
-     {nullptr, nullptr, half::WindowTokens}},
+     {nullptr, WindowFp16Tokens, half::WindowTokens}},
     {{LinearManyTokens<FloatPanel, DenseFp32Reader>, LinearManyTokens<FloatPanel, DenseFp16Reader>,
       LinearManyTokens<Int8Panel, DenseInt8Reader>},
      {LinearManyTokens<FloatPanel, BitmaskFp32Reader>,
       LinearManyTokens<FloatPanel, BitmaskFp16Reader>,
-      LinearManyTokens<Int8Panel, BitmaskInt8Reader>}},
+      LinearManyTokens<Int8Panel, BitmaskInt8Reader>},
+     {nullptr, nullptr, WindowManyTokens}},
     &kAvx2Isa,
+    sizeof(PanelX),
 };
 
 }  // namespace ssmpress

@@ -223,6 +223,10 @@ void WindowFp16Scalar(const LinearBlock& block) {
   }
 }
 
+float QuantizePanel(const float* x, size_t columns, size_t stride, void* q) {
+  return Quantize(x, columns, stride, static_cast<int16_t*>(q));
+}
+
 constexpr Structure kDense = Structure::kDense;
 constexpr Structure kBitmask = Structure::kBitmask;
 
@@ -242,7 +246,7 @@ const Isa kScalarIsa = {
     SelectiveScanScalar,
     CausalConv1dScalar,
     Quantize<int8_t>,
-    Quantize<int16_t>,
+    QuantizePanel,
     {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
       LinearScalar<kDense, Values::kInt8, int8_t>, Int4Scalar},
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
@@ -253,6 +257,7 @@ const Isa kScalarIsa = {
      {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
       LinearScalar<kBitmask, Values::kInt8, int16_t>}},
     nullptr,
+    sizeof(int16_t),
 };
 
 }  // namespace ssmpress

@@ -13,10 +13,11 @@ namespace {
 // the others).
 constexpr size_t kManyTokens = 8;
 
-// Rows of a few-token block: a multiple of kFewTokenRows (16 rows of 768 fp32 columns are 48 KiB,
-// about 4 us of DRAM bandwidth) that leaves kFewTokenBlocks blocks at most to share out.
+// Rows of a few-token block: 16 rows of 768 fp32 columns are 48 KiB, about 4 us of DRAM bandwidth,
+// and those of smaller formats stay in the L1 cache for all tokens. One token takes more at a time:
+// a multiple that leaves kOneTokenBlocks blocks at most to share out.
 constexpr size_t kFewTokenRows = 16;
-constexpr size_t kFewTokenBlocks = 32;
+constexpr size_t kOneTokenBlocks = 32;
 
 // Tokens of a many-token block: 256 tokens x 256 columns of x are 256 KiB and stay in the L2 cache.
 constexpr size_t kManyTokenBlock = 256;
@@ -26,6 +27,15 @@ constexpr size_t kManyTokenBlock = 256;
 // 120). 120 tokens of 1024 columns are 120 KiB of activations.
 constexpr size_t kWindowTokenBlock = 120;
 
+// From about this many tokens on, writing windows out as panels pays for itself (AVX-512).
+constexpr size_t kManyWindowTokens = 64;
+
+// As kManyTokenBlock for windows, whose panels take longer to write out.
+constexpr size_t kManyWindowBlock = 512;
+
+// Tokens whose rows one task puts in order.
+constexpr size_t kReorderTokens = 16;
+
 // Multiply-adds (t·r·c) below which one thread is faster: waking ONNX Runtime's threads costs about
 // 5 us, in which one core streams some 20,000 to 50,000 weights.
 constexpr size_t kMinParallelMultiplies = 65536;
@@ -34,7 +44,7 @@ struct Work {
   const Isa* isa;
   const Linear* args;
   bool many;
-  bool wide;          // x becomes int16
+  size_t x_bytes;     // of a quantised activation
   LinearBlock block;  // of the whole product
   size_t row_count;   // rows, or entries of a window matrix
   size_t rows_per_block, row_blocks;
@@ -66,11 +76,10 @@ void QuantizeToken(void* context, size_t i) {
   const size_t columns = work.args->matrix->columns;
   const size_t stride = work.block.x_stride;
   const float* x = work.args->x + i * columns;
-  if (work.wide) {
-    int16_t* q = static_cast<int16_t*>(work.quantized) + i * stride;
-    work.x_scale[i] = work.isa->quantize_int16(x, columns, stride, q);
+  int8_t* q = static_cast<int8_t*>(work.quantized) + i * stride * work.x_bytes;
+  if (work.many && work.isa->quantize_panel != nullptr) {
+    work.x_scale[i] = work.isa->quantize_panel(x, columns, stride, q);
   } else {
-    int8_t* q = static_cast<int8_t*>(work.quantized) + i * stride;
     work.x_scale[i] = work.isa->quantize_int8(x, columns, stride, q);
     if (IsInt4(*work.args->matrix)) AddOffsets(columns, q);
   }
@@ -112,10 +121,11 @@ bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   if (IsInt4(*args.matrix)) stride += stride / 4;  // a pair of int16 for every 16 columns
   work.block.x_stride = stride;
   if (args.matrix->values == Values::kInt8 || IsInt4(*args.matrix)) {
-    const size_t element = work.wide ? sizeof(int16_t) : sizeof(int8_t);
-    if (!scratch.Allocate(args.tokens, stride * element + sizeof(float))) return false;
+    work.x_bytes = work.many ? work.isa->panel_x_bytes : 1;
+    const size_t token_bytes = stride * work.x_bytes;
+    if (!scratch.Allocate(args.tokens, token_bytes + sizeof(float))) return false;
     work.quantized = scratch.as<char>();
-    work.x_scale = reinterpret_cast<float*>(scratch.as<char>() + args.tokens * stride * element);
+    work.x_scale = reinterpret_cast<float*>(scratch.as<char>() + args.tokens * token_bytes);
     run.run(run.self, args.tokens, QuantizeToken, &work);
     work.block.x = work.quantized;
     work.block.x_scale = work.x_scale;
@@ -129,6 +139,42 @@ bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   return true;
 }
 
+bool UsesPanels(const Isa& isa, const PackedMatrix& m, size_t tokens) {
+  const LinearFunction many =
+      isa.many_tokens[static_cast<int>(m.structure)][static_cast<int>(m.values)];
+  if (many == nullptr) return false;
+  if (!IsWindow(m)) return tokens >= kManyTokens;
+  return tokens >= kManyWindowTokens && m.rows % kWindowTile == 0;
+}
+
+struct Reordering {
+  const Linear* args;
+  float* rows;  // (blocks, r)
+};
+
+void ReorderTokens(void* context, size_t i) {
+  const Reordering& work = *static_cast<const Reordering*>(context);
+  const size_t rows = work.args->matrix->rows;
+  const int32_t* order = work.args->matrix->order;
+  float* entries = work.rows + i * rows;
+  const size_t end = Min(work.args->tokens, (i + 1) * kReorderTokens);
+  for (size_t token = i * kReorderTokens; token < end; ++token) {
+    float* y = work.args->y + token * rows;
+    std::memcpy(entries, y, rows * sizeof(float));
+    for (size_t entry = 0; entry < rows; ++entry) y[order[entry]] = entries[entry];
+  }
+}
+
+// y from the order of the entries to that of the rows.
+bool ReorderRows(const Linear& args, const ParallelFor& run) {
+  const size_t blocks = (args.tokens + kReorderTokens - 1) / kReorderTokens;
+  Scratch scratch;
+  if (!scratch.Allocate(blocks * args.matrix->rows, sizeof(float))) return false;
+  Reordering work = {&args, scratch.as<float>()};
+  run.run(run.self, blocks, ReorderTokens, &work);
+  return true;
+}
+
 }  // namespace
 
 bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) {
@@ -137,8 +183,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   Work work = {};
   work.isa = &isa;
   work.args = &args;
-  work.many = !MultipliedAsItLies(matrix) && args.tokens >= kManyTokens;
-  work.wide = work.many && isa.quantize_int16 != nullptr;
+  work.many = UsesPanels(isa, matrix, args.tokens);
   work.row_count = IsWindow(matrix) ? RoundUp(matrix.rows, kWindowTile) : matrix.rows;
   work.block.matrix = &matrix;
   work.block.y = args.y;
@@ -147,10 +192,13 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   Scratch scratch;
   if (!PrepareActivations(work, scratch, args.tokens >= kManyTokens ? run : RunSerially()))
     return false;
-  work.rows_per_block =
-      RoundUp((work.row_count + kFewTokenBlocks - 1) / kFewTokenBlocks, kFewTokenRows);
-  work.tokens_per_block = MultipliedAsItLies(matrix) ? kWindowTokenBlock : kManyTokenBlock;
-  if (small) work.rows_per_block = work.row_count;
+  work.rows_per_block = kFewTokenRows;
+  if (args.tokens == 1) {
+    const size_t share = (work.row_count + kOneTokenBlocks - 1) / kOneTokenBlocks;
+    work.rows_per_block = small ? work.row_count : RoundUp(share, kFewTokenRows);
+  }
+  work.tokens_per_block = IsWindow(matrix) ? kManyWindowBlock : kManyTokenBlock;
+  if (!work.many && MultipliedAsItLies(matrix)) work.tokens_per_block = kWindowTokenBlock;
   if (work.many) {
     // 64 rows, but fewer when that would leave less than 16 blocks to share out.
     work.rows_per_block = Min(kPanelRows, RoundUp(matrix.rows / 16 + 1, kPanelRowMultiple));
@@ -158,7 +206,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   work.row_blocks = (work.row_count + work.rows_per_block - 1) / work.rows_per_block;
   const size_t token_blocks = (args.tokens + work.tokens_per_block - 1) / work.tokens_per_block;
   run.run(run.self, work.row_blocks * token_blocks, RunBlock, &work);
-  return true;
+  return !work.many || !IsWindow(matrix) || ReorderRows(args, run);
 }
 
 }  // namespace ssmpress

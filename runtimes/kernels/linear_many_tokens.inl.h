@@ -9,9 +9,41 @@ constexpr size_t kPanel = 2 * kLanes;  // rows
 static_assert(kPanelRowMultiple % kPanel == 0, "a panel is two vectors of rows");
 constexpr size_t kDepth = 4096 / kPanel;
 
+struct PanelTile {
+  const float* panel;
+  size_t depth;   // elements
+  size_t row;     // of the panel's first row
+  size_t count;   // rows of the panel that exist
+  size_t column;  // of the panel's first element
+  bool first, last;
+  const float* scale;  // of the panel's first row; int8 only
+};
+
+// Where activations are stored as x + 128: 128 times the sum of a panel's rows.
+struct ExcessOfRows {
+#ifdef SSMPRESS_PANEL_EXCESS
+  I32 low, high;
+  explicit ExcessOfRows(const PanelTile& tile) : low(ZeroI32()), high(ZeroI32()) {
+    for (size_t k = 0; k < tile.depth; ++k) {
+      low = AddExcess(low, BitsOf(Load(tile.panel + k * kPanel)));
+      high = AddExcess(high, BitsOf(Load(tile.panel + k * kPanel + kLanes)));
+    }
+  }
+  SSMPRESS_INLINE void Remove(I32& a, I32& b) const { a = Subtract(a, low), b = Subtract(b, high); }
+#else
+  explicit ExcessOfRows(const PanelTile&) {}
+  SSMPRESS_INLINE void Remove(I32&, I32&) const {}
+#endif
+};
+struct NoExcess {
+  explicit NoExcess(const PanelTile&) {}
+  SSMPRESS_INLINE void Remove(F32&, F32&) const {}
+};
+
 struct FloatPanel {
   using X = float;
   using Sum = F32;
+  using Excess = NoExcess;
   static constexpr size_t kColumns = 1;  // per element
   static constexpr int kTokenTile = kFloatPanelTokens;
   static SSMPRESS_INLINE Sum ZeroSum() { return Zero(); }
@@ -30,6 +62,7 @@ struct FloatPanel {
 struct Int8Panel {
   using X = PanelX;
   using Sum = I32;
+  using Excess = ExcessOfRows;
   static constexpr size_t kColumns = kPanelColumns;
   static constexpr int kTokenTile = kInt8PanelTokens;
   static SSMPRESS_INLINE Sum ZeroSum() { return ZeroI32(); }
@@ -65,15 +98,6 @@ void UnpackHalf(const PackedMatrix& m, size_t row, size_t count, size_t column, 
   for (size_t r = 0; r < count; ++r) stored[r] = reader[r].stored(m);
 }
 
-struct PanelTile {
-  const float* panel;
-  size_t depth;   // elements
-  size_t row;     // of the panel's first row
-  size_t count;   // rows of the panel that exist
-  size_t column;  // of the panel's first element
-  bool first, last;
-};
-
 template <class Panel>
 SSMPRESS_INLINE F32 Finish(const LinearBlock& b, size_t token, typename Panel::Sum sum, F32 scale) {
   if constexpr (Panel::kColumns == 1) {
@@ -104,7 +128,8 @@ SSMPRESS_INLINE void MultiplyDepth(const float* w, size_t depth, const typename 
 }
 
 template <class Panel, int kTokens>
-void MultiplyPanel(const LinearBlock& b, const PanelTile& tile, size_t token) {
+void MultiplyPanel(const LinearBlock& b, const PanelTile& tile,
+                   const typename Panel::Excess& excess, size_t token) {
   const size_t rows = b.matrix->rows;
   const size_t low_count = tile.count < kLanes ? tile.count : kLanes;
   const size_t high_count = tile.count - low_count;
@@ -113,15 +138,17 @@ void MultiplyPanel(const LinearBlock& b, const PanelTile& tile, size_t token) {
   typename Panel::Sum low[kTokens], high[kTokens];
   for (int t = 0; t < kTokens; ++t) {
     low[t] = high[t] = Panel::ZeroSum();
-    if (tile.first) continue;
-    low[t] = Panel::FromY(LoadPartial(y + t * rows, low_count));
-    high[t] = Panel::FromY(LoadPartial(y + t * rows + kLanes, high_count));
+    if (!tile.first) {
+      low[t] = Panel::FromY(LoadPartial(y + t * rows, low_count));
+      high[t] = Panel::FromY(LoadPartial(y + t * rows + kLanes, high_count));
+    }
+    excess.Remove(low[t], high[t]);
   }
   MultiplyDepth<Panel, kTokens>(tile.panel, tile.depth, x, b.x_stride, low, high);
   F32 low_scale = Zero(), high_scale = Zero();
   if (Panel::kColumns != 1 && tile.last) {
-    low_scale = LoadPartial(b.matrix->scale + tile.row, low_count);
-    high_scale = LoadPartial(b.matrix->scale + tile.row + kLanes, high_count);
+    low_scale = LoadPartial(tile.scale, low_count);
+    high_scale = LoadPartial(tile.scale + kLanes, high_count);
   }
   for (int t = 0; t < kTokens; ++t) {
     const size_t at = token + static_cast<size_t>(t);
@@ -134,16 +161,17 @@ void MultiplyPanel(const LinearBlock& b, const PanelTile& tile, size_t token) {
 
 template <class Panel>
 void MultiplyTokens(const LinearBlock& b, const PanelTile& tile) {
+  const typename Panel::Excess excess(tile);
   size_t token = b.token_begin;
   for (; token + Panel::kTokenTile <= b.token_end; token += Panel::kTokenTile) {
-    MultiplyPanel<Panel, Panel::kTokenTile>(b, tile, token);
+    MultiplyPanel<Panel, Panel::kTokenTile>(b, tile, excess, token);
   }
-  for (; token + 3 <= b.token_end; token += 3) MultiplyPanel<Panel, 3>(b, tile, token);
+  for (; token + 3 <= b.token_end; token += 3) MultiplyPanel<Panel, 3>(b, tile, excess, token);
   if (token + 2 <= b.token_end) {
-    MultiplyPanel<Panel, 2>(b, tile, token);
+    MultiplyPanel<Panel, 2>(b, tile, excess, token);
     token += 2;
   }
-  if (token < b.token_end) MultiplyPanel<Panel, 1>(b, tile, token);
+  if (token < b.token_end) MultiplyPanel<Panel, 1>(b, tile, excess, token);
 }
 
 template <class Panel, class Reader>
@@ -165,8 +193,8 @@ void LinearManyTokens(const LinearBlock& b) {
       size_t* at = stored + (row - b.row_begin);
       UnpackHalf<Panel, Reader>(m, row, low, column, words, at, panel);
       UnpackHalf<Panel, Reader>(m, row + low, count - low, column, words, at + low, panel + kLanes);
-      MultiplyTokens<Panel>(
-          b, {panel, words * 64 / Panel::kColumns, row, count, column, column == 0, left <= kStep});
+      MultiplyTokens<Panel>(b, {panel, words * 64 / Panel::kColumns, row, count, column,
+                                column == 0, left <= kStep, m.scale + row});
     }
     column += kStep;
   } while (column < m.columns);

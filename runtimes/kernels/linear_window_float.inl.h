@@ -6,6 +6,9 @@
 
 constexpr int kWindowFloatTokens = 4;
 
+#ifndef SSMPRESS_OWN_FLOAT_WINDOWS
+static_assert(kWindowTile == kLanes, "a lane is an entry");
+
 template <int kTokens>
 SSMPRESS_INLINE void AddRecord(const PackedMatrix& m, size_t record, size_t x_stride,
                                const float*& x, F32 (&sum)[kTokens]) {
@@ -22,8 +25,10 @@ SSMPRESS_INLINE void AddRecord(const PackedMatrix& m, size_t record, size_t x_st
   }
 }
 
+// The products of a tile's entries with the tokens from `token` on.
 template <int kTokens>
-SSMPRESS_INLINE void DotFloatTile(const LinearBlock& b, size_t tile, size_t token) {
+SSMPRESS_INLINE void SumFloatTile(const LinearBlock& b, size_t tile, size_t token,
+                                  float (&total)[kTokens][kWindowTile]) {
   const PackedMatrix& m = *b.matrix;
   const float* x = static_cast<const float*>(b.x) + token * b.x_stride;
   F32 even[kTokens], odd[kTokens];
@@ -38,9 +43,16 @@ SSMPRESS_INLINE void DotFloatTile(const LinearBlock& b, size_t tile, size_t toke
     AddRecord<kTokens>(m, record + 1, b.x_stride, x, odd);
   }
   if (record < end) AddRecord<kTokens>(m, record, b.x_stride, x, even);
-  float total[kTokens][kWindowTile];
   SSMPRESS_UNROLL
   for (int t = 0; t < kTokens; ++t) Store(total[t], Add(even[t], odd[t]));
+}
+#endif
+
+template <int kTokens>
+SSMPRESS_INLINE void DotFloatTile(const LinearBlock& b, size_t tile, size_t token) {
+  const PackedMatrix& m = *b.matrix;
+  float total[kTokens][kWindowTile];
+  SumFloatTile<kTokens>(b, tile, token, total);
   for (size_t i = 0; i < kWindowTile; ++i) {
     const int32_t row = m.order[tile * kWindowTile + i];
     if (row < 0) continue;
@@ -58,7 +70,6 @@ void DotFloatTiles(const LinearBlock& b, size_t token) {
 }
 
 void WindowFp16Tokens(const LinearBlock& b) {
-  static_assert(kWindowTile == kLanes, "a lane is an entry");
   size_t token = b.token_begin;
   for (; token + kWindowFloatTokens <= b.token_end; token += kWindowFloatTokens) {
     DotFloatTiles<kWindowFloatTokens>(b, token);

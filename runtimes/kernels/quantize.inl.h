@@ -27,3 +27,9 @@ float Quantize(const float* x, size_t columns, size_t stride, Quantized* q) {
   if (j < stride) std::memset(q + j, 0, (stride - j) * sizeof(Quantized));
   return scale;
 }
+
+// For many_tokens.
+template <class Quantized>
+float QuantizePanel(const float* x, size_t columns, size_t stride, void* q) {
+  return Quantize(x, columns, stride, static_cast<Quantized*>(q));
+}

@@ -35,39 +35,65 @@ SSMPRESS_INLINE void ScanToken(const SelectiveScan& s, size_t token, size_t d, L
   lanes.Store(s.y + at, Mul(y, Silu(lanes.Load(s.z + at))));
 }
 
-void ScanTokens(const SelectiveScanBlock& block, size_t token, const ScanRows& rows) {
-  size_t d = block.channel_begin;
+void ScanTokens(const SelectiveScan& s, size_t token, size_t d, size_t end, const ScanRows& rows) {
   ScanRows at = rows;
-  for (; d + kLanes <= block.channel_end; d += kLanes) {
-    ScanToken(*block.args, token, d, AllLanes(), at);
+  for (; d + kLanes <= end; d += kLanes) {
+    ScanToken(s, token, d, AllLanes(), at);
     at.A += kLanes;
     at.h_in += kLanes;
     at.h_out += kLanes;
   }
-  if (d < block.channel_end) {
-    ScanToken(*block.args, token, d, FirstLanes(block.channel_end - d), at);
-  }
+  if (d < end) ScanToken(s, token, d, FirstLanes(end - d), at);
+}
+
+// Channels [begin, end) of a block in scratch memory: h behind A.
+struct ScanGroup {
+  size_t begin, end;
+  float* A;
+  float* h;
+};
+
+ScanGroup GroupOf(const SelectiveScanBlock& block, size_t i) {
+  const size_t n = block.args->n, begin = block.channel_begin + i * kScanChannels;
+  const size_t rest = block.channel_end - begin;
+  float* A = block.scratch + i * 2 * n * kScanChannels;
+  return {begin, begin + (rest < kScanChannels ? rest : kScanChannels), A, A + n * kScanChannels};
 }
 
 void RunScanBlock(const SelectiveScanBlock& block) {
+  constexpr size_t kRun = 8;  // tokens
   const SelectiveScan& s = *block.args;
   const size_t first = block.batch * s.l;
-  const size_t d = block.channel_begin;
-  const float* state = s.state + block.batch * s.n * s.d + d;
-  float* state_out = s.state_out + block.batch * s.n * s.d + d;
+  const float* state = s.state + block.batch * s.n * s.d;
+  float* state_out = s.state_out + block.batch * s.n * s.d;
   if (block.scratch == nullptr) {
-    ScanTokens(block, first, {s.A + d, s.d, state, s.d, state_out, s.d});
+    const size_t d = block.channel_begin;
+    ScanTokens(s, first, d, block.channel_end, {s.A + d, s.d, state + d, s.d, state_out + d, s.d});
     return;
   }
-  const size_t bytes = (block.channel_end - d) * sizeof(float);
-  float* A = block.scratch;
-  float* h = block.scratch + s.n * kScanChannels;
-  for (size_t n = 0; n < s.n; ++n) {
-    std::memcpy(A + n * kScanChannels, s.A + n * s.d + d, bytes);
-    std::memcpy(h + n * kScanChannels, state + n * s.d, bytes);
+  const size_t groups =
+      (block.channel_end - block.channel_begin + kScanChannels - 1) / kScanChannels;
+  for (size_t i = 0; i < groups; ++i) {
+    const ScanGroup g = GroupOf(block, i);
+    for (size_t n = 0; n < s.n; ++n) {
+      const size_t bytes = (g.end - g.begin) * sizeof(float);
+      std::memcpy(g.A + n * kScanChannels, s.A + n * s.d + g.begin, bytes);
+      std::memcpy(g.h + n * kScanChannels, state + n * s.d + g.begin, bytes);
+    }
   }
-  for (size_t t = 0; t < s.l; ++t) {
-    ScanTokens(block, first + t, {A, kScanChannels, h, kScanChannels, h, kScanChannels});
+  for (size_t run = 0; run < s.l; run += kRun) {
+    const size_t end = run + kRun < s.l ? run + kRun : s.l;
+    for (size_t i = 0; i < groups; ++i) {
+      const ScanGroup g = GroupOf(block, i);
+      const ScanRows rows = {g.A, kScanChannels, g.h, kScanChannels, g.h, kScanChannels};
+      for (size_t t = run; t < end; ++t) ScanTokens(s, first + t, g.begin, g.end, rows);
+    }
   }
-  for (size_t n = 0; n < s.n; ++n) std::memcpy(state_out + n * s.d, h + n * kScanChannels, bytes);
+  for (size_t i = 0; i < groups; ++i) {
+    const ScanGroup g = GroupOf(block, i);
+    for (size_t n = 0; n < s.n; ++n) {
+      std::memcpy(state_out + n * s.d + g.begin, g.h + n * kScanChannels,
+                  (g.end - g.begin) * sizeof(float));
+    }
+  }
 }

@@ -52,6 +52,24 @@ class Fields {
     return numbers;
   }
 
+  // Channels of each layer; none means `most` everywhere.
+  std::vector<int64_t> channels(int64_t layers, int64_t most) const {
+    std::vector<int64_t> channels;
+    const auto found = object_.find("channels");
+    if (!found) return channels;
+    bool fits = found->is(JsonValue::kArray);
+    if (fits) {
+      for (const JsonValue item : *found) {
+        channels.push_back(item.integer().value_or(0));
+        fits = fits && channels.back() >= 1 && channels.back() <= most;
+      }
+    }
+    if (!fits || static_cast<int64_t>(channels.size()) != layers) {
+      fail("channels", std::to_string(layers) + " integers from 1 to " + std::to_string(most));
+    }
+    return channels;
+  }
+
   [[noreturn]] void fail(const std::string& name, const std::string& expected) const {
     const auto found = object_.find(name);
     BadInput(where_ + name + ": expected " + expected + "; got " +
@@ -103,8 +121,9 @@ std::vector<TensorShape> Interface::states(int64_t batch) const {
   if (task.kind != Task::kLanguageModel) return shapes;
   for (int64_t layer = 0; layer < n_layer; ++layer) {
     const std::string number = std::to_string(layer);
-    shapes.push_back({"conv_state." + number, {batch, d_conv - 1, d_inner}});
-    shapes.push_back({"scan_state." + number, {batch, d_state, d_inner}});
+    const int64_t width = channels.empty() ? d_inner : channels[static_cast<size_t>(layer)];
+    shapes.push_back({"conv_state." + number, {batch, d_conv - 1, width}});
+    shapes.push_back({"scan_state." + number, {batch, d_state, width}});
   }
   return shapes;
 }
@@ -124,6 +143,7 @@ Interface ReadInterface(std::string config, const std::string& path) {
   interface.d_conv = fields.integer("d_conv", kSizeLimit);
   interface.d_state = fields.integer("d_state", kSizeLimit);
   interface.d_inner = fields.integer("d_inner", kSizeLimit);
+  interface.channels = fields.channels(interface.n_layer, interface.d_inner);
   return interface;
 }
 

@@ -90,6 +90,7 @@ struct Interface {
   std::string config;  // JSON
   Task task;
   int64_t n_layer = 0, vocab_size = 0, d_conv = 0, d_state = 0, d_inner = 0;
+  std::vector<int64_t> channels;  // of each layer where dead ones were removed, else empty
   std::vector<TensorShape> states(int64_t batch) const;
 };
 

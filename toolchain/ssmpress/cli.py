@@ -105,6 +105,7 @@ def compress(
     pruned: o.Pruned = None,
     values: o.ValuesText = "int8",
     head: o.HeadChoice = Head.AUTO,
+    keep_dead_channels: o.KeepDeadChannels = False,
     target: o.TargetChoice = Target.HOST,
     device: o.Device = None,
     device_threads: o.DeviceThreads = None,
@@ -163,7 +164,7 @@ def compress(
         target=target,
         prune=pruning,
         recover=replace(named_recover, steps=o.recovery_steps(recover), compute=compute, **trained),
-        pack=PackSettings(values=kinds[0], head=head),
+        pack=PackSettings(values=kinds[0], head=head, keep_dead_channels=keep_dead_channels),
         data=DataSettings(
             tokenizer=tokenizer,
             calibration=tuple(calibration or ()),

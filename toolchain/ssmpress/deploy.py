@@ -8,19 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ssmpress import emulate
+from ssmpress import emulate, remote_device
 from ssmpress.adb import open_adb
-from ssmpress.device import MeasureSettings, measure_steps
+from ssmpress.device import MeasureSettings
 from ssmpress.device_address import ADB, QEMU, DeviceAddress, parse_device
-from ssmpress.device_check import Reference
+from ssmpress.device_check import AnyReference
 from ssmpress.errors import DeviceError, UsageError
 from ssmpress.ops import MACHINES, get_library_path, get_runner_path, host_machine
 from ssmpress.qemu import Emulator
 from ssmpress.recipe import Recipe
 from ssmpress.remote import Link, preflight
-from ssmpress.remote_device import BundleFiles, validate_real
+from ssmpress.remote_device import BundleFiles
 from ssmpress.report.devices import EMULATED, HOST, REAL, DeviceResult, TargetResult
-from ssmpress.report.results import VARIANTS
 from ssmpress.runtime_library import RuntimeLibrary, find_runtime_library
 from ssmpress.ssh import open_ssh
 
@@ -104,13 +103,15 @@ def run_devices(
     recipe: Recipe,
     deployment: Deployment,
     files: BundleFiles,
-    reference: Callable[[], Reference],
+    reference: Callable[[], AnyReference],
+    settings: MeasureSettings,
     progress: Progress,
 ) -> tuple[DeviceResult, ...]:
     """Validate the bundle on every device, and measure it on real ones.
 
     Args:
         reference: makes the host's result; not called without a device.
+        settings: how much is measured on real devices, but for the threads.
 
     Raises:
         ParityError: a device computes something else than this host.
@@ -119,18 +120,19 @@ def run_devices(
     if not deployment.addresses:
         return ()
     expected = reference()
-    settings = MeasureSettings(seed=recipe.seed)
     found = []
     for address in deployment.addresses:
-        ticks = _Ticks(address.text, progress, _steps(address, files, settings))
-        if address.kind == QEMU:
+        emulated = address.kind == QEMU
+        count = emulate.steps(2) if emulated else remote_device.steps(files, expected, settings)
+        ticks = _Ticks(address.text, progress, count)
+        if emulated:
             result = emulate.validate_emulated(
                 address.text, deployment.machine, address.cpu, files.folder, files.dense, expected,
                 ticks.tick,
             )  # fmt: skip
         else:
             with open_link(address) as link:
-                result = validate_real(
+                result = remote_device.validate_real(
                     link, address.path, deployment.machine, files, expected, settings,
                     recipe.deploy.device_threads, ticks.tick,
                 )  # fmt: skip
@@ -147,12 +149,6 @@ class _Ticks:
     def tick(self) -> None:
         self._done += 1
         self._progress(f"device {self._what}", min(self._done, self._steps), self._steps)
-
-
-def _steps(address: DeviceAddress, files: BundleFiles, settings: MeasureSettings) -> int:
-    if address.kind == QEMU:
-        return emulate.steps(2)
-    return len(files.all()) + 1 + measure_steps(len(VARIANTS), settings)
 
 
 def describe_target(

@@ -2,7 +2,7 @@
 
 The host's result is itself checked against PyTorch (`validate.py`); a device's is held against it:
 logits and states after a prefill and single tokens, and the perplexity of a sample of the
-evaluation text.
+evaluation text. Classifiers and forecasters: `task_check.py`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ from ssmpress.errors import ParityError
 from ssmpress.report.devices import Sample
 from ssmpress.report.results import Parity
 from ssmpress.run import open_session
+from ssmpress.task_check import (
+    Evaluate,
+    TaskReference,
+    compare_metric,
+    compare_predictions,
+    predict,
+)
 from ssmpress.worker_process import WorkerProcess
 
 PREFILL_TOKENS = 96
@@ -49,6 +56,14 @@ class Reference:
     window_nll: tuple[float, ...]
     tolerance: float
 
+    @property
+    def metric(self) -> str:
+        """With its article."""
+        return "a perplexity"
+
+
+AnyReference = Reference | TaskReference
+
 
 def make_reference(
     model: Path, library: Path, windows: NDArray[np.integer[Any]], *, threads: int, tolerance: float
@@ -72,27 +87,42 @@ def make_reference(
     return Reference(tokens, prefill, outputs, sample, found.window_nll, tolerance)
 
 
-def check(worker: WorkerProcess, reference: Reference, name: str) -> tuple[Parity, Sample]:
+def check(
+    worker: WorkerProcess, reference: AnyReference, name: str, run_eval: Evaluate
+) -> tuple[Parity, Sample]:
     """Compare a worker that has loaded the bundle's model.
 
+    Args:
+        name: of the device. run_eval: of a classifier or forecaster, for its metric there.
+
     Raises:
-        ParityError: logits, a state, or the perplexity differ.
+        ParityError: logits, a state, a prediction or the metric differ.
         DeviceError: the worker failed or answered something else.
     """
-    parity = _parity(worker, reference)
+    if isinstance(reference, TaskReference):
+        predictions = predict(worker, reference)
+        parity = _demand_parity(compare_predictions(predictions, reference), name)
+        sample = compare_metric(predictions, run_eval(reference.file), reference)
+    else:
+        parity = _demand_parity(_parity(worker, reference), name)
+        sample = _sample(worker, reference)
+    if not sample.ok:
+        metric = reference.metric
+        raise ParityError(
+            f"{name}: expected {metric} within {sample.tolerance:.2%} of this host's "
+            f"{sample.host:.6g} over {sample.tokens} predictions; got {sample.device:.6g}. This is "
+            "a defect of ssmpress; please report it with the processor's name."
+        )
+    return parity, sample
+
+
+def _demand_parity(parity: Parity, name: str) -> Parity:
     if not parity.ok:
         raise ParityError(
             f"{name} computes something else than this host: {parity.reason} This is a defect of "
             "ssmpress; please report it with the processor's name."
         )
-    sample = _sample(worker, reference)
-    if not sample.ok:
-        raise ParityError(
-            f"{name}: expected a perplexity within {sample.tolerance:.2%} of this host's "
-            f"{sample.host:.6g} over {sample.tokens} predictions; got {sample.device:.6g}. This is "
-            "a defect of ssmpress; please report it with the processor's name."
-        )
-    return parity, sample
+    return parity
 
 
 def _sample_windows(windows: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

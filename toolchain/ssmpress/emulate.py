@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from ssmpress import replies
-from ssmpress.device_check import Reference, check
+from ssmpress.device_check import AnyReference, check
 from ssmpress.elf_symbols import Functions, read_functions
 from ssmpress.errors import DeviceError, SsmpressError
 from ssmpress.ops import LIBRARY_NAME, RUNNER_NAME
 from ssmpress.qemu import Emulator, get_counter_path, get_symbols_path
 from ssmpress.report.devices import EMULATED, EMULATED_TIME, DeviceResult, Instructions
+from ssmpress.task_check import TaskReference
+from ssmpress.task_config import Kind
 from ssmpress.worker_process import WorkerProcess
 
 REPLY_S = 1800.0
 """Seconds for one answer: emulation is slow."""
 
 COUNTED_TOKENS = (2, 8, 14)
-"""Decoded tokens of the runs whose counts are subtracted, each from the next: two repeats."""
+"""Decoded tokens, or forecasts, of the runs whose counts are subtracted, each from the next: two
+repeats. What a run does beside them varies by some 1e5 instructions."""
+
+COUNTED_TEXTS = (1, 2, 3)
+"""The same of a classifier: each is a whole prefill."""
 
 SCAN_PARTS = ("scan", "causalconv", "conv1d", "convblock")
 """Functions of the op library with such a name belong to the recurrence; the others to the matrix
@@ -35,9 +44,26 @@ def steps(variants: int) -> int:
     return 1 + variants * len(COUNTED_TOKENS)
 
 
+@dataclass(frozen=True)
+class Count:
+    """What a run decodes, or predicts, that is counted. runs: how much each does. prompt: tokens
+    before it; of a classifier those of each text."""
+
+    runs: tuple[int, ...]
+    prompt: int
+
+
+def _what_counts(reference: AnyReference) -> Count:
+    if not isinstance(reference, TaskReference):
+        return Count(COUNTED_TOKENS, 1)
+    texts = reference.task.kind is Kind.CLASSIFICATION
+    return Count(COUNTED_TEXTS if texts else COUNTED_TOKENS, reference.length)
+
+
 def validate_emulated(
-    name: str, machine: str, cpu: str, bundle: Path, dense: Path, reference: Reference, tick: Tick
-) -> DeviceResult:
+    name: str, machine: str, cpu: str, bundle: Path, dense: Path, reference: AnyReference,
+    tick: Tick,
+) -> DeviceResult:  # fmt: skip
     """Run a bundle for another machine under QEMU.
 
     Args:
@@ -52,7 +78,11 @@ def validate_emulated(
         command = emulator.command([bundle / RUNNER_NAME, "worker", bundle])
         with WorkerProcess(name, REPLY_S, command) as worker:
             loaded = worker.ask({"do": "load", "threads": 1, "cold": False, "seed": 0})
-            parity, sample = check(worker, reference, name)
+
+            def run_eval(file: Path) -> dict[str, Any]:
+                return _run_eval(name, emulator, bundle, file)
+
+            parity, sample = check(worker, reference, name, run_eval)
             environment = replies.facts(worker.ask({"do": "environment"}), "environment")
         tick()
         environment |= {
@@ -62,26 +92,61 @@ def validate_emulated(
         }
         for key in ("governor", "max_khz", "mhz", "load_average_1min", "memory_bytes", "board"):
             environment.pop(key, None)  # of the machine that emulates
-        instructions, why = _instructions(name, machine, emulator, bundle, dense, tick)
+        count = _what_counts(reference)
+        run = _Run(name, emulator, bundle, count, tick)
+        instructions, why = _instructions(run, machine, dense)
     return DeviceResult(
         name=name, kind=EMULATED, machine=machine, environment=environment, parity=parity,
         sample=sample, not_measured=EMULATED_TIME, instructions=instructions, not_counted=why,
+        counted_length=count.prompt,
     )  # fmt: skip
 
 
-def _instructions(
-    name: str, machine: str, emulator: Emulator, bundle: Path, dense: Path, tick: Tick
-) -> tuple[dict[str, Instructions], str]:
+def _run_eval(name: str, emulator: Emulator, bundle: Path, file: Path) -> dict[str, Any]:
+    """`ssmrun eval` of a file, one thread."""
+    command = emulator.command(
+        [bundle / RUNNER_NAME, "eval", bundle, file, "--threads", "1", "--json"]
+    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=REPLY_S,
+            check=False, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(
+            f"{name}: no answer of ssmrun eval within {REPLY_S:.0f} seconds. Give a smaller model, "
+            "or a real device."
+        ) from error
+    if done.returncode != 0:
+        raise DeviceError(
+            f"{name}: ssmrun eval failed with exit code {done.returncode}: "
+            f"{done.stderr.strip()[-300:]}"
+        )
+    return replies.document(done.stdout, "eval")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all of a device's counts have in common."""
+
+    name: str
+    emulator: Emulator
+    bundle: Path
+    count: Count
+    tick: Tick
+
+
+def _instructions(run: _Run, machine: str, dense: Path) -> tuple[dict[str, Instructions], str]:
     """Counts by variant, or none and the reason."""
     try:
         get_counter_path()
-        functions = read_functions(bundle / LIBRARY_NAME, get_symbols_path(machine))
+        functions = read_functions(run.bundle / LIBRARY_NAME, get_symbols_path(machine))
     except SsmpressError as error:
         return {}, f"not counted: {error}"
     try:
         return {
-            variant: _of_one(name, emulator, bundle, model, functions, tick)
-            for variant, model in (("dense", dense), ("compressed", bundle / "model.onnx"))
+            variant: _of_one(run, model, functions)
+            for variant, model in (("dense", dense), ("compressed", run.bundle / "model.onnx"))
         }, ""
     except _NoCountError as error:
         return {}, f"not counted: {error}"
@@ -91,36 +156,33 @@ class _NoCountError(SsmpressError):
     """This QEMU loads no plugins, or none of this kind."""
 
 
-def _of_one(
-    name: str, emulator: Emulator, bundle: Path, model: Path, functions: Functions, tick: Tick
-) -> Instructions:
+def _of_one(run: _Run, model: Path, functions: Functions) -> Instructions:
     counts = []
-    for tokens in COUNTED_TOKENS:
-        counts.append(_count(name, emulator, bundle, model, functions, tokens))
-        tick()
-    lengths = pairwise(COUNTED_TOKENS)
-    per_token = [
+    for number in run.count.runs:
+        counts.append(_count(run, model, functions, number))
+        run.tick()
+    lengths = pairwise(run.count.runs)
+    each = [
         {part: (more[part] - less[part]) / (high - low) for part in ("matrix", "scan", "rest")}
         for (less, more), (low, high) in zip(pairwise(counts), lengths, strict=True)
     ]
     return Instructions(
-        total=tuple(sum(repeat.values()) for repeat in per_token),
-        matrix_products=tuple(repeat["matrix"] for repeat in per_token),
-        scan=tuple(repeat["scan"] for repeat in per_token),
-        rest=tuple(repeat["rest"] for repeat in per_token),
+        total=tuple(sum(repeat.values()) for repeat in each),
+        matrix_products=tuple(repeat["matrix"] for repeat in each),
+        scan=tuple(repeat["scan"] for repeat in each),
+        rest=tuple(repeat["rest"] for repeat in each),
     )
 
 
-def _count(
-    name: str, emulator: Emulator, bundle: Path, model: Path, functions: Functions, tokens: int
-) -> Mapping[str, int]:
-    """Instructions of a process that loads the model and decodes some tokens, by part."""
+def _count(run: _Run, model: Path, functions: Functions, number: int) -> Mapping[str, int]:
+    """Instructions of a process that loads the model and decodes or predicts, by part."""
+    bundle = run.bundle
     with tempfile.TemporaryDirectory(prefix="ssmpress-count-") as folder:
         out = Path(folder) / "counts"
-        command = emulator.command([bundle / RUNNER_NAME, "worker", bundle], count_to=out)
-        with WorkerProcess(name, REPLY_S, command, explain=_explain, grace_s=60) as worker:
+        command = run.emulator.command([bundle / RUNNER_NAME, "worker", bundle], count_to=out)
+        with WorkerProcess(run.name, REPLY_S, command, explain=_explain, grace_s=60) as worker:
             worker.ask({"do": "load", "model": str(model), "threads": 1, "cold": False, "seed": 0})
-            worker.ask({"do": "round", "prompt_tokens": 1, "decode_tokens": tokens})
+            worker.ask({"do": "round", "prompt_tokens": run.count.prompt, "decode_tokens": number})
         return _by_part(read_counts(out), bundle / LIBRARY_NAME, functions)
 
 

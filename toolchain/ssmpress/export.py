@@ -9,8 +9,8 @@ name                   type    shape                     what
 input_ids              int64   (b, l)                    tokens, 0 .. vocab_size - 1
 logits_positions       int64   (p,)                      positions in 0 .. l-1 whose logits are
                                                          wanted: all, the last, or none
-past_conv_state.{i}    float32 (b, d_conv-1, d_inner)    last inputs of the convolution
-past_scan_state.{i}    float32 (b, d_state, d_inner)     state of the selective scan
+past_conv_state.{i}    float32 (b, d_conv-1, d)          last inputs of the convolution
+past_scan_state.{i}    float32 (b, d_state, d)           state of the selective scan
 logits                 float32 (b, p, vocab_size)        scores of the next token
 present_conv_state.{i} float32 as past_conv_state.{i}    states after the tokens: the next call's
 present_scan_state.{i} float32 as past_scan_state.{i}    past states
@@ -71,6 +71,13 @@ class PackedModel:
     config: ModelConfig
     tensors: Mapping[str, FloatArray]
     matrices: Mapping[str, PackedMatrix]
+
+    @property
+    def removed_channels(self) -> tuple[int, ...]:
+        """Dead channels that are gone, by layer."""
+        return tuple(
+            self.config.d_inner - self.config.channels_of(i) for i in range(self.config.n_layer)
+        )
 
     @property
     def nbytes(self) -> int:
@@ -165,14 +172,17 @@ class _GraphBuilder:
         normalized = self.rms_norm("backbone.norm_f", wanted)
         logits = self.linear(self.head_name(), normalized, "logits")
         self.output(logits, ("batch", "positions", self.config.vocab_size))
-        for value, rows in zip(states, self.state_rows() * self.config.n_layer, strict=True):
-            self.output(value, ("batch", rows, self.config.d_inner))
+        for i, pair in enumerate(zip(states[::2], states[1::2], strict=True)):
+            for value, rows in zip(pair, self.state_rows(), strict=True):
+                self.output(value, ("batch", rows, self.config.channels_of(i)))
 
     def past_states(self, i: int) -> list[ir.Value]:
         """Inputs that hold the states of layer i before the tokens."""
         return [
             self.input(
-                f"past_{kind}_state.{i}", ir.DataType.FLOAT, ("batch", rows, self.config.d_inner)
+                f"past_{kind}_state.{i}",
+                ir.DataType.FLOAT,
+                ("batch", rows, self.config.channels_of(i)),
             )
             for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True)
         ]
@@ -180,14 +190,23 @@ class _GraphBuilder:
     def from_zero_states(self, x: ir.Value) -> ir.Value:
         """All layers, each from the zero state. x: (b, l, d_model) -> (b, l, d_model)."""
         batch = self.node("Shape", "batch", [x], start=0, end=1)
+        states: dict[int, list[ir.Value]] = {}
+        for i in range(self.config.n_layer):
+            channels = self.config.channels_of(i)
+            if channels not in states:
+                states[channels] = self.zero_states(batch, channels)
+            x, *_ = self.layer(i, x, states[channels])
+        return x
+
+    def zero_states(self, batch: ir.Value, channels: int) -> list[ir.Value]:
+        """The states before the first step of every layer that has this many channels."""
         states = []
         for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True):
-            size = self.constant(f"{kind}_state_size", np.array([rows, self.config.d_inner]))
-            shape = self.node("Concat", f"{kind}_state_shape", [batch, size], axis=0)
-            states.append(self.node("ConstantOfShape", f"zero_{kind}_state", [shape]))
-        for i in range(self.config.n_layer):
-            x, *_ = self.layer(i, x, states)
-        return x
+            name = f"{kind}_state_{channels}"
+            size = self.constant(f"{name}_size", np.array([rows, channels]))
+            shape = self.node("Concat", f"{name}_shape", [batch, size], axis=0)
+            states.append(self.node("ConstantOfShape", f"zero_{name}", [shape]))
+        return states
 
     def classifier(self) -> None:
         """Tokens -> logits of the classes."""
@@ -363,10 +382,11 @@ class _GraphBuilder:
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Layer i from its two states: the residual stream and the new states."""
         c, weights, name = self.config, f"backbone.layers.{i}", f"layers.{i}"
+        channels = c.channels_of(i)
         mixer = f"{weights}.mixer"
         normalized = self.rms_norm(f"{weights}.norm", x)
         xz = self.linear(f"{mixer}.in_proj.weight", normalized, f"{name}/in_proj")
-        before_conv, z = self.split(f"{name}/xz", xz, ("x", "z"), (c.d_inner, c.d_inner))
+        before_conv, z = self.split(f"{name}/xz", xz, ("x", "z"), (channels, channels))
         u, conv_state = self.convolution(i, before_conv, past[0])
         dbc = self.linear(f"{mixer}.x_proj.weight", u, f"{name}/x_proj")
         sizes = (c.dt_rank, c.d_state, c.d_state)
@@ -394,8 +414,8 @@ class _GraphBuilder:
         if bias_name in self.model.tensors:
             bias = self.tensor(bias_name)
         else:
-            bias = self.constant(bias_name, np.zeros(self.config.d_inner, np.float32))
-        channels: dict[str, Any] = {ops.CHANNELS_ATTRIBUTE: self.config.d_inner}
+            bias = self.constant(bias_name, np.zeros(self.config.channels_of(i), np.float32))
+        channels: dict[str, Any] = {ops.CHANNELS_ATTRIBUTE: self.config.channels_of(i)}
         return self.node(
             ops.CAUSAL_CONV1D,
             f"layers.{i}/conv",

@@ -26,6 +26,7 @@ from ssmpress.report.files import read_json
 from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS, Interval, RuleResult, Verdict
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
+from ssmpress.report.wording import words
 
 _BLOCKS = ("recipe", "quality", "size")
 _NO_TIME = (
@@ -121,7 +122,7 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
         find = quality_interval if quality else latency_interval
         interval = find(report, rule, seed, baseline)
         if interval is None:
-            return judged.inconclusive(*_too_little(rule, judged.text(value)))
+            return judged.inconclusive(*_too_little(report, rule, judged.text(value)))
     low, high = (value, value) if interval is None else (interval.low, interval.high)
     best, worst = (high, low) if rule.direction == AT_LEAST else (low, high)
     if judged.violated_by(best):
@@ -132,20 +133,20 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
             f"the {rule.label} is {judged.text(value)}, but its {interval.confidence:.1%} interval "
             f"{judged.text(low)} to {judged.text(high)} straddles the limit."
         )
-        again = _MORE_TEXT if rule.exit_code == EXIT_QUALITY else _QUIETER
+        again = words(report).more if rule.exit_code == EXIT_QUALITY else _QUIETER
         return judged.inconclusive(why, again, interval)
     return judged.decided(PASS, interval, "")
 
 
 _QUIETER = "Run again on a quieter machine, with fewer threads or more rounds."
-_MORE_TEXT = "Evaluate more text: a longer --evaluation, or more --evaluation-tokens."
 
 
-def _too_little(rule: Rule, value: str) -> tuple[str, str]:
+def _too_little(report: Report, rule: Rule, value: str) -> tuple[str, str]:
     """Why there is no interval, and what to do."""
     if rule.exit_code == EXIT_QUALITY:
-        why = f"from fewer than {MIN_WINDOWS} windows of evaluation text, or damaged ones."
-        return f"the {rule.label} is {value}, {why}", _MORE_TEXT
+        said = words(report)
+        why = f"from fewer than {MIN_WINDOWS} {said.evaluated}, or damaged ones."
+        return f"the {rule.label} is {value}, {why}", said.more
     why = f"from fewer than {MIN_ROUNDS} rounds of raw samples, too few of them, or damaged ones."
     return f"the {rule.label} is {value}, {why}", "Measure more rounds."
 

@@ -2,10 +2,11 @@
 
     input_ids          int64   (b, l)                     logits               float32 (b, p, vocab)
     logits_positions   int64   (p)                        present_conv_state.i  as past_...
-    past_conv_state.i  float32 (b, d_conv - 1, d_inner)   present_scan_state.i  as past_...
-    past_scan_state.i  float32 (b, d_state, d_inner)
+    past_conv_state.i  float32 (b, d_conv - 1, d)         present_scan_state.i  as past_...
+    past_scan_state.i  float32 (b, d_state, d)
 
-of a language model; a classifier and a forecaster carry no state:
+of a language model, with d = d_inner, or the layer's entry of `channels` where dead channels were
+removed; a classifier and a forecaster carry no state:
 
     input_ids          int64   (b, l)                     logits    float32 (b, classes)
     series             float32 (b, lookback, variates)    forecast  float32 (b, horizon, variates)
@@ -35,7 +36,7 @@ _LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage
 class ModelInterface:
     """What a caller needs to know to feed the model. config: all of the metadata's entry.
 
-    vocab_size: 0 in a forecaster.
+    vocab_size: 0 in a forecaster. channels: of each layer where dead ones were removed, else none.
     """
 
     path: Path
@@ -46,13 +47,15 @@ class ModelInterface:
     d_inner: int
     config: dict[str, Any]
     task: Task = field(default_factory=Task)
+    channels: tuple[int, ...] = ()
 
     def state_shapes(self, batch: int) -> dict[str, tuple[int, int, int]]:
         """Name without `past_` or `present_` -> shape, in layer order."""
         shapes = {}
         for layer in range(self.n_layer):
-            shapes[f"conv_state.{layer}"] = (batch, self.d_conv - 1, self.d_inner)
-            shapes[f"scan_state.{layer}"] = (batch, self.d_state, self.d_inner)
+            channels = self.channels[layer] if self.channels else self.d_inner
+            shapes[f"conv_state.{layer}"] = (batch, self.d_conv - 1, channels)
+            shapes[f"scan_state.{layer}"] = (batch, self.d_state, channels)
         return shapes
 
 
@@ -117,7 +120,21 @@ def _parse(text: str | None, path: Path) -> ModelInterface:
                 f"{path}: {CONFIG_KEY}: {name}: expected an integer of at least 1; got {value!r}."
             )
         sizes[name] = value
-    return ModelInterface(path=path, config=config, task=task, **sizes)
+    channels = _channels(config, sizes, path)
+    return ModelInterface(path=path, config=config, task=task, channels=channels, **sizes)
+
+
+def _channels(config: dict[str, Any], sizes: dict[str, int], path: Path) -> tuple[int, ...]:
+    if "channels" not in config:
+        return ()
+    channels, layers, most = config["channels"], sizes["n_layer"], sizes["d_inner"]
+    integers = isinstance(channels, list) and all(type(count) is int for count in channels)
+    if not integers or len(channels) != layers or not all(1 <= n <= most for n in channels):
+        raise BadInputError(
+            f"{path}: {CONFIG_KEY}: channels: expected {layers} integers from 1 to {most}; "
+            f"got {str(channels)[:40]}."
+        )
+    return tuple(channels)
 
 
 def _check(

@@ -88,6 +88,8 @@ class ModelConfig:
         tie_embeddings: lm_head is the embedding; False where there is no lm_head.
         norm_eps: of every RMS norm.
         task: what the model predicts.
+        channels: of each layer's mixer once dead ones are gone; none means d_inner everywhere.
+            No checkpoint has it.
 
     Raises:
         BadInputError: a size is not an integer from 1 to LIMITS, a flag not a bool, or norm_eps
@@ -106,6 +108,7 @@ class ModelConfig:
     tie_embeddings: bool = True
     norm_eps: float = NORM_EPS
     task: Task = field(default_factory=Task)
+    channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         reader = _Reader(asdict(self), "model configuration")
@@ -133,21 +136,28 @@ class ModelConfig:
         """Rows of the head of a classifier or forecaster."""
         return self.task.outputs
 
+    def channels_of(self, layer: int) -> int:
+        """Channels of that layer's mixer."""
+        return self.channels[layer] if self.channels else self.d_inner
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON; a language model has no `task`."""
+        """The fields by name, ready for JSON; without `task` in a language model, and without
+        `channels` where there are none."""
         values = asdict(self) | {"task": self.task.to_dict()}
+        if not self.channels:
+            del values["channels"]
         if self.task.kind is Kind.LANGUAGE_MODEL:
             del values["task"]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """The inverse of to_dict.
+        """The inverse of to_dict, for what a checkpoint holds: without `channels`.
 
         Raises:
             BadInputError: a field is unknown, missing or out of range.
         """
-        names = {item.name for item in fields(cls)}
+        names = {item.name for item in fields(cls)} - {"channels"}
         if unknown := sorted(set(values) - names):
             raise BadInputError(
                 f"model configuration: expected only {', '.join(sorted(names))}; "

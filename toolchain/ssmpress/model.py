@@ -116,8 +116,8 @@ class Projection(nn.Linear):
 class State:
     """What the layers carry from one token to the next; one tensor per layer in each list.
 
-    conv: float (b, d_conv - 1, d_inner), the last inputs of the convolution, oldest first.
-    scan: float (b, d_state, d_inner), h of the selective scan.
+    conv: float (b, d_conv - 1, d), the last inputs of the convolution, oldest first.
+    scan: float (b, d_state, d), h of the selective scan. d: the layer's channels.
     """
 
     conv: list[Tensor]
@@ -133,8 +133,8 @@ class State:
         """The state before the first token."""
 
         def layers(rows: int) -> list[Tensor]:
-            shape = (batch, rows, config.d_inner)
-            return [torch.zeros(shape, device=device, dtype=dtype) for _ in range(config.n_layer)]
+            shapes = [(batch, rows, config.channels_of(i)) for i in range(config.n_layer)]
+            return [torch.zeros(shape, device=device, dtype=dtype) for shape in shapes]
 
         return State(conv=layers(config.d_conv - 1), scan=layers(config.d_state))
 
@@ -142,9 +142,9 @@ class State:
 class Mixer(nn.Module):
     """The Mamba block: in_proj, convolution, selective scan, out_proj (figure 3 of the paper)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
-        d, n, r = config.d_inner, config.d_state, config.dt_rank
+        d, n, r = channels, config.d_state, config.dt_rank
         self.dt_rank, self.d_state = r, n
         self.in_proj = Projection(config.d_model, 2 * d, bias=config.proj_bias)
         self.conv1d = nn.Conv1d(d, d, config.d_conv, groups=d, bias=config.conv_bias)
@@ -189,9 +189,9 @@ def fused_kernels() -> Any | None:
 class Layer(nn.Module):
     """x + Mixer(RMSNorm(x))."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, channels: int) -> None:
         super().__init__()
-        self.mixer = Mixer(config)
+        self.mixer = Mixer(config, channels)
         self.norm = RMSNorm(config)
 
     def forward(
@@ -245,7 +245,9 @@ class Backbone(nn.Module):
             self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         else:
             self.patch_embedding = Projection(config.patch, config.d_model, bias=True)
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
+        self.layers = nn.ModuleList(
+            Layer(config, config.channels_of(i)) for i in range(config.n_layer)
+        )
         self.norm_f = RMSNorm(config)
 
     def embed(self, inputs: Tensor) -> Tensor:
@@ -375,15 +377,18 @@ class Mamba(nn.Module):
         x = self.backbone.embed(inputs)
         state = State.zeros(self.config, x.shape[0], x.device)
 
-        def run(layer: Any, x: Tensor) -> Tensor:
+        def run(layer: Any, x: Tensor, before: Sequence[Tensor]) -> Tensor:
             if kernels is not None:
                 fused: Tensor = layer.forward_fused(x, kernels)
                 return fused
-            y: Tensor = layer(x, state.conv[0], state.scan[0], scan)[0]
+            y: Tensor = layer(x, *before, scan)[0]
             return y
 
-        for layer in self.backbone.layers:
-            x = checkpoint(run, layer, x, use_reentrant=False) if recompute else run(layer, x)
+        for layer, *before in zip(self.backbone.layers, state.conv, state.scan, strict=True):
+            if recompute:
+                x = checkpoint(run, layer, x, before, use_reentrant=False)
+            else:
+                x = run(layer, x, before)
         hidden: Tensor = self.backbone.norm_f(x)
         return hidden
 

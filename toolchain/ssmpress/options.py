@@ -188,6 +188,14 @@ HeadChoice = Annotated[
         BUNDLE,
     ),
 ]
+KeepDeadChannels = Annotated[
+    bool,
+    typer.Option(
+        "--keep-dead-channels",
+        help="Keep channels that pruning left without a way to the output; removing them is exact.",
+        rich_help_panel=BUNDLE,
+    ),
+]
 TargetChoice = Annotated[Target, _choice("--target", Target, "What the bundle runs on.", BUNDLE)]
 Device = Annotated[
     list[str] | None,

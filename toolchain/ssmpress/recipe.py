@@ -204,10 +204,14 @@ class Head(StrEnum):
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How the kept weights are stored. int8 and int4 also quantise the activations, per token."""
+    """How the kept weights are stored. int8 and int4 also quantise the activations, per token.
+
+    keep_dead_channels: keep channels that no longer reach the output; they are removed otherwise.
+    """
 
     values: Values = Values.INT8
     head: Head = Head.AUTO
+    keep_dead_channels: bool = False
 
     def head_values(self) -> Values:
         """Type of the head's weights."""

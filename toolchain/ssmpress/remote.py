@@ -19,7 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from ssmpress import replies
 from ssmpress.errors import DeviceError
 from ssmpress.ops import RUNNER_NAME
 from ssmpress.runtime_library import sha256_of
@@ -238,6 +240,17 @@ class RemoteFolder:
         runner = shlex.quote(f"{self.folder}/bundle/{RUNNER_NAME}")
         verify = self.ssmrun("verify", "{folder}/bundle", "--json")
         return run(self._link, f"chmod 700 {runner} && {verify}", "ssmrun verify")
+
+    def run_eval(self, file: Path, *, threads: int, timeout_s: float) -> dict[str, Any]:
+        """`ssmrun eval` of a file that was copied to the folder.
+
+        Raises:
+            DeviceError: it failed, or said something else.
+        """
+        words = ("eval", "{folder}/bundle", f"{{folder}}/{file.name}")
+        script = self.ssmrun(*words, "--threads", str(threads), "--json")
+        text = run(self._link, script, "ssmrun eval", timeout_s=timeout_s)
+        return replies.document(text, "eval")
 
     def worker(self, name: str, timeout_s: float) -> WorkerProcess:
         """`ssmrun worker` for the bundle."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ssmpress import replies
-from ssmpress.device import MeasureSettings, Station, measure
-from ssmpress.device_check import Reference, check
+from ssmpress.device import MeasureSettings, Station, measure, measure_steps
+from ssmpress.device_check import AnyReference, check
 from ssmpress.remote import Link, RemoteFolder, preflight
 from ssmpress.report.devices import EMULATED, EMULATED_TIME, REAL, DeviceResult
 from ssmpress.report.results import VARIANTS
+from ssmpress.task_check import TaskReference
 
 
 @dataclass(frozen=True)
@@ -36,12 +37,18 @@ class BundleFiles:
         }
 
 
+def steps(files: BundleFiles, reference: AnyReference, settings: MeasureSettings) -> int:
+    """How often `validate_real` ticks where nothing had been copied before."""
+    copied = len(files.all()) + len(_sample_file(reference))
+    return copied + 1 + measure_steps(len(VARIANTS), settings)
+
+
 def validate_real(
     link: Link,
     path: str | None,
     machine: str,
     files: BundleFiles,
-    reference: Reference,
+    reference: AnyReference,
     settings: MeasureSettings,
     threads: int | None,
     tick: Callable[[], None],
@@ -59,12 +66,13 @@ def validate_real(
     """
     found = preflight(link, machine)
     with RemoteFolder(link, path, found.wrapper) as folder:
-        folder.push(files.all(), tick)
+        folder.push(files.all() | _sample_file(reference), tick)
         folder.prepare_runner()
         with folder.worker("check", settings.timeout_s) as worker:
             load = {"do": "load", "threads": threads or 1, "cold": False, "seed": 0}
             isa = worker.ask(load).get("ops_isa")
-            parity, sample = check(worker, reference, link.name)
+            run_eval = partial(folder.run_eval, threads=threads or 1, timeout_s=settings.timeout_s)
+            parity, sample = check(worker, reference, link.name, run_eval)
             environment, before = _state(worker.ask({"do": "environment"}))
         tick()
         environment |= {"ops_isa": str(isa)[:20], "libc": found.libc, "wrapper": found.wrapper}
@@ -74,10 +82,7 @@ def validate_real(
                 environment={**environment, "emulated": True}, not_measured=EMULATED_TIME,
             )  # fmt: skip
         processors = int(replies.number(environment, "available_cpus")) or 1
-        own = MeasureSettings(
-            settings.prompt_tokens, settings.decode_tokens, settings.rounds,
-            threads or processors, settings.seed, settings.timeout_s,
-        )  # fmt: skip
+        own = replace(settings, threads=threads or processors)
         stations = _stations(folder, files.dense.name, own.timeout_s)
         measurements = measure(stations, own, lambda *_: tick())
         with folder.worker("check", settings.timeout_s) as worker:
@@ -87,6 +92,13 @@ def validate_real(
         environment={**environment, "emulated": False, "threads": own.threads},
         measurements=measurements, before=before, after=after,
     )  # fmt: skip
+
+
+def _sample_file(reference: AnyReference) -> dict[str, Path]:
+    """What `ssmrun eval` reads there: of a classifier or forecaster."""
+    if isinstance(reference, TaskReference):
+        return {reference.file.name: reference.file}
+    return {}
 
 
 def _stations(folder: RemoteFolder, dense: str, timeout_s: float) -> dict[str, Station]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -50,6 +51,33 @@ def numbers(reply: Reply, key: str, count: int) -> tuple[float, ...]:
     if not isinstance(values, list) or len(values) != count:
         raise _unexpected(key, f"a list of {count} numbers", values)
     return tuple(number({key: value}, key) for value in values)
+
+
+def flags(reply: Reply, key: str, count: int) -> tuple[bool, ...]:
+    """Exactly `count` booleans."""
+    values = reply.get(key)
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(isinstance(value, bool) for value in values)
+    ):
+        raise _unexpected(key, f"a list of {count} booleans", values)
+    return tuple(values)
+
+
+def document(text: str, what: str) -> dict[str, Any]:
+    """What a command on the device printed: one JSON object.
+
+    Raises:
+        DeviceError: it is something else.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unexpected(what, "a JSON object", text) from error
+    if not isinstance(found, dict):
+        raise _unexpected(what, "a JSON object", text)
+    return found
 
 
 def turn(reply: Reply, decode_tokens: int, *, warmup: bool) -> Round:

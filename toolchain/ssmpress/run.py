@@ -32,7 +32,7 @@ Integers = NDArray[np.integer[Any]]
 class State:
     """What the layers carry to the next token, for one session and one batch size.
 
-    conv: float32 (b, d_conv - 1, d_inner) per layer. scan: float32 (b, d_state, d_inner).
+    conv: float32 (b, d_conv - 1, d) per layer. scan: float32 (b, d_state, d). d: its channels.
     """
 
     def __init__(self, session: Session, batch: int) -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress import compact as packing
-from ssmpress import data
+from ssmpress import data, dead_channels
 from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
     Checkpoint,
@@ -193,11 +193,6 @@ def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
     ):  # fmt: skip
         if not paths:
             raise UsageError(f"{option}: expected {what}, since the model is a {kind}; got none.")
-    if recipe.target.machine != host_machine() or recipe.deploy.addresses():
-        raise UsageError(
-            f"--target, --device: expected a language model; a {kind} is validated on this host "
-            "alone. Leave both away, and take the model to the device with ssmrun."
-        )
     if settings.evaluation_tokens is not None:
         raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
     path = None
@@ -355,17 +350,22 @@ def is_matrix(name: str) -> bool:
 
 
 def compact(recipe: Recipe, source: Source, pruned: Pruned) -> PackedModel:
-    """The packed model: each matrix in the format that suits it."""
-    return _pack(source.checkpoint.config, pruned.tensors, recipe.pack, recipe.target.machine)
+    """The packed model: without dead channels, each matrix in the format that suits it."""
+    config, tensors = source.checkpoint.config, pruned.tensors
+    if not recipe.pack.keep_dead_channels:
+        config, tensors = dead_channels.remove(config, tensors)
+    return _pack(config, tensors, recipe.pack, recipe.target.machine)
 
 
 def packing_note(packed: PackedModel) -> str:
-    """Which formats were chosen: one sentence."""
+    """What was removed, and which formats were chosen: one sentence."""
+    removed = sum(packed.removed_channels)
+    gone = f"removed {removed:,} channels that no longer reach the output; " if removed else ""
     chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
     told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
     return (
-        f"packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not slower "
-        "(the report says why)"
+        f"{gone}packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not "
+        "slower (the report says why)"
     )
 
 

@@ -19,7 +19,7 @@ from ssmpress.bundle import RUNTIME_FILES
 from ssmpress.checkpoint import tensor_shapes
 from ssmpress.deploy import Deployment, describe_target, run_devices
 from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
-from ssmpress.device_check import Reference, make_reference
+from ssmpress.device_check import AnyReference, make_reference
 from ssmpress.errors import ParityError
 from ssmpress.export import PackedModel
 from ssmpress.model import Mamba, Projection
@@ -43,6 +43,7 @@ from ssmpress.report.results import (
 from ssmpress.run import Session, open_session
 from ssmpress.series import SeriesWindows
 from ssmpress.stages import Bundle, Progress, Pruned, Source, describe_model
+from ssmpress.task_check import make_task_reference
 from ssmpress.task_config import Kind
 from ssmpress.tasks import Samples
 
@@ -97,6 +98,7 @@ def validate(
         model=describe_model(source.checkpoint),
         quality=quality,
         matrices=_matrices(recipe, source, pruned, packed),
+        removed_channels=packed.removed_channels,
         model_weights=sum(map(prod, shapes.values())),
         model_zeros=sum(int((t == 0).sum()) for t in pruned.tensors.values()),
         size=_size(source, bundle),
@@ -142,14 +144,21 @@ def validate_devices(
 ) -> tuple[DeviceResult, ...]:
     """The bundle's own files on every device, held against this host's result."""
 
-    def reference() -> Reference:
-        return make_reference(
-            bundle.model, bundle.host_library, source.windows, threads=recipe.threads,
-            tolerance=PARITY_TOLERANCE[recipe.pack.values],
+    def reference() -> AnyReference:
+        model, library = bundle.model, bundle.host_library
+        tolerance, threads = PARITY_TOLERANCE[recipe.pack.values], recipe.threads
+        if source.samples is None:
+            return make_reference(
+                model, library, source.windows, threads=threads, tolerance=tolerance
+            )
+        return make_task_reference(
+            model, library, source.samples, bundle.dense.model.parent, threads=threads,
+            tolerance=tolerance,
         )  # fmt: skip
 
     files = BundleFiles(bundle.model.parent, (*bundle.names, MANIFEST_NAME), bundle.dense.model)
-    return run_devices(recipe, deployment, files, reference, progress)
+    settings = _measure_settings(recipe, source)
+    return run_devices(recipe, deployment, files, reference, settings, progress)
 
 
 def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
@@ -380,9 +389,10 @@ def _matrices(
             name=name,
             layer=mask.layer_of(name),
             component=mask.component_of(name),
-            rows=matrix.rows,
-            columns=matrix.columns,
+            rows=pruned.tensors[name].shape[0],
+            columns=pruned.tensors[name].shape[1],
             zeros=int((pruned.tensors[name] == 0).sum()),
+            empty_rows=int((pruned.tensors[name] == 0).all(1).sum()),
             prunable=name in prunable,
             format=matrix.format.name,
             stored_bytes=matrix.nbytes,

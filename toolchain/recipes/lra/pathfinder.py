@@ -10,6 +10,10 @@ Published: Linsley et al., arXiv 1805.08315, section 3; Tay et al., arXiv 2011.0
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,56 +27,87 @@ DISC = 1.6  # radius
 MARGIN = 1.5  # pixels that every curve keeps from the border
 _TRIES = 60
 
+_LOW, _HIGH = MARGIN, SIZE - 1 - MARGIN
+_REACH = 2  # pixels from the middle of a dash that it covers: DASH / 2 + HALF_WIDTH + 0.5
+
 Points = NDArray[np.float64]
+_Point = tuple[float, float]
 _GRID = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE), indexing="ij"), -1).reshape(-1, 2)
+_NEAR = np.stack(np.meshgrid(*[np.arange(-_REACH, _REACH + 2)] * 2, indexing="ij"), -1)
 
 
-def curve(dashes: int, taken: Points, random: np.random.Generator) -> Points | None:
-    """Starts of a random curve's dashes and its last end, (dashes + 1, 2); None if it got stuck.
+class Taken:
+    """Points of curves, in the cell where they lie and in the eight around it; cells are as wide as
+    the clearance.
+
+    Plain numbers: a curve is tried some hundred times per image, a point at a time, where NumPy's
+    calls would take most of the time.
+    """
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[int, int], list[_Point]] = {}
+
+    def add(self, points: list[_Point]) -> None:
+        """The points of a curve and those half-way between them."""
+        middles = [((a + c) / 2, (b + d) / 2) for (a, b), (c, d) in pairwise(points)]
+        for x, y in (*points, *middles):
+            row, column = int(x / CLEARANCE), int(y / CLEARANCE)
+            for i in (row - 1, row, row + 1):
+                for j in (column - 1, column, column + 1):
+                    self._cells.setdefault((i, j), []).append((x, y))
+
+    def near(self, x: float, y: float) -> bool:
+        """Whether one of them is too near to (x, y)."""
+        return _any_near(x, y, self._cells.get((int(x / CLEARANCE), int(y / CLEARANCE)), ()))
+
+
+def _any_near(x: float, y: float, points: Sequence[_Point]) -> bool:
+    for a, b in points:  # noqa: SIM110 (any() takes twice as long)
+        if (a - x) * (a - x) + (b - y) * (b - y) <= CLEARANCE**2:
+            return True
+    return False
+
+
+def curve(dashes: int, taken: Taken, random: np.random.Generator) -> list[_Point] | None:
+    """Starts of a random curve's dashes and its last end, dashes + 1; None if it got stuck.
 
     Args:
-        taken: (n, 2), points of other curves to keep clear of.
+        taken: points of other curves to keep clear of.
     """
-    points = [random.uniform(MARGIN, SIZE - 1 - MARGIN, 2)]
-    if not _clear(points[0], taken):
+    x, y = random.uniform(_LOW, _HIGH, 2).tolist()
+    if taken.near(x, y):
         return None
-    angle = random.uniform(0, 2 * np.pi)
+    points = [(x, y)]
+    angle = random.uniform(0, 2 * math.pi)
     for step in range(dashes):
-        others = np.concatenate([taken, np.array(points[:-2]).reshape(-1, 2)])
-        for _ in range(8):
-            turned = angle + random.normal(0, TURN if step else 0)
-            end = points[-1] + PERIOD * np.array([np.cos(turned), np.sin(turned)])
-            inside = (end > MARGIN).all() and (end < SIZE - 1 - MARGIN).all()
-            middle = (points[-1] + end) / 2
-            if inside and _clear(end, others) and _clear(middle, others):
-                angle = turned
-                points.append(end)
+        own = points[:-2]
+        for turn in random.normal(0, TURN if step else 0, 8).tolist():
+            a, b = x + PERIOD * math.cos(angle + turn), y + PERIOD * math.sin(angle + turn)
+            if not (_LOW < a < _HIGH and _LOW < b < _HIGH):
+                continue
+            c, d = (x + a) / 2, (y + b) / 2
+            if _any_near(a, b, own) or _any_near(c, d, own):
+                continue
+            if not (taken.near(a, b) or taken.near(c, d)):
+                angle, x, y = angle + turn, a, b
+                points.append((x, y))
                 break
         else:
             return None
-    return np.array(points)
-
-
-def _clear(point: Points, others: Points) -> bool:
-    return not len(others) or bool(((others - point) ** 2).sum(1).min() > CLEARANCE**2)
-
-
-def _along(points: Points) -> Points:
-    """Points of a curve and those half-way between them."""
-    return np.concatenate([points, (points[:-1] + points[1:]) / 2])
+    return points
 
 
 def _curves(dashes: int, random: np.random.Generator) -> list[Points] | None:
     """Two long curves, then up to six short ones; None if the long ones did not fit."""
     found: list[Points] = []
-    taken = np.empty((0, 2))
+    taken = Taken()
     wanted = [dashes] * 2 + [max(2, dashes // 3)] * int(random.integers(2, 7))
     for number, length in enumerate(wanted):
         for _ in range(_TRIES if number < 2 else 5):
             points = curve(length, taken, random)
             if points is not None:
-                found.append(points)
-                taken = np.concatenate([taken, _along(points)])
+                found.append(np.array(points))
+                taken.add(points)
                 break
         else:
             if number < 2:
@@ -97,13 +132,20 @@ def image(connected: bool, dashes: int, random: np.random.Generator) -> NDArray[
 
 
 def _lines(starts: Points, ends: Points) -> Points:
-    """Coverage of each pixel by the dashes, 0 .. 1, (1024,)."""
+    """Coverage of each pixel by the dashes, 0 .. 1, (1024,). No dash reaches beyond `_REACH`."""
     along = ends - starts  # (n, 2)
-    offset = _GRID[:, None] - starts  # (1024, n, 2)
-    part = np.clip((offset * along).sum(-1) / (along**2).sum(-1), 0, 1)
-    distance = np.sqrt(((offset - part[..., None] * along) ** 2).sum(-1)).min(1)
-    coverage: Points = np.clip(HALF_WIDTH + 0.5 - distance, 0, 1)
-    return coverage
+    corner = np.floor((starts + ends) / 2).astype(np.int64)
+    pixels = corner[:, None, None] + _NEAR  # (n, w, w, 2)
+    offset = pixels - starts[:, None, None]
+    scale = along / (along**2).sum(-1, keepdims=True)
+    part = np.clip((offset * scale[:, None, None]).sum(-1), 0, 1)
+    apart = offset - part[..., None] * along[:, None, None]
+    level = np.clip(HALF_WIDTH + 0.5 - np.sqrt((apart**2).sum(-1)), 0, 1)
+    inside = ((pixels >= 0) & (pixels < SIZE)).all(-1)
+    coverage = np.zeros((SIZE, SIZE))
+    rows, columns = pixels[inside].T
+    np.maximum.at(coverage, (rows, columns), level[inside])
+    return coverage.reshape(-1)
 
 
 def generate(

@@ -8,6 +8,7 @@ from typing import Any
 from ssmpress.report.charts import Chart, Spec, draw
 from ssmpress.report.device_tables import count
 from ssmpress.report.tables import lookup, number
+from ssmpress.report.wording import counted, words
 
 Report = Mapping[str, Any]
 _PARTS = {
@@ -39,7 +40,9 @@ def _decode(report: Report) -> Chart | None:
         return None
     spec = _grouped(rows, "device", "variant", ["dense", "compressed"])
     described = ", ".join(f"{row['device']} {row['variant']} {row['text']}" for row in rows)
-    caption = "Median decode time of one token by device, lower is better"
+    one = words(report).one
+    took = "decode time of one token" if one == "token" else f"time of one {one}"
+    caption = f"Median {took} by device, lower is better"
     return _chart(spec, "device-decode", caption, described)
 
 
@@ -59,7 +62,8 @@ def _instructions(report: Report) -> Chart | None:
             continue
         spec = _grouped(rows, "part", "variant", ["dense", "compressed"])
         described = ", ".join(f"{row['variant']} {row['part']} {row['text']}" for row in rows)
-        caption = f"Executed instructions per decoded token, {device['device']}, lower is better"
+        per = counted(report, device)
+        caption = f"Executed instructions per {per}, {device['device']}, lower is better"
         return _chart(spec, "instructions", caption, described)
     return None
 

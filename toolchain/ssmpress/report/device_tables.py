@@ -8,13 +8,14 @@ from typing import Any
 from ssmpress.report.devices import HOST
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number, size
+from ssmpress.report.wording import counted, words
 
 Report = Mapping[str, Any]
 _PARTS = (
     ("matrix_products", "matrix products"),
     ("scan", "scan and convolution"),
     ("rest", "ONNX Runtime, C library"),
-    ("total", "whole step"),
+    ("total", ""),
 )
 
 
@@ -22,14 +23,23 @@ def sections(report: Report) -> list[tuple[str, Rows]]:
     """Heading and rows of every table that the report has something for."""
     if not sentences(report):
         return []
+    step, per = words(report).step, _counted(report)
     found = [
         ("What each device computed, held against this host", validation(report)),
         ("Latency in milliseconds and memory, by device", latency(report)),
         ("Each device before and after the measurement", conditions(report)),
-        ("Executed instructions per decoded token, one thread", instructions(report)),
-        ("The least time that the memory of a board allows for a decode step", bounds(report)),
+        (f"Executed instructions per {per}, one thread", instructions(report)),
+        (f"The least time that the memory of a board allows for {step}", bounds(report)),
     ]
     return [(title, rows) for title, rows in found if len(rows) > 1]
+
+
+def _counted(report: Report) -> str:
+    """The same for every device: they count the same sample."""
+    for device in _devices(report):
+        if device["instructions"]:
+            return counted(report, device)
+    return words(report).one
 
 
 def sentences(report: Report) -> list[str]:
@@ -50,14 +60,15 @@ def sentences(report: Report) -> list[str]:
     if len(bounds(report)) > 1:
         found.append(
             "The lower bounds are computed, not measured: bytes of weights beyond the caches over "
-            "the memory's theoretical bandwidth (docs/devices.md). A real step takes longer."
+            "the memory's theoretical bandwidth (docs/devices.md). In reality it takes longer."
         )
     return found
 
 
 def validation(report: Report) -> Rows:
-    """One row per device: processor, kernels, parity, perplexity of the sample."""
-    rows = [["device", "processor", "kernels", "largest difference", "perplexity here", "there"]]
+    """One row per device: processor, kernels, parity, the metric of the sample."""
+    metric = lookup(report, "quality", "metric") or "perplexity"
+    rows = [["device", "processor", "kernels", "largest difference", f"{metric} here", "there"]]
     for device in _devices(report):
         environment = device["environment"]
         parity, sample = device["parity"] or {}, device["sample"] or {}
@@ -71,8 +82,9 @@ def validation(report: Report) -> Rows:
 
 def latency(report: Report) -> Rows:
     """One row per device and variant that was measured."""
-    rows = [["device", "variant", "threads", "load cold", "load warm", "prefill p50", "p90", "p99",
-             "decode p50", "p90", "p99", "peak memory"]]  # fmt: skip
+    said = words(report)
+    rows = [["device", "variant", "threads", "load cold", "load warm", f"{said.many} p50", "p90",
+             "p99", f"{said.single} p50", "p90", "p99", "peak memory"]]  # fmt: skip
     for device in _devices(report):
         block = device["latency"]
         if not block:
@@ -107,6 +119,8 @@ def conditions(report: Report) -> Rows:
 
 def instructions(report: Report) -> Rows:
     """Dense beside compressed, by part of the program."""
+    one = words(report).one
+    whole = f"whole {'step' if one == 'token' else one}"
     rows = [["device", "part", "dense", "compressed", "change", "spread of the repeats"]]
     for device in _devices(report):
         block = device["instructions"]
@@ -117,7 +131,7 @@ def instructions(report: Report) -> Rows:
             spreads = [entry["spread"] for entry in (dense, compressed)]
             known = [spread for spread in spreads if isinstance(spread, int | float)]
             rows.append(
-                [device["device"], label, count(dense["mean"]), count(compressed["mean"]),
+                [device["device"], label or whole, count(dense["mean"]), count(compressed["mean"]),
                  _fewer(lookup(block, "ratio", part)),
                  f"{100 * max(known):.2f} %" if known else "-"]
             )  # fmt: skip
@@ -181,7 +195,7 @@ def headlines(report: Report) -> list[str]:
         products, total = (_fewer(ratio.get(part)) for part in ("matrix_products", "total"))
         if products and total:
             found.append(
-                f"{device['device']}: {total} instructions per decoded token, {products} in matrix "
-                "products."
+                f"{device['device']}: {total} instructions per {counted(report, device)}, "
+                f"{products} in matrix products."
             )
     return found

@@ -16,9 +16,11 @@ EMULATED_TIME = (
 
 @dataclass(frozen=True)
 class Sample:
-    """Perplexity of a sample of the evaluation text, on the host and on the device.
+    """The metric over a sample of the evaluation, on the host and on the device.
 
-    tokens: predictions. difference: |device / host - 1|. tolerance: of it.
+    tokens: predictions. window: tokens of a window or of the longest text, or time steps that a
+    forecaster reads. difference: |device / host - 1|; of accuracies the part of the texts that are
+    right on one side only. tolerance: of it.
     """
 
     tokens: int
@@ -36,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Instructions:
-    """Executed instructions per decoded token, one thread: one count per repeat.
+    """Executed instructions per decoded token, text or forecast, one thread: one per repeat.
 
     total: all. matrix_products, scan: inside the op library; scan has the convolution too. rest:
     ONNX Runtime and the C library. Differences of two runs' counts, so loading is not in them.
@@ -50,7 +52,7 @@ class Instructions:
 
 @dataclass(frozen=True)
 class LowerBound:
-    """The least time a board's memory allows for one decode step: bytes beyond its last cache,
+    """The least time a board's memory allows for one step: bytes beyond its last cache,
     over its highest bandwidth. Milliseconds by variant; None where all fits into the cache."""
 
     board: str
@@ -66,6 +68,8 @@ class DeviceResult:
     environment: processor, versions. before, after: temperature, frequency and governor around
     the measured rounds. measurements: by variant, empty where no time was measured;
     not_measured: why. instructions: by variant, empty where none were counted; not_counted: why.
+    counted_length: tokens of what was counted: 1, or those of a classifier's text; time steps that
+    a forecaster reads.
     """
 
     name: str
@@ -80,6 +84,7 @@ class DeviceResult:
     after: dict[str, Any] = field(default_factory=dict)
     instructions: Mapping[str, Instructions] = field(default_factory=dict)
     not_counted: str = ""
+    counted_length: int = 1
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,7 @@ def device_block(device: DeviceResult, latency: Any, memory: Any) -> dict[str, A
         "after": device.after,
         "instructions": _instructions(device.instructions),
         "not_counted": device.not_counted,
+        "counted_length": device.counted_length,
     }
 
 

@@ -47,10 +47,16 @@ def latency(report: Report) -> str:
 def sparsity(report: Report) -> str:
     """How many zeros, of which weights."""
     block = report["sparsity"]
-    return (
+    shares = (
         f"{percent(block['prunable'])} of the {block['prunable_weights']:,} prunable weights are "
         f"zero; {percent(block['model'])} of all {block['model_weights']:,}."
     )
+    removed, empty = block.get("removed_channels", 0), block.get("empty_rows", 0)
+    gone = (
+        f" {removed:,} channels no longer reached the output and were removed." if removed else ""
+    )
+    rows = f" {empty:,} rows of prunable matrices are wholly empty." if empty else ""
+    return shares + gone + rows
 
 
 def parity(report: Report) -> str:

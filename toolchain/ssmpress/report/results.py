@@ -103,9 +103,10 @@ class Matrix:
     """One weight matrix of the bundle.
 
     name: checkpoint key. layer: 0 .. n_layer - 1, None outside the layers. component: in_proj,
-    x_proj, dt_proj, out_proj, embedding or lm_head. zeros: weights that are exactly 0.
-    format: name of an `ops.Format`. stored_bytes: packed sections with padding.
-    reason: why this format was chosen, one clause.
+    x_proj, dt_proj, out_proj, embedding or lm_head. rows, columns: in the checkpoint; the bundle
+    has fewer where channels were removed. zeros: weights that are exactly 0. empty_rows: rows
+    of zeros. format: name of an `ops.Format`. stored_bytes: packed sections with padding. reason:
+    why this format was chosen, one clause.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Matrix:
     rows: int
     columns: int
     zeros: int
+    empty_rows: int
     prunable: bool
     format: str
     stored_bytes: int
@@ -235,6 +237,7 @@ class Results:
     what vouches for the bundle. devices: one for each --device. measurements are those of the
     first device that was measured, or of this host.
     timings_s: seconds per stage. model_weights, model_zeros: over all parameters, tied ones once.
+    removed_channels: of each layer, those that no longer reached the output.
     """
 
     model: dict[str, Any]
@@ -242,6 +245,7 @@ class Results:
     matrices: tuple[Matrix, ...]
     model_weights: int
     model_zeros: int
+    removed_channels: tuple[int, ...]
     size: Size
     measurements: dict[str, Measurement]
     parity: Parity

@@ -110,11 +110,14 @@ def sparsity_summary(results: Results) -> dict[str, Any]:
         "prunable_zeros": sum(matrix.zeros for matrix in prunable),
         "model_weights": results.model_weights,
         "model_zeros": results.model_zeros,
+        "removed_channels": sum(results.removed_channels),
+        "empty_rows": sum(matrix.empty_rows for matrix in prunable),
         "by_component": _by_component(prunable),
         "by_layer": [
             {
                 "layer": layer,
                 "sparsity": _share([m for m in prunable if m.layer == layer]),
+                "removed_channels": results.removed_channels[layer],
                 "by_component": _by_component([m for m in prunable if m.layer == layer]),
             }
             for layer in layers
@@ -189,6 +192,7 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
         "rows": matrix.rows,
         "columns": matrix.columns,
         "zeros": matrix.zeros,
+        "empty_rows": matrix.empty_rows,
         "sparsity": _share([matrix]),
         "prunable": matrix.prunable,
         "format": matrix.format,

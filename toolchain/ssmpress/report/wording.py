@@ -13,7 +13,9 @@ from ssmpress.report.results import TASK_BATCH
 class Words:
     """model: with its article. one: what a `decode` sample computes; single: its name in a table.
     steps: what goes in, counted. many: what a `prefill` computes; throughput: its name in a table.
-    samples: what quality is the mean over.
+    samples: what quality is the mean over. step: what weights are read once for, with its article.
+    counted: what instructions are counted per, of `length` tokens. evaluated: what the interval
+    of the quality is resampled from; more: how to give more of it.
     pipeline: Hugging Face's name of the task.
     """
 
@@ -25,21 +27,30 @@ class Words:
     throughput: str
     samples: str
     pipeline: str
+    step: str
+    counted: str
+    evaluated: str
+    more: str
 
 
 _BATCH = f"batch of {TASK_BATCH}"
 _WORDS = {
     "language-model": Words(
         "A Mamba language model", "token", "decode", "tokens", "prefill", "prefill tokens/s",
-        "windows", "text-generation",
+        "windows", "text-generation", "a decode step", "decoded token",
+        "windows of evaluation text",
+        "Evaluate more text: a longer --evaluation, or more --evaluation-tokens.",
     ),
     "classification": Words(
         "A Mamba classifier", "text", "one text", "tokens", _BATCH, f"{_BATCH} tokens/s",
-        "texts", "text-classification",
+        "texts", "text-classification", "a text", "text of {length} tokens",
+        "labelled texts", "Evaluate more labelled texts: a longer --evaluation.",
     ),
     "forecast": Words(
         "A Mamba forecaster", "forecast", "one forecast", "time steps", _BATCH, f"{_BATCH} steps/s",
-        "windows", "time-series-forecasting",
+        "windows", "time-series-forecasting", "a forecast", "forecast",
+        "windows of the series that do not overlap",
+        "Evaluate more time steps: a longer series as --evaluation.",
     ),
 }  # fmt: skip
 
@@ -57,6 +68,11 @@ def words(report: Mapping[str, Any]) -> Words:
     for key in ("model", "config", "task", "kind"):
         value = value.get(key) if isinstance(value, Mapping) else None
     return _WORDS.get(value if isinstance(value, str) else "", _WORDS["language-model"])
+
+
+def counted(report: Mapping[str, Any], device: Mapping[str, Any]) -> str:
+    """What a device's instructions were counted per, such as `decoded token`."""
+    return words(report).counted.format(length=device.get("counted_length", 1))
 
 
 def higher_is_better(metric: Any) -> bool:
