@@ -13,10 +13,11 @@ namespace {
 // the others).
 constexpr size_t kManyTokens = 8;
 
-// Rows of a few-token block: a multiple of kFewTokenRows (16 rows of 768 fp32 columns are 48 KiB,
-// about 4 us of DRAM bandwidth) that leaves kFewTokenBlocks blocks at most to share out.
+// Rows of a few-token block: 16 rows of 768 fp32 columns are 48 KiB, about 4 us of DRAM bandwidth,
+// and those of smaller formats stay in the L1 cache for all tokens. One token takes more at a time:
+// a multiple that leaves kOneTokenBlocks blocks at most to share out.
 constexpr size_t kFewTokenRows = 16;
-constexpr size_t kFewTokenBlocks = 32;
+constexpr size_t kOneTokenBlocks = 32;
 
 // Tokens of a many-token block: 256 tokens x 256 columns of x are 256 KiB and stay in the L2 cache.
 constexpr size_t kManyTokenBlock = 256;
@@ -191,9 +192,11 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   Scratch scratch;
   if (!PrepareActivations(work, scratch, args.tokens >= kManyTokens ? run : RunSerially()))
     return false;
-  work.rows_per_block =
-      RoundUp((work.row_count + kFewTokenBlocks - 1) / kFewTokenBlocks, kFewTokenRows);
-  if (small) work.rows_per_block = work.row_count;
+  work.rows_per_block = kFewTokenRows;
+  if (args.tokens == 1) {
+    const size_t share = (work.row_count + kOneTokenBlocks - 1) / kOneTokenBlocks;
+    work.rows_per_block = small ? work.row_count : RoundUp(share, kFewTokenRows);
+  }
   work.tokens_per_block = IsWindow(matrix) ? kManyWindowBlock : kManyTokenBlock;
   if (!work.many && MultipliedAsItLies(matrix)) work.tokens_per_block = kWindowTokenBlock;
   if (work.many) {

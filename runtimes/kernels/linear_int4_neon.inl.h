@@ -110,8 +110,7 @@ SSMPRESS_INLINE void AddInt4Group(const uint8_t*& bytes, int8x16_t x, int32x4_t 
   }
 }
 
-template <int kTiles>
-SSMPRESS_INLINE void DotInt4Tiles(const LinearBlock& b, size_t row, size_t token) {
+SSMPRESS_INLINE void DotInt4Token(const LinearBlock& b, size_t row, size_t token) {
   const PackedMatrix& m = *b.matrix;
   const size_t groups = (m.columns + kInt4Group - 1) / kInt4Group;
   const size_t tile = row / kInt4Rows;
@@ -119,38 +118,22 @@ SSMPRESS_INLINE void DotInt4Tiles(const LinearBlock& b, size_t row, size_t token
   const int8_t* ratio = m.ratio + tile * groups * kInt4Rows;
   const int8_t* x = static_cast<const int8_t*>(b.x) + token * b.x_stride;
   const int8_t* offset = x + Int4Offsets(m.columns);
-  const uint8_t* bytes_of[kTiles];
-  const int8_t* ratio_of[kTiles];
-  Int4Sums total[kTiles] = {};
-  SSMPRESS_UNROLL
-  for (int i = 0; i < kTiles; ++i) {
-    bytes_of[i] = bytes + static_cast<size_t>(i) * groups * kInt4Bytes;
-    ratio_of[i] = ratio + static_cast<size_t>(i) * groups * kInt4Rows;
-  }
+  Int4Sums total = {};
   for (const int8_t* end = x + kInt4Group * groups; x != end; Advance(x, kInt4Group)) {
     const int8x16_t activations = vld1q_s8(x);
     const int32x4_t pair = vld1q_dup_s32(reinterpret_cast<const int32_t*>(offset));
     Advance(offset, sizeof(int32_t));
-    SSMPRESS_UNROLL
-    for (int i = 0; i < kTiles; ++i) {
-      PrefetchLines<2>(bytes_of[i]);
-      AddInt4Group(bytes_of[i], activations, vpaddlq_s16(vreinterpretq_s16_s32(pair)), ratio_of[i],
-                   total[i]);
-      AdvanceAfter(total[i].of_rows[3], bytes_of[(i + 1) % kTiles], 0);
-    }
+    PrefetchLines<2>(bytes);
+    AddInt4Group(bytes, activations, vpaddlq_s16(vreinterpretq_s16_s32(pair)), ratio, total);
   }
-  for (int i = 0; i < kTiles; ++i) {
-    StoreInt4(b, row + static_cast<size_t>(i) * kInt4Rows, token, total[i]);
-  }
+  StoreInt4(b, row, token, total);
 }
 
 void Int4Tokens(const LinearBlock& b) {
   if (b.token_end - b.token_begin == 1) {
-    size_t row = b.row_begin;
-    for (; row + kInt4Rows < b.row_end; row += kInt4Rows) {
-      DotInt4Tiles<1>(b, row, b.token_begin);
+    for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
+      DotInt4Token(b, row, b.token_begin);
     }
-    if (row < b.row_end) DotInt4Tiles<1>(b, row, b.token_begin);
     return;
   }
   for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
