@@ -108,6 +108,7 @@ format: setup
 DENSE ?= ../shared/models/mamba-31m
 PRUNED ?= ../shared/models/mamba-31m-70
 TEXT ?= ../shared/data/wikitext103/test.detok.txt
+CALIBRATION ?= ../shared/data/wikitext103/valid.detok.txt
 
 .PHONY: bench-models
 bench-models: setup $(STAMPS)/kernels_test
@@ -136,7 +137,7 @@ bench-peers: bench-models $(PEERS)/ready
 	$(PEERS)/bin/python -m pytest tests/test_bench_models.py
 	$(PEERS)/bin/python runtimes/bench/bench_peers.py build/bench/peers.json
 	$(PEERS)/bin/python runtimes/bench/bench_quality.py build/bench/quality_peers.json \
-		--dense $(DENSE) --pruned 70=$(PRUNED) --text $(TEXT)
+		--dense $(DENSE) --pruned 70=$(PRUNED) --text $(TEXT) --calibration $(CALIBRATION)
 
 clean:
 	rm -rf $(VENV) build

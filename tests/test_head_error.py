@@ -6,18 +6,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
+from conftest import draw_tokens, random_checkpoint, small_config
 from ssmpress import compact, data, int4, stages
 from ssmpress.checkpoint import Checkpoint, read_checkpoint
-from ssmpress.head_error import head_hessian
+from ssmpress.export import PackedModel, export
+from ssmpress.head_error import frequent_tokens, head_hessian
 from ssmpress.layouts import EMBEDDING, LM_HEAD
 from ssmpress.model import Mamba
 from ssmpress.ops import Values
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import PackSettings, Recipe
+from ssmpress.recipe import Head, PackSettings, Recipe
 from ssmpress.report.results import TextUse
+from ssmpress.run import open_session
+from ssmpress.validate import reference_model
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
 
@@ -79,7 +84,7 @@ def divergence(right: Checkpoint, other: Checkpoint, windows: np.ndarray) -> flo
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 
-def packed_embedding(calibration: np.ndarray, told: list[str]) -> compact.PackedMatrix:
+def packed_model(calibration: np.ndarray, told: list[str]) -> PackedModel:
     """The whole stage on the unpruned demo model."""
     checkpoint = read_checkpoint(DEMO)
     use = TextUse((), default_text=True, tokens=len(calibration))
@@ -88,20 +93,21 @@ def packed_embedding(calibration: np.ndarray, told: list[str]) -> compact.Packed
     result = PruneResult({}, (), 0.0, 0, 0, "cpu")
     pruned = stages.Pruned(checkpoint.tensors, result)
     packed = stages.compact(recipe, source, pruned, lambda what, *_: told.append(what))
-    matrix = packed.matrices[EMBEDDING]
-    assert matrix.format.values is Values.INT4
-    return matrix
+    assert packed.matrices[EMBEDDING].format.values is Values.INT4
+    return packed
 
 
 def test_the_stage_rounds_the_head_by_the_calibration_text() -> None:
     """On text that it has not seen, both uses of the matrix together diverge less: 0.90 as much as
-    with the rounding to the nearest, 1.0 if the stage did not look at the text."""
+    with the rounding to the nearest, 1.0 if the stage did not look at the text; and about half as
+    much with the errors of the frequent rows."""
     checkpoint, (text, windows) = read_checkpoint(DEMO), texts()
     told: list[str] = []
-    matrix, again = packed_embedding(text, told), packed_embedding(text, [])
+    packed, again = packed_model(text, told), packed_model(text, [])
+    matrix = packed.matrices[EMBEDDING]
     assert {"head's error", "rounding the head"} == set(told)
     for name, section in matrix.sections.items():
-        np.testing.assert_array_equal(section, again.sections[name])
+        np.testing.assert_array_equal(section, again.matrices[EMBEDDING].sections[name])
 
     def cost(embedding: np.ndarray) -> float:
         tensors = dict(checkpoint.tensors) | {EMBEDDING: torch.from_numpy(embedding)}
@@ -111,12 +117,60 @@ def test_the_stage_rounds_the_head_by_the_calibration_text() -> None:
     rounded = int4.round_weights(weight)
     nearest = compact.pack(weight, weight != 0, matrix.format, round_int4=lambda _: rounded)
     assert cost(compact.unpack(matrix)) < 0.95 * cost(compact.unpack(nearest))
+    corrected = reference_model(packed).backbone.embedding.weight.detach().numpy()
+    assert cost(corrected) < 0.8 * cost(compact.unpack(matrix))
+    changed = np.nonzero((corrected != compact.unpack(matrix)).any(1))[0]
+    assert packed.frequent is not None
+    np.testing.assert_array_equal(changed, packed.frequent.ids)
+    largest = np.abs(weight - compact.unpack(matrix))[changed].max(1, keepdims=True)
+    assert (np.abs(corrected - weight)[changed] <= largest / 200).all()
 
 
 def test_without_text_the_head_is_rounded_to_the_nearest() -> None:
     told: list[str] = []
-    matrix = packed_embedding(np.zeros(0, np.int32), told)
+    packed = packed_model(np.zeros(0, np.int32), told)
     weight = read_checkpoint(DEMO).tensors[EMBEDDING].numpy()
     for name, section in int4.pack(int4.round_weights(weight)).items():
-        np.testing.assert_array_equal(section, matrix.sections[name])
+        np.testing.assert_array_equal(section, packed.matrices[EMBEDDING].sections[name])
+    assert packed.frequent is None
     assert not told
+
+
+def test_frequent_tokens() -> None:
+    text = np.array([5, 5, 5, 9, 9, 31, 31, 2, 3, 4], np.int32)
+    assert frequent_tokens(text, 32).tolist() == [5, 9]
+    assert frequent_tokens(text, 48).tolist() == [5, 9, 31]
+    assert frequent_tokens(text[:3], 32).tolist() == [5]
+    assert frequent_tokens(text, 8 + 32).tolist() == [5, 9]
+    assert frequent_tokens(text[7:], 33).tolist() == [2, 3]  # of as many, the first
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_corrected_rows_in_the_graph(tied: bool, library: Path, tmp_path: Path) -> None:
+    """Head and embedding, with the op library and without, at all positions and at some."""
+    config = small_config(tie_embeddings=tied, vocab_size=70)
+    checkpoint = random_checkpoint(config)
+    recipe = Recipe(model=DEMO, out=DEMO, pack=PackSettings(Values.FP32, Head.INT4))
+    use, text = TextUse((), False, 0), np.zeros(0, np.int32)
+    source = stages.Source(checkpoint, None, text, text.reshape(0, 0), use, use)
+    result = PruneResult({}, (), 0.0, 0, 0, "cpu")
+    plain = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
+    rows = np.array([69, 0, 7, 33])
+    packed = stages.correct_rows(plain, checkpoint.tensors[plain.head_name].numpy(), rows)
+    assert packed.frequent is not None
+    assert packed.nbytes == plain.nbytes + packed.frequent.errors.nbytes + 2 * 70
+    path = export(packed, tmp_path / "model.onnx")[0]
+    assert sum(f.stat().st_size for f in (path,)) > packed.nbytes
+    tokens = draw_tokens(config, 2, 24)
+    tokens[:, :8] = torch.tensor([0, 69, 7, 33, 1, 68, 7, 0])
+    with torch.no_grad():
+        wanted = reference_model(packed)(tokens)[0].numpy()
+        without = reference_model(plain)(tokens)[0].numpy()
+    scale = np.abs(wanted).max()
+    assert np.abs(wanted - without)[..., rows].max() > 0.003 * scale
+    for ops_library in (library, None):
+        session = open_session(path, threads=1, library=ops_library)
+        got, _ = session.predict(tokens.numpy())
+        assert np.abs(got - wanted).max() <= 2e-3 * scale, ops_library
+        last, _ = session.prefill(tokens.numpy(), None, np.array([3, 23]))
+        assert np.abs(last - wanted[:, [3, 23]]).max() <= 2e-3 * scale

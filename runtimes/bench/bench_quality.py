@@ -34,12 +34,15 @@ from ssmpress.ops import Values, get_library_path
 from ssmpress.recipe import Head
 from ssmpress.report.files import write_json
 from ssmpress.run import open_session
+from ssmpress.stages import CPU_CALIBRATION_TOKENS
 from ssmpress.worker_process import WorkerProcess
 
 WINDOW = 1024
 
 
-def make_ours(dense: Path, pruned: dict[str, Path], out: Path) -> dict[str, Path]:
+def make_ours(
+    dense: Path, pruned: dict[str, Path], calibration: NDArray[np.int32], out: Path
+) -> dict[str, Path]:
     """Name -> model: the dense model and the pruned ones, int8 with an int8 and a 4-bit head."""
     wanted: dict[str, tuple[Path, Values | None, Head]] = {"dense fp32": (dense, None, Head.AUTO)}
     for name, folder in {"dense": dense, **{f"{n} %": p for n, p in pruned.items()}}.items():
@@ -48,7 +51,7 @@ def make_ours(dense: Path, pruned: dict[str, Path], out: Path) -> dict[str, Path
     made = {}
     for name, settings in wanted.items():
         path = made[name] = out / f"{re.sub('[^a-z0-9]+', '-', name)}.onnx"
-        packed = pack(*settings)
+        packed = pack(*settings, calibration)
         export(packed, path)
         path.with_suffix(".json").write_text(json.dumps(describe(packed), indent=1) + "\n")
     return made
@@ -86,6 +89,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dense", type=Path, required=True)
     parser.add_argument("--pruned", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--calibration", type=Path, required=True)
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
@@ -102,15 +106,19 @@ def main() -> None:
     dense = read_checkpoint(arguments.dense)
     if dense.tokenizer is None:
         raise SystemExit(f"{arguments.dense}: expected tokenizer.json beside the weights.")
-    tokens = data.load_tokens(
-        (arguments.text,), data.load_tokenizer(dense.tokenizer), dense.config.vocab_size,
-        limit=arguments.windows * WINDOW,
-    )  # fmt: skip
+    tokenizer, vocab_size = data.load_tokenizer(dense.tokenizer), dense.config.vocab_size
+    calibration, tokens = (
+        data.load_tokens((path,), tokenizer, vocab_size, limit=limit)
+        for path, limit in (
+            (arguments.calibration, CPU_CALIBRATION_TOKENS),
+            (arguments.text, arguments.windows * WINDOW),
+        )
+    )
     windows = data.windows(tokens, WINDOW)
     pruned = {
         name: Path(folder) for name, _, folder in (p.partition("=") for p in arguments.pruned)
     }
-    models = make_ours(arguments.dense, pruned, arguments.work)
+    models = make_ours(arguments.dense, pruned, calibration, arguments.work)
     write_gguf(arguments.dense, arguments.work / "dense", arguments.threads)
     library = str(get_library_path())
     entries, quality = [], {}

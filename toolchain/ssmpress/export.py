@@ -44,9 +44,9 @@ from numpy.typing import NDArray
 
 from ssmpress import __version__, fallback, ops
 from ssmpress.checkpoint import ModelConfig
-from ssmpress.compact import PackedMatrix
+from ssmpress.compact import FrequentRows, PackedMatrix
 from ssmpress.errors import BadInputError
-from ssmpress.layouts import HEAD, PATCH_EMBEDDING
+from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import INSTANCE_EPS
 from ssmpress.ops import Structure, Values
 from ssmpress.task_config import Kind
@@ -65,12 +65,26 @@ class PackedModel:
     """What is exported.
 
     config: sizes. tensors: float32 arrays that are not packed, by canonical name. matrices: packed
-    matrices by canonical name (projections, embedding, an untied head).
+    matrices by canonical name (projections, embedding, an untied head). frequent: corrects rows of
+    the head's matrix.
     """
 
     config: ModelConfig
     tensors: Mapping[str, FloatArray]
     matrices: Mapping[str, PackedMatrix]
+    frequent: FrequentRows | None = None
+
+    @property
+    def head_name(self) -> str:
+        """The matrix that scores the next token."""
+        return EMBEDDING if self.config.tie_embeddings else LM_HEAD
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes of a packed matrix, of its corrected rows too."""
+        matrix = self.matrices[name]
+        if self.frequent is not None and name == self.head_name:
+            return matrix.nbytes + self.frequent.nbytes(matrix.rows)
+        return matrix.nbytes
 
     @property
     def removed_channels(self) -> tuple[int, ...]:
@@ -82,7 +96,7 @@ class PackedModel:
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
-        packed = sum(m.nbytes for m in self.matrices.values())
+        packed = sum(map(self.bytes_of, self.matrices))
         return packed + sum(t.nbytes for t in self.tensors.values())
 
 
@@ -170,7 +184,7 @@ class _GraphBuilder:
             states += after
         wanted = self.node("Gather", "logits/positions", [x, positions], axis=1)
         normalized = self.rms_norm("backbone.norm_f", wanted)
-        logits = self.linear(self.head_name(), normalized, "logits")
+        logits = self.head(normalized)
         self.output(logits, ("batch", "positions", self.config.vocab_size))
         for i, pair in enumerate(zip(states[::2], states[1::2], strict=True)):
             for value, rows in zip(pair, self.state_rows(), strict=True):
@@ -266,9 +280,32 @@ class _GraphBuilder:
     def state_rows(self) -> tuple[int, int]:
         return self.config.d_conv - 1, self.config.d_state
 
-    def head_name(self) -> str:
-        tied = self.config.tie_embeddings
-        return "backbone.embedding.weight" if tied else "lm_head.weight"
+    def head(self, x: ir.Value) -> ir.Value:
+        """Scores of the next token, (b, p, vocab_size)."""
+        name, frequent = self.model.head_name, self.model.frequent
+        if frequent is None:
+            return self.linear(name, x, "logits")
+        logits = self.linear(name, x, "logits/rounded")
+        errors = self.node(
+            frequent.errors.format.op_type,
+            "logits/errors",
+            [x, *self.error_sections(frequent)],
+            doc=f"{name}: what rounding took from the rows of the most frequent tokens",
+            **matrix_attributes(frequent.errors),
+        )
+        rows = np.append(frequent.ids, 0)  # 0 is added to token 0
+        shape = self.node("Shape", "logits/errors_shape", [errors])
+        tokens = self.constant(f"{name}.frequent.ids", rows.reshape(1, 1, -1))
+        places = self.node("Expand", "logits/errors_places", [tokens, shape])
+        sum_: ir.Value = self.node(
+            "ScatterElements", "logits", [logits, places, errors], axis=2, reduction="add"
+        )
+        return sum_
+
+    def error_sections(self, frequent: FrequentRows) -> list[ir.Value]:
+        """The packed errors of the head's frequent rows."""
+        sections = frequent.errors.sections.items()
+        return [self.constant(f"{self.model.head_name}.frequent.{s}", a) for s, a in sections]
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
         value = ir.Value(
@@ -353,18 +390,33 @@ class _GraphBuilder:
             )
         sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
         if matrix.format in ops.EMBEDDINGS:
+            frequent = self.model.frequent if self.config.tie_embeddings else None
             read: ir.Value = self.node(
                 ops.EMBEDDINGS[matrix.format],
-                "embedding",
+                "embedding" if frequent is None else "embedding/rounded",
                 [tokens, *sections],
                 **matrix_attributes(matrix),
             )
-            return read
+            return read if frequent is None else self.corrected(read, tokens, frequent)
         rows: ir.Value = self.node("Gather", "embedding/rows", [sections[0], tokens], axis=0)
         if matrix.format.values is Values.FP32:
             return rows
         widened: ir.Value = self.node("Cast", "embedding", [rows], to=ir.DataType.FLOAT.value)
         return widened
+
+    def corrected(self, read: ir.Value, tokens: ir.Value, frequent: FrequentRows) -> ir.Value:
+        """Embeddings plus what rounding took from those of the most frequent tokens."""
+        slots = self.constant(f"{EMBEDDING}.frequent.slots", frequent.slots(self.config.vocab_size))
+        short = self.node("Gather", "embedding/slots_int16", [slots, tokens], axis=0)
+        slot = self.node("Cast", "embedding/slots", [short], to=ir.DataType.INT64.value)
+        errors = self.node(
+            ops.EMBEDDINGS[frequent.errors.format],
+            "embedding/errors",
+            [slot, *self.error_sections(frequent)],
+            **matrix_attributes(frequent.errors),
+        )
+        sum_: ir.Value = self.node("Add", "embedding", [read, errors])
+        return sum_
 
     def rms_norm(self, name: str, x: ir.Value) -> ir.Value:
         weight = self.tensor(f"{name}.weight")

@@ -29,7 +29,7 @@ from ssmpress.checkpoint import (
 from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
-from ssmpress.head_error import head_hessian
+from ssmpress.head_error import frequent_tokens, head_hessian
 from ssmpress.labelled import load_labelled
 from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import Mamba
@@ -355,18 +355,30 @@ def compact(
 ) -> PackedModel:
     """The packed model: without dead channels, each matrix in the format that suits it.
 
-    A 4-bit head is rounded to what costs least on the calibration text, or to the nearest if there
-    is none.
+    A 4-bit head is rounded to what costs least on the calibration text, and the errors of the rows
+    that are used most often are kept; without text it is rounded to the nearest.
     """
     config, text = source.checkpoint.config, source.calibration
     rounding = {}
     name = EMBEDDING if config.tie_embeddings else LM_HEAD
-    if isinstance(text, np.ndarray) and len(text) > 1 and name in pruned.tensors:
+    calibrated = isinstance(text, np.ndarray) and len(text) > 1 and name in pruned.tensors
+    if calibrated:
         rounding[name] = partial(_round_head, recipe, source, pruned, progress=progress)
     tensors: Mapping[str, torch.Tensor] = pruned.tensors
     if not recipe.pack.keep_dead_channels:
         config, tensors = dead_channels.remove(config, tensors)
-    return _pack(config, tensors, recipe.pack, rounding, recipe.target.machine)
+    packed = _pack(config, tensors, recipe.pack, rounding, recipe.target.machine)
+    if calibrated and packed.matrices[name].format.values is Values.INT4:
+        assert isinstance(text, np.ndarray)
+        frequent = frequent_tokens(text, config.vocab_size)
+        packed = correct_rows(packed, tensors[name].numpy(), frequent)
+    return packed
+
+
+def correct_rows(packed: PackedModel, weight: int4.Matrix, rows: NDArray[np.int64]) -> PackedModel:
+    """With the rounding errors of `rows` of its head's matrix, which was packed from `weight`."""
+    found = packing.frequent_rows(weight, packed.matrices[packed.head_name], rows)
+    return replace(packed, frequent=found)
 
 
 def _round_head(

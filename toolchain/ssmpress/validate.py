@@ -166,7 +166,7 @@ def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
     not the head too only one row, which is left out."""
     config = source.checkpoint.config
     shapes = tensor_shapes(config)
-    compressed = {name: matrix.nbytes for name, matrix in packed.matrices.items()}
+    compressed = {name: packed.bytes_of(name) for name in packed.matrices}
     compressed |= {name: tensor.nbytes for name, tensor in packed.tensors.items()}
     unread = set() if config.tie_embeddings else {"backbone.embedding.weight"}
     return {
@@ -366,6 +366,9 @@ def reference_model(packed: PackedModel) -> Mamba:
     """The PyTorch model that computes what the packed one should, weights unpacked."""
     model = Mamba(packed.config).eval()
     unpacked = {name: packing.unpack(matrix) for name, matrix in packed.matrices.items()}
+    if packed.frequent is not None:
+        errors = packing.unpack(packed.frequent.errors)[:-1]
+        unpacked[packed.head_name][packed.frequent.ids] += errors
     tensors = {**packed.tensors, **unpacked}
     model.load_state_dict(
         {name: torch.from_numpy(array) for name, array in tensors.items()},
@@ -395,7 +398,7 @@ def _matrices(
             empty_rows=int((pruned.tensors[name] == 0).all(1).sum()),
             prunable=name in prunable,
             format=matrix.format.name,
-            stored_bytes=matrix.nbytes,
+            stored_bytes=packed.bytes_of(name),
             reason=matrix.reason,
         )
         for name, matrix in packed.matrices.items()
