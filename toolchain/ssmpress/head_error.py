@@ -26,6 +26,9 @@ from ssmpress.model import Mamba
 from ssmpress.prune.order import Tokens, WindowOrder
 from ssmpress.prune.saliency import Progress
 
+TEXT = 1 << 16
+"""Tokens of calibration text that are looked at, from its beginning: every way to the same weights,
+with training or without, reads at least as many, and then packs the same bytes."""
 WINDOW = 512
 """Tokens of a window of calibration text."""
 LEAST, MOST = 8, 16

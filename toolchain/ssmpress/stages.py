@@ -29,6 +29,7 @@ from ssmpress.checkpoint import (
 from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
+from ssmpress.head_error import TEXT as HEAD_TEXT
 from ssmpress.head_error import frequent_tokens, head_hessian
 from ssmpress.labelled import load_labelled
 from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
@@ -37,7 +38,7 @@ from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_pa
 from ssmpress.prune import mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores
-from ssmpress.prune.order import Calibration
+from ssmpress.prune.order import Calibration, Tokens
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, PackSettings, Recipe
 from ssmpress.report import files
@@ -239,7 +240,7 @@ def _calibration_limit(recipe: Recipe) -> int | None:
     p = recipe.prune
     saliency = 4 * p.calibration_batches * p.calibration_batch * p.calibration_window
     if recipe.recover.steps == 0:
-        return saliency
+        return max(saliency, HEAD_TEXT)
     if compute_device(recipe.recover.compute).type == "cuda":
         return None
     return max(saliency, CPU_CALIBRATION_TOKENS)
@@ -358,10 +359,11 @@ def compact(
     A 4-bit head is rounded to what costs least on the calibration text, and the errors of the rows
     that are used most often are kept; without text it is rounded to the nearest.
     """
-    config, text = source.checkpoint.config, source.calibration
+    config = source.checkpoint.config
+    text = _head_text(source)
     rounding = {}
     name = EMBEDDING if config.tie_embeddings else LM_HEAD
-    calibrated = isinstance(text, np.ndarray) and len(text) > 1 and name in pruned.tensors
+    calibrated = len(text) > 1 and name in pruned.tensors
     if calibrated:
         rounding[name] = partial(_round_head, recipe, source, pruned, progress=progress)
     tensors: Mapping[str, torch.Tensor] = pruned.tensors
@@ -369,10 +371,15 @@ def compact(
         config, tensors = dead_channels.remove(config, tensors)
     packed = _pack(config, tensors, recipe.pack, rounding, recipe.target.machine)
     if calibrated and packed.matrices[name].format.values is Values.INT4:
-        assert isinstance(text, np.ndarray)
         frequent = frequent_tokens(text, config.vocab_size)
         packed = correct_rows(packed, tensors[name].numpy(), frequent)
     return packed
+
+
+def _head_text(source: Source) -> Tokens:
+    """The calibration text for the head, int32 (n,); none for a task."""
+    text = source.calibration
+    return text[:HEAD_TEXT] if isinstance(text, np.ndarray) else np.zeros(0, np.int32)
 
 
 def correct_rows(packed: PackedModel, weight: int4.Matrix, rows: NDArray[np.int64]) -> PackedModel:
@@ -387,8 +394,7 @@ def _round_head(
     """On the CPU wherever the training was: the same bytes."""
     torch.set_num_threads(recipe.threads)
     model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(pruned.tensors)))
-    assert isinstance(source.calibration, np.ndarray)
-    hessian = head_hessian(model, source.calibration, recipe.seed, progress)
+    hessian = head_hessian(model, _head_text(source), recipe.seed, progress)
     return int4.round_weights(weight, hessian, partial(progress, "rounding the head"))
 
 
