@@ -104,7 +104,8 @@ _UNPACK_BITMASK = """
 """Unpacked as float32, whatever the values: ONNX Runtime has no Where for fp16, and folds all of
 this into a dense constant when it loads the model."""
 
-_UNPACK_WINDOWS = """
+# What both layouts of windows have in common.
+_TILE_OF_RECORD = """
     zero = Constant <value_ints = [0]> ()
     one = Constant <value_ints = [1]> ()
     last = Constant <value_ints = [-1]> ()
@@ -121,19 +122,41 @@ _UNPACK_WINDOWS = """
     tiles_before = CumSum(tile_ends, axis)
     tile = Slice(tiles_before, zero, records, zero)
     step_int = Cast <to = 7> (step)
-    no_step = Constant <value = int64[1, 2] {0, 0}> ()
-    all_steps = Concat <axis = 0> (no_step, step_int)
+"""
+_FIRST_COLUMN = """
     reach = CumSum(all_steps, axis)
     record_reach = Slice(reach, one, end, zero)
     first_record = Gather(first_records, tile)
     tile_reach = Gather(reach, first_record)
     first_column = Sub(record_reach, tile_reach)
-    lanes_shape = Constant <value_ints = [0, 2, 1, 1]> ()
-    window = Reshape(first_column, lanes_shape)
+"""
+_NIBBLES = """
     fifteen = Constant <value = uint8 {15}> ()
     four = Constant <value = uint8 {4}> ()
     low = BitwiseAnd(position, fifteen)
     high = BitShift <direction = "RIGHT"> (position, four)
+"""
+_PLACES = """
+    columns_scalar = Constant <value_int: int = @columns> ()
+    columns = Reshape(columns_scalar, last)
+    row_begin = Mul(row, columns)
+    place = Add(row_begin, column)
+    place_flat = Reshape(place, last)
+"""
+
+_UNPACK_WINDOWS = (
+    _TILE_OF_RECORD
+    + """
+    no_step = Constant <value = int64[1, 2] {0, 0}> ()
+    all_steps = Concat <axis = 0> (no_step, step_int)
+"""
+    + _FIRST_COLUMN
+    + """
+    lanes_shape = Constant <value_ints = [0, 2, 1, 1]> ()
+    window = Reshape(first_column, lanes_shape)
+"""
+    + _NIBBLES
+    + """
     both = Concat <axis = 1> (low, high)
     both_int = Cast <to = 7> (both)
     slots_shape = Constant <value_ints = [0, 2, 4, 4]> ()
@@ -145,11 +168,9 @@ _UNPACK_WINDOWS = """
     record_rows = Gather(tile_rows, tile)
     rows_shape = Constant <value_ints = [0, 2, 4, 1]> ()
     row = Reshape(record_rows, rows_shape)
-    columns_scalar = Constant <value_int: int = @columns> ()
-    columns = Reshape(columns_scalar, last)
-    row_begin = Mul(row, columns)
-    place = Add(row_begin, column)
-    place_flat = Reshape(place, last)
+"""
+    + _PLACES
+    + """
     value_flat = Reshape(value, last)
     is_weight = Cast <to = 9> (value_flat)
     place_of_weight = Where(is_weight, place_flat, zero)
@@ -161,36 +182,20 @@ _UNPACK_WINDOWS = """
     shape = Concat <axis = 0> (rows, columns)
     weight = Reshape <allowzero = 1> (flat, shape)
 """
+)
 """Zeros, of which slots that are not in use hold plenty, are added at the first weight."""
 
-_UNPACK_FP16_WINDOWS = """
-    zero = Constant <value_ints = [0]> ()
-    one = Constant <value_ints = [1]> ()
-    last = Constant <value_ints = [-1]> ()
-    end = Constant <value_ints = [2147483647]> ()
-    axis = Constant <value_int = 0> ()
-    records = Shape <start = 0, end = 1> (step)
-    records_and_one = Add(records, one)
-    no_tile = ConstantOfShape <value = int64[1] {0}> (records_and_one)
-    first_records = Cast <to = 7> (start)
-    after_tiles = Slice(first_records, one, end, zero)
-    tiles = Shape(after_tiles)
-    each_tile = ConstantOfShape <value = int64[1] {1}> (tiles)
-    tile_ends = ScatterElements <axis = 0, reduction = "add"> (no_tile, after_tiles, each_tile)
-    tiles_before = CumSum(tile_ends, axis)
-    tile = Slice(tiles_before, zero, records, zero)
-    step_int = Cast <to = 7> (step)
+_UNPACK_FP16_WINDOWS = (
+    _TILE_OF_RECORD
+    + """
     all_steps = Concat <axis = 0> (zero, step_int)
-    reach = CumSum(all_steps, axis)
-    record_reach = Slice(reach, one, end, zero)
-    first_record = Gather(first_records, tile)
-    tile_reach = Gather(reach, first_record)
-    first_column = Sub(record_reach, tile_reach)
+"""
+    + _FIRST_COLUMN
+    + """
     window = Unsqueeze(first_column, last)
-    fifteen = Constant <value = uint8 {15}> ()
-    four = Constant <value = uint8 {4}> ()
-    low = BitwiseAnd(position, fifteen)
-    high = BitShift <direction = "RIGHT"> (position, four)
+"""
+    + _NIBBLES
+    + """
     low_column = Unsqueeze(low, last)
     high_column = Unsqueeze(high, last)
     both = Concat <axis = 2> (low_column, high_column)
@@ -202,11 +207,9 @@ _UNPACK_FP16_WINDOWS = """
     tile_shape = Constant <value_ints = [-1, 8]> ()
     tile_rows = Reshape(order_int, tile_shape)
     row = Gather(tile_rows, tile)
-    columns_scalar = Constant <value_int: int = @columns> ()
-    columns = Reshape(columns_scalar, last)
-    row_begin = Mul(row, columns)
-    place = Add(row_begin, column)
-    place_flat = Reshape(place, last)
+"""
+    + _PLACES
+    + """
     value_float = Cast <to = 1> (value)
     value_flat = Reshape(value_float, last)
     is_weight = Cast <to = 9> (value_flat)
@@ -220,6 +223,7 @@ _UNPACK_FP16_WINDOWS = """
     shape = Concat <axis = 0> (rows, columns)
     weight = Reshape <allowzero = 1> (flat, shape)
 """
+)
 
 _UNPACK_INT4 = """
     tiles_by = Constant <value_ints = [0, 0, 2, 1, 16, 4]> ()
