@@ -53,6 +53,9 @@ def remove(config: ModelConfig, tensors: Tensors) -> tuple[ModelConfig, dict[str
     """
     live = live_channels(config, tensors)
     smaller = dict(tensors)
+    channels = tuple(len(kept) for kept in live)
+    if all(count == config.d_inner for count in channels):
+        return config, smaller
     for layer, kept in enumerate(live):
         mixer = _mixer(layer)
         both = torch.cat([kept, kept + config.d_inner])
@@ -62,9 +65,6 @@ def remove(config: ModelConfig, tensors: Tensors) -> tuple[ModelConfig, dict[str
             _select(smaller, mixer + name, 0, both)
         for name in _COLUMNS:
             _select(smaller, mixer + name, 1, kept)
-    channels = tuple(len(kept) for kept in live)
-    if all(count == config.d_inner for count in channels):
-        return config, dict(tensors)
     return replace(config, channels=channels), smaller
 
 
