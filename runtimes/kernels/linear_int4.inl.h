@@ -7,6 +7,7 @@
 // in any order. Included by a kernels_<isa>.cc.
 
 constexpr int kInt4Tokens = 4;
+static_assert(kInt4Rows == 2 * kLanes, "a tile is two vectors of rows");
 
 // 8 columns of a group: 64 bytes.
 template <int kTokens>
@@ -72,20 +73,4 @@ SSMPRESS_INLINE void DotInt4(const LinearBlock& b, size_t row, size_t token) {
   StoreInt4<kTokens>(b, row + kLanes, token, total_high);
 }
 
-template <int kTokens>
-void DotInt4Tiles(const LinearBlock& b, size_t token) {
-  for (size_t row = b.row_begin; row < b.row_end; row += kInt4Rows) {
-    DotInt4<kTokens>(b, row, token);
-  }
-}
-
-void Int4Tokens(const LinearBlock& b) {
-  static_assert(kInt4Rows == 2 * kLanes, "a tile is two vectors of rows");
-  size_t token = b.token_begin;
-  for (; token + kInt4Tokens <= b.token_end; token += kInt4Tokens) {
-    DotInt4Tiles<kInt4Tokens>(b, token);
-  }
-  if (token + 3 == b.token_end) DotInt4Tiles<3>(b, token);
-  if (token + 2 == b.token_end) DotInt4Tiles<2>(b, token);
-  if (token + 1 == b.token_end) DotInt4Tiles<1>(b, token);
-}
+#include "kernels/linear_int4_tokens.inl.h"
