@@ -12,6 +12,8 @@ from ssmpress import stages, validate
 from ssmpress.checkpoint import read_checkpoint
 from ssmpress.errors import ParityError, UsageError
 from ssmpress.int4 import MAX_COLUMNS
+from ssmpress.layouts import EMBEDDING
+from ssmpress.matrix_formats import matrix_format
 from ssmpress.ops import Values
 from ssmpress.pipeline import staged
 from ssmpress.prune.recover import PruneResult
@@ -89,18 +91,18 @@ def test_the_head_and_the_embedding_that_shares_its_rows(values, head, name):
     assert config.tie_embeddings
     settings = PackSettings(values, head)
     shape = (config.vocab_size, config.d_model)
-    chosen, _ = stages.matrix_format(config, stages.EMBEDDING, shape, shape[0] * shape[1], settings)
+    chosen, _ = matrix_format(config, EMBEDDING, shape, shape[0] * shape[1], settings)
     assert chosen.name == name
     untied = dataclasses.replace(config, tie_embeddings=False)
     arguments = (shape, shape[0] * shape[1], settings)
-    assert stages.matrix_format(untied, "lm_head.weight", *arguments)[0].name == name
-    assert stages.matrix_format(untied, stages.EMBEDDING, *arguments)[0].name == f"dense-{values}"
+    assert matrix_format(untied, "lm_head.weight", *arguments)[0].name == name
+    assert matrix_format(untied, EMBEDDING, *arguments)[0].name == f"dense-{values}"
 
 
 def test_a_head_too_wide_for_int4_is_int8():
     config = make_source().checkpoint.config
     shape = (8, MAX_COLUMNS + 1)
-    chosen, _ = stages.matrix_format(config, stages.EMBEDDING, shape, 8, PackSettings())
+    chosen, _ = matrix_format(config, EMBEDDING, shape, 8, PackSettings())
     assert chosen.name == "dense-int8"
 
 

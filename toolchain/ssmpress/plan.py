@@ -9,6 +9,7 @@ from typing import Any
 from ssmpress import stages
 from ssmpress.checkpoint import ModelConfig, read_config, tensor_shapes
 from ssmpress.compact import predicted_bytes
+from ssmpress.matrix_formats import is_matrix, matrix_format
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe import Recipe
@@ -72,9 +73,9 @@ def make_plan(recipe: Recipe) -> Plan:
     matrices = tuple(
         _planned(recipe, config, name, shapes[name], sparsity if name in prunable else 0.0)
         for name in shapes
-        if stages.is_matrix(name)
+        if is_matrix(name)
     )
-    unpacked = 4 * sum(prod(shape) for name, shape in shapes.items() if not stages.is_matrix(name))
+    unpacked = 4 * sum(prod(shape) for name, shape in shapes.items() if not is_matrix(name))
     device = compute_device(recipe.recover.compute)
     model_bytes = unpacked + sum(m.bytes for m in matrices)
     return Plan(
@@ -110,7 +111,7 @@ def _planned(
 ) -> PlannedMatrix:
     rows, columns = shape
     stored = round((1 - sparsity) * rows * columns)
-    chosen, _ = stages.matrix_format(
+    chosen, _ = matrix_format(
         config, name, (rows, columns), stored, recipe.pack, recipe.target.machine
     )
     size = predicted_bytes(chosen, rows, columns, stored)

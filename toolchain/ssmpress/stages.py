@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmpress import compact as packing
 from ssmpress import data, dead_channels, int4
 from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
@@ -26,21 +25,23 @@ from ssmpress.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from ssmpress.compact import frequent_rows
 from ssmpress.deploy import Deployment
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.export import PackedModel, export
 from ssmpress.head_error import TEXT as HEAD_TEXT
 from ssmpress.head_error import frequent_tokens, head_hessian
 from ssmpress.labelled import load_labelled
-from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
+from ssmpress.layouts import EMBEDDING, LM_HEAD
+from ssmpress.matrix_formats import pack_model
 from ssmpress.model import Mamba
-from ssmpress.ops import LIBRARY_NAME, Format, Structure, Values, get_library_path, host_machine
+from ssmpress.ops import LIBRARY_NAME, Values, get_library_path, host_machine
 from ssmpress.prune import mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.order import Calibration, Tokens
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
-from ssmpress.recipe import DataSettings, PackSettings, Recipe
+from ssmpress.recipe import DataSettings, Recipe
 from ssmpress.report import files
 from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
@@ -336,21 +337,6 @@ def cache_folder() -> Path:
     return Path(cache) / "ssmpress"
 
 
-SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
-"""Ends of a classifier or forecaster: as fp16 at least. They are small, and int8 would round the
-numbers that go in and come out."""
-
-
-def small_format(values: Values) -> Format:
-    """The format of SMALL_MATRICES in a bundle of these values."""
-    return Format(Structure.DENSE, Values.FP16 if values in (Values.INT8, Values.INT4) else values)
-
-
-def is_matrix(name: str) -> bool:
-    """Whether a tensor is stored as a packed matrix: projections, embeddings and heads."""
-    return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
-
-
 def compact(
     recipe: Recipe, source: Source, pruned: Pruned, progress: Progress = _quiet
 ) -> PackedModel:
@@ -369,7 +355,7 @@ def compact(
     tensors: Mapping[str, torch.Tensor] = pruned.tensors
     if not recipe.pack.keep_dead_channels:
         config, tensors = dead_channels.remove(config, tensors)
-    packed = _pack(config, tensors, recipe.pack, rounding, recipe.target.machine)
+    packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
     if calibrated and packed.matrices[name].format.values is Values.INT4:
         frequent = frequent_tokens(text, config.vocab_size)
         packed = correct_rows(packed, tensors[name].numpy(), frequent)
@@ -384,7 +370,7 @@ def _head_text(source: Source) -> Tokens:
 
 def correct_rows(packed: PackedModel, weight: int4.Matrix, rows: NDArray[np.int64]) -> PackedModel:
     """With the rounding errors of `rows` of its head's matrix, which was packed from `weight`."""
-    found = packing.frequent_rows(weight, packed.matrices[packed.head_name], rows)
+    found = frequent_rows(weight, packed.matrices[packed.head_name], rows)
     return replace(packed, frequent=found)
 
 
@@ -413,52 +399,10 @@ def packing_note(packed: PackedModel) -> str:
 def export_dense(source: Source, folder: Path) -> Dense:
     """Write the unpruned checkpoint as dense float32 to `folder`."""
     folder.mkdir()
-    export(_pack(source.checkpoint.config, source.checkpoint.tensors, None), folder / "dense.onnx")
+    export(
+        pack_model(source.checkpoint.config, source.checkpoint.tensors, None), folder / "dense.onnx"
+    )
     return Dense(folder / "dense.onnx")
-
-
-def matrix_format(
-    config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings,
-    machine: str = "x86_64",
-) -> tuple[Format, str]:  # fmt: skip
-    """The format of a matrix with `stored` weights on a machine, and why."""
-    if name in SMALL_MATRICES:
-        return small_format(settings.values), "small, and next to the numbers"
-    embedding = name == EMBEDDING
-    head = name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
-    head = head and config.task.kind is Kind.LANGUAGE_MODEL
-    values = settings.head_values() if head else settings.values
-    if values is Values.INT4 and shape[1] > int4.MAX_COLUMNS:
-        values = Values.INT8
-    if embedding:
-        return Format(Structure.DENSE, values), "rows are read one by one"
-    return packing.choose_format(*shape, stored, values, machine)
-
-
-def _pack(
-    config: ModelConfig,
-    tensors: Mapping[str, torch.Tensor],
-    settings: PackSettings | None,
-    rounding: Mapping[str, Callable[[int4.Matrix], int4.Rounded]] | None = None,
-    machine: str = "x86_64",
-) -> PackedModel:
-    """settings None: everything dense float32. rounding: of int4 matrices, by name; the others are
-    rounded to the nearest. machine: that the formats are chosen for."""
-    matrices, rest = {}, {}
-    for name, tensor in tensors.items():
-        array = tensor.numpy()
-        if not is_matrix(name):
-            rest[name] = array
-            continue
-        keep_mask = array != 0
-        if settings is None:
-            chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
-        else:
-            stored = int(keep_mask.sum())
-            chosen, reason = matrix_format(config, name, array.shape, stored, settings, machine)
-        round_int4 = (rounding or {}).get(name, int4.round_weights)
-        matrices[name] = packing.pack(array, keep_mask, chosen, reason, round_int4)
-    return PackedModel(config, rest, matrices)
 
 
 def export_bundle(
