@@ -60,19 +60,48 @@ def test_pathfinder_discs_lie_on_the_curves_that_the_class_says() -> None:
         image = pathfinder.image(connected, 9, random)
         again = np.random.default_rng(0)
         again.bit_generator.state = state
-        curves = None
-        while curves is None:
+        places = None
+        while places is None:
             curves = pathfinder._curves(9, again)
-        first, second = curves[:2]
-        ends = [first[0], first[-1] if connected else second[0]]
-        assert image.shape == (32, 32) and image.dtype == np.uint8
-        for end in ends:
+            places = curves and pathfinder.disc_places(curves[0], curves[1], again)
+        assert curves is not None and image.shape == (32, 32) and image.dtype == np.uint8
+        owners = []
+        for end in places[connected]:
             area = np.sqrt(((pathfinder._GRID - end) ** 2).sum(1)).reshape(32, 32) < 1
             assert (image[area] == 255).all()
+            owners += [
+                i for i, c in enumerate(curves) if (end == c[0]).all() or (end == c[-1]).all()
+            ]
+        assert len(owners) == 2 and max(owners) <= 1 and (owners[0] == owners[1]) == connected
         for a in curves:
             for b in curves:
                 distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
                 assert a is b or distance.min() >= pathfinder.CLEARANCE - 1e-9
+
+
+def test_pathfinder_discs_are_as_far_apart_in_both_classes() -> None:
+    random = np.random.default_rng(7)
+    apart: list[list[float]] = [[], []]
+    while len(apart[0]) < 400:
+        curves = pathfinder._curves(9, random)
+        places = curves and pathfinder.disc_places(curves[0], curves[1], random)
+        for distances, (a, b) in zip(apart, places or (), strict=False):
+            distances.append(float(np.hypot(*(a - b))))
+    assert np.abs(np.subtract(*apart)).max() <= pathfinder.ALIKE
+    values = np.concatenate(apart)
+    classes = np.repeat([0, 1], 400)
+    best = max(((values > limit) == classes).mean() for limit in np.arange(0, 45, 0.5))
+    assert best < 0.56  # 0.68 with any end of the other curve
+
+
+def test_pathfinder_tokens_are_columns_and_levels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 1024), np.uint8)
+    words = [pathfinder.WORDS[token] for token in pathfinder.tokens(images)[1]]
+    columns, levels = np.array([word.split(":") for word in words], int).T
+    assert np.array_equal(columns, np.arange(1024) % 32)
+    assert np.abs(levels * 255 / 7 - images[1]).max() <= 255 / 7 / 2 + 0.5
+    encoded = prepare.tokenizer_of("pathfinder").encode(" ".join(words)).ids
+    assert encoded == pathfinder.tokens(images)[1].tolist()
 
 
 def test_pathfinder_looks_near_by_and_finds_what_looking_everywhere_does() -> None:
@@ -166,6 +195,18 @@ def test_parts_of_generated_sets_share_nothing_and_repeat() -> None:
     assert [part.count for part in parts] == [40, 6, 6] and len(set(texts)) == 52
     again = prepare.make_listops((40, 6, 6), seed=0, workers=2)
     assert all(a.digest() == b.digest() for a, b in zip(parts, again, strict=True))
+
+
+def test_pathfinder_sets_from_easy_to_hard(tmp_path: Path) -> None:
+    counts = ["--counts", "64", "4", "4", "--workers", "1"]
+    prepare.main(["pathfinder", "--out", str(tmp_path), *counts])
+    task = Task.from_dict(json.loads((tmp_path / "task.json").read_text()))
+    lit = []
+    for part, count in (("4", 64), ("6", 64), ("9", 64), ("train", 64), ("valid", 4), ("test", 4)):
+        samples = load_labelled([tmp_path / f"{part}.npz"], None, task, 256)
+        assert samples.count == count and set(samples.lengths.tolist()) == {1024}
+        lit.append(float((samples.tokens % pathfinder.LEVELS > 0).mean()))
+    assert lit[:4] == sorted(lit[:4])
 
 
 def test_ett_parts_and_linear_baseline(tmp_path: Path) -> None:

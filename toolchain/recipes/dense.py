@@ -30,7 +30,8 @@ class Training:
     batch: samples per step. learning_rate: the highest; it rises during the first `warmup` of the
     run and falls as a cosine. dropout: of what each mixer and the head read. token_noise: part of
     the tokens replaced by random ones. checks: evaluations of the validation part, evenly spread;
-    the best one's weights are kept.
+    the best one's weights are kept. stage_part: of the run that each of the easier `stages` may
+    take at most.
     """
 
     steps: int | None = None
@@ -44,6 +45,7 @@ class Training:
     warmup: float = 0.05
     clip: float = 1.0
     checks: int = 12
+    stage_part: float = 1 / 6
     seed: int = 0
 
 
@@ -130,7 +132,7 @@ def train(
 
     Args:
         stages: training parts from easy to hard, the last one the task's own. The next follows when
-            nine of ten samples are right, or at the latest after a sixth of the run each.
+            nine of ten samples are right, or at the latest after `training.stage_part` each.
         better: of a check's metrics, the higher the better.
 
     Returns:
@@ -167,7 +169,7 @@ def train(
         if stage < len(stages) - 1 and step % 10 == 0:
             found = float((outputs.argmax(-1) == batch.targets).float().mean())
             right += 0.1 * (found - right)
-            if right > 0.9 or clock.part(step) > (stage + 1) / 6:
+            if right > 0.9 or clock.part(step) > (stage + 1) * training.stage_part:
                 stage, stage_step, right = stage + 1, 0, 0.5
                 log({"step": step, "stage": stage, "seconds": round(clock.seconds(), 1)})
         if clock.part(step) >= (checks + 1) / training.checks:
@@ -176,6 +178,7 @@ def train(
             line = {
                 "step": step,
                 "seconds": round(clock.seconds(), 1),
+                **({"stage": stage, "right": round(right, 4)} if len(stages) > 1 else {}),
                 "loss": float(loss.detach()),
                 **metrics,
             }

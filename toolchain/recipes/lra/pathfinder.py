@@ -1,8 +1,12 @@
 """Pathfinder on 32 x 32 pixels, by a generator of its own: are the two discs on one path?
 
 Two long dashed curves and some short ones that distract. Of a positive image both discs are at the
-ends of one long curve; of a negative one each curve has one. The classes are as frequent, and
-nothing but following the dashes tells them apart: discs lie on curve ends in both.
+ends of one long curve; of a negative one each curve has one. The classes are as frequent, discs lie
+on curve ends in both, and as far apart: the distance of the discs alone, which would tell two of
+three images right, says nothing here (`disc_places`).
+
+A token is a pixel: its column and one of eight grey levels. The column is what a model with
+positional embeddings knows; a scan from left to right and down would have to count to 32 for it.
 
 Published: Linsley et al., arXiv 1805.08315, section 3; Tay et al., arXiv 2011.04006, section 2.1
 (curves of 6, 9 or 14 dashes). The images are this generator's, not those of the public archive.
@@ -19,12 +23,15 @@ from numpy.typing import NDArray
 
 SIZE = 32
 CLASSES = ("apart", "connected")
+LEVELS = 8
+WORDS = tuple(f"{column}:{level}" for column in range(SIZE) for level in range(LEVELS))
 DASH, PERIOD = 1.5, 3.0  # pixels: a dash, and a dash with the gap after it
 TURN = 0.45  # radians, standard deviation of the turn from one dash to the next
 HALF_WIDTH = 0.55  # pixels
 CLEARANCE = 3.0  # pixels between the centre lines of two curves, and of a curve and itself
 DISC = 1.6  # radius
 MARGIN = 1.5  # pixels that every curve keeps from the border
+ALIKE = 1.0  # pixels by which the discs' distance of the other class may differ
 _TRIES = 60
 
 _LOW, _HIGH = MARGIN, SIZE - 1 - MARGIN
@@ -115,20 +122,46 @@ def _curves(dashes: int, random: np.random.Generator) -> list[Points] | None:
     return found
 
 
+def disc_places(
+    first: Points, second: Points, random: np.random.Generator
+) -> tuple[tuple[Points, Points], tuple[Points, Points]] | None:
+    """Where two discs go on a negative and on a positive image, the same distance apart.
+
+    Returns:
+        Ends of two curves, and of one curve; None where no such two are alike.
+    """
+    same = [(curve[0], curve[-1]) for curve in (first, second)]
+    other = [(a, b) for a in (first[0], first[-1]) for b in (second[0], second[-1])]
+    near = [
+        (apart, connected)
+        for connected in same
+        for apart in other
+        if abs(math.dist(*connected) - math.dist(*apart)) <= ALIKE
+    ]
+    return near[random.integers(len(near))] if near else None
+
+
 def image(connected: bool, dashes: int, random: np.random.Generator) -> NDArray[np.uint8]:
     """A grey image, uint8 (32, 32)."""
-    found = None
-    while found is None:
+    places = None
+    while places is None:
         found = _curves(dashes, random)
+        places = disc_places(found[0], found[1], random) if found else None
+    assert found is not None
     starts = np.concatenate([points[:-1] for points in found])
     steps = np.concatenate([np.diff(points, axis=0) for points in found]) * (DASH / PERIOD)
     level = _lines(starts, starts + steps)
-    first, second = found[:2]
-    ends = (first[0], first[-1]) if connected else (first[0], second[0])
-    for end in ends:
+    for end in places[connected]:
         distance = np.sqrt(((_GRID - end) ** 2).sum(1))
         level = np.maximum(level, np.clip(DISC + 0.5 - distance, 0, 1))
     return np.round(255 * level).astype(np.uint8).reshape(SIZE, SIZE)
+
+
+def tokens(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Numbers in WORDS of the pixels of images (n, 1024): the nearest level, and the column."""
+    nearest = (np.arange(256) * (LEVELS - 1) + 127) // 255
+    columns = np.tile(np.arange(SIZE) * LEVELS, SIZE)
+    return nearest.astype(np.uint8)[images] + columns.astype(np.uint8)
 
 
 def _lines(starts: Points, ends: Points) -> Points:
@@ -153,6 +186,6 @@ def generate(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """So many images as rows of pixels, uint8 (count, 1024), and their classes (count,)."""
     random = np.random.default_rng([seed, dashes])
-    labels = random.permutation(np.arange(count) % 2).astype(np.uint8)
+    labels = random.permutation((np.arange(count) + random.integers(2)) % 2).astype(np.uint8)
     images = [image(bool(label), dashes, random).reshape(-1) for label in labels]
     return np.stack(images), labels

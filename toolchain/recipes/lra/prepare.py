@@ -39,6 +39,7 @@ TASKS = {
     ),
 }
 COUNTS = {"listops": (96_000, 2_000, 2_000), "pathfinder": (160_000, 20_000, 20_000)}
+EASIER_COUNT = 40_000  # images of each easier set that Pathfinder's training begins with
 SPLITS = ("train", "valid", "test")
 _VALID_PART = 20  # of the texts that come without a validation part, one in so many
 _SHARDS = 64  # pieces of a generated set: fixed, so that the processors' number decides nothing
@@ -71,10 +72,11 @@ def word_tokenizer(words: Sequence[str]) -> Tokenizer:
 
 
 def tokenizer_of(task: str) -> Tokenizer:
-    """The tokenizer of a task's texts; images are their pixels' grey values as words."""
+    """The tokenizer of a task's texts; CIFAR's images are their pixels' grey values as words."""
     if task in ("text", "retrieval"):
         return byte_tokenizer()
-    return word_tokenizer(listops.WORDS if task == "listops" else list(map(str, range(256))))
+    words = {"listops": listops.WORDS, "pathfinder": pathfinder.WORDS}
+    return word_tokenizer(words.get(task) or list(map(str, range(256))))
 
 
 def vocab_size(task: str) -> int:
@@ -131,7 +133,7 @@ def make_pathfinder(
     with ProcessPoolExecutor(workers) as pool:
         seeds = [seed * _SHARDS + shard for shard in range(_SHARDS)]
         pieces = list(pool.map(partial(pathfinder.generate, share, dashes=dashes), seeds))
-    images = np.concatenate([images for images, _ in pieces])[:total]
+    images = pathfinder.tokens(np.concatenate([images for images, _ in pieces])[:total])
     labels = np.concatenate([labels for _, labels in pieces])[:total]
     order = np.random.default_rng(seed).permutation(total)
     ends = np.cumsum(counts)
@@ -140,7 +142,7 @@ def make_pathfinder(
 
 
 def of_images(images: NDArray[np.uint8], labels: NDArray[Any]) -> LabelledTexts:
-    """Samples of images (n, pixels): a token per pixel."""
+    """Samples of images as tokens (n, pixels)."""
     starts = np.arange(len(images) + 1, dtype=np.int64) * images.shape[1]
     return LabelledTexts(images.reshape(-1), starts, labels.astype(np.int64))
 
@@ -159,12 +161,17 @@ def read_parts(task: str, train: list[Path], test: list[Path], seed: int) -> lis
     return [*split_off(read(train), seed), read(test)]
 
 
+def save(path: Path, part: LabelledTexts) -> None:
+    """A part as a file."""
+    np.savez(path, tokens=part.tokens, starts=part.starts, labels=part.labels)
+
+
 def write(task: str, parts: Sequence[LabelledTexts], out: Path) -> None:
     """One .npz per part, which `compress --calibration` and `--evaluation` read, and the rest."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer_of(task).save(str(out / "tokenizer.json"))
     for name, part in zip(SPLITS, parts, strict=True):
-        np.savez(out / f"{name}.npz", tokens=part.tokens, starts=part.starts, labels=part.labels)
+        save(out / f"{name}.npz", part)
         lengths = part.lengths
         shares = np.bincount(part.labels, minlength=len(TASKS[task].classes)) / part.count
         print(
@@ -183,7 +190,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=Path, nargs="+", default=[], help="public files")
     parser.add_argument("--test", type=Path, nargs="+", default=[], help="public files")
     parser.add_argument("--counts", type=int, nargs=3, help="train, valid, test; generated tasks")
-    parser.add_argument("--dashes", type=int, default=14, help="of Pathfinder's curves")
+    parser.add_argument("--dashes", type=int, default=14, help="of Pathfinder's long curves")
+    parser.add_argument(
+        "--easier",
+        type=int,
+        nargs="*",
+        default=[4, 6, 9],
+        help="dashes of the sets that Pathfinder's training begins with",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args(argv)
@@ -198,6 +212,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         parser.error(f"{given.task}: give the public files with --train and --test")
     write(given.task, parts, given.out)
+    for dashes in given.easier if given.task == "pathfinder" else []:
+        counts = (min(EASIER_COUNT, parts[0].count), 0, 0)
+        easier = make_pathfinder(counts, given.seed, given.workers, dashes)[0]
+        save(given.out / f"{dashes}.npz", easier)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ CHECK_TEXTS = 2000
 
 @dataclass(frozen=True)
 class Settings:
-    """Sizes and training of one task. stages: easier sets that training begins with."""
+    """Sizes and training of one task. stages: easier parts that training begins with."""
 
     d_model: int
     n_layer: int
@@ -70,8 +70,8 @@ SETTINGS = {
         d_model=128,
         n_layer=6,
         vocab_size=256,
-        training=dense.Training(batch=128, learning_rate=1.5e-3, seconds=300),
-        stages=("pathfinder-6", "pathfinder-9"),
+        training=dense.Training(batch=64, learning_rate=1.5e-3, seconds=360, stage_part=0.2),
+        stages=("4", "6", "9"),
     ),
 }  # fmt: skip
 """Found in few runs: batches that fill a GPU, and minutes of it rather than hours."""
@@ -94,9 +94,9 @@ class Bench:
         self.log = dense.logger(self.out / f"{self.run}.log", self.run)
         self.result_file = self.out / f"{self.run}.json"
 
-    def samples(self, part: str, folder: Path | None = None) -> LabelledTexts:
+    def samples(self, part: str) -> LabelledTexts:
         """A part of the data."""
-        path = (folder or self.data) / f"{part}.npz"
+        path = self.data / f"{part}.npz"
         return load_labelled([path], None, self.task, self.settings.vocab_size)
 
     def config(self) -> ModelConfig:
@@ -143,8 +143,7 @@ def train_dense(bench: Bench) -> None:
     model = Mamba(bench.config())
     dense.initialize(model)
     model.to(bench.device)
-    easy = [bench.data.with_name(name) for name in settings.stages]
-    stages = [bench.samples("train", folder) for folder in [*easy, bench.data]]
+    stages = [bench.samples(part) for part in (*settings.stages, "train")]
     valid = bench.samples("valid").head(CHECK_TEXTS)
     found = dense.train(
         model, stages, valid, training, bench.log, lambda metrics: metrics["accuracy"]
@@ -202,7 +201,7 @@ def open_bench(given: argparse.Namespace) -> Bench:
     """The settings, with what the command line changes."""
     settings = SETTINGS[given.task]
     options = ("seconds", "steps", "epochs", "batch", "dropout", "learning_rate", "token_noise",
-               "weight_decay")  # fmt: skip
+               "weight_decay", "checks", "stage_part")  # fmt: skip
     given_options = {key: getattr(given, key) for key in options}
     changes = {key: value for key, value in given_options.items() if value is not None}
     training = replace(settings.training, **changes)
@@ -230,9 +229,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prune-seconds", type=float, default=45.0, help="per sparsity")
     parser.add_argument("--prune-steps", type=int, help="per sparsity, instead of the seconds")
     parser.add_argument("--sparsities", type=int, nargs="*", default=[50, 70, 90])
-    for name in ("batch", "d_model", "n_layer"):
+    for name in ("batch", "d_model", "n_layer", "checks"):
         parser.add_argument("--" + name.replace("_", "-"), type=int)
-    for name in ("epochs", "learning_rate", "dropout", "token_noise", "weight_decay"):
+    for name in ("epochs", "learning_rate", "dropout", "token_noise", "weight_decay",
+                 "stage_part"):  # fmt: skip
         parser.add_argument("--" + name.replace("_", "-"), type=float)
     return parser.parse_args(argv)
 
