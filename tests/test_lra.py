@@ -52,42 +52,38 @@ def test_what_is_no_tree_is_refused(text: str) -> None:
         listops.evaluate(text.split())
 
 
-def test_pathfinder_discs_lie_on_the_curves_that_the_class_says() -> None:
-    """By the generator's own curves: drawn again from the same random numbers."""
+@pytest.mark.parametrize("connected", [True, False])
+def test_pathfinder_discs_lie_on_the_curves_that_the_class_says(connected: bool) -> None:
     random = np.random.default_rng(3)
-    for connected in (True, False) * 4:
-        state = random.bit_generator.state
-        image = pathfinder.image(connected, 9, random)
-        again = np.random.default_rng(0)
-        again.bit_generator.state = state
-        places = None
-        while places is None:
-            curves = pathfinder._curves(9, again)
-            places = curves and pathfinder.disc_places(curves[0], curves[1], again)
-        assert curves is not None and image.shape == (32, 32) and image.dtype == np.uint8
+    for _ in range(4):
+        scene = pathfinder.scene(connected, 9, random)
+        image, trace = pathfinder.image(scene), pathfinder.trace(scene)
+        assert image.shape == trace.shape == (32, 32) and image.dtype == trace.dtype == np.uint8
         owners = []
-        for end in places[connected]:
-            area = np.sqrt(((pathfinder._GRID - end) ** 2).sum(1)).reshape(32, 32) < 1
+        for disc in scene.discs:
+            area = np.sqrt(((pathfinder._GRID - disc) ** 2).sum(1)).reshape(32, 32) < 1
             assert (image[area] == 255).all()
-            owners += [
-                i for i, c in enumerate(curves) if (end == c[0]).all() or (end == c[-1]).all()
-            ]
+            owners += [i for i, curve in enumerate(scene.curves)
+                       if any((disc == end).all() for end in (curve[0], curve[-1]))]  # fmt: skip
         assert len(owners) == 2 and max(owners) <= 1 and (owners[0] == owners[1]) == connected
-        for a in curves:
-            for b in curves:
+        for a in scene.curves:
+            for b in scene.curves:
                 distance = np.sqrt(((a[:, None] - b[None]) ** 2).sum(-1))
                 assert a is b or distance.min() >= pathfinder.CLEARANCE - 1e-9
+        assert np.array_equal(trace > 0, image > 255 / 14)
+        for i, curve in enumerate(scene.curves):
+            top, low = curve[np.argmin(curve[:, 0])], pathfinder._dashes([curve]) > 0.2
+            found = set(trace.reshape(-1)[low].tolist())
+            assert found == {1 + 3 * round(top[1]) + owners.count(i)}
 
 
 def test_pathfinder_discs_are_as_far_apart_in_both_classes() -> None:
     random = np.random.default_rng(7)
     apart: list[list[float]] = [[], []]
     while len(apart[0]) < 400:
-        curves = pathfinder._curves(9, random)
-        places = curves and pathfinder.disc_places(curves[0], curves[1], random)
-        for distances, (a, b) in zip(apart, places or (), strict=False):
-            distances.append(float(np.hypot(*(a - b))))
-    assert np.abs(np.subtract(*apart)).max() <= pathfinder.ALIKE
+        for connected in (0, 1):
+            a, b = pathfinder.scene(bool(connected), 9, random).discs
+            apart[connected].append(float(np.hypot(*(a - b))))
     values = np.concatenate(apart)
     classes = np.repeat([0, 1], 400)
     best = max(((values > limit) == classes).mean() for limit in np.arange(0, 45, 0.5))
@@ -131,12 +127,12 @@ def test_pathfinder_looks_near_by_and_finds_what_looking_everywhere_does() -> No
 
 
 def test_pathfinder_classes_are_even_and_equally_bright() -> None:
-    images, labels = pathfinder.generate(120, seed=1, dashes=6)
+    images, labels, _ = pathfinder.generate(120, seed=1, dashes=6)
     assert images.shape == (120, 1024) and labels.sum() == 60
     brightness = [images[labels == c].mean() for c in (0, 1)]
     assert abs(brightness[0] - brightness[1]) < 0.1 * np.mean(brightness)
     assert len({row.tobytes() for row in images}) == 120
-    same, _ = pathfinder.generate(120, seed=1, dashes=6)
+    same, *_ = pathfinder.generate(120, seed=1, dashes=6)
     assert np.array_equal(images, same)
 
 
@@ -202,11 +198,16 @@ def test_pathfinder_sets_from_easy_to_hard(tmp_path: Path) -> None:
     prepare.main(["pathfinder", "--out", str(tmp_path), *counts])
     task = Task.from_dict(json.loads((tmp_path / "task.json").read_text()))
     lit = []
-    for part, count in (("4", 64), ("6", 64), ("9", 64), ("train", 64), ("valid", 4), ("test", 4)):
+    parts = (("4", 64), ("6", 64), ("9", 64), ("14", 64), ("train", 64), ("valid", 4), ("test", 4))
+    for part, count in parts:
         samples = load_labelled([tmp_path / f"{part}.npz"], None, task, 256)
         assert samples.count == count and set(samples.lengths.tolist()) == {1024}
         lit.append(float((samples.tokens % pathfinder.LEVELS > 0).mean()))
     assert lit[:4] == sorted(lit[:4])
+    with np.load(tmp_path / "14.npz") as easier, np.load(tmp_path / "train.npz") as train:
+        assert not np.array_equal(easier["tokens"], train["tokens"])
+        lit_tokens = easier["tokens"].reshape(64, 1024) % pathfinder.LEVELS > 0
+        assert ((easier["traces"] > 0) != lit_tokens).mean() < 1e-3  # but where rounding decides
 
 
 def test_ett_parts_and_linear_baseline(tmp_path: Path) -> None:

@@ -14,13 +14,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from recorded import Recorded
+from torch import Tensor, nn
 
 from ssmpress import tasks
 from ssmpress.checkpoint import write_checkpoint
+from ssmpress.labelled import LabelledTexts
 from ssmpress.model import Layer, Mamba, Mixer
 from ssmpress.prune.order import SampleOrder
 from ssmpress.tasks import Samples
+
+CHECK_BATCH = 256
+"""Samples at once where nothing is kept for a backward pass."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Training:
     run and falls as a cosine. dropout: of what each mixer and the head read. token_noise: part of
     the tokens replaced by random ones. checks: evaluations of the validation part, evenly spread;
     the best one's weights are kept. stage_part: of the run that each of the easier `stages` may
-    take at most.
+    take at most. hint_weight: of a hint's loss beside the task's.
     """
 
     steps: int | None = None
@@ -46,6 +52,7 @@ class Training:
     clip: float = 1.0
     checks: int = 12
     stage_part: float = 1 / 6
+    hint_weight: float = 0.5
     seed: int = 0
 
 
@@ -108,16 +115,109 @@ def learning_rate(training: Training, part: float) -> float:
     return training.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fallen)))
 
 
-def optimizer_of(model: Mamba, training: Training) -> torch.optim.Optimizer:
-    """AdamW; the projections alone decay."""
+@dataclass(frozen=True)
+class Hint:
+    """More to learn from than the task's targets, in some of the stages.
+
+    head: from the last hidden states and a batch of the targets to a loss; it is trained along and
+    not kept. targets: of each stage, by sample; None where it has none.
+    """
+
+    head: nn.Module
+    targets: Sequence[NDArray[Any] | None]
+
+
+class Batches:
+    """Batches on the model's device, where labelled texts wait as a whole if that is a GPU."""
+
+    LENGTHS = 256  # texts are padded to a multiple of so many: few shapes to record
+
+    def __init__(
+        self, samples: Samples, device: torch.device, targets: NDArray[Any] | None
+    ) -> None:
+        self.samples, self.device = samples, device
+        self.targets = None if targets is None else torch.from_numpy(targets).to(device)
+        self.resident: tuple[Tensor, Tensor, Tensor] | None = None
+        if device.type == "cuda" and isinstance(samples, LabelledTexts):
+            arrays = (samples.tokens.astype("int32"), samples.starts, samples.labels)
+            tokens, starts, labels = (torch.from_numpy(array).to(device) for array in arrays)
+            self.resident = tokens, starts, labels
+        self.lengths = samples.lengths
+
+    def __call__(self, numbers: NDArray[Any]) -> tuple[tasks.Batch, Tensor]:
+        """The samples with these numbers and the hint's targets, empty without any."""
+        if self.resident is None:
+            batch = tasks.load_batch(self.samples, numbers, self.device)
+        else:
+            tokens, starts, labels = self.resident
+            longest = -(-int(self.lengths[numbers].max()) // self.LENGTHS) * self.LENGTHS
+            chosen = torch.from_numpy(numbers).to(self.device)
+            lengths = starts[chosen + 1] - starts[chosen]
+            steps = torch.arange(longest, device=self.device)
+            inside = steps < lengths[:, None]
+            places = torch.where(inside, starts[chosen][:, None] + steps, 0)
+            inputs = torch.where(inside, tokens[places], 0).long()
+            batch = tasks.Batch(inputs, labels[chosen], lengths)
+        if self.targets is None:
+            return batch, torch.empty(0, device=self.device)
+        return batch, self.targets[torch.from_numpy(numbers).to(self.device)]
+
+
+def optimizer_of(
+    model: Mamba, training: Training, others: Sequence[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
+    """AdamW; the projections alone decay. On a GPU its rate is a tensor, as a recording needs."""
     named = dict(model.named_parameters())
     decaying = [p for name, p in named.items() if "_proj.weight" in name]
-    others = [p for name, p in named.items() if "_proj.weight" not in name]
+    others = [*(p for name, p in named.items() if "_proj.weight" not in name), *others]
     groups = [
         {"params": decaying, "weight_decay": training.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), fused=True)
+    cuda = decaying[0].is_cuda
+    rate = torch.tensor(training.learning_rate, device="cuda") if cuda else training.learning_rate
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True, capturable=cuda)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Of all groups."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def step_of(
+    model: Mamba, optimizer: torch.optim.Optimizer, training: Training, hint: Hint | None
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, ...]]:
+    """One step: inputs, targets, lengths, the hint's targets -> outputs, loss, the hint's loss.
+
+    An empty tensor stands for none.
+    """
+    kind = model.config.task.kind
+    cuda = next(model.parameters()).is_cuda
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def step(inputs: Tensor, targets: Tensor, lengths: Tensor, hints: Tensor) -> tuple[Tensor, ...]:
+        optimizer.zero_grad(set_to_none=True)
+        device = "cuda" if cuda else "cpu"
+        with (
+            dropout(model, training.dropout),
+            torch.autocast(device, torch.bfloat16, enabled=cuda, cache_enabled=False),
+        ):
+            hidden = model.hidden(inputs, checkpoint_level=0)
+            outputs = model.outputs(hidden, inputs, lengths if lengths.numel() else None)
+            loss = tasks.target_loss(outputs, targets, kind)
+            hinted = loss.new_zeros(())
+            if hint is not None and hints.numel():
+                hinted = training.hint_weight * hint.head(hidden, hints)
+        (loss + hinted).backward()
+        nn.utils.clip_grad_norm_(parameters, training.clip)
+        optimizer.step()
+        return outputs.detach(), loss.detach(), hinted.detach()
+
+    return Recorded(step)
 
 
 def train(
@@ -127,6 +227,7 @@ def train(
     training: Training,
     log: Callable[[dict[str, Any]], None],
     better: Callable[[dict[str, float]], float],
+    hint: Hint | None = None,
 ) -> dict[str, Any]:
     """Train in place; the weights of the best check on `valid` stay.
 
@@ -134,52 +235,50 @@ def train(
         stages: training parts from easy to hard, the last one the task's own. The next follows when
             nine of ten samples are right, or at the latest after `training.stage_part` each.
         better: of a check's metrics, the higher the better.
+        hint: more to learn from.
 
     Returns:
         Steps, samples and tokens seen, seconds, and the best check.
     """
     torch.manual_seed(training.seed)
     device = next(model.parameters()).device
-    optimizer, clock = optimizer_of(model, training), Clock(training, stages[-1].count)
+    heads = [] if hint is None else list(hint.head.to(device).parameters())
+    optimizer, clock = optimizer_of(model, training, heads), Clock(training, stages[-1].count)
+    take_step = step_of(model, optimizer, training, hint)
     orders = [SampleOrder(samples, training.batch, training.seed) for samples in stages]
-    lengths = [samples.lengths for samples in stages]
+    hints = [None] * len(stages) if hint is None else hint.targets
+    batches = [Batches(part, device, target) for part, target in zip(stages, hints, strict=True)]
+    nothing = torch.empty(0, device=device)
     stage, stage_step, tokens, step, right = 0, 0, 0, 0, 0.5
     best: dict[str, Any] = {"score": -math.inf}
     checks = 0
     while (part := clock.part(step)) < 1:
-        order = orders[stage]
-        numbers = order.numbers(stage_step)
-        batch = tasks.load_batch(order.samples, numbers, device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(training, part)
+        numbers = orders[stage].numbers(stage_step)
+        batch, hinted = batches[stage](numbers)
+        set_rate(optimizer, learning_rate(training, part))
         noise_seed = training.seed * 1_000_003 + step
         noisy = tasks.noisy(batch, training.token_noise, model.config.vocab_size, noise_seed)
-        with (
-            dropout(model, training.dropout),
-            torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"),
-        ):
-            outputs = tasks.predict(model, noisy)
-            loss = tasks.target_loss(outputs, batch.targets, model.config.task.kind)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-        optimizer.step()
-        tokens += int(lengths[stage][numbers].sum())
+        lengths = nothing if batch.lengths is None else batch.lengths
+        outputs, loss, hint_loss = take_step(noisy.inputs, batch.targets, lengths, hinted)
+        tokens += int(batches[stage].lengths[numbers].sum())
         step, stage_step = step + 1, stage_step + 1
-        if stage < len(stages) - 1 and step % 10 == 0:
+        if len(stages) > 1 and step % 10 == 0:
             found = float((outputs.argmax(-1) == batch.targets).float().mean())
             right += 0.1 * (found - right)
-            if right > 0.9 or clock.part(step) > (stage + 1) * training.stage_part:
+            late = clock.part(step) > (stage + 1) * training.stage_part
+            if stage < len(stages) - 1 and (right > 0.9 or late):
+                log({"step": step, "stage_done": stage, "seconds": round(clock.seconds(), 1),
+                     "right": round(right, 4), "hint_loss": float(hint_loss)})  # fmt: skip
                 stage, stage_step, right = stage + 1, 0, 0.5
-                log({"step": step, "stage": stage, "seconds": round(clock.seconds(), 1)})
         if clock.part(step) >= (checks + 1) / training.checks:
             checks += 1
-            metrics = tasks.metric(model, valid, batch=training.batch)
+            metrics = tasks.metric(model, valid, batch=CHECK_BATCH)
             line = {
                 "step": step,
                 "seconds": round(clock.seconds(), 1),
                 **({"stage": stage, "right": round(right, 4)} if len(stages) > 1 else {}),
-                "loss": float(loss.detach()),
+                "loss": float(loss),
+                **({} if hint is None else {"hint_loss": float(hint_loss)}),
                 **metrics,
             }
             log(line)

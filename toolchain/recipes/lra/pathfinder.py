@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -141,20 +142,58 @@ def disc_places(
     return near[random.integers(len(near))] if near else None
 
 
-def image(connected: bool, dashes: int, random: np.random.Generator) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Scene:
+    """curves: starts of each one's dashes, and its last end. discs: middles, ends of curves."""
+
+    curves: Sequence[Points]
+    discs: tuple[Points, Points]
+
+
+def scene(connected: bool, dashes: int, random: np.random.Generator) -> Scene:
+    """What is on an image. connected: whether both discs are on one curve."""
+    while True:
+        curves = _curves(dashes, random)
+        places = disc_places(curves[0], curves[1], random) if curves else None
+        if curves and places:
+            return Scene(curves, places[connected])
+
+
+def image(shown: Scene) -> NDArray[np.uint8]:
     """A grey image, uint8 (32, 32)."""
-    places = None
-    while places is None:
-        found = _curves(dashes, random)
-        places = disc_places(found[0], found[1], random) if found else None
-    assert found is not None
-    starts = np.concatenate([points[:-1] for points in found])
-    steps = np.concatenate([np.diff(points, axis=0) for points in found]) * (DASH / PERIOD)
-    level = _lines(starts, starts + steps)
-    for end in places[connected]:
-        distance = np.sqrt(((_GRID - end) ** 2).sum(1))
-        level = np.maximum(level, np.clip(DISC + 0.5 - distance, 0, 1))
+    level = np.maximum(_dashes(shown.curves), np.maximum(*map(_disc, shown.discs)))
     return np.round(255 * level).astype(np.uint8).reshape(SIZE, SIZE)
+
+
+def trace(shown: Scene) -> NDArray[np.uint8]:
+    """Of each pixel, 0 where it is dark, else 1 + 3 * column + discs; uint8 (32, 32).
+
+    column: of the upmost point of the pixel's curve, which names the curve. discs: on its ends,
+    0 to 2.
+    """
+    traces = np.zeros(SIZE * SIZE, np.uint8)
+    for curve in shown.curves:
+        ends = [disc for disc in shown.discs if _is_end(disc, curve)]
+        top = curve[np.argmin(curve[:, 0])]
+        level = np.max([_dashes([curve]), *map(_disc, ends)], axis=0)
+        traces[level * (LEVELS - 1) > 0.5] = 1 + 3 * round(top[1]) + len(ends)
+    return traces.reshape(SIZE, SIZE)
+
+
+def _is_end(place: Points, curve: Points) -> bool:
+    return any(np.array_equal(place, end) for end in (curve[0], curve[-1]))
+
+
+def _dashes(curves: Sequence[Points]) -> Points:
+    starts = np.concatenate([points[:-1] for points in curves])
+    steps = np.concatenate([np.diff(points, axis=0) for points in curves]) * (DASH / PERIOD)
+    return _lines(starts, starts + steps)
+
+
+def _disc(middle: Points) -> Points:
+    distance = np.sqrt(((_GRID - middle) ** 2).sum(1))
+    level: Points = np.clip(DISC + 0.5 - distance, 0, 1)
+    return level
 
 
 def tokens(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -182,10 +221,17 @@ def _lines(starts: Points, ends: Points) -> Points:
 
 
 def generate(
-    count: int, seed: int, dashes: int = 14
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """So many images as rows of pixels, uint8 (count, 1024), and their classes (count,)."""
+    count: int, seed: int, dashes: int = 14, traced: bool = False
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """So many images as rows of pixels, uint8 (count, 1024), their classes (count,) and, where
+    `traced`, their traces (count, 1024); else (0, 1024)."""
     random = np.random.default_rng([seed, dashes])
     labels = random.permutation((np.arange(count) + random.integers(2)) % 2).astype(np.uint8)
-    images = [image(bool(label), dashes, random).reshape(-1) for label in labels]
-    return np.stack(images), labels
+    images = np.zeros((count, SIZE * SIZE), np.uint8)
+    traces = np.zeros((count if traced else 0, SIZE * SIZE), np.uint8)
+    for i, label in enumerate(labels):
+        shown = scene(bool(label), dashes, random)
+        images[i] = image(shown).reshape(-1)
+        if traced:
+            traces[i] = trace(shown).reshape(-1)
+    return images, labels, traces

@@ -39,9 +39,11 @@ TASKS = {
     ),
 }
 COUNTS = {"listops": (96_000, 2_000, 2_000), "pathfinder": (160_000, 20_000, 20_000)}
-EASIER_COUNT = 40_000  # images of each easier set that Pathfinder's training begins with
+EASIER = (4, 6, 9, 14)  # dashes of the curves in the sets that Pathfinder's training begins with
+EASIER_COUNT = 40_000  # images in each of them
 SPLITS = ("train", "valid", "test")
 _VALID_PART = 20  # of the texts that come without a validation part, one in so many
+_EASIER_SEED = 1 << 20  # and on: other images than those of the task itself
 _SHARDS = 64  # pieces of a generated set: fixed, so that the processors' number decides nothing
 
 
@@ -124,21 +126,35 @@ def make_listops(counts: Sequence[int], seed: int, workers: int) -> list[Labelle
     ]
 
 
-def make_pathfinder(
-    counts: Sequence[int], seed: int, workers: int, dashes: int = 14
-) -> list[LabelledTexts]:
+def make_pathfinder(counts: Sequence[int], seed: int, workers: int) -> list[LabelledTexts]:
     """Images, each with a seed of its own."""
     total = sum(counts)
-    share = -(-total // _SHARDS)
-    with ProcessPoolExecutor(workers) as pool:
-        seeds = [seed * _SHARDS + shard for shard in range(_SHARDS)]
-        pieces = list(pool.map(partial(pathfinder.generate, share, dashes=dashes), seeds))
-    images = pathfinder.tokens(np.concatenate([images for images, _ in pieces])[:total])
-    labels = np.concatenate([labels for _, labels in pieces])[:total]
+    images, labels, _ = draw(total, range(seed * _SHARDS, (seed + 1) * _SHARDS), workers)
     order = np.random.default_rng(seed).permutation(total)
     ends = np.cumsum(counts)
     numbers = [order[end - count : end] for count, end in zip(counts, ends, strict=True)]
     return [of_images(images[some], labels[some]) for some in numbers]
+
+
+def make_easier(count: int, dashes: int, seed: int, workers: int) -> dict[str, NDArray[Any]]:
+    """Arrays of a set that Pathfinder's training begins with, and each pixel's trace."""
+    seeds = range(_EASIER_SEED + seed * _SHARDS, _EASIER_SEED + (seed + 1) * _SHARDS)
+    images, labels, traces = draw(count, seeds, workers, dashes=dashes, traced=True)
+    part = of_images(images, labels)
+    return {**arrays(part), "traces": traces}
+
+
+def draw(
+    count: int, seeds: Sequence[int], workers: int, **options: Any
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    """So many images as tokens, their labels and their traces: a share of each seed."""
+    generate = partial(pathfinder.generate, -(-count // len(seeds)), **options)
+    with ProcessPoolExecutor(workers) as pool:
+        pieces = list(pool.map(generate, seeds))
+    images, labels, traces = (
+        np.concatenate(arrays)[:count] for arrays in zip(*pieces, strict=True)
+    )
+    return pathfinder.tokens(images), labels, traces
 
 
 def of_images(images: NDArray[np.uint8], labels: NDArray[Any]) -> LabelledTexts:
@@ -161,9 +177,9 @@ def read_parts(task: str, train: list[Path], test: list[Path], seed: int) -> lis
     return [*split_off(read(train), seed), read(test)]
 
 
-def save(path: Path, part: LabelledTexts) -> None:
-    """A part as a file."""
-    np.savez(path, tokens=part.tokens, starts=part.starts, labels=part.labels)
+def arrays(part: LabelledTexts) -> dict[str, NDArray[Any]]:
+    """A part as the arrays of its file."""
+    return {"tokens": part.tokens, "starts": part.starts, "labels": part.labels}
 
 
 def write(task: str, parts: Sequence[LabelledTexts], out: Path) -> None:
@@ -171,7 +187,7 @@ def write(task: str, parts: Sequence[LabelledTexts], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     tokenizer_of(task).save(str(out / "tokenizer.json"))
     for name, part in zip(SPLITS, parts, strict=True):
-        save(out / f"{name}.npz", part)
+        np.savez(out / f"{name}.npz", **arrays(part))
         lengths = part.lengths
         shares = np.bincount(part.labels, minlength=len(TASKS[task].classes)) / part.count
         print(
@@ -190,14 +206,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=Path, nargs="+", default=[], help="public files")
     parser.add_argument("--test", type=Path, nargs="+", default=[], help="public files")
     parser.add_argument("--counts", type=int, nargs=3, help="train, valid, test; generated tasks")
-    parser.add_argument("--dashes", type=int, default=14, help="of Pathfinder's long curves")
-    parser.add_argument(
-        "--easier",
-        type=int,
-        nargs="*",
-        default=[4, 6, 9],
-        help="dashes of the sets that Pathfinder's training begins with",
-    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     given = parser.parse_args(argv)
@@ -206,16 +214,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         if given.task == "listops":
             parts = make_listops(counts, given.seed, given.workers)
         else:
-            parts = make_pathfinder(counts, given.seed, given.workers, given.dashes)
+            parts = make_pathfinder(counts, given.seed, given.workers)
     elif given.train and given.test:
         parts = read_parts(given.task, given.train, given.test, given.seed)
     else:
         parser.error(f"{given.task}: give the public files with --train and --test")
     write(given.task, parts, given.out)
-    for dashes in given.easier if given.task == "pathfinder" else []:
-        counts = (min(EASIER_COUNT, parts[0].count), 0, 0)
-        easier = make_pathfinder(counts, given.seed, given.workers, dashes)[0]
-        save(given.out / f"{dashes}.npz", easier)
+    for dashes in EASIER if given.task == "pathfinder" else ():
+        count = min(EASIER_COUNT, parts[0].count)
+        easier = make_easier(count, dashes, given.seed, given.workers)
+        np.savez(given.out / f"{dashes}.npz", **easier)
 
 
 if __name__ == "__main__":

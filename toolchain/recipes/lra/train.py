@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import dense
+import numpy as np
 import torch
+from lra.tracing import TraceHead
+from numpy.typing import NDArray
 
 from ssmpress import tasks
 from ssmpress.checkpoint import ModelConfig, read_checkpoint
@@ -46,6 +49,8 @@ class Settings:
     training: dense.Training
     stages: tuple[str, ...] = ()
     recover_rate: float = 1e-3
+    recover_batch: int = 128
+    recover_steps: int = 700
     distill: float = 0.7
 
 
@@ -65,13 +70,15 @@ SETTINGS = {
             token_noise=0.1,
         ),
         recover_rate=5e-4,
+        recover_batch=64,
+        recover_steps=1200,
     ),
     "pathfinder": Settings(
         d_model=128,
         n_layer=6,
         vocab_size=256,
-        training=dense.Training(batch=64, learning_rate=1.5e-3, seconds=360, stage_part=0.2),
-        stages=("4", "6", "9"),
+        training=dense.Training(batch=64, learning_rate=1.5e-3, seconds=360, stage_part=0.12),
+        stages=("4", "6", "9", "14"),
     ),
 }  # fmt: skip
 """Found in few runs: batches that fill a GPU, and minutes of it rather than hours."""
@@ -98,6 +105,12 @@ class Bench:
         """A part of the data."""
         path = self.data / f"{part}.npz"
         return load_labelled([path], None, self.task, self.settings.vocab_size)
+
+    def traces(self, part: str) -> NDArray[np.uint8]:
+        """The curve of each pixel, of Pathfinder's easier parts."""
+        with np.load(self.data / f"{part}.npz") as file:
+            traces: NDArray[np.uint8] = file["traces"]
+        return traces
 
     def config(self) -> ModelConfig:
         """The dense model's sizes."""
@@ -127,7 +140,7 @@ class Bench:
         dense.round_to_half(model)
         started = time.monotonic()
         test = self.samples("test")
-        found["test"] = tasks.metric(model, test, self.settings.training.batch)["accuracy"]
+        found["test"] = tasks.metric(model, test, dense.CHECK_BATCH)["accuracy"]
         found["test_texts"] = test.count
         found["test_seconds"] = round(time.monotonic() - started, 1)
         dense.save(model, self.folder(name), self.data / "tokenizer.json")
@@ -144,9 +157,13 @@ def train_dense(bench: Bench) -> None:
     dense.initialize(model)
     model.to(bench.device)
     stages = [bench.samples(part) for part in (*settings.stages, "train")]
+    hint = None
+    if settings.stages and training.hint_weight:
+        head = TraceHead(settings.d_model)
+        hint = dense.Hint(head, [*map(bench.traces, settings.stages), None])
     valid = bench.samples("valid").head(CHECK_TEXTS)
     found = dense.train(
-        model, stages, valid, training, bench.log, lambda metrics: metrics["accuracy"]
+        model, stages, valid, training, bench.log, lambda metrics: metrics["accuracy"], hint
     )
     found |= {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -157,19 +174,13 @@ def train_dense(bench: Bench) -> None:
     bench.keep("dense", model, found)
 
 
-def recover_steps(bench: Bench, seconds: float) -> int:
-    """Steps that take about so long: the dense run's pace, with a teacher and masks on top."""
-    row = bench.result()["dense"]
-    return max(20, int(seconds / (1.5 * row["seconds"] / row["steps"])))
-
-
-def prune(bench: Bench, percent: int, start: str, seconds: float, steps: int | None) -> None:
+def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
     """Prune on from `start` and let the dense model teach."""
     model, settings = bench.load(start), bench.settings
     prune_settings = PruneSettings(sparsity=percent / 100, calibration_batch=16)
     recover = RecoverSettings(
-        steps=steps or recover_steps(bench, seconds),
-        batch=settings.training.batch,
+        steps=steps or settings.recover_steps,
+        batch=settings.recover_batch,
         learning_rate=settings.recover_rate,
         distill=settings.distill,
         ramp=0.4,
@@ -201,7 +212,7 @@ def open_bench(given: argparse.Namespace) -> Bench:
     """The settings, with what the command line changes."""
     settings = SETTINGS[given.task]
     options = ("seconds", "steps", "epochs", "batch", "dropout", "learning_rate", "token_noise",
-               "weight_decay", "checks", "stage_part")  # fmt: skip
+               "weight_decay", "checks", "stage_part", "hint_weight")  # fmt: skip
     given_options = {key: getattr(given, key) for key in options}
     changes = {key: value for key, value in given_options.items() if value is not None}
     training = replace(settings.training, **changes)
@@ -226,13 +237,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="of dense training")
     parser.add_argument("--steps", type=int, help="of dense training, instead of --seconds")
-    parser.add_argument("--prune-seconds", type=float, default=45.0, help="per sparsity")
-    parser.add_argument("--prune-steps", type=int, help="per sparsity, instead of the seconds")
+    parser.add_argument("--prune-steps", type=int, help="of recovery, per sparsity")
     parser.add_argument("--sparsities", type=int, nargs="*", default=[50, 70, 90])
     for name in ("batch", "d_model", "n_layer", "checks"):
         parser.add_argument("--" + name.replace("_", "-"), type=int)
     for name in ("epochs", "learning_rate", "dropout", "token_noise", "weight_decay",
-                 "stage_part"):  # fmt: skip
+                 "stage_part", "hint_weight"):  # fmt: skip
         parser.add_argument("--" + name.replace("_", "-"), type=float)
     return parser.parse_args(argv)
 
@@ -246,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     start = "dense"
     for percent in given.sparsities:
         if str(percent) not in bench.result():
-            prune(bench, percent, start, given.prune_seconds, given.prune_steps)
+            prune(bench, percent, start, given.prune_steps)
         start = str(percent)
 
 
