@@ -128,17 +128,22 @@ class Hint:
 
 
 class Batches:
-    """Batches on the model's device, where labelled texts wait as a whole if that is a GPU."""
+    """Batches on the model's device.
 
-    LENGTHS = 256  # texts are padded to a multiple of so many: few shapes to record
+    Args:
+        targets: a hint's, by sample. resident: let labelled texts wait there as a whole, which
+            pays on a GPU.
+    """
+
+    LENGTHS = 256  # resident texts are padded to a multiple of so many: few shapes to record
 
     def __init__(
-        self, samples: Samples, device: torch.device, targets: NDArray[Any] | None
+        self, samples: Samples, targets: NDArray[Any] | None, device: torch.device, resident: bool
     ) -> None:
         self.samples, self.device = samples, device
         self.targets = None if targets is None else torch.from_numpy(targets).to(device)
         self.resident: tuple[Tensor, Tensor, Tensor] | None = None
-        if device.type == "cuda" and isinstance(samples, LabelledTexts):
+        if resident and isinstance(samples, LabelledTexts):
             arrays = (samples.tokens.astype("int32"), samples.starts, samples.labels)
             tokens, starts, labels = (torch.from_numpy(array).to(device) for array in arrays)
             self.resident = tokens, starts, labels
@@ -247,7 +252,8 @@ def train(
     take_step = step_of(model, optimizer, training, hint)
     orders = [SampleOrder(samples, training.batch, training.seed) for samples in stages]
     hints = [None] * len(stages) if hint is None else hint.targets
-    batches = [Batches(part, device, target) for part, target in zip(stages, hints, strict=True)]
+    cuda = device.type == "cuda"
+    batches = [Batches(*pair, device, cuda) for pair in zip(stages, hints, strict=True)]
     nothing = torch.empty(0, device=device)
     stage, stage_step, tokens, step, right = 0, 0, 0, 0, 0.5
     best: dict[str, Any] = {"score": -math.inf}

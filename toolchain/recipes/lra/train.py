@@ -77,8 +77,9 @@ SETTINGS = {
         d_model=128,
         n_layer=6,
         vocab_size=256,
-        training=dense.Training(batch=64, learning_rate=1.5e-3, seconds=360, stage_part=0.12),
+        training=dense.Training(batch=64, learning_rate=1.5e-3, steps=8400, stage_part=0.15),
         stages=("4", "6", "9", "14"),
+        recover_steps=500,
     ),
 }  # fmt: skip
 """Found in few runs: batches that fill a GPU, and minutes of it rather than hours."""
@@ -215,6 +216,8 @@ def open_bench(given: argparse.Namespace) -> Bench:
                "weight_decay", "checks", "stage_part", "hint_weight")  # fmt: skip
     given_options = {key: getattr(given, key) for key in options}
     changes = {key: value for key, value in given_options.items() if value is not None}
+    if "seconds" in changes:
+        changes.setdefault("steps", None)
     training = replace(settings.training, **changes)
     sizes = {key: getattr(given, key) for key in ("d_model", "n_layer") if getattr(given, key)}
     return Bench(
