@@ -9,7 +9,7 @@ from pathlib import Path
 import ett
 import numpy as np
 import pytest
-from lra import archives, listops, pathfinder, prepare
+from lra import archives, listops, pathfinder, prepare, train
 
 from ssmpress.errors import BadInputError
 from ssmpress.labelled import load_labelled
@@ -208,6 +208,23 @@ def test_pathfinder_sets_from_easy_to_hard(tmp_path: Path) -> None:
         assert not np.array_equal(easier["tokens"], train["tokens"])
         lit_tokens = easier["tokens"].reshape(64, 1024) % pathfinder.LEVELS > 0
         assert ((easier["traces"] > 0) != lit_tokens).mean() < 1e-3  # but where rounding decides
+
+
+def test_one_command_makes_the_data_trains_and_prunes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(prepare.COUNTS, "pathfinder", (64, 8, 8))
+    sizes = ["--d-model", "8", "--n-layer", "1", "--batch", "4", "--steps", "6", "--checks", "2"]
+    sizes += ["--prune-steps", "2", "--sparsities", "70"]
+    command = ["pathfinder", "--data", str(tmp_path / "data"), "--out", str(tmp_path), *sizes]
+    train.main(command)
+    found = json.loads((tmp_path / "pathfinder-s0.json").read_text())
+    assert set(found) == {"dense", "70"} and found["dense"]["steps"] == 6
+    assert found["70"]["sparsity"]["prunable"] == pytest.approx(0.7, abs=0.01)
+    made = (tmp_path / "data" / "train.npz").stat().st_mtime_ns
+    train.main(command)
+    assert (tmp_path / "data" / "train.npz").stat().st_mtime_ns == made
+    assert json.loads((tmp_path / "pathfinder-s0.json").read_text()) == found
 
 
 def test_ett_parts_and_linear_baseline(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from lra import archives, listops, pathfinder
 from numpy.typing import NDArray
+from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ssmpress.labelled import LabelledTexts, from_lists
@@ -112,8 +113,9 @@ def make_listops(counts: Sequence[int], seed: int, workers: int) -> list[Labelle
     found: dict[bytes, int] = {}
     with ProcessPoolExecutor(workers) as pool:
         seeds = [seed * _SHARDS + shard for shard in range(_SHARDS)]
-        for part in pool.map(listops.generate, repeat(share), seeds):
-            found.update(part)
+        drawn = pool.map(listops.generate, repeat(share), seeds)
+        for shard in track(drawn, "trees", total=_SHARDS):
+            found.update(shard)
     trees = list(found.items())[:total]
     assert len(trees) == total
     order = np.random.default_rng(seed).permutation(total)
@@ -150,7 +152,7 @@ def draw(
     """So many images as tokens, their labels and their traces: a share of each seed."""
     generate = partial(pathfinder.generate, -(-count // len(seeds)), **options)
     with ProcessPoolExecutor(workers) as pool:
-        pieces = list(pool.map(generate, seeds))
+        pieces = list(track(pool.map(generate, seeds), "images", total=len(seeds)))
     images, labels, traces = (
         np.concatenate(arrays)[:count] for arrays in zip(*pieces, strict=True)
     )

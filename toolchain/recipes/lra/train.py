@@ -3,7 +3,8 @@
     PYTHONPATH=toolchain:toolchain/recipes python -m lra.train listops \\
         --data build/lra/listops --out build/lra/out
 
-The data comes from lra.prepare. Every part is written as soon as it is done, and a part that is
+Data that is not there yet is made by lra.prepare first; Text takes its public files, --train and
+--test. Every part is written as soon as it is done, and a part that is
 there is not done again: OUT/TASK-sN/{dense,50,70,90} are checkpoints for `compress`,
 OUT/TASK-sN.json has the test accuracies, and OUT/TASK-sN.log the progress. Sparsities follow one
 another: the 70 % model starts from the 50 % one; the dense model teaches all of them.
@@ -22,6 +23,7 @@ from typing import Any
 import dense
 import numpy as np
 import torch
+from lra import prepare
 from lra.tracing import TraceHead
 from numpy.typing import NDArray
 
@@ -235,7 +237,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=sorted(SETTINGS))
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="from lra.prepare, or for it")
+    parser.add_argument("--train", type=Path, nargs="+", default=[], help="for lra.prepare")
+    parser.add_argument("--test", type=Path, nargs="+", default=[], help="for lra.prepare")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="of dense training")
@@ -253,6 +257,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Do the parts that are missing, in order."""
     given = parse(argv)
+    if not (given.data / "task.json").is_file():
+        files = ["--train", *map(str, given.train), "--test", *map(str, given.test)]
+        prepare.main([given.task, "--out", str(given.data), *(files if given.train else [])])
     bench = open_bench(given)
     if "dense" not in bench.result():
         train_dense(bench)
