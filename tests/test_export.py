@@ -26,9 +26,9 @@ from ssmpress.checkpoint import Checkpoint, ModelConfig, read_checkpoint
 from ssmpress.compact import pack
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel
+from ssmpress.matrix_formats import is_matrix
 from ssmpress.ops import FORMATS, Format, Structure, Values
 from ssmpress.run import Session, State, open_session
-from ssmpress.stages import is_matrix
 from ssmpress.validate import reference_model
 
 Arrays = dict[str, np.ndarray]

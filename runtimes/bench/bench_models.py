@@ -27,6 +27,7 @@ from ssmpress.checkpoint import Checkpoint, read_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.export import PackedModel, export
 from ssmpress.head_error import FREQUENT_SHARE
+from ssmpress.matrix_formats import is_matrix
 from ssmpress.ops import (
     CAUSAL_CONV1D,
     DOMAIN,
@@ -137,7 +138,7 @@ def _dense(checkpoint: Checkpoint) -> PackedModel:
     matrices = {
         name: packing.pack(array, np.ones(array.shape, bool), float32)
         for name, array in arrays.items()
-        if stages.is_matrix(name)
+        if is_matrix(name)
     }
     rest = {name: array for name, array in arrays.items() if name not in matrices}
     return PackedModel(checkpoint.config, rest, matrices)

@@ -35,6 +35,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from ssmpress.compact import FrequentRows, PackedMatrix
 from ssmpress.errors import BadInputError
 from ssmpress.layouts import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING
 from ssmpress.model import INSTANCE_EPS
+from ssmpress.onnx_graph import GraphBuilder
 from ssmpress.ops import Structure, Values
 from ssmpress.task_config import Kind
 
@@ -124,13 +126,13 @@ def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
 
 def build(model: PackedModel) -> ir.Model:
     """The ONNX model, with the fallback functions of the ops it uses."""
-    graph = _GraphBuilder(model)
+    graph = _MambaGraph(model)
     graph.build()
     functions = [
         ir.serde.deserialize_function(fallback.function(op)) for op in sorted(graph.custom_ops)
     ]
     result = ir.Model(
-        graph.finish(),
+        graph.finish("mamba"),
         ir_version=IR_VERSION,
         producer_name="ssmpress",
         producer_version=__version__,
@@ -142,27 +144,12 @@ def build(model: PackedModel) -> ir.Model:
     return result
 
 
-class _GraphBuilder:
-    """Adds nodes in order; every method returns the values it made."""
+class _MambaGraph(GraphBuilder):
+    """A Mamba of packed matrices; every method returns the values it made."""
 
     def __init__(self, model: PackedModel) -> None:
+        super().__init__(partial(_described, kind=model.config.task.kind))
         self.model, self.config = model, model.config
-        self.nodes: list[ir.Node] = []
-        self.initializers: dict[str, ir.Value] = {}
-        self.inputs: list[ir.Value] = []
-        self.outputs: list[ir.Value] = []
-        self.custom_ops: set[str] = set()
-
-    def finish(self) -> ir.Graph:
-        """The graph of everything added so far."""
-        return ir.Graph(
-            self.inputs,
-            self.outputs,
-            nodes=self.nodes,
-            initializers=list(self.initializers.values()),
-            opset_imports={"": ops.ONNX_OPSET, ops.DOMAIN: ops.DOMAIN_VERSION},
-            name="mamba",
-        )
 
     def build(self) -> None:
         """The whole model."""
@@ -306,57 +293,6 @@ class _GraphBuilder:
         """The packed errors of the head's frequent rows."""
         sections = frequent.errors.sections.items()
         return [self.constant(f"{self.model.head_name}.frequent.{s}", a) for s, a in sections]
-
-    def input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str]) -> ir.Value:
-        value = ir.Value(
-            name=name,
-            type=ir.TensorType(dtype),
-            shape=ir.Shape(shape),
-            doc_string=_described(name, self.config.task.kind),
-        )
-        self.inputs.append(value)
-        return value
-
-    def output(self, value: ir.Value, shape: Sequence[int | str]) -> None:
-        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
-        value.doc_string = _described(str(value.name), self.config.task.kind)
-        self.outputs.append(value)
-
-    def node(
-        self,
-        op: str,
-        name: str,
-        inputs: Sequence[ir.Value],
-        outputs: Sequence[str] | None = None,
-        doc: str | None = None,
-        **attributes: Any,
-    ) -> Any:
-        """Add a node; its outputs are named `outputs`, or like the node. doc: what viewers show."""
-        custom = op in _CUSTOM_OPS
-        if custom:
-            self.custom_ops.add(op)
-        values = [ir.Value(name=output) for output in outputs or [name]]
-        self.nodes.append(
-            ir.Node(
-                ops.DOMAIN if custom else "",
-                op,
-                inputs,
-                attributes=[ir.convenience.convert_attribute(k, v) for k, v in attributes.items()],
-                outputs=values,
-                name=name,
-                doc_string=doc,
-            )
-        )
-        return values[0] if len(values) == 1 else values
-
-    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """An initializer; asked for twice it is stored once."""
-        if name not in self.initializers:
-            tensor = ir.Tensor(np.ascontiguousarray(array), name=name)
-            self.initializers[name] = ir.Value(
-                name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
-            )
-        return self.initializers[name]
 
     def tensor(self, name: str, change: Callable[[FloatArray], FloatArray] | None = None) -> Any:
         """An unpacked weight, changed to what the op wants."""
@@ -505,8 +441,3 @@ def _described(name: str, kind: Kind) -> str:
         return _CLASS_LOGITS
     base, _, layer = name.partition(".")
     return _DESCRIBED[base] + (f" (layer {layer})" if layer else "")
-
-
-_CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D, *ops.EMBEDDINGS.values()} | {
-    f.op_type for f in ops.FORMATS
-}
