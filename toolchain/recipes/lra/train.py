@@ -61,14 +61,14 @@ SETTINGS = {
         d_model=128,
         n_layer=6,
         vocab_size=16,
-        training=dense.Training(batch=128, learning_rate=1.5e-3, seconds=350),
+        training=dense.Training(batch=128, learning_rate=1.5e-3, steps=7900),
     ),
     "text": Settings(
         d_model=128,
         n_layer=4,
         vocab_size=256,
         training=dense.Training(
-            batch=64, learning_rate=2e-3, seconds=330, epochs=16, weight_decay=0.1, dropout=0.2,
+            batch=64, learning_rate=2e-3, steps=5900, weight_decay=0.1, dropout=0.2,
             token_noise=0.1,
         ),
         recover_rate=5e-4,
@@ -84,7 +84,7 @@ SETTINGS = {
         recover_steps=500,
     ),
 }  # fmt: skip
-"""Found in few runs: batches that fill a GPU, and minutes of it rather than hours."""
+"""Found in few runs: minutes of a GPU rather than hours."""
 
 
 @dataclass
@@ -214,7 +214,7 @@ def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
 def open_bench(given: argparse.Namespace) -> Bench:
     """The settings, with what the command line changes."""
     settings = SETTINGS[given.task]
-    options = ("seconds", "steps", "epochs", "batch", "dropout", "learning_rate", "token_noise",
+    options = ("seconds", "steps", "batch", "dropout", "learning_rate", "token_noise",
                "weight_decay", "checks", "stage_part", "hint_weight")  # fmt: skip
     given_options = {key: getattr(given, key) for key in options}
     changes = {key: value for key, value in given_options.items() if value is not None}
@@ -242,13 +242,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test", type=Path, nargs="+", default=[], help="for lra.prepare")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, help="of dense training")
-    parser.add_argument("--steps", type=int, help="of dense training, instead of --seconds")
+    parser.add_argument("--steps", type=int, help="of dense training")
+    parser.add_argument("--seconds", type=float, help="of dense training, instead of --steps")
     parser.add_argument("--prune-steps", type=int, help="of recovery, per sparsity")
     parser.add_argument("--sparsities", type=int, nargs="*", default=[50, 70, 90])
     for name in ("batch", "d_model", "n_layer", "checks"):
         parser.add_argument("--" + name.replace("_", "-"), type=int)
-    for name in ("epochs", "learning_rate", "dropout", "token_noise", "weight_decay",
+    for name in ("learning_rate", "dropout", "token_noise", "weight_decay",
                  "stage_part", "hint_weight"):  # fmt: skip
         parser.add_argument("--" + name.replace("_", "-"), type=float)
     return parser.parse_args(argv)
