@@ -176,12 +176,15 @@ def _histograms(
             "mark": {"type": "rule", "color": "var(--ink)", "strokeDash": [3, 2]},
             "encoding": {"x": position},
         }
-        label = {
-            "data": own,
-            "mark": {"type": "text", "align": "left", "dx": 3, "y": 6},
-            "encoding": {"x": position, "text": {"field": "mark"}},
-        }
-        rows.append({"height": 60, "width": WIDTH - 90, "layer": [bar, rule, label]})
+        labels = [
+            {
+                "data": {"values": [mark]},
+                "mark": {"type": "text", "align": "left", "dx": 3, "y": 6 + 12 * line},
+                "encoding": {"x": position, "text": {"field": "mark"}},
+            }
+            for line, mark in enumerate(own["values"])  # close together, they would overlap
+        ]
+        rows.append({"height": 60, "width": WIDTH - 90, "layer": [bar, rule, *labels]})
     return {"vconcat": rows, "spacing": 6}
 
 
