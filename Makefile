@@ -93,15 +93,15 @@ docs: setup
 	$(BIN)/python docs/site/build.py build/docs
 
 check: setup
-	$(BIN)/ruff format --check toolchain tests docs
-	$(BIN)/ruff check toolchain tests docs
+	$(BIN)/ruff format --check toolchain runtimes tests docs
+	$(BIN)/ruff check toolchain runtimes tests docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --style=file:runtimes/.clang-format --dry-run --Werror $(CPP)
 
 format: setup
-	$(BIN)/ruff format toolchain tests docs
-	$(BIN)/ruff check --fix toolchain tests docs
+	$(BIN)/ruff format toolchain runtimes tests docs
+	$(BIN)/ruff check --fix toolchain runtimes tests docs
 	$(BIN)/clang-format --style=file:runtimes/.clang-format -i $(CPP)
 
 # The pruned model that gives the masks is too large for the repository: docs/benchmarks.md.

@@ -217,7 +217,7 @@ def step_of(
             hinted = loss.new_zeros(())
             if hint is not None and hints.numel():
                 hinted = training.hint_weight * hint.head(hidden, hints)
-        (loss + hinted).backward()
+        torch.autograd.backward(loss + hinted)
         nn.utils.clip_grad_norm_(parameters, training.clip)
         optimizer.step()
         return outputs.detach(), loss.detach(), hinted.detach()

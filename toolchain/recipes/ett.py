@@ -131,7 +131,7 @@ def linear_baseline(series: Series, task: Task) -> dict[str, float]:
     Source: NLinear of Zeng et al., arXiv 2205.13504, solved in closed form with a small ridge.
     """
 
-    def rows(part: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    def rows(part: str) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]]:
         windows = series.windows(part, task)
         inputs, targets, _ = windows.arrays(np.arange(windows.count))
         last = inputs[:, -1:]

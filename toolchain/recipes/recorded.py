@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ class Recorded:
         self.run = run
         self.calls = 0
         self.refused = ""
-        self.pool: tuple[int, int] | None = None
+        self.pool: Any = None
         self.graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, Tensors, Tensors]]
         self.graphs = {}
 
@@ -39,7 +40,7 @@ class Recorded:
             return self.run(*inputs)
         self.calls += 1
         if self.calls <= WARM_UP:
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 outputs = self.run(*inputs)

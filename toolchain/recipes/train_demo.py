@@ -110,7 +110,7 @@ def main() -> None:
         rows = batch_of(tokens, arguments.seed, step, arguments.batch, arguments.window)
         loss = loss_of(model, rows)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 50 == 49 or step == arguments.steps - 1:

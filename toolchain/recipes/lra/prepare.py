@@ -138,7 +138,7 @@ def make_pathfinder(counts: Sequence[int], seed: int, workers: int) -> list[Labe
     return [of_images(images[some], labels[some]) for some in numbers]
 
 
-def make_easier(count: int, dashes: int, seed: int, workers: int) -> dict[str, NDArray[Any]]:
+def make_easier(count: int, dashes: int, seed: int, workers: int) -> dict[str, Any]:
     """Arrays of a set that Pathfinder's training begins with, and each pixel's trace."""
     seeds = range(_EASIER_SEED + seed * _SHARDS, _EASIER_SEED + (seed + 1) * _SHARDS)
     images, labels, traces = draw(count, seeds, workers, dashes=dashes, traced=True)
@@ -179,7 +179,7 @@ def read_parts(task: str, train: list[Path], test: list[Path], seed: int) -> lis
     return [*split_off(read(train), seed), read(test)]
 
 
-def arrays(part: LabelledTexts) -> dict[str, NDArray[Any]]:
+def arrays(part: LabelledTexts) -> dict[str, Any]:
     """A part as the arrays of its file."""
     return {"tokens": part.tokens, "starts": part.starts, "labels": part.labels}
 
