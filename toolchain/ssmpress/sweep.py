@@ -23,7 +23,8 @@ import torch
 
 from ssmpress import __version__, stages
 from ssmpress.errors import BadInputError
-from ssmpress.pipeline import Checked, Watch, check, make_bundle, staged, work_folder
+from ssmpress.out_folder import staged
+from ssmpress.pipeline import Checked, Watch, check, make_bundle, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -130,6 +131,7 @@ def _point(recipe: Recipe, folder: Path, shared: _Shared, watch: Watch) -> dict[
             return files.read_json(folder / "report.json")
         except BadInputError as error:
             watch.note(f"made again: {error}")
+        shutil.rmtree(folder)
     with staged(folder) as partial:
         with watch.stage("prune"):
             pruned = _pruned(recipe, shared, watch)
