@@ -1,4 +1,4 @@
-"""The folder of a bundle: made beside its place, then renamed; only an earlier bundle is replaced."""
+"""The folder of a bundle: made beside its place, then renamed; it replaces earlier bundles only."""
 
 from __future__ import annotations
 
