@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -253,3 +254,44 @@ def test_steps_is_another_name_of_recover(compress):
     code, out, _ = compress(DEMO, "--steps", "12", "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["recovery"].startswith("12 steps")
+
+
+SETTINGS_OF_THE_RUN_ALONE = {"json", "dry-run", "version", "help", "gate", "pick",
+                             "install-completion", "show-completion"}  # fmt: skip
+"""Options that the command in a report does not repeat: of a policy it has the limits themselves,
+and test_sweep.py covers --pick."""
+
+
+@pytest.mark.parametrize("name", ["default", "wikitext"])
+def test_the_command_in_a_report_gives_the_same_recipe(monkeypatch, tmp_path, name):
+    from ssmpress.report.tables import command
+
+    monkeypatch.chdir(tmp_path)
+    asked = shlex.split(
+        f"compress m --recipe {name} --sparsity 0.5 --sparsity-of model --method magnitude "
+        "--alpha 2 --scope layer --pattern 'block 4x1' --prunable in_proj --recover 7 "
+        "--compute cpu --distill 0.5 --mask-every 3 --match-hidden 0.25 --accumulate 2 --muon "
+        "--deterministic --activation-checkpointing --checkpoint-seconds 9 --pruned p "
+        "--values fp16 --head int4 --keep-dead-channels --target arm64 --device qemu --device-threads 2 "
+        "--onnxruntime w.whl --archive --out o --save-checkpoint s --tokenizer t "
+        "--calibration 'a b' --evaluation e --evaluation-tokens 99 --baseline b.json --min-retention 0.5x "
+        "--max-decode-ms 3 --min-speedup 1 --max-perplexity-increase 0.1 --max-decode-p99-ms 4 "
+        "--max-bundle-bytes 5 --max-rss-bytes 6 --threads 1 --seed 3"
+    )
+    parameters = typer.main.get_command(cli.app).params
+    options = {text.lstrip("-") for p in parameters for text in p.opts if text.startswith("--")}
+    left = options - {word[2:] for word in asked if word.startswith("--")} - {"steps"}
+    assert left == SETTINGS_OF_THE_RUN_ALONE & options, "an option that this test does not give"
+
+    def recipe_of(arguments):
+        seen = []
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(cli, "_act", lambda sweep, *_: seen.append(sweep.recipe) or 0)
+        with pytest.raises(SystemExit):
+            cli.main()
+        return seen[0]
+
+    recipe = recipe_of(asked)
+    line = command({"recipe": recipe.to_dict()})
+    assert ("--recipe wikitext" in line) == (name == "wikitext")
+    assert recipe_of(shlex.split(line)) == recipe
