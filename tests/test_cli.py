@@ -178,6 +178,42 @@ def test_one_bundle_may_be_archived_several_may_not(compress):
     assert "--archive: expected one bundle" in err
 
 
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--pattern", "3:2"], 2, "got '3:2'"),
+        (["--pattern", "2:4"], 2, "--pattern 2:4 always has sparsity 0.5; got --sparsity 0.7."),
+        (["--pattern", "block 7x1"], 2, "no whole number of 7x1"),
+        (["--method", "sparsegpt", "--pattern", "block 4x1"], 2, "sparsegpt is unstructured"),
+        (["--save-checkpoint", "file"], 6, "file/mamba-ssm: cannot be written: "),
+        (["--save-checkpoint", "mine"], 6, "mine/mamba-ssm: expected a new folder"),
+        (["--sparsity", "0.4,0.5", "--save-checkpoint", "file"], 6, "cannot be written: "),
+        (["--out", "file"], 2, "--out file: expected a new folder"),
+        (["--sparsity", "0.4,0.5", "--out", "mine"], 2, "it holds other files, such as mamba-ssm"),
+        (["--pruned", "nowhere"], 6, "nowhere: expected a folder with config.json"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses_before_it_trains(
+    compress, dry, arguments, code, message
+):
+    Path("file").touch()
+    Path("mine/mamba-ssm").mkdir(parents=True)
+    Path("mine/mamba-ssm/thesis").touch()
+    found, out, err = compress(DEMO, *arguments, *dry)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "..." not in err, "no work was begun"
+    assert {path.name for path in Path.cwd().iterdir()} == {"file", "mine"}
+
+
+def test_dry_run_of_weights_that_are_pruned_already_trains_nothing(compress):
+    code, out, _ = compress(DEMO, "--pruned", DEMO, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["recovery"] == f"none, the pruned weights come from {DEMO}"
+    assert json.loads(out)["seconds"] < 60
+
+
 def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
     code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", "--dry-run")
     assert (code, out) == (0, "")
@@ -270,13 +306,14 @@ def test_the_command_in_a_report_gives_the_same_recipe(monkeypatch, tmp_path, na
     asked = shlex.split(
         f"compress m --recipe {name} --sparsity 0.5 --sparsity-of model --method magnitude "
         "--alpha 2 --scope layer --pattern 'block 4x1' --prunable in_proj --recover 7 "
-        "--compute cpu --distill 0.5 --mask-every 3 --match-hidden 0.25 --accumulate 2 --muon "
-        "--deterministic --activation-checkpointing --checkpoint-seconds 9 --pruned p "
-        "--values fp16 --head int4 --keep-dead-channels --target arm64 --device qemu --device-threads 2 "
-        "--onnxruntime w.whl --archive --out o --save-checkpoint s --tokenizer t "
-        "--calibration 'a b' --evaluation e --evaluation-tokens 99 --baseline b.json --min-retention 0.5x "
-        "--max-decode-ms 3 --min-speedup 1 --max-perplexity-increase 0.1 --max-decode-p99-ms 4 "
-        "--max-bundle-bytes 5 --max-rss-bytes 6 --threads 1 --seed 3"
+        "--compute cpu --distill 0.5 --mask-every 3 --match-hidden 0.25 --accumulate 2 "
+        "--muon --deterministic --activation-checkpointing --checkpoint-seconds 9 --pruned "
+        "p --values fp16 --head int4 --keep-dead-channels --target arm64 --device qemu "
+        "--device-threads 2 --onnxruntime w.whl --archive --out o --save-checkpoint s "
+        "--tokenizer t --calibration 'a b' --evaluation e --evaluation-tokens 99 --baseline "
+        "b.json --min-retention 0.5x --max-decode-ms 3 --min-speedup 1 "
+        "--max-perplexity-increase 0.1 --max-decode-p99-ms 4 --max-bundle-bytes 5 "
+        "--max-rss-bytes 6 --threads 1 --seed 3"
     )
     parameters = typer.main.get_command(cli.app).params
     options = {text.lstrip("-") for p in parameters for text in p.opts if text.startswith("--")}

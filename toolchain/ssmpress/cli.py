@@ -223,9 +223,14 @@ def _default_out(model: Path, sparsities: tuple[float, ...], target: Target) -> 
 
 
 def _plan(sweep: Sweep, json_output: bool) -> int:
+    from ssmpress.out_folder import check_out
     from ssmpress.plan import make_plan
 
-    plans = {name: make_plan(recipe) for name, recipe in sweep.points().items()}
+    check_out(sweep.recipe.out)
+    points = sweep.points()
+    if len(points) == 1:  # it needs no folders of its own
+        points = dict.fromkeys(points, sweep.recipe)
+    plans = {name: make_plan(recipe) for name, recipe in points.items()}
     if json_output:
         told = {name: plan.to_dict() for name, plan in plans.items()}
         _print_json({"points": told} if len(told) > 1 else next(iter(told.values())))

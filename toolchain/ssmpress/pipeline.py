@@ -89,6 +89,7 @@ class Checked:
 
 def check(recipe: Recipe, note: stages.Note) -> Checked:
     """Whatever should not show only after an hour of training."""
+    stages.check_save_checkpoint(recipe.save_checkpoint)
     deployment = plan_deployment(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     return Checked(baseline, deployment)

@@ -72,6 +72,8 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     watch = watch or Watch()
     points = sweep.points()
     checked = check(sweep.recipe, watch.note)
+    for recipe in points.values():
+        stages.check_save_checkpoint(recipe.save_checkpoint)
     with staged(sweep.recipe.out) as folder, work_folder(folder) as work:
         with watch.stage("read"):
             source = stages.read(next(iter(points.values())), watch.note)
