@@ -116,6 +116,16 @@ def test_missing_model(compress):
     assert not list(Path.cwd().iterdir())
 
 
+def test_output_that_cannot_be_written_is_no_defect():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, str(DEMO), "--dry-run", "--json"], stdout=full, stderr=subprocess.PIPE,
+            text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert done.stderr == "error: the output: cannot be written: No space left on device.\n"
+
+
 def test_missing_tokenizer(compress):
     shutil.copy(DEMO / "pytorch_model.bin", "model.pt")
     code, _, err = compress("model.pt")
