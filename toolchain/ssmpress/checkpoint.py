@@ -463,7 +463,8 @@ def check_target(directory: Path) -> None:
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             what = "is not writable" if parent.is_dir() else "is a file"
             raise BadInputError(
-                f"{directory}: cannot be written: {parent} {what}. Give another folder."
+                f"{directory}: cannot be written: {parent} {what}. Check the folder's permissions, "
+                "or give another one."
             )
         return
     found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ["a file"]
