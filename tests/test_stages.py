@@ -20,7 +20,7 @@ from ssmpress.matrix_formats import matrix_format
 from ssmpress.ops import Values
 from ssmpress.out_folder import check_out, staged
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import Head, PackSettings, Recipe
+from ssmpress.recipe import DataSettings, Head, PackSettings, Recipe
 from ssmpress.report.results import TextUse
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
@@ -107,6 +107,20 @@ def test_a_head_too_wide_for_int4_is_int8():
     shape = (8, MAX_COLUMNS + 1)
     chosen, _ = matrix_format(config, EMBEDDING, shape, 8, PackSettings())
     assert chosen.name == "dense-int8"
+
+
+def test_text_that_is_calibration_and_evaluation_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.arange(600, dtype=np.int32))
+    notes: list[str] = []
+    files = DataSettings(calibration=(Path("a.npy"),), evaluation=(tmp_path / "a.npy",))
+    stages.read(Recipe(DEMO, Path("out"), data=files), notes.append)
+    assert [note for note in notes if "a.npy: is --calibration too" in note]
+    notes.clear()
+    stages.read(
+        Recipe(DEMO, Path("out"), data=dataclasses.replace(files, calibration=())), notes.append
+    )
+    assert not [note for note in notes if "is --calibration" in note]
 
 
 def write_bundle(folder: Path, *names: str) -> None:

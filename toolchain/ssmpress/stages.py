@@ -159,6 +159,12 @@ def read(recipe: Recipe, note: Note = _quiet) -> Source:
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint.config)
+    seen = {path.resolve() for path in recipe.data.calibration}
+    for judged in recipe.data.evaluation:
+        if judged.resolve() in seen:
+            note(
+                f"--evaluation {judged}: is --calibration too; on unseen data quality may be lower"
+            )
     if checkpoint.config.task.kind is not Kind.LANGUAGE_MODEL:
         return _read_task(recipe, checkpoint)
     path = recipe.data.tokenizer or checkpoint.tokenizer
