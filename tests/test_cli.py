@@ -126,6 +126,31 @@ def test_output_that_cannot_be_written_is_no_defect():
     assert done.stderr == "error: the output: cannot be written: No space left on device.\n"
 
 
+@pytest.mark.parametrize("arguments", [["--recover", "2"], ["--sparsity", "0.3,0.4"]])
+def test_cache_that_cannot_be_written_is_found_before_the_work(compress, monkeypatch, arguments):
+    Path("file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("file").absolute()))
+    code, out, err = compress(DEMO, *arguments)
+    assert (code, out) == (6, "")
+    assert "file/ssmpress: expected a folder for unfinished work; cannot write there" in err
+    assert "XDG_CACHE_HOME" in err
+    assert "..." not in err, "no work was begun"
+
+
+def test_archive_that_a_folder_blocks_is_found_before_the_work(compress):
+    Path("b.tar.gz").mkdir()
+    code, _, err = compress(DEMO, "--out", "b", "--archive")
+    assert code == 2
+    assert err.endswith("--archive: expected to write the file b.tar.gz; a folder is there.\n")
+    assert "..." not in err, "no work was begun"
+
+
+def test_wheel_that_is_no_file_is_not_read(compress):
+    code, _, err = compress(DEMO, "--onnxruntime", "/dev/zero")
+    assert code == 6
+    assert "/dev/zero: expected a wheel (a zip file) of ONNX Runtime" in err
+
+
 def test_missing_tokenizer(compress):
     shutil.copy(DEMO / "pytorch_model.bin", "model.pt")
     code, _, err = compress("model.pt")

@@ -13,6 +13,7 @@ from typing import Any
 from ssmpress import stages
 from ssmpress.bundle import archive_path, write_archive
 from ssmpress.deploy import Deployment, plan_deployment
+from ssmpress.errors import UsageError
 from ssmpress.gate import judge, read_report
 from ssmpress.out_folder import staged
 from ssmpress.recipe import Recipe
@@ -90,6 +91,11 @@ class Checked:
 def check(recipe: Recipe, note: stages.Note) -> Checked:
     """Whatever should not show only after an hour of training."""
     stages.check_save_checkpoint(recipe.save_checkpoint)
+    if recipe.recover.steps != 0 and recipe.pruned is None:
+        stages.check_cache()
+    archive = archive_path(recipe.out)
+    if recipe.deploy.archive and archive.is_dir():
+        raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
     deployment = plan_deployment(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     return Checked(baseline, deployment)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -38,7 +39,7 @@ from ssmpress.layouts import EMBEDDING, LM_HEAD, tensor_shapes
 from ssmpress.matrix_formats import pack_model
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Values, get_library_path, host_machine
-from ssmpress.prune import mask
+from ssmpress.prune import mask, resume
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores, check_combination
 from ssmpress.prune.order import Calibration, Tokens
@@ -304,6 +305,7 @@ def prune(
         scores=scores,
     )
     resume_file.unlink(missing_ok=True)
+    resume.discard_abandoned(resume_file)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
@@ -381,6 +383,25 @@ def cache_folder() -> Path:
     """Where unfinished work waits for the same command: under XDG_CACHE_HOME, or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "ssmpress"
+
+
+def check_cache() -> None:
+    """Make the folder for unfinished work.
+
+    Raises:
+        BadInputError: it cannot be made or written.
+    """
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        place = getattr(error, "filename", None) or "the home folder"
+        reason = getattr(error, "strerror", None) or error
+        raise BadInputError(
+            f"{place}: expected a folder for unfinished work; cannot write there: {reason}. Set "
+            "XDG_CACHE_HOME to a folder that can be written."
+        ) from error
 
 
 def compact(

@@ -71,6 +71,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     """
     watch = watch or Watch()
     points = sweep.points()
+    stages.check_cache()
     checked = check(sweep.recipe, watch.note)
     for recipe in points.values():
         stages.check_save_checkpoint(recipe.save_checkpoint)
