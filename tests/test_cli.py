@@ -17,7 +17,7 @@ import typer
 
 from processes import accept_interrupts
 from ssmpress import cli
-from ssmpress.recipe import named_recipe
+from ssmpress.recipe import Target, named_recipe
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
 COMMAND = [sys.executable, "-c", "from ssmpress.cli import main; main()"]
@@ -79,6 +79,7 @@ def test_version(compress):
         (["--prunable", "in_proj,A_log"], "--prunable: expected names from in_proj"),
         (["--prunable", ""], "--prunable: expected at least one of in_proj"),
         (["--recover", "sometimes"], "--recover: expected auto, none or a number of steps"),
+        (["--recover", "9" * 5000], "--recover: expected auto, none or a number of steps; got '99"),
         (["--evaluation-tokens", "1"], "--evaluation-tokens: expected at least 2; got 1."),
         (["--threads", "5000"], "--threads: expected 1 to 1024; got 5000."),
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
@@ -167,6 +168,23 @@ def test_folder_with_other_files_is_not_overwritten(compress):
     assert code == 2
     assert "holds other files" in err
     assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("model", "sparsity", "name"),
+    [
+        ("link", 0.7, "link-s70"),
+        ("link/", 0.705, "link-s70.5"),
+        (".", 0.29, "here-s29"),
+        ("link/../link", 0.07, "link-s7"),
+        ("model.pt", 0.57, "model-s57"),
+    ],
+)
+def test_default_folder_is_named_as_the_model_was(tmp_path, monkeypatch, model, sparsity, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("link").symlink_to(DEMO)
+    assert cli._default_out(Path(model), (sparsity,), Target.HOST) == Path(name)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):

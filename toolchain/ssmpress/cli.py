@@ -216,8 +216,8 @@ def _given(context: typer.Context, **options: Any) -> dict[str, Any]:
 
 
 def _default_out(model: Path, sparsities: tuple[float, ...], target: Target) -> Path:
-    name = model.resolve().name if model.is_dir() else model.stem
-    kind = f"s{round(100 * sparsities[0])}" if len(sparsities) == 1 else "sweep"
+    name = Path(os.path.abspath(model)).name if model.is_dir() else model.stem  # noqa: PTH100
+    kind = f"s{100 * sparsities[0]:g}" if len(sparsities) == 1 else "sweep"
     suffix = "" if target is Target.HOST else f"-{target}"
     return Path(f"{name}-{kind}{suffix}")
 
