@@ -152,6 +152,18 @@ def test_wheel_that_is_no_file_is_not_read(compress):
     assert "/dev/zero: expected a wheel (a zip file) of ONNX Runtime" in err
 
 
+@pytest.mark.parametrize("model", ["bundle", "bundle/model.onnx"])
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_bundle_is_no_checkpoint(compress, model, dry):
+    Path("bundle").mkdir()
+    Path("bundle/model.onnx").write_bytes(b"a model")
+    code, _, err = compress(model, "--out", "out", *dry)
+    assert code == 6
+    assert f"error: {model}: expected a folder with config.json" in err
+    assert "got an ONNX model or a bundle" in err
+    assert "Give the checkpoint that it was made from." in err
+
+
 def test_missing_tokenizer(compress):
     shutil.copy(DEMO / "pytorch_model.bin", "model.pt")
     code, _, err = compress("model.pt")

@@ -103,6 +103,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             be tied and is not.
     """
     try:
+        _check_no_bundle(Path(path))
         return _read(Path(path))
     except OSError as error:
         raise BadInputError(
@@ -118,6 +119,7 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         BadInputError: as `read_checkpoint`, but what only the tensors could show.
     """
     path, notes = Path(path), list[str]()
+    _check_no_bundle(path)
     if not path.is_dir():
         checkpoint = read_checkpoint(path)
         return checkpoint.config, checkpoint.notes
@@ -163,6 +165,17 @@ def _read(path: Path) -> Checkpoint:
         tokenizer=tokenizer if tokenizer.is_file() else None,
         notes=tuple(notes),
     )
+
+
+def _check_no_bundle(path: Path) -> None:
+    """What a run wrote is not what it reads."""
+    folder = path if path.is_dir() else path.parent
+    bundle = (folder / "model.onnx").is_file() and not (folder / "config.json").is_file()
+    if path.suffix == ".onnx" or (bundle and path.is_dir()):
+        raise BadInputError(
+            f"{path}: expected {_EXPECTED}; got an ONNX model or a bundle, which cannot be pruned "
+            "again. Give the checkpoint that it was made from."
+        )
 
 
 def _check_bare(path: Path) -> None:
