@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import typer
 
 from processes import accept_interrupts
 from ssmpress import cli
-from ssmpress.recipe import named_recipe
+from ssmpress.recipe import Target, named_recipe
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
 COMMAND = [sys.executable, "-c", "from ssmpress.cli import main; main()"]
@@ -78,6 +79,7 @@ def test_version(compress):
         (["--prunable", "in_proj,A_log"], "--prunable: expected names from in_proj"),
         (["--prunable", ""], "--prunable: expected at least one of in_proj"),
         (["--recover", "sometimes"], "--recover: expected auto, none or a number of steps"),
+        (["--recover", "9" * 5000], "--recover: expected auto, none or a number of steps; got '99"),
         (["--evaluation-tokens", "1"], "--evaluation-tokens: expected at least 2; got 1."),
         (["--threads", "5000"], "--threads: expected 1 to 1024; got 5000."),
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
@@ -115,6 +117,53 @@ def test_missing_model(compress):
     assert not list(Path.cwd().iterdir())
 
 
+def test_output_that_cannot_be_written_is_no_defect():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, str(DEMO), "--dry-run", "--json"], stdout=full, stderr=subprocess.PIPE,
+            text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert done.stderr == "error: the output: cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--recover", "2"], ["--sparsity", "0.3,0.4"]])
+def test_cache_that_cannot_be_written_is_found_before_the_work(compress, monkeypatch, arguments):
+    Path("file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("file").absolute()))
+    code, out, err = compress(DEMO, *arguments)
+    assert (code, out) == (6, "")
+    assert "file/ssmpress: expected a folder for unfinished work; cannot write there" in err
+    assert "XDG_CACHE_HOME" in err
+    assert "..." not in err, "no work was begun"
+
+
+def test_archive_that_a_folder_blocks_is_found_before_the_work(compress):
+    Path("b.tar.gz").mkdir()
+    code, _, err = compress(DEMO, "--out", "b", "--archive")
+    assert code == 2
+    assert err.endswith("--archive: expected to write the file b.tar.gz; a folder is there.\n")
+    assert "..." not in err, "no work was begun"
+
+
+def test_wheel_that_is_no_file_is_not_read(compress):
+    code, _, err = compress(DEMO, "--onnxruntime", "/dev/zero")
+    assert code == 6
+    assert "/dev/zero: expected a wheel (a zip file) of ONNX Runtime" in err
+
+
+@pytest.mark.parametrize("model", ["bundle", "bundle/model.onnx"])
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_bundle_is_no_checkpoint(compress, model, dry):
+    Path("bundle").mkdir()
+    Path("bundle/model.onnx").write_bytes(b"a model")
+    code, _, err = compress(model, "--out", "out", *dry)
+    assert code == 6
+    assert f"error: {model}: expected a folder with config.json" in err
+    assert "got an ONNX model or a bundle" in err
+    assert "Give the checkpoint that it was made from." in err
+
+
 def test_missing_tokenizer(compress):
     shutil.copy(DEMO / "pytorch_model.bin", "model.pt")
     code, _, err = compress("model.pt")
@@ -131,6 +180,23 @@ def test_folder_with_other_files_is_not_overwritten(compress):
     assert code == 2
     assert "holds other files" in err
     assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("model", "sparsity", "name"),
+    [
+        ("link", 0.7, "link-s70"),
+        ("link/", 0.705, "link-s70.5"),
+        (".", 0.29, "here-s29"),
+        ("link/../link", 0.07, "link-s7"),
+        ("model.pt", 0.57, "model-s57"),
+    ],
+)
+def test_default_folder_is_named_as_the_model_was(tmp_path, monkeypatch, model, sparsity, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("link").symlink_to(DEMO)
+    assert cli._default_out(Path(model), (sparsity,), Target.HOST) == Path(name)
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
@@ -175,6 +241,42 @@ def test_one_bundle_may_be_archived_several_may_not(compress):
     code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", "--dry-run")
     assert code == 2
     assert "--archive: expected one bundle" in err
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--pattern", "3:2"], 2, "got '3:2'"),
+        (["--pattern", "2:4"], 2, "--pattern 2:4 always has sparsity 0.5; got --sparsity 0.7."),
+        (["--pattern", "block 7x1"], 2, "no whole number of 7x1"),
+        (["--method", "sparsegpt", "--pattern", "block 4x1"], 2, "sparsegpt is unstructured"),
+        (["--save-checkpoint", "file"], 6, "file/mamba-ssm: cannot be written: "),
+        (["--save-checkpoint", "mine"], 6, "mine/mamba-ssm: expected a new folder"),
+        (["--sparsity", "0.4,0.5", "--save-checkpoint", "file"], 6, "cannot be written: "),
+        (["--out", "file"], 2, "--out file: expected a new folder"),
+        (["--sparsity", "0.4,0.5", "--out", "mine"], 2, "it holds other files, such as mamba-ssm"),
+        (["--pruned", "nowhere"], 6, "nowhere: expected a folder with config.json"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses_before_it_trains(
+    compress, dry, arguments, code, message
+):
+    Path("file").touch()
+    Path("mine/mamba-ssm").mkdir(parents=True)
+    Path("mine/mamba-ssm/thesis").touch()
+    found, out, err = compress(DEMO, *arguments, *dry)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "..." not in err, "no work was begun"
+    assert {path.name for path in Path.cwd().iterdir()} == {"file", "mine"}
+
+
+def test_dry_run_of_weights_that_are_pruned_already_trains_nothing(compress):
+    code, out, _ = compress(DEMO, "--pruned", DEMO, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["recovery"] == f"none, the pruned weights come from {DEMO}"
+    assert json.loads(out)["seconds"] < 60
 
 
 def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
@@ -253,3 +355,45 @@ def test_steps_is_another_name_of_recover(compress):
     code, out, _ = compress(DEMO, "--steps", "12", "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["recovery"].startswith("12 steps")
+
+
+SETTINGS_OF_THE_RUN_ALONE = {"json", "dry-run", "version", "help", "gate", "pick",
+                             "install-completion", "show-completion"}  # fmt: skip
+"""Options that the command in a report does not repeat: of a policy it has the limits themselves,
+and test_sweep.py covers --pick."""
+
+
+@pytest.mark.parametrize("name", ["default", "wikitext"])
+def test_the_command_in_a_report_gives_the_same_recipe(monkeypatch, tmp_path, name):
+    from ssmpress.report.tables import command
+
+    monkeypatch.chdir(tmp_path)
+    asked = shlex.split(
+        f"compress m --recipe {name} --sparsity 0.5 --sparsity-of model --method magnitude "
+        "--alpha 2 --scope layer --pattern 'block 4x1' --prunable in_proj --recover 7 "
+        "--compute cpu --distill 0.5 --mask-every 3 --match-hidden 0.25 --accumulate 2 "
+        "--muon --deterministic --activation-checkpointing --checkpoint-seconds 9 --pruned "
+        "p --values fp16 --head int4 --keep-dead-channels --target arm64 --device qemu "
+        "--device-threads 2 --onnxruntime w.whl --archive --out o --save-checkpoint s "
+        "--tokenizer t --calibration 'a b' --evaluation e --evaluation-tokens 99 --baseline "
+        "b.json --min-retention 0.5x --max-decode-ms 3 --min-speedup 1 "
+        "--max-perplexity-increase 0.1 --max-decode-p99-ms 4 --max-bundle-bytes 5 "
+        "--max-rss-bytes 6 --threads 1 --seed 3"
+    )
+    parameters = typer.main.get_command(cli.app).params
+    options = {text.lstrip("-") for p in parameters for text in p.opts if text.startswith("--")}
+    left = options - {word[2:] for word in asked if word.startswith("--")} - {"steps"}
+    assert left == SETTINGS_OF_THE_RUN_ALONE & options, "an option that this test does not give"
+
+    def recipe_of(arguments):
+        seen = []
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(cli, "_act", lambda sweep, *_: seen.append(sweep.recipe) or 0)
+        with pytest.raises(SystemExit):
+            cli.main()
+        return seen[0]
+
+    recipe = recipe_of(asked)
+    line = command({"recipe": recipe.to_dict()})
+    assert ("--recipe wikitext" in line) == (name == "wikitext")
+    assert recipe_of(shlex.split(line)) == recipe

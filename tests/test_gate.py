@@ -92,7 +92,7 @@ def test_a_planted_slowdown_is_caught(slowdown: float) -> None:
     check(judge(report, settings(min_speedup=1.95)), "fail", 4)
 
 
-@pytest.mark.parametrize("value", [None, NAN, INF, "0.99", True, KeyError])
+@pytest.mark.parametrize("value", [None, NAN, INF, "0.99", True, KeyError, -5])
 @pytest.mark.parametrize(
     ("path", "limit"),
     [
@@ -100,6 +100,8 @@ def test_a_planted_slowdown_is_caught(slowdown: float) -> None:
         ("latency.decode.speedup", {"min_speedup": 0.5}),
         ("latency.decode.compressed.p50_ms", {"max_decode_ms": 1e6}),
         ("latency", {"max_decode_ms": 1e6}),
+        ("size.bundle_bytes", {"max_bundle_bytes": 1e9}),
+        ("memory.compressed_peak_rss_bytes", {"max_rss_bytes": 1e12}),
     ],
 )
 def test_a_missing_metric_is_never_a_pass(path: str, limit: dict[str, float], value: Any) -> None:

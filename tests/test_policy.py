@@ -42,11 +42,13 @@ def test_a_policy_replaces_the_default(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("min_retentoin = 0.9", "unknown key 'min_retentoin'; did you mean min_retention?"),
-        ("max-decode-ms = 9", "did you mean max_decode_ms?"),
-        ("max_decode_p50_ms = 9", "did you mean max_decode_ms?"),
-        ("zebra = 1", "unknown key 'zebra'; A policy may set min_retention"),
+        ("min_retentoin = 0.9", "unknown key 'min_retentoin'. Did you mean min_retention?"),
+        ("max-decode-ms = 9", "Did you mean max_decode_ms?"),
+        ("max_decode_p50_ms = 9", "Did you mean max_decode_ms?"),
+        ("zebra = 1", "unknown key 'zebra'. A policy may set min_retention"),
         ("[gate]\nmin_retention = 1", "unknown key 'gate'"),
+        ("min_speedup = nan", "min_speedup: expected a number of at least 0; got nan."),
+        ("min_speedup = -1", "min_speedup: expected a number of at least 0; got -1."),
         ("baseline = 'x.json'", "unknown key 'baseline'"),
         ("min_retention = true", "expected a number, or a multiple of the baseline"),
         ("min_retention = '0.9'", "got '0.9'"),
@@ -78,7 +80,7 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("text", ["nan", "inf", "-1"])
 def test_limits_are_finite_and_not_negative(tmp_path: Path, text: str) -> None:
     (tmp_path / "p.toml").write_text(f"min_speedup = {text}")
-    with pytest.raises(UsageError, match="--min-speedup: expected a number of at least 0"):
+    with pytest.raises(UsageError, match=r"p\.toml: min_speedup: expected a number of at least 0"):
         gate_settings({}, tmp_path / "p.toml", None)
 
 
@@ -97,3 +99,8 @@ def test_every_rule_has_a_flag_in_both_commands() -> None:
     for app in (cli.app, gate_cli.app):
         options = {name for p in get_command(app).params for name in p.opts}
         assert {"--" + name.replace("_", "-") for name in RULES} <= options
+
+
+def test_a_policy_without_end_is_not_read_to_it() -> None:
+    with pytest.raises(BadInputError, match="/dev/zero: expected at most"):
+        read_policy(Path("/dev/zero"))

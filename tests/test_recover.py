@@ -289,6 +289,28 @@ def test_the_state_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.Mo
     state = resume.load(path, "a", torch.device("cpu"))
     assert state is not None
     assert state["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_run_twice_at_once_saves_to_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    plain = torch.save
+    others = [tmp_path / f"state.{os.getppid()}.new", tmp_path / "state.999999999.new"]
+
+    def save_while_another_finishes(value: object, file: object) -> None:
+        plain(value, file)
+        for other in others:
+            other.write_bytes(b"half")
+        (tmp_path / "state.new").unlink(missing_ok=True)  # were the name shared, it is gone
+
+    monkeypatch.setattr(torch, "save", save_while_another_finishes)
+    resume.save(path, {"fingerprint": "a", "step": 1})
+    monkeypatch.undo()
+    assert resume.load(path, "a", torch.device("cpu")) is not None
+    resume.discard_abandoned(path)
+    assert sorted(tmp_path.iterdir()) == [path, others[0]], "only what no process writes goes"
 
 
 def test_names_of_the_result_are_the_prunable_ones() -> None:

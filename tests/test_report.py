@@ -25,8 +25,10 @@ from ssmpress.evaluate import parity, perplexity, retention
 from ssmpress.gate import judge
 from ssmpress.recipe import DataSettings, GateSettings, PruneSettings, RecoverSettings, Relative
 from ssmpress.report.files import read_json, write_bytes, write_json, write_text
+from ssmpress.report.html import render_html
 from ssmpress.report.manifest import verify_manifest, write_manifest
 from ssmpress.report.markdown import render_markdown
+from ssmpress.report.prose import quality
 from ssmpress.report.results import Quality
 from ssmpress.report.schema import build_report, json_types, with_verdict
 from ssmpress.report.tables import command, number
@@ -193,6 +195,18 @@ def test_terminal_colour_follows_no_color(monkeypatch: pytest.MonkeyPatch) -> No
 def test_number() -> None:
     shown = [number(v) for v in (None, 0.9677419, 31.74, 1234.5, 9.9e8, 1e9, 0)]
     assert shown == ["-", "0.9677", "31.74", "1,234", "990,000,000", "1.00e+09", "0.000"]
+
+
+def test_evaluation_on_the_calibration_text_is_said() -> None:
+    results = example.results()
+    report = build_report(example.recipe(), results)
+    assert "served for calibration" not in quality(report)
+    report["data"]["calibration"]["files"] = ["other.txt", "./text.txt"]
+    assert quality(report).endswith(
+        " text.txt served for calibration too: on data that was not seen the quality may be lower."
+    )
+    assert "served for calibration" in render_html(report)
+    assert "served for calibration" in render_markdown(report)
 
 
 def test_command_reproduces_what_is_not_default() -> None:

@@ -140,6 +140,19 @@ def test_text_of_the_charts_is_readable_on_a_phone(tab: Tab, page: str) -> None:
     assert smallest >= 10.5
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_table_of_data_fits_and_headings_stand_over_their_columns(
+    tab: Tab, page: str, width: int
+) -> None:
+    tab.open(page, width=width)
+    table = "document.querySelector('#t-data').parentElement"
+    region = f"{table}.parentElement"
+    assert tab.evaluate(f"{region}.scrollWidth <= {region}.clientWidth")
+    aligned = f"[...{table}.rows].map(r => [...r.cells].map(c => getComputedStyle(c).textAlign))"
+    rows = tab.evaluate(aligned)
+    assert rows == [["left", "left", "right"]] * 3
+
+
 def test_the_first_tab_reaches_the_skip_link_and_scrolled_tables(tab: Tab, page: str) -> None:
     tab.open(page, width=390)
     focused = []

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +18,9 @@ from ssmpress.int4 import MAX_COLUMNS
 from ssmpress.layouts import EMBEDDING
 from ssmpress.matrix_formats import matrix_format
 from ssmpress.ops import Values
-from ssmpress.pipeline import staged
+from ssmpress.out_folder import check_out, staged
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import Head, PackSettings, Recipe
+from ssmpress.recipe import DataSettings, Head, PackSettings, Recipe
 from ssmpress.report.results import TextUse
 
 DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
@@ -106,12 +109,33 @@ def test_a_head_too_wide_for_int4_is_int8():
     assert chosen.name == "dense-int8"
 
 
+def test_text_that_is_calibration_and_evaluation_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", np.arange(600, dtype=np.int32))
+    notes: list[str] = []
+    files = DataSettings(calibration=(Path("a.npy"),), evaluation=(tmp_path / "a.npy",))
+    stages.read(Recipe(DEMO, Path("out"), data=files), notes.append)
+    assert [note for note in notes if "a.npy: is --calibration too" in note]
+    notes.clear()
+    stages.read(
+        Recipe(DEMO, Path("out"), data=dataclasses.replace(files, calibration=())), notes.append
+    )
+    assert not [note for note in notes if "is --calibration" in note]
+
+
+def write_bundle(folder: Path, *names: str) -> None:
+    """A folder as a run leaves it: files, and a manifest that lists them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    (folder / "manifest.json").write_text(json.dumps({"files": {name: {} for name in names}}))
+
+
 def test_staged_folder_replaces_an_earlier_bundle_whole(tmp_path):
     out = tmp_path / "out"
     for text in ("one", "two"):
         with staged(out) as folder:
-            (folder / "manifest.json").write_text(text)
-            (folder / text).touch()
+            write_bundle(folder, text)
     assert {p.name for p in out.iterdir()} == {"manifest.json", "two"}
     assert list(tmp_path.iterdir()) == [out]
 
@@ -119,17 +143,86 @@ def test_staged_folder_replaces_an_earlier_bundle_whole(tmp_path):
 def test_failed_run_keeps_the_earlier_bundle(tmp_path):
     out = tmp_path / "out"
     with staged(out) as folder:
-        (folder / "manifest.json").write_text("one")
+        write_bundle(folder, "model.onnx")
     with pytest.raises(RuntimeError), staged(out) as folder:
         (folder / "half").touch()
         raise RuntimeError
-    assert [p.name for p in out.iterdir()] == ["manifest.json"]
+    assert {p.name for p in out.iterdir()} == {"manifest.json", "model.onnx"}
     assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"manifest_version": 3, "name": "An extension of a browser"}', "[]", "{", ""]
+)
+def test_folder_with_the_manifest_of_another_program_is_not_replaced(tmp_path, manifest):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text(manifest)
+    with pytest.raises(UsageError, match=r"other files, such as manifest\.json"):
+        check_out(tmp_path / "out")
+
+
+def test_file_that_was_put_into_a_bundle_is_not_lost(tmp_path):
+    write_bundle(tmp_path / "out", "model.onnx")
+    check_out(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"other files, such as notes\.txt"):
+        check_out(tmp_path / "out")
+
+
+def test_file_that_came_during_the_run_is_not_lost(tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match="such as thesis"), staged(out):
+        out.mkdir()
+        (out / "thesis").touch()
+    assert [p.name for p in tmp_path.rglob("*")] == ["out", "thesis"]
+
+
+def test_earlier_sweep_is_replaced_with_all_of_its_points(tmp_path):
+    out = tmp_path / "out"
+    write_bundle(out / "s50-int8", "model.onnx")
+    (out / "s70-int8").mkdir()
+    (out / "s70-int8" / "report.json").touch()  # of a point that was not picked
+    points = [{"name": "s50-int8"}, {"name": "s70-int8"}]
+    (out / "sweep.json").write_text(json.dumps({"points": points}))
+    check_out(out)
+    (out / "s70-int8" / "mine").touch()
+    with pytest.raises(UsageError, match="such as s70-int8/mine"):
+        check_out(out)
+
+
+def test_folder_that_cannot_be_renamed_is_refused_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (Path(), Path("..")):
+        with pytest.raises(UsageError, match="got the one that this command runs in"):
+            check_out(out)
+    with pytest.raises(UsageError, match="got a mount point"):
+        check_out(Path("/proc"))
+
+
+def test_full_disk_is_said_in_one_sentence(tmp_path):
+    with (
+        pytest.raises(UsageError, match="out: cannot write there: No space left on device"),
+        staged(tmp_path / "out"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), staged(tmp_path / "out"):
+        raise FileNotFoundError(errno.ENOENT, "a defect, not the disk")
+    assert not list(tmp_path.iterdir())
+
+
+def test_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for name in ("one", "two"):
+        with staged(tmp_path / "link") as folder:
+            write_bundle(folder, name)
+    assert (tmp_path / "link").is_symlink()
+    assert {p.name for p in (tmp_path / "real").iterdir()} == {"manifest.json", "two"}
+    assert {p.name for p in tmp_path.iterdir()} == {"link", "real"}
 
 
 def test_out_that_is_a_file_is_refused(tmp_path):
     out = tmp_path / "file"
     out.write_text("mine")
-    with pytest.raises(UsageError, match="expected a new folder"), staged(out):
+    with pytest.raises(UsageError, match="got a file"), staged(out):
         pass
     assert out.read_text() == "mine"

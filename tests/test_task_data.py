@@ -95,6 +95,7 @@ def test_errors_of_labelled_texts(tmp_path: Path, name: str, text: str, message:
         ({"tokens": np.full((1, 3), 256), "labels": [0]}, "tokens: expected 0 to 255; got 256"),
         ({"tokens": np.zeros((1, 3), int), "labels": [3]}, "labels: expected 0 to 2; got 3 to 3"),
         ({"tokens": np.zeros((1, 3)), "labels": [0]}, "expected integers `tokens`"),
+        ({"tokens": np.zeros((2, 3), int), "labels": [0]}, "expected one for each of the 2"),
     ],
 )  # fmt: skip
 def test_errors_of_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:

@@ -35,6 +35,7 @@ from ssmpress.report.tables import comparison
 from ssmpress.run import open_session
 from ssmpress.series import load_series
 from ssmpress.task_config import Kind
+from ssmpress.text_model import open_bundle
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of, write_series
 from tolerances import TASK_METRIC_TOLERANCE
 
@@ -138,6 +139,8 @@ def test_bundles_run_without_the_op_library(forecaster: Path, tmp_path: Path) ->
         for library in (recipe.out / LIBRARY_NAME, None)
     ]
     assert found[0].shape == (3, 8, 2)
+    with pytest.raises(UsageError, match="language model; got that of a forecast model"):
+        open_bundle(recipe.out)
     np.testing.assert_allclose(found[0], found[1], rtol=0, atol=0.02 * np.abs(found[1]).max())
 
 

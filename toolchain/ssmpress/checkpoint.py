@@ -55,6 +55,9 @@ _EXPECTED = (
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _HF_EMBEDDING = "backbone.embeddings.weight"
+LAYOUTS = ("mamba-ssm", "huggingface")
+"""Those that are written: weights in pytorch_model.bin, and in model.safetensors."""
+
 _WRITTEN = {"config.json", "pytorch_model.bin", "model.safetensors", "tokenizer.json"}
 
 
@@ -100,6 +103,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             be tied and is not.
     """
     try:
+        _check_no_bundle(Path(path))
         return _read(Path(path))
     except OSError as error:
         raise BadInputError(
@@ -115,6 +119,7 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
         BadInputError: as `read_checkpoint`, but what only the tensors could show.
     """
     path, notes = Path(path), list[str]()
+    _check_no_bundle(path)
     if not path.is_dir():
         checkpoint = read_checkpoint(path)
         return checkpoint.config, checkpoint.notes
@@ -160,6 +165,17 @@ def _read(path: Path) -> Checkpoint:
         tokenizer=tokenizer if tokenizer.is_file() else None,
         notes=tuple(notes),
     )
+
+
+def _check_no_bundle(path: Path) -> None:
+    """What a run wrote is not what it reads."""
+    folder = path if path.is_dir() else path.parent
+    bundle = (folder / "model.onnx").is_file() and not (folder / "config.json").is_file()
+    if path.suffix == ".onnx" or (bundle and path.is_dir()):
+        raise BadInputError(
+            f"{path}: expected {_EXPECTED}; got an ONNX model or a bundle, which cannot be pruned "
+            "again. Give the checkpoint that it was made from."
+        )
 
 
 def _check_bare(path: Path) -> None:
@@ -418,7 +434,7 @@ def write_checkpoint(
             folder holds other files, or it cannot be written.
         UsageError: an unknown layout.
     """
-    if layout not in ("mamba-ssm", "huggingface"):
+    if layout not in LAYOUTS:
         raise UsageError(f"layout: expected mamba-ssm or huggingface; got {layout!r}.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     _check_shapes(shapes, config, "state-dict", "tensors to write")
@@ -426,7 +442,7 @@ def write_checkpoint(
     weights = {name: _float32(name, tensor) for name, tensor in tensors.items()}
     _settle_tie(weights, config, layout, guessed=False)
     directory = Path(directory)
-    _check_target(directory)
+    check_target(directory)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".ssmpress-") as scratch:
@@ -449,8 +465,20 @@ def write_checkpoint(
         ) from error
 
 
-def _check_target(directory: Path) -> None:
+def check_target(directory: Path) -> None:
+    """Whether `write_checkpoint` may write there.
+
+    Raises:
+        BadInputError: it holds other files, or cannot be written.
+    """
     if not directory.exists():
+        parent = next(path for path in directory.absolute().parents if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            what = "is not writable" if parent.is_dir() else "is a file"
+            raise BadInputError(
+                f"{directory}: cannot be written: {parent} {what}. Check the folder's permissions, "
+                "or give another one."
+            )
         return
     found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ["a file"]
     if others := [name for name in found if name not in _WRITTEN]:

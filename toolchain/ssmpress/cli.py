@@ -216,16 +216,21 @@ def _given(context: typer.Context, **options: Any) -> dict[str, Any]:
 
 
 def _default_out(model: Path, sparsities: tuple[float, ...], target: Target) -> Path:
-    name = model.resolve().name if model.is_dir() else model.stem
-    kind = f"s{round(100 * sparsities[0])}" if len(sparsities) == 1 else "sweep"
+    name = Path(os.path.abspath(model)).name if model.is_dir() else model.stem  # noqa: PTH100
+    kind = f"s{100 * sparsities[0]:g}" if len(sparsities) == 1 else "sweep"
     suffix = "" if target is Target.HOST else f"-{target}"
     return Path(f"{name}-{kind}{suffix}")
 
 
 def _plan(sweep: Sweep, json_output: bool) -> int:
+    from ssmpress.out_folder import check_out
     from ssmpress.plan import make_plan
 
-    plans = {name: make_plan(recipe) for name, recipe in sweep.points().items()}
+    check_out(sweep.recipe.out)
+    points = sweep.points()
+    if len(points) == 1:  # it needs no folders of its own
+        points = dict.fromkeys(points, sweep.recipe)
+    plans = {name: make_plan(recipe) for name, recipe in points.items()}
     if json_output:
         told = {name: plan.to_dict() for name, plan in plans.items()}
         _print_json({"points": told} if len(told) > 1 else next(iter(told.values())))

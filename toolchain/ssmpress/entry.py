@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import typer
 
-from ssmpress.errors import EXIT_INTERNAL, SsmpressError
+from ssmpress.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, SsmpressError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def run_app(app: typer.Typer) -> int:
@@ -17,6 +20,10 @@ def run_app(app: typer.Typer) -> int:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            place = error.filename or "the output"
+            typer.echo(f"error: {place}: cannot be written: {error.strerror}.", err=True)
+            return EXIT_BAD_INPUT
         if os.environ.get("SSMPRESS_TRACEBACK"):
             raise
         typer.echo(

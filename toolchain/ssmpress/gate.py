@@ -35,12 +35,13 @@ _NO_TIME = (
 )
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(path: str | Path) -> dict[str, Any]:
     """A stored report, or the one in a bundle's folder.
 
     Raises:
         BadInputError: there is none, or it is damaged or of another schema.
     """
+    path = Path(path)
     file = path / "report.json" if path.is_dir() else path
     report = read_json(file)
     if missing := [key for key in _BLOCKS if not isinstance(report.get(key), dict)]:

@@ -74,12 +74,17 @@ def _of_the_perplexity_itself(rule: Rule) -> Rule:
     return rule
 
 
+_MAY_BE_ZERO = ("quality.retention",)  # an accuracy
+
+
 def value_of(report: Report, rule: Rule) -> float | None:
-    """The rule's finite number, or None."""
+    """The rule's finite number, or None: also for one below zero, and times and bytes of zero."""
     if of_another_metric(report, rule):
         return None
     if rule.metric:
-        return metric_of(report, rule.metric)
+        value = metric_of(report, rule.metric)
+        possible = value is not None and value >= 0 and (value > 0 or rule.metric in _MAY_BE_ZERO)
+        return value if possible else None
     dense, compressed = (metric_of(report, f"quality.{name}") for name in ("dense", "compressed"))
     return None if not dense or compressed is None else compressed / dense - 1
 

@@ -261,8 +261,13 @@ def _check_npz(path: Path, *arrays: NDArray[Any] | None) -> None:
             )
     tokens, starts, labels = arrays
     assert tokens is not None and starts is not None and labels is not None
+    if len(starts) != len(labels) + 1:
+        raise BadInputError(
+            f"{path}: labels: expected one for each of the {len(starts) - 1} texts; got "
+            f"{len(labels)}. Write `labels`, and `starts` if there are any, again."
+        )
     steps = np.diff(starts.astype(np.int64))
-    if len(starts) != len(labels) + 1 or starts[0] or starts[-1] != len(tokens) or steps.min() < 1:
+    if starts[0] or starts[-1] != len(tokens) or steps.min() < 1:
         raise BadInputError(
             f"{path}: starts: expected {len(labels) + 1} increasing numbers from 0 to "
             f"{len(tokens)}; got {len(starts)} from {int(starts[0])} to {int(starts[-1])}."

@@ -16,6 +16,7 @@ from ssmpress.recipe import NAMED_RECIPES, Compute, Head, Method, Scope, Sparsit
 from ssmpress.suggest import did_you_mean, one_of, values_of
 
 DATA, PRUNING, BUNDLE, RUN = "Data", "Pruning", "Bundle", "Run"
+STEP_DIGITS = 9
 RECOVER_WORDS: dict[str, int | None] = {"auto": None, "none": 0}
 
 
@@ -330,10 +331,10 @@ def recovery_steps(text: str) -> int | None:
     """
     if text in RECOVER_WORDS:
         return RECOVER_WORDS[text]
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= STEP_DIGITS:
         return int(text)
     raise UsageError(
-        f"--recover: expected auto, none or a number of steps; got {text!r}."
+        f"--recover: expected auto, none or a number of steps; got {text[:40]!r}."
         f"{did_you_mean(text, RECOVER_WORDS)}"
     )
 

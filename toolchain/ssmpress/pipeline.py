@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -16,10 +15,9 @@ from ssmpress.bundle import archive_path, write_archive
 from ssmpress.deploy import Deployment, plan_deployment
 from ssmpress.errors import UsageError
 from ssmpress.gate import judge, read_report
+from ssmpress.out_folder import staged
 from ssmpress.recipe import Recipe
-from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.schema import build_report, with_verdict
-from ssmpress.report.sweep import SWEEP_NAME
 from ssmpress.validate import validate
 
 
@@ -92,6 +90,12 @@ class Checked:
 
 def check(recipe: Recipe, note: stages.Note) -> Checked:
     """Whatever should not show only after an hour of training."""
+    stages.check_save_checkpoint(recipe.save_checkpoint)
+    if recipe.recover.steps != 0 and recipe.pruned is None:
+        stages.check_cache()
+    archive = archive_path(recipe.out)
+    if recipe.deploy.archive and archive.is_dir():
+        raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
     deployment = plan_deployment(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     return Checked(baseline, deployment)
@@ -129,38 +133,3 @@ def work_folder(folder: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-@contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when the block ends, and vanishes if it fails.
-
-    Raises:
-        UsageError: `out` exists and is not a bundle of ssmpress, or its parent cannot be written.
-    """
-    ours = any((out / name).is_file() for name in (MANIFEST_NAME, SWEEP_NAME))
-    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(
-            f"--out {out}: expected a new folder, an empty one or an earlier bundle; it holds "
-            "other files. Choose another --out."
-        )
-    folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot write there: {error.strerror}.") from error
-    try:
-        yield folder
-        replace_folder(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def replace_folder(new: Path, out: Path) -> None:
-    """Rename `new` to `out`; an earlier `out` is moved aside first and removed after."""
-    old = out.with_name(f".{out.name}.replaced-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old, ignore_errors=True)

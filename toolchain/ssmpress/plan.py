@@ -65,6 +65,9 @@ def make_plan(recipe: Recipe) -> Plan:
         BadInputError, UsageError: as a run would, but what only the tensors could show.
     """
     config, notes = read_config(recipe.model)
+    if recipe.pruned is not None:
+        stages.check_pruned(recipe.pruned, read_config(recipe.pruned)[0], config)
+    stages.check_save_checkpoint(recipe.save_checkpoint)
     shapes = tensor_shapes(config)
     sparsity = stages.resolve_sparsity(recipe, config)
     prunable = mask.prunable_names(config, recipe.prune.prunable)
@@ -99,6 +102,8 @@ def make_plan(recipe: Recipe) -> Plan:
 def recovery_text(recipe: Recipe, device: str) -> str:
     """What `--recover` will do, in words."""
     settings = recipe.recover
+    if recipe.pruned is not None:
+        return f"none, the pruned weights come from {recipe.pruned}"
     if settings.steps is not None:
         return "none" if settings.steps == 0 else f"{settings.steps} steps on the {device}"
     if device == "cuda":
@@ -120,7 +125,7 @@ def _planned(
 
 def _ram_bytes(recipe: Recipe, weights: int) -> int:
     """Model, gradients, optimiser and teacher in float32, activations, PyTorch itself."""
-    recovering = recipe.recover.steps != 0
+    recovering = recipe.recover.steps != 0 and recipe.pruned is None
     copies = 7 if recovering else 4
     p = recipe.prune
     tokens = p.calibration_batch * p.calibration_window
@@ -132,6 +137,8 @@ def _seconds(recipe: Recipe, weights: int) -> float:
     calibration = p.calibration_batches * p.calibration_batch * p.calibration_window
     evaluation = recipe.data.evaluation_tokens or 300_000
     recovery = recipe.recover.cpu_seconds if recipe.recover.steps is None else 0.0
-    if recipe.recover.steps:
+    if recipe.pruned is not None:
+        calibration, recovery = 0, 0.0
+    elif recipe.recover.steps:
         recovery = recipe.recover.steps * 8 * 256 / rate * (4 / 3)
     return calibration / rate + 2 * evaluation / rate / PASSES_WITH_GRADIENT + recovery + 30

@@ -6,6 +6,7 @@ A limit is a number, or a multiple of the baseline's value, written `1.05x`.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -54,7 +55,8 @@ def read_policy(path: Path) -> dict[str, Limit]:
         UsageError: a key is unknown, a value is not a limit, or there is none.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:  # not all of it: it may be a device that never ends
+            content = file.read(POLICY_LIMIT + 1)
         if len(content) > POLICY_LIMIT:
             raise BadInputError(f"{path}: expected at most {POLICY_LIMIT:,} bytes.")
         table = tomllib.loads(content.decode())
@@ -72,8 +74,8 @@ def _from_toml(path: Path, key: str, value: Any) -> Limit:
     if key not in RULES:
         name = key.lower().replace("-", "_").replace("_p50", "")  # the median needs no name
         close = difflib.get_close_matches(name, RULES, 1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise UsageError(f"{path}: unknown key {key!r}; {hint}A policy may set {', '.join(RULES)}.")
+        hint = f"Did you mean {close[0]}? " if close else ""
+        raise UsageError(f"{path}: unknown key {key!r}. {hint}A policy may set {', '.join(RULES)}.")
     if isinstance(value, str) and (factor := _FACTOR.fullmatch(value.strip())):
         return Relative(float(factor[1]))
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -82,9 +84,12 @@ def _from_toml(path: Path, key: str, value: Any) -> Limit:
             f"got {value!r}."
         )
     try:
-        return float(value)
+        number = float(value)
     except OverflowError as error:
         raise UsageError(f"{path}: {key}: expected a number; got one beyond 1e308.") from error
+    if not (math.isfinite(number) and number >= 0):
+        raise UsageError(f"{path}: {key}: expected a number of at least 0; got {value}.")
+    return number
 
 
 def _from_flag(option: str, text: str) -> Limit:

@@ -14,7 +14,7 @@ from ssmpress.device_address import DeviceAddress, parse_device
 from ssmpress.errors import UsageError
 from ssmpress.ops import Values, host_machine
 from ssmpress.pick import Condition
-from ssmpress.suggest import did_you_mean
+from ssmpress.suggest import did_you_mean, one_of
 
 
 class SparsityOf(StrEnum):
@@ -74,6 +74,31 @@ def _require(ok: bool, option: str, expected: str, got: object) -> None:
         raise UsageError(f"{option}: expected {expected}; got {got}.")
 
 
+def _flag(name: str) -> str:
+    """The option that sets it."""
+    return "--" + name.replace("_", "-")
+
+
+def _choose(settings: object, name: str, kind: type[StrEnum]) -> None:
+    """A choice given as text becomes the choice itself, since it is compared by identity."""
+    choice = one_of(_flag(name), str(getattr(settings, name)), kind)
+    object.__setattr__(settings, name, choice)
+
+
+def _paths(settings: object, *names: str) -> None:
+    """A path given as text becomes a path, one file by itself a tuple of one."""
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, tuple | list):
+            value = tuple(map(Path, value))
+        elif value is not None:
+            value = Path(value) if name in _ONE_PATH else (Path(value),)
+        object.__setattr__(settings, name, value)
+
+
+_ONE_PATH = ("model", "out", "save_checkpoint", "pruned", "tokenizer", "onnxruntime", "baseline")
+
+
 def _in(value: float, low: float, high: float) -> bool:
     return math.isfinite(value) and low <= value <= high
 
@@ -104,6 +129,8 @@ class PruneSettings:
     calibration_window: int = 512
 
     def __post_init__(self) -> None:
+        for name, kind in (("sparsity_of", SparsityOf), ("method", Method), ("scope", Scope)):
+            _choose(self, name, kind)
         _require(_in(self.sparsity, 0, 0.99), "--sparsity", "0 to 0.99", self.sparsity)
         _require(_in(self.matrix_limit, self.sparsity, 1), "matrix_limit",
                  "from the sparsity to 1", self.matrix_limit)  # fmt: skip
@@ -176,6 +203,7 @@ class RecoverSettings:
     checkpoint_seconds: float = 60.0
 
     def __post_init__(self) -> None:
+        _choose(self, "compute", Compute)
         _require(self.steps is None or self.steps >= 0, "--recover",
                  "auto, none or a number of steps", self.steps)  # fmt: skip
         _require(_in(self.distill, 0, 1), "--distill", "0 to 1", self.distill)
@@ -183,10 +211,11 @@ class RecoverSettings:
         _require(_in(self.token_noise, 0, 1), "token_noise", "0 to 1", self.token_noise)
         _require(_in(self.settle, 0, 1), "settle", "0 to 1", self.settle)
         for option in ("mask_every", "accumulate", "gpu_steps"):
-            name = "--" + option.replace("_", "-")
+            name = option if option == "gpu_steps" else _flag(option)
             _require(getattr(self, option) >= 1, name, "at least 1", getattr(self, option))
         for option in ("cpu_seconds", "match_hidden", "checkpoint_seconds", "weight_decay"):
-            _require(_in(getattr(self, option), 0, 1e9), option, "0 to 1e9", getattr(self, option))
+            name = option if option in ("cpu_seconds", "weight_decay") else _flag(option)
+            _require(_in(getattr(self, option), 0, 1e9), name, "0 to 1e9", getattr(self, option))
         for option in ("batch", "window"):
             value = getattr(self, option)
             _require(value is None or value >= 2, option, "at least 2", value)
@@ -213,6 +242,10 @@ class PackSettings:
     head: Head = Head.AUTO
     keep_dead_channels: bool = False
 
+    def __post_init__(self) -> None:
+        _choose(self, "values", Values)
+        _choose(self, "head", Head)
+
     def head_values(self) -> Values:
         """Type of the head's weights."""
         if self.head is not Head.AUTO:
@@ -235,6 +268,7 @@ class DataSettings:
     window: int = 1024
 
     def __post_init__(self) -> None:
+        _paths(self, "tokenizer", "calibration", "evaluation")
         tokens = self.evaluation_tokens
         _require(tokens is None or tokens >= 2, "--evaluation-tokens", "at least 2", tokens)
         _require(self.window >= 2, "window", "at least 2 tokens", self.window)
@@ -257,6 +291,7 @@ class DeploySettings:
     archive: bool = False
 
     def __post_init__(self) -> None:
+        _paths(self, "onnxruntime")
         threads = self.device_threads
         _require(threads is None or 1 <= threads <= 1024, "--device-threads", "1 to 1024", threads)
         _require(len(set(self.device)) == len(self.device), "--device", "each once",
@@ -305,9 +340,10 @@ class GateSettings:
     baseline: Path | None = None
 
     def __post_init__(self) -> None:
+        _paths(self, "baseline")
         for option, limit in self.limits().items():
             value = limit.factor if isinstance(limit, Relative) else limit
-            _require(_in(value, 0, 1e15), "--" + option.replace("_", "-"),
+            _require(_in(value, 0, 1e15), _flag(option),
                      "a number of at least 0", limit)  # fmt: skip
             _require(not isinstance(limit, Relative) or self.baseline is not None, "--baseline",
                      f"a report.json that {option} = {limit} refers to", "none")  # fmt: skip
@@ -376,6 +412,8 @@ class Recipe:
     pruned: Path | None = None
 
     def __post_init__(self) -> None:
+        _paths(self, "model", "out", "save_checkpoint", "pruned")
+        _choose(self, "target", Target)
         _require(1 <= self.threads <= 1024, "--threads", "1 to 1024", self.threads)
         _require(0 <= self.seed < 2**63, "--seed", "0 to 2^63 - 1", self.seed)
 

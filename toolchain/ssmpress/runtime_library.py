@@ -162,6 +162,10 @@ def _from_wheel(
     wheel: Path, machine: str, kind: type[BadInputError | DeviceError], prefix: str
 ) -> RuntimeLibrary:
     """Unpack the library into the cache. prefix: keeps wheels that were given apart from pip's."""
+    if not wheel.is_file():
+        raise kind(
+            f"{wheel}: expected a wheel (a zip file) of ONNX Runtime; there is no such file."
+        )
     try:
         digest = sha256_of(wheel)
         with zipfile.ZipFile(wheel) as archive:

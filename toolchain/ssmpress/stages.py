@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,8 +21,10 @@ from numpy.typing import NDArray
 from ssmpress import data, dead_channels, int4
 from ssmpress.bundle import run_it, write_device_files
 from ssmpress.checkpoint import (
+    LAYOUTS,
     Checkpoint,
     ModelConfig,
+    check_target,
     read_checkpoint,
     write_checkpoint,
 )
@@ -32,14 +35,15 @@ from ssmpress.export import PackedModel, export
 from ssmpress.head_error import TEXT as HEAD_TEXT
 from ssmpress.head_error import frequent_tokens, head_hessian
 from ssmpress.labelled import load_labelled
-from ssmpress.layouts import EMBEDDING, LM_HEAD
+from ssmpress.layouts import EMBEDDING, LM_HEAD, tensor_shapes
 from ssmpress.matrix_formats import pack_model
 from ssmpress.model import Mamba
 from ssmpress.ops import LIBRARY_NAME, Values, get_library_path, host_machine
-from ssmpress.prune import mask
+from ssmpress.prune import mask, resume
 from ssmpress.prune.distill import Teacher
-from ssmpress.prune.one_shot import Scores
+from ssmpress.prune.one_shot import Scores, check_combination
 from ssmpress.prune.order import Calibration, Tokens
+from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe import DataSettings, Recipe
 from ssmpress.report import files
@@ -156,6 +160,12 @@ def read(recipe: Recipe, note: Note = _quiet) -> Source:
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint.config)
+    seen = {path.resolve() for path in recipe.data.calibration}
+    for judged in recipe.data.evaluation:
+        if judged.resolve() in seen:
+            note(
+                f"--evaluation {judged}: is --calibration too; on unseen data quality may be lower"
+            )
     if checkpoint.config.task.kind is not Kind.LANGUAGE_MODEL:
         return _read_task(recipe, checkpoint)
     path = recipe.data.tokenizer or checkpoint.tokenizer
@@ -231,9 +241,23 @@ def _text_use(paths: tuple[Path, ...], tokens: int) -> TextUse:
 
 
 def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
-    """Sparsity of the prunable weights, whatever `--sparsity-of` says."""
+    """Sparsity of the prunable weights, whatever `--sparsity-of` says.
+
+    Raises:
+        UsageError: pruning settings that do not fit one another or the model.
+    """
     settings = recipe.prune
-    return mask.resolve_sparsity(config, settings.prunable, settings.sparsity, settings.sparsity_of)
+    sparsity = mask.resolve_sparsity(
+        config, settings.prunable, settings.sparsity, settings.sparsity_of
+    )
+    if recipe.pruned is None:
+        names = mask.prunable_names(config, settings.prunable)
+        check_combination(names, settings, sparsity)
+        if pattern := Pattern.parse(settings.pattern):
+            shapes = tensor_shapes(config)
+            for name in names:
+                pattern.check_shape(name, shapes[name])
+    return sparsity
 
 
 def _calibration_limit(recipe: Recipe) -> int | None:
@@ -281,6 +305,7 @@ def prune(
         scores=scores,
     )
     resume_file.unlink(missing_ok=True)
+    resume.discard_abandoned(resume_file)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
@@ -291,24 +316,47 @@ def read_pruned(path: Path, config: ModelConfig) -> Pruned:
         BadInputError: it cannot be read, or has other sizes than the dense model.
     """
     checkpoint = read_checkpoint(path)
-    if checkpoint.config != config:
-        mine, other = config.to_dict(), checkpoint.config.to_dict()
+    check_pruned(path, checkpoint.config, config)
+    return Pruned(checkpoint.tensors, PruneResult({}, (), 0.0, 0, 0, f"read from {path}"))
+
+
+def check_pruned(path: Path, found: ModelConfig, config: ModelConfig) -> None:
+    """Whether pruned weights belong to the dense model. found: their sizes. config: its sizes.
+
+    Raises:
+        BadInputError: a size differs.
+    """
+    if found != config:
+        mine, other = config.to_dict(), found.to_dict()
         key = next(k for k in mine if mine[k] != other[k])
         raise BadInputError(
             f"--pruned {path}: expected the dense model's {key}, {mine[key]}; got {other[key]}. "
             "Give the dense model that it was made from as MODEL."
         )
-    return Pruned(checkpoint.tensors, PruneResult({}, (), 0.0, 0, 0, f"read from {path}"))
 
 
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
     """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    language_model = source.checkpoint.config.task.kind is Kind.LANGUAGE_MODEL
-    for layout in ("mamba-ssm", "huggingface") if language_model else ("mamba-ssm",):
+    for layout in _layouts(source.checkpoint.config):
         write_checkpoint(
             source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
         )
+
+
+def check_save_checkpoint(folder: Path | None) -> None:
+    """Whether `save_checkpoint` will be able to write there, as far as can be seen beforehand.
+
+    Raises:
+        BadInputError: a file is in the way, files of others are there, or it cannot be written.
+    """
+    if folder is not None:
+        for layout in LAYOUTS:
+            check_target(folder / layout)
+
+
+def _layouts(config: ModelConfig) -> tuple[str, ...]:
+    """Hugging Face has none for classifiers and forecasters."""
+    return LAYOUTS if config.task.kind is Kind.LANGUAGE_MODEL else LAYOUTS[:1]
 
 
 def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None) -> Path:
@@ -335,6 +383,25 @@ def cache_folder() -> Path:
     """Where unfinished work waits for the same command: under XDG_CACHE_HOME, or ~/.cache."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "ssmpress"
+
+
+def check_cache() -> None:
+    """Make the folder for unfinished work.
+
+    Raises:
+        BadInputError: it cannot be made or written.
+    """
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        place = getattr(error, "filename", None) or "the home folder"
+        reason = getattr(error, "strerror", None) or error
+        raise BadInputError(
+            f"{place}: expected a folder for unfinished work; cannot write there: {reason}. Set "
+            "XDG_CACHE_HOME to a folder that can be written."
+        ) from error
 
 
 def compact(

@@ -23,7 +23,8 @@ import torch
 
 from ssmpress import __version__, stages
 from ssmpress.errors import BadInputError
-from ssmpress.pipeline import Checked, Watch, check, make_bundle, staged, work_folder
+from ssmpress.out_folder import staged
+from ssmpress.pipeline import Checked, Watch, check, make_bundle, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -70,7 +71,10 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     """
     watch = watch or Watch()
     points = sweep.points()
+    stages.check_cache()
     checked = check(sweep.recipe, watch.note)
+    for recipe in points.values():
+        stages.check_save_checkpoint(recipe.save_checkpoint)
     with staged(sweep.recipe.out) as folder, work_folder(folder) as work:
         with watch.stage("read"):
             source = stages.read(next(iter(points.values())), watch.note)
@@ -130,6 +134,7 @@ def _point(recipe: Recipe, folder: Path, shared: _Shared, watch: Watch) -> dict[
             return files.read_json(folder / "report.json")
         except BadInputError as error:
             watch.note(f"made again: {error}")
+        shutil.rmtree(folder)
     with staged(folder) as partial:
         with watch.stage("prune"):
             pruned = _pruned(recipe, shared, watch)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ssmpress.data import load_tokenizer
-from ssmpress.errors import BadInputError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.ops import LIBRARY_NAME
 from ssmpress.recipe import available_threads
 from ssmpress.report.manifest import verify_manifest
 from ssmpress.run import Session, open_session
+from ssmpress.task_config import Kind
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -78,12 +79,18 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
 
     Raises:
         BadInputError: the bundle is damaged. DeviceError: its library is not for this machine.
+        UsageError: it is a classifier's or a forecaster's, or `threads` is out of range.
     """
     folder = Path(folder)
     verify_manifest(folder)
     session = open_session(
         folder / "model.onnx",
-        threads=threads or available_threads(),
+        threads=available_threads() if threads is None else threads,
         library=folder / LIBRARY_NAME,
     )
+    if (kind := session.interface.task.kind) is not Kind.LANGUAGE_MODEL:
+        raise UsageError(
+            f"{folder}: expected the bundle of a language model; got that of a {kind} model. Open "
+            f"{folder / 'model.onnx'} with ssmpress.open_session instead."
+        )
     return TextModel(session, load_tokenizer(folder / "tokenizer.json"))

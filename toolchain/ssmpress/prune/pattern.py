@@ -66,6 +66,20 @@ class Pattern:
                 f"--sparsity {sparsity:g}. Give --sparsity {own:.4g} or another n:m."
             )
 
+    def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        """Whether a matrix is a whole number of blocks.
+
+        Raises:
+            UsageError: it is not.
+        """
+        rows, columns = shape
+        if rows % self.rows or columns % self.columns:
+            what = f"{self.keep}:{self.columns}" if self.grouped else f"{self.rows}x{self.columns}"
+            raise UsageError(
+                f"--pattern: {name} has {rows} rows and {columns} columns, no whole number of "
+                f"{what}. Choose sizes that divide them, or leave it out of --prunable."
+            )
+
     def units(self, name: str, scores: Tensor) -> Tensor:
         """(rows, columns) -> one score per block, the sum of its weights'.
 
@@ -73,12 +87,7 @@ class Pattern:
             UsageError: the matrix is no whole number of blocks.
         """
         rows, columns = scores.shape
-        if rows % self.rows or columns % self.columns:
-            what = f"{self.keep}:{self.columns}" if self.grouped else f"{self.rows}x{self.columns}"
-            raise UsageError(
-                f"--pattern: {name} has {rows} rows and {columns} columns, no whole number of "
-                f"{what}. Choose sizes that divide them, or leave it out of --prunable."
-            )
+        self.check_shape(name, (rows, columns))
         blocks = scores.reshape(rows // self.rows, self.rows, columns // self.columns, self.columns)
         return blocks.sum(dim=(1, 3))
 

@@ -37,19 +37,34 @@ def fingerprint(
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the state; whoever is killed at any moment leaves the old file or the new one."""
+    """Write the state; whoever is killed at any moment leaves the old file or the new one.
+
+    The same command may run twice at once: each process writes a file of its own before it renames.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        torch.save({"format": FORMAT, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    discard_abandoned(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def discard_abandoned(path: Path) -> None:
+    """Remove what processes that were killed while they saved have left."""
+    for file in path.parent.glob(f"{path.name}.*.new"):
+        process = file.name.removesuffix(".new").rpartition(".")[2]
+        if process.isdecimal() and not Path("/proc", process).exists():
+            file.unlink(missing_ok=True)
 
 
 def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | None:

@@ -117,7 +117,7 @@ def _latency(report: Report) -> Rows:
 
 
 def _data(report: Report) -> Rows:
-    rows = [["purpose", "text", words(report).steps]]
+    rows = [["purpose", "source", words(report).steps]]
     for purpose in ("calibration", "evaluation"):
         text = report["data"][purpose]
         rows.append([purpose, text["description"], number(text["tokens"])])

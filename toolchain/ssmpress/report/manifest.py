@@ -54,7 +54,7 @@ def write_manifest(
     return folder / MANIFEST_NAME
 
 
-def verify_manifest(folder: Path) -> dict[str, Any]:
+def verify_manifest(folder: str | Path) -> dict[str, Any]:
     """Check a bundle against its manifest; other files in the folder are not looked at.
 
     Returns:
@@ -63,6 +63,7 @@ def verify_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         BadInputError: the manifest is damaged, or a file is missing, changed, or outside.
     """
+    folder = Path(folder)
     path = folder / MANIFEST_NAME
     manifest = read_json(path)
     if manifest.get("manifest_version") != MANIFEST_VERSION:

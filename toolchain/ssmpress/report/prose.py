@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ssmpress.report.tables import number, percent
+from ssmpress.report.tables import lookup, number, percent
 from ssmpress.report.wording import words
 
 Report = Mapping[str, Any]
@@ -26,7 +27,21 @@ def quality(report: Report) -> str:
         length = f"at most {length}"
     return (
         f"Quality: {block['metric']} over {block['tokens']:,} predictions in "
-        f"{block['windows']:,} {said.samples} of {length}{spread}."
+        f"{block['windows']:,} {said.samples} of {length}{spread}.{_seen(report)}"
+    )
+
+
+def _seen(report: Report) -> str:
+    """A warning where quality was measured on what the model was pruned with."""
+    calibration, evaluation = (
+        {Path(name).absolute() for name in lookup(report, "data", purpose, "files") or ()}
+        for purpose in ("calibration", "evaluation")
+    )
+    if not calibration & evaluation:
+        return ""
+    names = ", ".join(sorted(path.name for path in calibration & evaluation))
+    return (
+        f" {names} served for calibration too: on data that was not seen the quality may be lower."
     )
 
 

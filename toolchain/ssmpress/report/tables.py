@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssmpress.recipe import PROJECTIONS, RULES, Recipe
+from ssmpress.recipe import NAMED_RECIPES, PROJECTIONS, RULES, Recipe
 from ssmpress.report.results import VARIANTS
 from ssmpress.report.wording import METRICS, words
 
@@ -16,13 +16,18 @@ _MISSING = "-"
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _FLAGS = (
     ("prune", "sparsity"), ("prune", "sparsity_of"), ("", "target"), ("prune", "method"),
-    ("prune", "alpha"), ("prune", "scope"), ("prune", "prunable"), ("pack", "values"),
-    ("recover", "steps"), ("recover", "compute"), ("data", "tokenizer"),
+    ("prune", "alpha"), ("prune", "scope"), ("prune", "pattern"), ("prune", "prunable"),
+    ("", "pruned"), ("pack", "values"), ("pack", "head"), ("pack", "keep_dead_channels"),
+    ("recover", "steps"), ("recover", "compute"), ("recover", "distill"), ("recover", "mask_every"),
+    ("recover", "match_hidden"), ("recover", "accumulate"),
+    ("recover", "activation_checkpointing"), ("recover", "muon"), ("recover", "deterministic"),
+    ("recover", "checkpoint_seconds"), ("data", "tokenizer"),
     ("data", "calibration"), ("data", "evaluation"), ("data", "evaluation_tokens"),
     ("deploy", "device"), ("deploy", "device_threads"), ("deploy", "onnxruntime"),
     ("deploy", "archive"), ("", "threads"), ("", "seed"),
-    *(("gate", name) for name in RULES), ("gate", "baseline"), ("", "out"),
+    *(("gate", name) for name in RULES), ("gate", "baseline"), ("", "save_checkpoint"), ("", "out"),
 )  # fmt: skip
+"""Group and key of every setting that has an option of its own; others come by `--recipe`."""
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -211,8 +216,9 @@ def sweep_command(sweep: Mapping[str, Any]) -> str:
 
 
 def _command(recipe: Mapping[str, Any], lists: Mapping[str, str], more: Sequence[str] = ()) -> str:
-    defaults = Recipe(model=recipe["model"], out=recipe["out"]).to_dict()
     words = ["compress", str(recipe["model"])]
+    name, defaults = _named(recipe)
+    words += [] if name == "default" else ["--recipe", name]
     for group, key in _FLAGS:
         default = defaults[group][key] if group else defaults[key]
         given = recipe.get(group, {}) if group else recipe
@@ -220,6 +226,23 @@ def _command(recipe: Mapping[str, Any], lists: Mapping[str, str], more: Sequence
         if key in ("seed", "out", "sparsity") or value != default:
             words += _option(key, value)
     return shlex.join([*words, *more])
+
+
+def _named(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The named recipe that gives the settings without an option, and all of its settings."""
+    named = {
+        name: Recipe(recipe["model"], recipe["out"], prune=prune, recover=recover).to_dict()
+        for name, (prune, recover) in NAMED_RECIPES.items()
+    }
+    for name, settings in named.items():
+        if all(
+            recipe.get(group, {}).get(key, value) == value
+            for group in ("prune", "recover")
+            for key, value in settings[group].items()
+            if (group, key) not in _FLAGS
+        ):
+            return name, settings
+    return "default", named["default"]
 
 
 def _option(key: str, value: Any) -> list[str]:
