@@ -310,6 +310,11 @@ def test_the_same_run_twice_at_once_saves_to_files_of_its_own(
     monkeypatch.undo()
     assert resume.load(path, "a", torch.device("cpu")) is not None
     resume.discard_abandoned(path)
+    assert sorted(tmp_path.iterdir()) == [path, *sorted(others)], "another machine may write it"
+    long_ago = time.time() - 2 * resume.ABANDONED_SECONDS
+    for other in others:
+        os.utime(other, (long_ago, long_ago))
+    resume.discard_abandoned(path)
     assert sorted(tmp_path.iterdir()) == [path, others[0]], "only what no process writes goes"
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from ssmpress.errors import BadInputError
 from ssmpress.prune.order import Calibration
 
 FORMAT = 1
+ABANDONED_SECONDS = 3600
+"""A save that takes longer has ended with its process."""
 
 
 def fingerprint(
@@ -60,11 +64,16 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def discard_abandoned(path: Path) -> None:
-    """Remove what processes that were killed while they saved have left."""
+    """Remove what processes that were killed while they saved have left.
+
+    A process that is not here may be another machine's with the same cache: its file is new.
+    """
     for file in path.parent.glob(f"{path.name}.*.new"):
         process = file.name.removesuffix(".new").rpartition(".")[2]
-        if process.isdecimal() and not Path("/proc", process).exists():
-            file.unlink(missing_ok=True)
+        here = process.isdecimal() and Path("/proc", process).exists()
+        with suppress(FileNotFoundError):
+            if not here and time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
+                file.unlink()
 
 
 def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | None:
