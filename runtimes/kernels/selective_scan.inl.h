@@ -17,16 +17,23 @@ struct ScanRows {
 
 // Tokens of a vector of channels, and what its states share for each.
 constexpr size_t kScanRun = 8;
+template <size_t kMost>
 struct ScanRun {
   size_t token, tokens;
-  Step dt[kScanRun];
-  F32 dt_u[kScanRun], y[kScanRun];
+  Step dt[kMost];
+  F32 dt_u[kMost], y[kMost];
   F32 longest;  // dt
+
+  // Tokens whose softplus and SiLU run side by side.
+  static constexpr size_t kTogether = kMost < 4 ? kMost : 4;
+
+  // Known when compiling where there is one token only: decoding takes no loop over tokens.
+  SSMPRESS_INLINE size_t Tokens() const { return kMost == 1 ? 1 : tokens; }
 };
 
 // kTokens tokens from the t-th of the run on, of the channels in `lanes`, which start at channel d.
-template <size_t kTokens, class Lanes>
-SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, ScanRun& run, size_t t, size_t d,
+template <size_t kTokens, class Run, class Lanes>
+SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, Run& run, size_t t, size_t d,
                                  Lanes lanes) {
   const size_t first = (run.token + t) * s.d + d;
   F32 dt[kTokens];
@@ -45,8 +52,8 @@ SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, ScanRun& run, size_t t,
   }
 }
 
-template <size_t kTokens, class Lanes>
-SSMPRESS_INLINE void FinishTokens(const SelectiveScan& s, const ScanRun& run, size_t t, size_t d,
+template <size_t kTokens, class Run, class Lanes>
+SSMPRESS_INLINE void FinishTokens(const SelectiveScan& s, const Run& run, size_t t, size_t d,
                                   Lanes lanes) {
   const size_t first = (run.token + t) * s.d + d;
   F32 gate[kTokens];
@@ -60,8 +67,8 @@ SSMPRESS_INLINE void FinishTokens(const SelectiveScan& s, const ScanRun& run, si
 }
 
 // kStates states from n on: h stays in registers for the whole run.
-template <bool kBounded, size_t kStates, class Lanes>
-SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, ScanRun& run, size_t n, Lanes lanes,
+template <bool kBounded, size_t kStates, class Run, class Lanes>
+SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, Run& run, size_t n, Lanes lanes,
                                 const ScanRows& rows) {
   F32 A[kStates], h[kStates], decay[kStates];
   SSMPRESS_UNROLL
@@ -71,7 +78,7 @@ SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, ScanRun& run, size_t n, 
   }
   const float* B = s.B + run.token * s.n + n;
   const float* C = s.C + run.token * s.n + n;
-  for (size_t t = 0; t < run.tokens; ++t, B += s.n, C += s.n) {
+  for (size_t t = 0; t < run.Tokens(); ++t, B += s.n, C += s.n) {
     Decay<kBounded>(run.dt[t], A, decay);
     F32 y = run.y[t];
     SSMPRESS_UNROLL
@@ -85,8 +92,8 @@ SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, ScanRun& run, size_t n, 
   for (size_t k = 0; k < kStates; ++k) lanes.Store(rows.h_out + (n + k) * rows.h_out_stride, h[k]);
 }
 
-template <bool kBounded, class Lanes>
-SSMPRESS_INLINE void ScanAllStates(const SelectiveScan& s, ScanRun& run, Lanes lanes,
+template <bool kBounded, class Run, class Lanes>
+SSMPRESS_INLINE void ScanAllStates(const SelectiveScan& s, Run& run, Lanes lanes,
                                    const ScanRows& rows) {
   size_t n = 0;
   for (; n + kScanStates <= s.n; n += kScanStates) {
@@ -96,14 +103,14 @@ SSMPRESS_INLINE void ScanAllStates(const SelectiveScan& s, ScanRun& run, Lanes l
 }
 
 // The tokens of `run`, of the channels in `lanes`, which start at channel d; `rows` point at it.
-template <class Lanes>
-SSMPRESS_INLINE void ScanChannels(const SelectiveScan& s, ScanRun& run, size_t d, Lanes lanes,
+template <class Run, class Lanes>
+SSMPRESS_INLINE void ScanChannels(const SelectiveScan& s, Run& run, size_t d, Lanes lanes,
                                   const ScanRows& rows) {
-  constexpr size_t kTokens = 4;
+  constexpr size_t kTokens = Run::kTogether;
   run.longest = Zero();
   size_t t = 0;
-  for (; t + kTokens <= run.tokens; t += kTokens) StartTokens<kTokens>(s, run, t, d, lanes);
-  for (; t < run.tokens; ++t) StartTokens<1>(s, run, t, d, lanes);
+  for (; t + kTokens <= run.Tokens(); t += kTokens) StartTokens<kTokens>(s, run, t, d, lanes);
+  for (; t < run.Tokens(); ++t) StartTokens<1>(s, run, t, d, lanes);
   bool bounded = false;
   if constexpr (kScanBound > 0) {
     bounded = rows.longest != nullptr && NoneLess(lanes.Load(rows.longest), run.longest);
@@ -114,13 +121,14 @@ SSMPRESS_INLINE void ScanChannels(const SelectiveScan& s, ScanRun& run, size_t d
     ScanAllStates<false>(s, run, lanes, rows);
   }
   t = 0;
-  for (; t + kTokens <= run.tokens; t += kTokens) FinishTokens<kTokens>(s, run, t, d, lanes);
-  for (; t < run.tokens; ++t) FinishTokens<1>(s, run, t, d, lanes);
+  for (; t + kTokens <= run.Tokens(); t += kTokens) FinishTokens<kTokens>(s, run, t, d, lanes);
+  for (; t < run.Tokens(); ++t) FinishTokens<1>(s, run, t, d, lanes);
 }
 
+template <size_t kMost>
 void ScanTokens(const SelectiveScan& s, size_t token, size_t tokens, size_t d, size_t end,
                 const ScanRows& rows) {
-  ScanRun run;
+  ScanRun<kMost> run;
   run.token = token;
   run.tokens = tokens;
   ScanRows at = rows;
@@ -150,7 +158,7 @@ ScanGroup GroupOf(const SelectiveScanBlock& block, size_t i) {
 }
 
 // The dt of each channel up to which |dt·A| stays within kScanBound.
-void FindLongest(const SelectiveScan& s, const ScanGroup& g) {
+SSMPRESS_INLINE void FindLongest(const SelectiveScan& s, const ScanGroup& g) {
   const size_t channels = g.end - g.begin;
   float largest[kScanChannels] = {};
   for (size_t n = 0; n < s.n; ++n) {
@@ -178,8 +186,8 @@ void RunScanBlock(const SelectiveScanBlock& block) {
   float* state_out = s.state_out + block.batch * s.n * s.d;
   if (block.scratch == nullptr) {
     const size_t d = block.channel_begin;
-    ScanTokens(s, first, 1, d, block.channel_end,
-               {s.A + d, s.d, state + d, s.d, state_out + d, s.d, nullptr});
+    ScanTokens<1>(s, first, 1, d, block.channel_end,
+                  {s.A + d, s.d, state + d, s.d, state_out + d, s.d, nullptr});
     return;
   }
   const size_t groups =
@@ -190,7 +198,7 @@ void RunScanBlock(const SelectiveScanBlock& block) {
     for (size_t i = 0; i < groups; ++i) {
       const ScanGroup g = GroupOf(block, i);
       const ScanRows rows = {g.A, kScanChannels, g.h, kScanChannels, g.h, kScanChannels, g.longest};
-      ScanTokens(s, first + run, tokens, g.begin, g.end, rows);
+      ScanTokens<kScanRun>(s, first + run, tokens, g.begin, g.end, rows);
     }
   }
   for (size_t i = 0; i < groups; ++i) {
