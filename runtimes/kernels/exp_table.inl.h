@@ -18,14 +18,13 @@ SSMPRESS_INLINE Step StepOf(F32 dt) {
 }
 
 // exp(dt·A), within 1.5 ULP for -87.33 <= dt·A <= 88.72; 0 below that range, where the result would
-// be subnormal; NaN for NaN. kBounded: the caller knows that |dt·A| <= 69, which spares
-// AVX2 three instructions and gives the same bits.
+// be subnormal; NaN for NaN. kBounded: the caller knows that |dt·A| <= 69, which spares AVX2 three
+// instructions and gives the same bits.
 //
 // dt·A·log2 e = i + r with i a multiple of 1 / kLanes and |r| <= 1 / (2·kLanes); the power of two
 // is that of i, whose fraction selects it from the table, times 2^r = 1 + r·q(r), q minimax of
-// degree
-// 2. Fused products round neither dt·A nor i·ln 2 on the way to r. Every loop is one step of all K:
-// in their own order the chains would fill the CPU's scheduler with what waits.
+// degree 2. Fused products round neither dt·A nor i·ln 2 on the way to r. Every loop is one step of
+// all K: in their own order the chains would fill the CPU's scheduler with what waits.
 template <bool kBounded, size_t K>
 SSMPRESS_INLINE void Decay(Step dt, const F32 (&A)[K], F32 (&decay)[K]) {
   F32 shifted[K], i[K], r[K], q[K];
