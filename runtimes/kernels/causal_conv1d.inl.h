@@ -11,7 +11,9 @@ SSMPRESS_INLINE void ConvToken(const CausalConv1d& a, const float* x, const floa
     const float* row = t + j < kept ? state + (t + j) * a.d : x + (t + j - kept) * a.d;
     sum = Fma(lanes.Load(a.weight + j * a.d + d), lanes.Load(row + d), sum);
   }
-  lanes.Store(y + d, Silu(sum));
+  F32 result[] = {sum};
+  Silu(result);
+  lanes.Store(y + d, result[0]);
 }
 
 void RunConvBlock(const CausalConv1dBlock& block) {

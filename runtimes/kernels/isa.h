@@ -13,11 +13,14 @@ namespace ssmpress {
 // and of A are 8 KiB and stay in the L1 cache. A block is any number of these groups.
 constexpr size_t kScanChannels = 64;
 
+// Floats of scratch memory for a group: A, h, and a number for every channel.
+constexpr size_t ScanGroupFloats(size_t n) { return (2 * n + 1) * kScanChannels; }
+
 struct SelectiveScanBlock {
   const SelectiveScan* args;
   size_t batch;
   size_t channel_begin, channel_end;
-  float* scratch;  // h and A of whole groups, 2·n·kScanChannels floats each; nullptr when l is 1
+  float* scratch;  // ScanGroupFloats(n) for every group; nullptr when l is 1
 };
 
 struct CausalConv1dBlock {

@@ -5,6 +5,7 @@
 // compiled for AVX2 can take the place of a baseline one. Headers come before the region.
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "kernels/expand_tables.h"
@@ -64,9 +65,9 @@ SSMPRESS_INLINE F32 Sub(F32 a, F32 b) { return _mm256_sub_ps(a, b); }
 SSMPRESS_INLINE F32 Mul(F32 a, F32 b) { return _mm256_mul_ps(a, b); }
 SSMPRESS_INLINE F32 Div(F32 a, F32 b) { return _mm256_div_ps(a, b); }
 SSMPRESS_INLINE F32 Fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
+SSMPRESS_INLINE F32 FmaSub(F32 a, F32 b, F32 c) { return _mm256_fmsub_ps(a, b, c); }
 SSMPRESS_INLINE F32 FmaNeg(F32 a, F32 b, F32 c) { return _mm256_fnmadd_ps(a, b, c); }
 // x86 returns the second operand when either is NaN.
-SSMPRESS_INLINE F32 MinKeepNan(F32 x, F32 limit) { return _mm256_min_ps(limit, x); }
 SSMPRESS_INLINE F32 MaxKeepNan(F32 x, F32 limit) { return _mm256_max_ps(limit, x); }
 SSMPRESS_INLINE F32 NegativeAbs(F32 x) { return _mm256_or_ps(x, _mm256_set1_ps(-0.0f)); }
 SSMPRESS_INLINE F32 SelectNegative(F32 sign, F32 negative, F32 positive) {
@@ -81,6 +82,37 @@ SSMPRESS_INLINE F32 AddToExponent(F32 v, F32 shifted) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(v), exponent));
 }
+SSMPRESS_INLINE bool NoneLess(F32 x, F32 limit) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(x, limit, _CMP_GE_OQ)) == 0xff;
+}
+
+// For exp_table.inl.h: 2^r = 1 + r·(kGrowth[0] + ..), |r| <= 1/16, with a relative error of 2.7e-8.
+constexpr float kGrowth[] = {0.693147242f, 0.240257636f, 0.0554962195f};
+// 2^i·(1 + r·q), i in eighths; 0 where i < -126 unless kBounded. The low bits of `shifted` hold
+// i·8. kBounded scales the table's power, one instruction less, which overflows beyond 127.9.
+template <bool kBounded>
+SSMPRESS_INLINE F32 ScaledPower(F32 shifted, F32, F32 r, F32 q) {
+  const __m256i bits = _mm256_castps_si256(shifted);
+  const __m256i powers =
+      _mm256_castps_si256(_mm256_setr_ps(1.0f, 1.09050775f, 1.18920708f, 1.29683959f, 1.41421354f,
+                                         1.54221082f, 1.68179286f, 1.8340081f));
+  if constexpr (kBounded) {  // less the fraction, which the shifted bits bring back
+    const __m256i fraction =
+        _mm256_setr_epi32(0, 1 << 20, 2 << 20, 3 << 20, 4 << 20, 5 << 20, 6 << 20, 7 << 20);
+    const __m256i lowered = _mm256_permutevar8x32_epi32(_mm256_sub_epi32(powers, fraction), bits);
+    const F32 power = _mm256_castsi256_ps(_mm256_add_epi32(lowered, _mm256_slli_epi32(bits, 20)));
+    return Fma(Mul(power, r), q, power);
+  }
+  const F32 power = _mm256_castsi256_ps(_mm256_permutevar8x32_epi32(powers, bits));
+  const __m256i grown = _mm256_castps_si256(Fma(Mul(power, r), q, power));
+  const __m256i whole = _mm256_andnot_si256(_mm256_set1_epi32(7), bits);
+  const __m256i scaled = _mm256_add_epi32(grown, _mm256_slli_epi32(whole, 20));
+  const F32 kept = _mm256_cmp_ps(shifted, Set(1572864.0f - 126.0f), _CMP_NLT_UQ);
+  return _mm256_and_ps(kept, _mm256_castsi256_ps(scaled));
+}
+// With 4 states AVX2's 16 registers spill.
+constexpr size_t kScanStates = 2;
+constexpr float kScanBound = 69.0f;  // of |dt·A|: far from where a power is subnormal or infinite
 
 SSMPRESS_INLINE I32 ZeroI32() { return _mm256_setzero_si256(); }
 SSMPRESS_INLINE I32 BitsOf(F32 v) { return _mm256_castps_si256(v); }
@@ -265,6 +297,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 }
 
 // clang-format off: the order matters
+#include "kernels/exp_table.inl.h"
 #include "kernels/math.inl.h"
 #include "kernels/selective_scan.inl.h"
 #include "kernels/causal_conv1d.inl.h"

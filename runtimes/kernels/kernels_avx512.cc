@@ -11,6 +11,7 @@
 #endif
 #include <immintrin.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "kernels/isa.h"
@@ -68,9 +69,9 @@ SSMPRESS_INLINE F32 Sub(F32 a, F32 b) { return _mm512_sub_ps(a, b); }
 SSMPRESS_INLINE F32 Mul(F32 a, F32 b) { return _mm512_mul_ps(a, b); }
 SSMPRESS_INLINE F32 Div(F32 a, F32 b) { return _mm512_div_ps(a, b); }
 SSMPRESS_INLINE F32 Fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
+SSMPRESS_INLINE F32 FmaSub(F32 a, F32 b, F32 c) { return _mm512_fmsub_ps(a, b, c); }
 SSMPRESS_INLINE F32 FmaNeg(F32 a, F32 b, F32 c) { return _mm512_fnmadd_ps(a, b, c); }
 // x86 returns the second operand when either is NaN.
-SSMPRESS_INLINE F32 MinKeepNan(F32 x, F32 limit) { return _mm512_min_ps(limit, x); }
 SSMPRESS_INLINE F32 MaxKeepNan(F32 x, F32 limit) { return _mm512_max_ps(limit, x); }
 SSMPRESS_INLINE F32 NegativeAbs(F32 x) { return _mm512_or_ps(x, Set(-0.0f)); }
 SSMPRESS_INLINE F32 SelectNegative(F32 sign, F32 negative, F32 positive) {
@@ -86,30 +87,24 @@ SSMPRESS_INLINE F32 AddToExponent(F32 v, F32 shifted) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(v), exponent));
 }
 
-// exp(x) for x <= 88.72, within 1.5 ULP; 0 below -87.33; NaN for NaN. A table in a register and an
-// instruction for the exponent leave 12 instructions of Exp's 15, which makes the scan 1.15 times
-// as fast; softplus and SiLU keep Exp, which is closer by a quarter of a ULP.
-//
-// x = i·ln 2 + r with i a multiple of 1/16 and |r| <= ln 2 / 32; exp(x) = 2^floor(i)·T·exp(r), T a
-// power of 2^(1/16) that the fraction of i selects. Adding and subtracting 1.5·2^19 rounds to a
-// multiple of 1/16 and leaves the fraction in the low 4 bits of the sum. Lanes below -87.33 hold
-// anything until the last instruction.
-#define SSMPRESS_OWN_DECAY
-SSMPRESS_INLINE F32 Decay(F32 x) {
+// For exp_table.inl.h: 2^r = 1 + r·(kGrowth[0] + ..), |r| <= 1/32, with a relative error of 1.6e-9.
+constexpr float kGrowth[] = {0.693147182f, 0.240234286f, 0.0555021353f};
+// 2^i·(1 + r·q), i in sixteenths; 0 where i < -126 unless kBounded. `shifted` holds i's fraction in
+// its low 4 bits.
+template <bool kBounded>
+SSMPRESS_INLINE F32 ScaledPower(F32 shifted, F32 i, F32 r, F32 q) {
   const F32 powers =
       _mm512_setr_ps(1.0f, 1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f,
                      1.29683959f, 1.35425556f, 1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f,
                      1.68179286f, 1.75625217f, 1.8340081f, 1.91520655f);
-  const __mmask16 kept = _mm512_cmp_ps_mask(x, Set(-87.33f), _CMP_NLT_UQ);
-  const F32 round = Set(786432.0f);
-  const F32 shifted = Fma(x, Set(1.44269504f), round);
-  const F32 i = Sub(shifted, round);
-  const F32 high = FmaNeg(i, Set(0.693147182f), x);     // ln 2 as a float
-  const F32 r = FmaNeg(i, Set(-1.90465421e-9f), high);  // and what is missing from it
   const F32 power = _mm512_permutexvar_ps(_mm512_castps_si512(shifted), powers);
-  const F32 p = Fma(Fma(Set(0.166666672f), r, Set(0.5f)), r, Set(1.0f));
-  return _mm512_maskz_scalef_ps(kept, Fma(Mul(power, r), p, power), i);
+  const F32 grown = Fma(Mul(power, r), q, power);
+  if constexpr (kBounded) return _mm512_scalef_ps(grown, i);
+  const __mmask16 kept = _mm512_cmp_ps_mask(shifted, Set(786432.0f - 126.0f), _CMP_NLT_UQ);
+  return _mm512_maskz_scalef_ps(kept, grown, i);
 }
+constexpr size_t kScanStates = 4;
+constexpr float kScanBound = 0.0f;  // vscalefps makes a bound worth nothing
 
 SSMPRESS_INLINE I32 ZeroI32() { return _mm512_setzero_si512(); }
 SSMPRESS_INLINE I32 BitsOf(F32 v) { return _mm512_castps_si512(v); }
@@ -229,6 +224,7 @@ SSMPRESS_INLINE size_t RowStart(const PackedMatrix& m, size_t row) {
 }
 
 // clang-format off: the order matters
+#include "kernels/exp_table.inl.h"
 #include "kernels/math.inl.h"
 #include "kernels/selective_scan.inl.h"
 #include "kernels/causal_conv1d.inl.h"

@@ -5,6 +5,7 @@
 // compiled for them can take the place of a baseline one. Headers come before the region.
 #include <arm_neon.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "kernels/expand_tables.h"

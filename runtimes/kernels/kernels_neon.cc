@@ -2,6 +2,7 @@
 // aarch64, every CPU: the baseline needs no target region.
 #include <arm_neon.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "kernels/expand_tables.h"

@@ -70,9 +70,6 @@ SSMPRESS_INLINE F32 FmaNeg(F32 a, F32 b, F32 c) {
   return {vfmsq_f32(c.low, a.low, b.low), vfmsq_f32(c.high, a.high, b.high)};
 }
 // FMIN and FMAX return NaN when either operand is one.
-SSMPRESS_INLINE F32 MinKeepNan(F32 x, F32 limit) {
-  return {vminq_f32(x.low, limit.low), vminq_f32(x.high, limit.high)};
-}
 SSMPRESS_INLINE F32 MaxKeepNan(F32 x, F32 limit) {
   return {vmaxq_f32(x.low, limit.low), vmaxq_f32(x.high, limit.high)};
 }
@@ -107,7 +104,6 @@ SSMPRESS_INLINE F32 AddToExponent(F32 v, F32 shifted) {
 //
 // As Exp, of which it leaves 3 instructions in 4 (FMLA overwrites what it adds to, so that every
 // step of Horner's rule takes two): 1 + r + r²·p(r) with p by pairs of terms.
-#define SSMPRESS_OWN_DECAY
 SSMPRESS_INLINE float32x4_t Decay(float32x4_t x) {
   const float32x4_t round = vdupq_n_f32(12582912.0f);
   const float32x4_t clamped = vmaxq_f32(x, vdupq_n_f32(-87.33f));
@@ -121,7 +117,19 @@ SSMPRESS_INLINE float32x4_t Decay(float32x4_t x) {
   p = vfmaq_f32(vfmaq_f32(vdupq_n_f32(0.499999940f), r, vdupq_n_f32(0.166665211f)), square, p);
   return AddToExponent(vfmaq_f32(vaddq_f32(r, vdupq_n_f32(1.0f)), square, p), shifted);
 }
-SSMPRESS_INLINE F32 Decay(F32 x) { return {Decay(x.low), Decay(x.high)}; }
+using Step = F32;
+SSMPRESS_INLINE Step StepOf(F32 dt) { return dt; }
+// exp(dt·A); kBounded makes no difference.
+template <bool kBounded, size_t K>
+SSMPRESS_INLINE void Decay(Step dt, const F32 (&A)[K], F32 (&decay)[K]) {
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < K; ++k) {
+    const F32 x = Mul(dt, A[k]);
+    decay[k] = {Decay(x.low), Decay(x.high)};
+  }
+}
+constexpr size_t kScanStates = 4;
+constexpr float kScanBound = 0.0f;
 
 SSMPRESS_INLINE I32 ZeroI32() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
 SSMPRESS_INLINE I32 BitsOf(F32 v) {

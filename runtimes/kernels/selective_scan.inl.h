@@ -12,81 +12,193 @@ struct ScanRows {
   size_t h_in_stride;
   float* h_out;
   size_t h_out_stride;
+  const float* longest;  // the longest dt for Decay<true>; nullptr: not known
 };
 
-// One token of the channels in `lanes`, which start at channel d; `rows` point at that channel.
-template <class Lanes>
-SSMPRESS_INLINE void ScanToken(const SelectiveScan& s, size_t token, size_t d, Lanes lanes,
-                               const ScanRows& rows) {
-  const float* B = s.B + token * s.n;
-  const float* C = s.C + token * s.n;
-  const size_t at = token * s.d + d;
-  const F32 u = lanes.Load(s.u + at);
-  const F32 dt = Softplus(Add(lanes.Load(s.delta + at), lanes.Load(s.delta_bias + d)));
-  const F32 dt_u = Mul(dt, u);
-  F32 y = Mul(lanes.Load(s.D + d), u);
-  for (size_t n = 0; n < s.n; ++n) {
-    const F32 decay = Decay(Mul(dt, lanes.Load(rows.A + n * rows.A_stride)));
-    const F32 old_h = lanes.Load(rows.h_in + n * rows.h_in_stride);
-    const F32 h = Fma(decay, old_h, Mul(dt_u, Set(B[n])));
-    lanes.Store(rows.h_out + n * rows.h_out_stride, h);
-    y = Fma(Set(C[n]), h, y);
+// Tokens of a vector of channels, and what its states share for each.
+constexpr size_t kScanRun = 8;
+template <size_t kMost>
+struct ScanRun {
+  size_t token, tokens;
+  Step dt[kMost];
+  F32 dt_u[kMost], y[kMost];
+  F32 longest;  // dt
+
+  // Tokens whose softplus and SiLU run side by side.
+  static constexpr size_t kTogether = kMost < 4 ? kMost : 4;
+
+  // Known when compiling where there is one token only: decoding takes no loop over tokens.
+  SSMPRESS_INLINE size_t Tokens() const { return kMost == 1 ? 1 : tokens; }
+};
+
+// kTokens tokens from the t-th of the run on, of the channels in `lanes`, which start at channel d.
+template <size_t kTokens, class Run, class Lanes>
+SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, Run& run, size_t t, size_t d,
+                                 Lanes lanes) {
+  const size_t first = (run.token + t) * s.d + d;
+  F32 dt[kTokens];
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < kTokens; ++k) {
+    dt[k] = Add(lanes.Load(s.delta + first + k * s.d), lanes.Load(s.delta_bias + d));
   }
-  lanes.Store(s.y + at, Mul(y, Silu(lanes.Load(s.z + at))));
+  Softplus(dt);
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < kTokens; ++k) {
+    const F32 u = lanes.Load(s.u + first + k * s.d);
+    run.longest = MaxKeepNan(dt[k], run.longest);
+    run.dt[t + k] = StepOf(dt[k]);
+    run.dt_u[t + k] = Mul(dt[k], u);
+    run.y[t + k] = Mul(lanes.Load(s.D + d), u);
+  }
 }
 
-void ScanTokens(const SelectiveScan& s, size_t token, size_t d, size_t end, const ScanRows& rows) {
+template <size_t kTokens, class Run, class Lanes>
+SSMPRESS_INLINE void FinishTokens(const SelectiveScan& s, const Run& run, size_t t, size_t d,
+                                  Lanes lanes) {
+  const size_t first = (run.token + t) * s.d + d;
+  F32 gate[kTokens];
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < kTokens; ++k) gate[k] = lanes.Load(s.z + first + k * s.d);
+  Silu(gate);
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < kTokens; ++k) {
+    lanes.Store(s.y + first + k * s.d, Mul(run.y[t + k], gate[k]));
+  }
+}
+
+// kStates states from n on: h stays in registers for the whole run.
+template <bool kBounded, size_t kStates, class Run, class Lanes>
+SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, Run& run, size_t n, Lanes lanes,
+                                const ScanRows& rows) {
+  F32 A[kStates], h[kStates], decay[kStates];
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < kStates; ++k) {
+    A[k] = lanes.Load(rows.A + (n + k) * rows.A_stride);
+    h[k] = lanes.Load(rows.h_in + (n + k) * rows.h_in_stride);
+  }
+  const float* B = s.B + run.token * s.n + n;
+  const float* C = s.C + run.token * s.n + n;
+  for (size_t t = 0; t < run.Tokens(); ++t, B += s.n, C += s.n) {
+    Decay<kBounded>(run.dt[t], A, decay);
+    F32 y = run.y[t];
+    SSMPRESS_UNROLL
+    for (size_t k = 0; k < kStates; ++k) {
+      h[k] = Fma(decay[k], h[k], Mul(run.dt_u[t], Set(B[k])));
+      y = Fma(Set(C[k]), h[k], y);
+    }
+    run.y[t] = y;
+  }
+  SSMPRESS_UNROLL
+  for (size_t k = 0; k < kStates; ++k) lanes.Store(rows.h_out + (n + k) * rows.h_out_stride, h[k]);
+}
+
+template <bool kBounded, class Run, class Lanes>
+SSMPRESS_INLINE void ScanAllStates(const SelectiveScan& s, Run& run, Lanes lanes,
+                                   const ScanRows& rows) {
+  size_t n = 0;
+  for (; n + kScanStates <= s.n; n += kScanStates) {
+    ScanStates<kBounded, kScanStates>(s, run, n, lanes, rows);
+  }
+  for (; n < s.n; ++n) ScanStates<kBounded, 1>(s, run, n, lanes, rows);
+}
+
+// The tokens of `run`, of the channels in `lanes`, which start at channel d; `rows` point at it.
+template <class Run, class Lanes>
+SSMPRESS_INLINE void ScanChannels(const SelectiveScan& s, Run& run, size_t d, Lanes lanes,
+                                  const ScanRows& rows) {
+  constexpr size_t kTokens = Run::kTogether;
+  run.longest = Zero();
+  size_t t = 0;
+  for (; t + kTokens <= run.Tokens(); t += kTokens) StartTokens<kTokens>(s, run, t, d, lanes);
+  for (; t < run.Tokens(); ++t) StartTokens<1>(s, run, t, d, lanes);
+  bool bounded = false;
+  if constexpr (kScanBound > 0) {
+    bounded = rows.longest != nullptr && NoneLess(lanes.Load(rows.longest), run.longest);
+  }
+  if (bounded) {
+    ScanAllStates<true>(s, run, lanes, rows);
+  } else {
+    ScanAllStates<false>(s, run, lanes, rows);
+  }
+  t = 0;
+  for (; t + kTokens <= run.Tokens(); t += kTokens) FinishTokens<kTokens>(s, run, t, d, lanes);
+  for (; t < run.Tokens(); ++t) FinishTokens<1>(s, run, t, d, lanes);
+}
+
+template <size_t kMost>
+void ScanTokens(const SelectiveScan& s, size_t token, size_t tokens, size_t d, size_t end,
+                const ScanRows& rows) {
+  ScanRun<kMost> run;
+  run.token = token;
+  run.tokens = tokens;
   ScanRows at = rows;
   for (; d + kLanes <= end; d += kLanes) {
-    ScanToken(s, token, d, AllLanes(), at);
+    ScanChannels(s, run, d, AllLanes(), at);
     at.A += kLanes;
     at.h_in += kLanes;
     at.h_out += kLanes;
+    if (at.longest != nullptr) at.longest += kLanes;
   }
-  if (d < end) ScanToken(s, token, d, FirstLanes(end - d), at);
+  if (d < end) ScanChannels(s, run, d, FirstLanes(end - d), at);
 }
 
-// Channels [begin, end) of a block in scratch memory: h behind A.
+// Channels [begin, end) of a block in scratch memory: A, h, and the longest dt.
 struct ScanGroup {
   size_t begin, end;
-  float* A;
-  float* h;
+  float *A, *h, *longest;
 };
 
 ScanGroup GroupOf(const SelectiveScanBlock& block, size_t i) {
   const size_t n = block.args->n, begin = block.channel_begin + i * kScanChannels;
   const size_t rest = block.channel_end - begin;
-  float* A = block.scratch + i * 2 * n * kScanChannels;
-  return {begin, begin + (rest < kScanChannels ? rest : kScanChannels), A, A + n * kScanChannels};
+  float* A = block.scratch + i * ScanGroupFloats(n);
+  float* h = A + n * kScanChannels;
+  return {begin, begin + (rest < kScanChannels ? rest : kScanChannels), A, h,
+          h + n * kScanChannels};
+}
+
+// The dt of each channel up to which |dt·A| stays within kScanBound.
+SSMPRESS_INLINE void FindLongest(const SelectiveScan& s, const ScanGroup& g) {
+  const size_t channels = g.end - g.begin;
+  float largest[kScanChannels] = {};
+  for (size_t n = 0; n < s.n; ++n) {
+    for (size_t c = 0; c < channels; ++c) {
+      const float size = std::fabs(g.A[n * kScanChannels + c]);
+      largest[c] = size > largest[c] ? size : largest[c];
+    }
+  }
+  for (size_t c = 0; c < channels; ++c) g.longest[c] = kScanBound / largest[c];
+}
+
+void LoadGroup(const SelectiveScan& s, const float* state, const ScanGroup& g) {
+  const size_t bytes = (g.end - g.begin) * sizeof(float);
+  for (size_t n = 0; n < s.n; ++n) {
+    std::memcpy(g.A + n * kScanChannels, s.A + n * s.d + g.begin, bytes);
+    std::memcpy(g.h + n * kScanChannels, state + n * s.d + g.begin, bytes);
+  }
+  if constexpr (kScanBound > 0) FindLongest(s, g);
 }
 
 void RunScanBlock(const SelectiveScanBlock& block) {
-  constexpr size_t kRun = 8;  // tokens
   const SelectiveScan& s = *block.args;
   const size_t first = block.batch * s.l;
   const float* state = s.state + block.batch * s.n * s.d;
   float* state_out = s.state_out + block.batch * s.n * s.d;
   if (block.scratch == nullptr) {
     const size_t d = block.channel_begin;
-    ScanTokens(s, first, d, block.channel_end, {s.A + d, s.d, state + d, s.d, state_out + d, s.d});
+    ScanTokens<1>(s, first, 1, d, block.channel_end,
+                  {s.A + d, s.d, state + d, s.d, state_out + d, s.d, nullptr});
     return;
   }
   const size_t groups =
       (block.channel_end - block.channel_begin + kScanChannels - 1) / kScanChannels;
-  for (size_t i = 0; i < groups; ++i) {
-    const ScanGroup g = GroupOf(block, i);
-    for (size_t n = 0; n < s.n; ++n) {
-      const size_t bytes = (g.end - g.begin) * sizeof(float);
-      std::memcpy(g.A + n * kScanChannels, s.A + n * s.d + g.begin, bytes);
-      std::memcpy(g.h + n * kScanChannels, state + n * s.d + g.begin, bytes);
-    }
-  }
-  for (size_t run = 0; run < s.l; run += kRun) {
-    const size_t end = run + kRun < s.l ? run + kRun : s.l;
+  for (size_t i = 0; i < groups; ++i) LoadGroup(s, state, GroupOf(block, i));
+  for (size_t run = 0; run < s.l; run += kScanRun) {
+    const size_t tokens = s.l - run < kScanRun ? s.l - run : kScanRun;
     for (size_t i = 0; i < groups; ++i) {
       const ScanGroup g = GroupOf(block, i);
-      const ScanRows rows = {g.A, kScanChannels, g.h, kScanChannels, g.h, kScanChannels};
-      for (size_t t = run; t < end; ++t) ScanTokens(s, first + t, g.begin, g.end, rows);
+      const ScanRows rows = {g.A, kScanChannels, g.h, kScanChannels, g.h, kScanChannels, g.longest};
+      ScanTokens<kScanRun>(s, first + run, tokens, g.begin, g.end, rows);
     }
   }
   for (size_t i = 0; i < groups; ++i) {
