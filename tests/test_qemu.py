@@ -112,6 +112,18 @@ def test_instructions_are_counted_by_part(int8: Made, monkeypatch: pytest.Monkey
     assert max(dense.total) / min(dense.total) < 1.1
 
 
+def test_what_loading_took_less_is_not_counted_below_zero() -> None:
+    counts = [
+        {"matrix": 100, "scan": 40, "rest": 9000},
+        {"matrix": 300, "scan": 60, "rest": 8000},  # this process loaded in fewer
+        {"matrix": 400, "scan": 70, "rest": 8500},
+    ]
+    assert emulate.per_unit(counts, (1, 3, 4)) == [
+        {"matrix": 100.0, "scan": 10.0, "rest": 0.0},
+        {"matrix": 100.0, "scan": 10.0, "rest": 500.0},
+    ]
+
+
 def test_counts_that_were_cut_short_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     path.write_text("12 1f /lib/a b.so\n30 - \n")

@@ -161,17 +161,31 @@ def _of_one(run: _Run, model: Path, functions: Functions) -> Instructions:
     for number in run.count.runs:
         counts.append(_count(run, model, functions, number))
         run.tick()
-    lengths = pairwise(run.count.runs)
-    each = [
-        {part: (more[part] - less[part]) / (high - low) for part in ("matrix", "scan", "rest")}
-        for (less, more), (low, high) in zip(pairwise(counts), lengths, strict=True)
-    ]
+    each = per_unit(counts, run.count.runs)
     return Instructions(
         total=tuple(sum(repeat.values()) for repeat in each),
         matrix_products=tuple(repeat["matrix"] for repeat in each),
         scan=tuple(repeat["scan"] for repeat in each),
         rest=tuple(repeat["rest"] for repeat in each),
     )
+
+
+def per_unit(counts: Sequence[Mapping[str, int]], runs: Sequence[int]) -> list[dict[str, float]]:
+    """Instructions of one token, text or forecast by part: one estimate per two runs that follow.
+
+    Loading a model takes some hundred thousand instructions more or less each time. In a tiny
+    model's `rest` that is more than one text takes: what falls below zero is none.
+
+    Args:
+        counts: of whole processes, by part. runs: units that each of them worked on, rising.
+    """
+    return [
+        {
+            part: max(0.0, (more[part] - less[part]) / (high - low))
+            for part in ("matrix", "scan", "rest")
+        }
+        for (less, more), (low, high) in zip(pairwise(counts), pairwise(runs), strict=True)
+    ]
 
 
 def _count(run: _Run, model: Path, functions: Functions, number: int) -> Mapping[str, int]:
