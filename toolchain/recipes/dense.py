@@ -151,12 +151,12 @@ class Batches:
 
     def __call__(self, numbers: NDArray[Any]) -> tuple[tasks.Batch, Tensor]:
         """The samples with these numbers and the hint's targets, empty without any."""
+        chosen = torch.from_numpy(numbers).to(self.device)
         if self.resident is None:
             batch = tasks.load_batch(self.samples, numbers, self.device)
         else:
             tokens, starts, labels = self.resident
             longest = -(-int(self.lengths[numbers].max()) // self.LENGTHS) * self.LENGTHS
-            chosen = torch.from_numpy(numbers).to(self.device)
             lengths = starts[chosen + 1] - starts[chosen]
             steps = torch.arange(longest, device=self.device)
             inside = steps < lengths[:, None]
@@ -165,7 +165,7 @@ class Batches:
             batch = tasks.Batch(inputs, labels[chosen], lengths)
         if self.targets is None:
             return batch, torch.empty(0, device=self.device)
-        return batch, self.targets[torch.from_numpy(numbers).to(self.device)]
+        return batch, self.targets[chosen]
 
 
 def optimizer_of(
@@ -201,15 +201,14 @@ def step_of(
     An empty tensor stands for none.
     """
     kind = model.config.task.kind
-    cuda = next(model.parameters()).is_cuda
+    device = next(model.parameters()).device.type
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def step(inputs: Tensor, targets: Tensor, lengths: Tensor, hints: Tensor) -> tuple[Tensor, ...]:
         optimizer.zero_grad(set_to_none=True)
-        device = "cuda" if cuda else "cpu"
         with (
             dropout(model, training.dropout),
-            torch.autocast(device, torch.bfloat16, enabled=cuda, cache_enabled=False),
+            torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False),
         ):
             hidden = model.hidden(inputs, checkpoint_level=0)
             outputs = model.outputs(hidden, inputs, lengths if lengths.numel() else None)

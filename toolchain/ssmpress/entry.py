@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 import typer
 
-from ssmpress.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, SsmpressError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+from ssmpress.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, NO_ROOM, SsmpressError
 
 
 def run_app(app: typer.Typer) -> int:
@@ -20,7 +17,7 @@ def run_app(app: typer.Typer) -> int:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             place = error.filename or "the output"
             typer.echo(f"error: {place}: cannot be written: {error.strerror}.", err=True)
             return EXIT_BAD_INPUT

@@ -18,7 +18,12 @@ code  meaning
 
 from __future__ import annotations
 
+import errno
+
 EXIT_PASS = 0
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""Numbers of an OSError that says the disk takes no more: no defect of ssmpress."""
+
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
 EXIT_QUALITY = 3

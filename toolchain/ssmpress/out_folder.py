@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ssmpress.errors import BadInputError, UsageError
+from ssmpress.errors import NO_ROOM, BadInputError, UsageError
 from ssmpress.report.files import read_json
 from ssmpress.report.manifest import MANIFEST_NAME
 from ssmpress.report.sweep import SWEEP_NAME
 from ssmpress.stages import REPORTS
 
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EBUSY, errno.ENOTEMPTY)
+_CANNOT_WRITE = (*NO_ROOM, errno.EBUSY, errno.ENOTEMPTY)
 _SWEEP_FILES = {SWEEP_NAME, "sweep.md", "sweep.html"}
 
 
