@@ -14,7 +14,7 @@ SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name 
 CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-DEMO := toolchain/recipes/demo-model
+DEMO := toolchain/experiments/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long: export OMP_WAIT_POLICY := PASSIVE
 # Test files side by side; many of them wait for processes that they start.
@@ -87,7 +87,7 @@ test-kernels: $(STAMPS)/venv
 	done
 
 package-test: setup
-	$(BIN)/python -m pytest tests/test_package.py
+	$(BIN)/python -m pytest tests/packaging/test_package.py
 
 docs: setup
 	$(BIN)/python docs/site/build.py build/docs
@@ -134,7 +134,7 @@ $(PEERS)/ready: runtimes/bench/peers.txt
 	touch $@
 
 bench-peers: bench-models $(PEERS)/ready
-	$(PEERS)/bin/python -m pytest tests/test_bench_models.py
+	$(PEERS)/bin/python -m pytest tests/bench/test_bench_models.py
 	$(PEERS)/bin/python runtimes/bench/bench_peers.py build/bench/peers.json
 	$(PEERS)/bin/python runtimes/bench/bench_quality.py build/bench/quality_peers.json \
 		--dense $(DENSE) --pruned 70=$(PRUNED) --text $(TEXT) --calibration $(CALIBRATION)

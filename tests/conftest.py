@@ -10,15 +10,16 @@ import pytest
 import torch
 from hypothesis import settings
 
-from ssmpress import ops
-from ssmpress.checkpoint import Checkpoint, ModelConfig, tensor_shapes
+from paths import SHARED
+from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
+from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.errors import DeviceError
+from ssmpress.machine import get_library_path
 
 torch.set_num_threads(1)  # the models are small, the cores are shared
 settings.register_profile("ssmpress", deadline=None)
 settings.load_profile("ssmpress")
 
-SHARED = Path(__file__).parents[2] / "shared"
 """Trained models and texts beside the repository; tests that need them skip without."""
 
 
@@ -54,7 +55,7 @@ def shared() -> Callable[[str], Path]:
 def library() -> Path:
     """The op library; skips in a source tree that was not built."""
     try:
-        return ops.get_library_path()
+        return get_library_path()
     except DeviceError as error:
         pytest.skip(str(error))
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ssmpress.evaluate import parity, percentiles, retention, retention_interval
-from ssmpress.gate import judge
-from ssmpress.recipe import PROJECTIONS, GateSettings, Recipe
-from ssmpress.report.results import (
+from ssmpress.gate.judge import judge
+from ssmpress.measure.metrics import parity, percentiles, retention, retention_interval
+from ssmpress.recipe.settings import PROJECTIONS, GateSettings, Recipe
+from ssmpress.report.schema import build_report, with_verdict
+from ssmpress.results import (
     LanguageModelQuality,
     Matrix,
     Measurement,
@@ -20,9 +21,9 @@ from ssmpress.report.results import (
     Size,
     TextUse,
 )
-from ssmpress.report.schema import build_report, with_verdict
 
 PROMPT = 64
+CHARTS = ("quality", "size", "memory", "decode", "prefill", "samples", "sparsity", "formats")
 
 
 def quality_of(perplexity: float, windows: int = 10, window: int = 101) -> LanguageModelQuality:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import os
@@ -14,17 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from ssmpress import compact, ops
-from ssmpress.checkpoint import read_checkpoint
+from paths import DEMO
+from ssmpress.bundle.manifest import MANIFEST_NAME, write_manifest
+from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import DeviceError
-from ssmpress.export import PackedModel, export
-from ssmpress.ops import Format, Structure, Values
-from ssmpress.recipe import Recipe
-from ssmpress.report.manifest import MANIFEST_NAME, write_manifest
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.graph.export import export
+from ssmpress.machine import get_library_path, get_runner_path
+from ssmpress.pack import matrix as compact
+from ssmpress.pack.model import PackedModel
+from ssmpress.recipe.settings import Recipe
 
-ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "toolchain" / "recipes" / "demo-model"
 SPARSITY = 0.7
 
 
@@ -34,7 +37,7 @@ def runner() -> Path:
     if named := os.environ.get("SSMRUN"):
         return Path(named)
     try:
-        return ops.get_runner_path()
+        return get_runner_path()
     except DeviceError as error:
         pytest.skip(str(error))
 
@@ -160,7 +163,7 @@ def make_bundle(
     """
     folder.mkdir(parents=True)
     export(packed_model(values), folder / "model.onnx")
-    shutil.copyfile(library or ops.get_library_path(), folder / "libssmpress_ops.so")
+    shutil.copyfile(library or get_library_path(), folder / "libssmpress_ops.so")
     shutil.copyfile(runtime_library or runtime(), folder / "libonnxruntime.so")
     shutil.copyfile(DEMO / "tokenizer.json", folder / "tokenizer.json")
     for path in extra:
@@ -179,3 +182,8 @@ def remake_manifest(folder: Path, **extra: Any) -> None:
 def twin(bundle: Path, folder: Path) -> Path:
     """A bundle to damage, its files copied."""
     return Path(shutil.copytree(bundle, folder))
+
+
+def array(reply: dict[str, Any], name: str = "data") -> NDArray[np.float32]:
+    """A tensor of one of ssmrun's replies."""
+    return np.frombuffer(base64.b64decode(reply[name]), np.float32).reshape(reply["shape"])

@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from ssmpress import deploy, ops, stages
-from ssmpress.checkpoint import read_checkpoint
-from ssmpress.device_check import Reference, make_reference
+from paths import DEMO
+from ssmpress import stages
+from ssmpress.bundle.manifest import MANIFEST_NAME
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.devices import plan as deploy
+from ssmpress.devices.check import Reference, make_reference
+from ssmpress.devices.qemu import find_emulator, find_sysroot
+from ssmpress.devices.real import BundleFiles
 from ssmpress.errors import DeviceError
-from ssmpress.ops import Values
+from ssmpress.formats import Values
+from ssmpress.machine import get_runner_path, host_machine
 from ssmpress.prune.recover import PruneResult
-from ssmpress.qemu import find_emulator, find_sysroot
-from ssmpress.recipe import PackSettings, Recipe, Target
-from ssmpress.remote_device import BundleFiles
-from ssmpress.report.manifest import MANIFEST_NAME
-from ssmpress.report.results import TextUse
+from ssmpress.recipe.settings import PackSettings, Recipe, Target
+from ssmpress.results import TextUse
 from ssmpress.validate import PARITY_TOLERANCE
-
-DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
     """
     recipe = Recipe(model=DEMO, out=folder, target=target, threads=1, pack=PackSettings(values))
     try:
-        ops.get_runner_path(target.machine)
+        get_runner_path(target.machine)
         runtime = deploy.find_runtime_library(target.machine)
     except DeviceError as error:
         pytest.skip(str(error))
@@ -72,7 +73,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
 
 def require_emulator() -> None:
     """Skip where nothing can run an arm64 program."""
-    if ops.host_machine() == "aarch64":
+    if host_machine() == "aarch64":
         pytest.skip("this machine needs no emulator for arm64")
     if find_emulator("aarch64") is None:
         pytest.skip("qemu-aarch64 is absent: apt install qemu-user libstdc++6-arm64-cross")

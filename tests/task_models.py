@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from lra.prepare import byte_tokenizer
 
-from ssmpress import data
-from ssmpress.checkpoint import ModelConfig
-from ssmpress.labelled import load_labelled
-from ssmpress.model import Mamba
-from ssmpress.ops import Values
-from ssmpress.recipe import (
+from ssmpress.blocks.model import Mamba
+from ssmpress.checkpoint.config import ModelConfig
+from ssmpress.data import text as data
+from ssmpress.data.labelled import load_labelled
+from ssmpress.data.series import load_series
+from ssmpress.formats import Values
+from ssmpress.recipe.settings import (
     DataSettings,
     GateSettings,
     PackSettings,
@@ -25,7 +26,6 @@ from ssmpress.recipe import (
     Recipe,
     RecoverSettings,
 )
-from ssmpress.series import load_series
 from ssmpress.task_config import Kind, Task
 
 CLASSES = ("few", "many")

@@ -15,21 +15,20 @@ import onnxruntime
 import pytest
 import transformers
 
-from ssmpress import data
-from ssmpress.checkpoint import read_checkpoint
-from ssmpress.evaluate import perplexity
-from ssmpress.ops import LIBRARY_NAME
-from ssmpress.report.manifest import verify_manifest
-from ssmpress.run import open_session
+from paths import DEMO, ROOT
+from ssmpress.bundle.manifest import verify_manifest
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.data import text as data
+from ssmpress.machine import LIBRARY_NAME
+from ssmpress.measure.metrics import perplexity
+from ssmpress.runtime.session import open_session
 
-ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "toolchain" / "recipes" / "demo-model"
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 
 
 def run_compress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The real command in a process of its own, in `folder`."""
-    command = [sys.executable, "-c", "from ssmpress.cli import main; main()", *arguments]
+    command = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()", *arguments]
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True,

@@ -11,19 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paths import DEMO
 from ssmpress import stages, validate
-from ssmpress.checkpoint import read_checkpoint
+from ssmpress.bundle.out_folder import check_out, staged
+from ssmpress.checkpoint.config import EMBEDDING
+from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import ParityError, UsageError
-from ssmpress.int4 import MAX_COLUMNS
-from ssmpress.layouts import EMBEDDING
-from ssmpress.matrix_formats import matrix_format
-from ssmpress.ops import Values
-from ssmpress.out_folder import check_out, staged
+from ssmpress.formats import Values
+from ssmpress.pack.choose import matrix_format
+from ssmpress.pack.layouts.int4 import MAX_COLUMNS
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import DataSettings, Head, PackSettings, Recipe
-from ssmpress.report.results import TextUse
-
-DEMO = Path(__file__).parents[1] / "toolchain" / "recipes" / "demo-model"
+from ssmpress.recipe.settings import DataSettings, Head, PackSettings, Recipe
+from ssmpress.results import TextUse
 
 
 def make_source() -> stages.Source:

@@ -14,14 +14,17 @@ import jsonschema
 import pytest
 
 import example_report as example
+from example_sweep import SCHEMA, example_sweep
+from paths import DEMO, ROOT
 from processes import accept_interrupts
 from ssmpress import stages
+from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.errors import UsageError
-from ssmpress.gate import judge
-from ssmpress.ops import Values
-from ssmpress.pick import METRICS, parse_pick
+from ssmpress.formats import Values
+from ssmpress.gate.judge import judge
 from ssmpress.pipeline import Watch
-from ssmpress.recipe import (
+from ssmpress.recipe.pick import METRICS, parse_pick
+from ssmpress.recipe.settings import (
     DataSettings,
     DeploySettings,
     GateSettings,
@@ -33,36 +36,13 @@ from ssmpress.recipe import (
     Sweep,
 )
 from ssmpress.report import tradeoff as tradeoff_charts
-from ssmpress.report.manifest import verify_manifest
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.report.sweep import build_sweep, pareto_front, tradeoff
 from ssmpress.report.sweep_page import render_sweep_html, render_sweep_markdown
 from ssmpress.report.tables import command
 from ssmpress.sweep import continues, run_sweep
 
-ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "toolchain" / "recipes" / "demo-model"
-SCHEMA = json.loads((ROOT / "docs" / "sweep.schema.json").read_text())
-COMMAND = [sys.executable, "-c", "from ssmpress.cli import main; main()"]
-
-
-def example_sweep(pick: str = "", **perplexities: float) -> dict[str, Any]:
-    """sweep.json of made-up reports, by point: s50 slower and better than s70."""
-    sweep = Sweep(example.recipe(), (0.7, 0.5), (Values.INT8,), parse_pick(pick) if pick else ())
-    found = {"s50_int8": 30.5, "s70_int8": 33.0} | perplexities
-    times = {"s50_int8": 6.0, "s70_int8": 4.0}
-    reports = {}
-    for name, recipe in sweep.points().items():
-        key = name.replace("-", "_")
-        rows = {
-            "dense": example.measurement(10.0, seed=1),
-            "compressed": example.measurement(times[key], seed=2),
-        }
-        report = build_report(recipe, example.results(compressed=found[key], measurements=rows))
-        reports[name] = with_verdict(report, judge(report, GateSettings(0.95)))
-    summary = build_sweep(sweep, reports)
-    jsonschema.validate(summary, SCHEMA)
-    return summary
+COMMAND = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()"]
 
 
 def test_points_have_names_and_ascend() -> None:
@@ -244,7 +224,7 @@ def test_recovery_goes_on_from_the_lower_sparsity(tmp_path, cache) -> None:
     out = tmp_path / "out"
     recipe = small(out, recover=recover, save_checkpoint=tmp_path / "saved")
     result = run_sweep(Sweep(recipe, (0.4, 0.6), (Values.FP16,)))
-    from ssmpress.checkpoint import read_checkpoint
+    from ssmpress.checkpoint.read import read_checkpoint
 
     weights = [
         read_checkpoint(tmp_path / "saved" / name / "mamba-ssm").tensors for name in ("s40", "s60")

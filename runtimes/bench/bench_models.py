@@ -21,25 +21,19 @@ import onnx
 import tiled_model
 from numpy.typing import NDArray
 
-from ssmpress import compact as packing
 from ssmpress import stages
-from ssmpress.checkpoint import Checkpoint, read_checkpoint
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.errors import BadInputError
-from ssmpress.export import PackedModel, export
-from ssmpress.head_error import FREQUENT_SHARE
-from ssmpress.matrix_formats import is_matrix
-from ssmpress.ops import (
-    CAUSAL_CONV1D,
-    DOMAIN,
-    ONNX_OPSET,
-    SELECTIVE_SCAN,
-    Format,
-    Structure,
-    Values,
-)
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.graph.export import export
+from ssmpress.graph.ops import CAUSAL_CONV1D, DOMAIN, ONNX_OPSET, SELECTIVE_SCAN
+from ssmpress.pack import matrix as packing
+from ssmpress.pack.choose import is_matrix
+from ssmpress.pack.head_error import FREQUENT_SHARE
+from ssmpress.pack.model import PackedModel
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import Head, PackSettings, Recipe
-from ssmpress.report.results import TextUse
+from ssmpress.recipe.settings import Head, PackSettings, Recipe
+from ssmpress.results import TextUse
 
 SHARED = Path("../shared/models")
 

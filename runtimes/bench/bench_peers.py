@@ -26,8 +26,8 @@ from bench_models import MODELS
 from gguf_models import QUANTISATIONS
 from interleaved import Contestant, Run, measure, provenance, spread
 
-from ssmpress.ops import get_library_path
-from ssmpress.report.files import write_json
+from ssmpress.files import write_json
+from ssmpress.machine import get_library_path
 
 PEER = (sys.executable, str(Path(__file__).parent / "peer_worker.py"))
 OURS = ("70-int8", "70-fp16", "90-int8", "dense-int8", "dense-fp32")

@@ -26,16 +26,17 @@ from interleaved import Contestant, measure, provenance
 from numpy.typing import NDArray
 from peer_models import file_bytes, write_gguf
 
-from ssmpress import data
-from ssmpress.checkpoint import read_checkpoint
-from ssmpress.evaluate import perplexity
-from ssmpress.export import export
-from ssmpress.ops import Values, get_library_path
-from ssmpress.recipe import Head
-from ssmpress.report.files import write_json
-from ssmpress.run import open_session
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.data import text as data
+from ssmpress.files import write_json
+from ssmpress.formats import Values
+from ssmpress.graph.export import export
+from ssmpress.machine import get_library_path
+from ssmpress.measure.metrics import perplexity
+from ssmpress.measure.worker_process import WorkerProcess
+from ssmpress.recipe.settings import Head
+from ssmpress.runtime.session import open_session
 from ssmpress.stages import CPU_CALIBRATION_TOKENS
-from ssmpress.worker_process import WorkerProcess
 
 WINDOW = 1024
 

@@ -16,7 +16,7 @@ import numpy as np
 from peer_worker import silence
 from torch import Tensor
 
-from ssmpress.checkpoint import ModelConfig
+from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.errors import BadInputError
 
 CONTEXT = 1 << 20  # llama.cpp's converter writes this for Mamba: its state does not grow

@@ -18,13 +18,13 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from ssmpress.device import host_environment
 from ssmpress.errors import SsmpressError
-from ssmpress.ops import get_library_path
-from ssmpress.worker_process import WorkerProcess
+from ssmpress.machine import get_library_path
+from ssmpress.measure.interleaved import host_environment
+from ssmpress.measure.worker_process import WorkerProcess
 
 TIMEOUT_S = 600.0
-OURS = (sys.executable, "-m", "ssmpress.device_worker")
+OURS = (sys.executable, "-m", "ssmpress.measure.worker")
 
 
 @dataclass(frozen=True)

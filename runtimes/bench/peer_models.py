@@ -18,7 +18,7 @@ import onnxruntime
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from ssmpress.checkpoint import read_checkpoint
+from ssmpress.checkpoint.read import read_checkpoint
 
 GRAPHS = {"prompt": "dense-fp32.onnx", "token": "stock-decode.onnx"}
 GROUP = 32  # weights that share a scale in 4-bit formats: llama.cpp's Q4_0 has the same

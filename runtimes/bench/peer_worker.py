@@ -1,6 +1,6 @@
 """The process that bench_peers.py starts for a peer: llama.cpp or OpenVINO, one model, one run.
 
-It answers the requests of `ssmpress.device_worker` (load, round, memory), with the same tokens for
+It answers the requests of `ssmpress.measure.worker` (load, round, memory), with the same tokens for
 the same seed. `load` takes two fields more, engine ("llama.cpp" or "openvino") and length (tokens
 of its first call; OpenVINO compiles for that length), and there is one request more:
 
@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.device_worker import die_with_parent, memory_bytes, wait_until_quiet
 from ssmpress.errors import BadInputError
-from ssmpress.evaluate import token_nll
+from ssmpress.measure.metrics import token_nll
+from ssmpress.measure.worker import die_with_parent, memory_bytes, wait_until_quiet
 
 Logits = NDArray[np.float32]
 CHUNK = 256

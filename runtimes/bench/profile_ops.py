@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from ssmpress.ops import get_library_path
-from ssmpress.run import Session, open_session
+from ssmpress.machine import get_library_path
+from ssmpress.runtime.session import Session, open_session
 
 STEPS = 40
 PROMPT = 512

@@ -19,8 +19,9 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from ssmpress import fallback, ops
-from ssmpress.device import host_environment
+from ssmpress.graph import fallback, ops
+from ssmpress.machine import get_library_path
+from ssmpress.measure.interleaved import host_environment
 
 D, N = 1536, 16
 
@@ -51,7 +52,7 @@ def session(model: bytes, *, library: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     if library:
-        options.register_custom_ops_library(str(ops.get_library_path()))
+        options.register_custom_ops_library(str(get_library_path()))
     return onnxruntime.InferenceSession(model, options)
 
 
@@ -84,7 +85,7 @@ def main() -> None:
             {"d": D, "n": N, "l": length, "op_ms": round(mine, 4), "fallback_ms": round(other, 4),
              "speedup": round(other / mine, 2)}
         )  # fmt: skip
-    environment = host_environment(threads=1, library=ops.get_library_path())
+    environment = host_environment(threads=1, library=get_library_path())
     kept = ("cpu", "isa_flags", "ops_isa", "threads", "onnxruntime", "load_average_1min")
     result = {
         "date": datetime.now(UTC).date().isoformat(),

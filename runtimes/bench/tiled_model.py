@@ -27,10 +27,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ssmpress.checkpoint import ModelConfig, read_checkpoint, tensor_shapes, write_checkpoint
+from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
+from ssmpress.checkpoint.read import read_checkpoint, write_checkpoint
 from ssmpress.errors import UsageError
 from ssmpress.prune.mask import keep_masks, layer_of, prunable_names
-from ssmpress.recipe import PROJECTIONS
+from ssmpress.recipe.settings import PROJECTIONS
 
 MAMBA_130M = ModelConfig(
     d_model=768, n_layer=24, vocab_size=50280, d_state=16, d_conv=4, d_inner=1536, dt_rank=48

@@ -19,8 +19,8 @@ from bench_models import MODELS
 from interleaved import Contestant, Run, measure, provenance, spread
 from profile_ops import profile
 
-from ssmpress.ops import get_library_path
-from ssmpress.report.files import write_json
+from ssmpress.files import write_json
+from ssmpress.machine import get_library_path
 
 FAR_BEYOND_THE_CACHE_MB = 2000
 

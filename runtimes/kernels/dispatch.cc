@@ -10,7 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "kernels/isa.h"
+#include "kernels/isa/isa.h"
 #include "kernels/kernels.h"
 
 namespace ssmpress {

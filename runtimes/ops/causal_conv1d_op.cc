@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CausalConv1d: shapes and pointers in, kernels/causal_conv1d.cc does the work.
+// CausalConv1d: shapes and pointers in, kernels/scan/causal_conv1d.cc does the work.
 #include "ops/op.h"
 
 namespace ssmpress {

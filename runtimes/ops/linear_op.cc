@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The linear ops, one per packed format: tokens in, kernels/linear.cc does the work.
+// The linear ops, one per packed format: tokens in, kernels/linear/linear.cc does the work.
 #include "ops/op.h"
 
 namespace ssmpress {

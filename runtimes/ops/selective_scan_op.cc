@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// SelectiveScan: shapes and pointers in, kernels/selective_scan.cc does the work.
+// SelectiveScan: shapes and pointers in, kernels/scan/selective_scan.cc does the work.
 #include "ops/op.h"
 
 namespace ssmpress {

@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runner/commands.h"
+#include "runner/commands/commands.h"
 #include "runner/failure.h"
 #include "runner/files.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "runner/json.h"
+#include "runner/json/json.h"
 
 namespace ssmrun {
 

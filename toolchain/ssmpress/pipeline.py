@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.bundle import archive_path, write_archive
-from ssmpress.deploy import Deployment, plan_deployment
+from ssmpress.bundle.files import archive_path, write_archive
+from ssmpress.bundle.out_folder import staged
+from ssmpress.devices.plan import Deployment, plan_deployment
 from ssmpress.errors import UsageError
-from ssmpress.gate import judge, read_report
-from ssmpress.out_folder import staged
-from ssmpress.recipe import Recipe
+from ssmpress.gate.judge import judge, read_report
+from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.validate import validate
 

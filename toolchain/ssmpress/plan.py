@@ -7,12 +7,13 @@ from math import prod
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.checkpoint import ModelConfig, read_config, tensor_shapes
-from ssmpress.compact import predicted_bytes
-from ssmpress.matrix_formats import is_matrix, matrix_format
+from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
+from ssmpress.checkpoint.read import read_config
+from ssmpress.pack.choose import is_matrix, matrix_format
+from ssmpress.pack.matrix import predicted_bytes
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
-from ssmpress.recipe import Recipe
+from ssmpress.recipe.settings import Recipe
 
 WEIGHT_TOKENS_PER_SECOND = 45e9
 """Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess

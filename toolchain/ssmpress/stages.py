@@ -18,44 +18,47 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmpress import data, dead_channels, int4
-from ssmpress.bundle import run_it, write_device_files
-from ssmpress.checkpoint import (
+from ssmpress import files
+from ssmpress.blocks.model import Mamba
+from ssmpress.bundle.files import run_it, write_device_files
+from ssmpress.bundle.manifest import write_manifest
+from ssmpress.bundle.names import REPORTS
+from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig, tensor_shapes
+from ssmpress.checkpoint.read import (
     LAYOUTS,
     Checkpoint,
-    ModelConfig,
     check_target,
     read_checkpoint,
     write_checkpoint,
 )
-from ssmpress.compact import frequent_rows
-from ssmpress.deploy import Deployment
+from ssmpress.data import text as data
+from ssmpress.data.labelled import load_labelled
+from ssmpress.data.series import SeriesWindows, load_series
+from ssmpress.devices.plan import Deployment
 from ssmpress.errors import BadInputError, UsageError
-from ssmpress.export import PackedModel, export
-from ssmpress.head_error import TEXT as HEAD_TEXT
-from ssmpress.head_error import frequent_tokens, head_hessian
-from ssmpress.labelled import load_labelled
-from ssmpress.layouts import EMBEDDING, LM_HEAD, tensor_shapes
-from ssmpress.matrix_formats import pack_model
-from ssmpress.model import Mamba
-from ssmpress.ops import LIBRARY_NAME, Values, get_library_path, host_machine
-from ssmpress.prune import mask, resume
+from ssmpress.formats import Values
+from ssmpress.graph.export import export
+from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
+from ssmpress.pack.choose import pack_model
+from ssmpress.pack.head_error import TEXT as HEAD_TEXT
+from ssmpress.pack.head_error import frequent_tokens, head_hessian
+from ssmpress.pack.layouts import int4
+from ssmpress.pack.matrix import frequent_rows
+from ssmpress.pack.model import PackedModel
+from ssmpress.prune import dead_channels, mask, resume
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores, check_combination
 from ssmpress.prune.order import Calibration, Tokens
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
-from ssmpress.recipe import DataSettings, Recipe
-from ssmpress.report import files
+from ssmpress.recipe.settings import DataSettings, Recipe
 from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
-from ssmpress.report.manifest import write_manifest
 from ssmpress.report.markdown import render_markdown
-from ssmpress.report.results import LanguageModelQuality, TaskQuality, TextUse
-from ssmpress.series import SeriesWindows, load_series
+from ssmpress.results import LanguageModelQuality, TaskQuality, TextUse
 from ssmpress.task_config import Kind, Task
-from ssmpress.tasks import Samples
+from ssmpress.tasks.losses import Samples
 
 Progress = Callable[[str, int, int], None]
 Note = Callable[[str], None]
@@ -495,9 +498,6 @@ def export_bundle(
         model_bytes=sum(f.stat().st_size for f in model_files),
         machine=machine,
     )
-
-
-REPORTS = ("report.json", "report.md", "report.html", "junit.xml", "README.md")
 
 
 def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:

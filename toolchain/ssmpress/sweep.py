@@ -21,18 +21,18 @@ from typing import Any
 
 import torch
 
-from ssmpress import __version__, stages
+from ssmpress import files, stages
+from ssmpress._version import __version__
+from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
+from ssmpress.bundle.names import REPORTS
+from ssmpress.bundle.out_folder import staged
 from ssmpress.errors import BadInputError
-from ssmpress.out_folder import staged
 from ssmpress.pipeline import Checked, Watch, check, make_bundle, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe import Method, Recipe, Scope, Sweep
-from ssmpress.report import files
-from ssmpress.report.manifest import MANIFEST_NAME, verify_manifest
+from ssmpress.recipe.settings import Method, Recipe, Scope, Sweep
 from ssmpress.report.sweep import build_sweep, tradeoff, write_sweep
-from ssmpress.stages import REPORTS
 
 
 @dataclass(frozen=True)

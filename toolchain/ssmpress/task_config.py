@@ -21,6 +21,8 @@ from typing import Any
 
 from ssmpress.errors import BadInputError
 
+INSTANCE_EPS = 1e-5
+"""Added to the variance of a window before the root: a constant window has none."""
 LIMIT = 1 << 20
 """Largest length, and most classes or variates, that a block may name."""
 

@@ -12,25 +12,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmpress import compact as packing
-from ssmpress import data, evaluate
-from ssmpress.boards import lower_bounds
-from ssmpress.bundle import RUNTIME_FILES
-from ssmpress.checkpoint import tensor_shapes
-from ssmpress.deploy import Deployment, describe_target, run_devices
-from ssmpress.device import MeasureSettings, Variant, host_environment, measure_host
-from ssmpress.device_check import AnyReference, make_reference
+from ssmpress.blocks.model import Mamba, Projection
+from ssmpress.bundle.files import RUNTIME_FILES
+from ssmpress.bundle.manifest import MANIFEST_NAME
+from ssmpress.checkpoint.config import tensor_shapes
+from ssmpress.data import text as data
+from ssmpress.data.series import SeriesWindows
+from ssmpress.devices.boards import lower_bounds
+from ssmpress.devices.check import AnyReference, make_reference
+from ssmpress.devices.plan import Deployment, describe_target, run_devices
+from ssmpress.devices.real import BundleFiles
+from ssmpress.devices.task_check import make_task_reference
 from ssmpress.errors import ParityError
-from ssmpress.export import PackedModel
-from ssmpress.model import Mamba, Projection
-from ssmpress.ops import Values
+from ssmpress.formats import Values
+from ssmpress.measure import metrics as evaluate
+from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
+from ssmpress.pack import matrix as packing
+from ssmpress.pack.model import PackedModel
 from ssmpress.prune import mask
-from ssmpress.recipe import Recipe
-from ssmpress.remote_device import BundleFiles
-from ssmpress.report.devices import DeviceResult, judged_measurements
-from ssmpress.report.manifest import MANIFEST_NAME
-from ssmpress.report.results import (
+from ssmpress.recipe.settings import Recipe
+from ssmpress.results import (
     TASK_BATCH,
+    DeviceResult,
     LanguageModelQuality,
     Matrix,
     Measurement,
@@ -39,13 +42,12 @@ from ssmpress.report.results import (
     Results,
     Size,
     TaskQuality,
+    judged_measurements,
 )
-from ssmpress.run import Session, open_session
-from ssmpress.series import SeriesWindows
+from ssmpress.runtime.session import Session, open_session
 from ssmpress.stages import Bundle, Progress, Pruned, Source, describe_model
-from ssmpress.task_check import make_task_reference
 from ssmpress.task_config import Kind
-from ssmpress.tasks import Samples
+from ssmpress.tasks.losses import Samples
 
 PARITY_TOKENS = 128
 PARITY_DECODE_TOKENS = 8

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmpress.blocks.model import Layer, Mamba, State
 from ssmpress.errors import UsageError
-from ssmpress.model import Layer, Mamba, State
 from ssmpress.prune.mask import component_of, keep_masks, layer_of, zero_counts
 from ssmpress.prune.saliency import Progress, parameters_of
-from ssmpress.recipe import PROJECTIONS, Scope
+from ssmpress.recipe.settings import PROJECTIONS, Scope
 
 OWL_OUTLIER = 5.0  # an outlier's score is so many times the layer's mean
 OWL_SPREAD = 0.08  # a layer's sparsity differs from the mean by at most this

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssmpress.model import Mamba
+from ssmpress.blocks.model import Mamba
 
 CHUNK_ROWS = 4096
 """Tokens whose logits exist at once."""

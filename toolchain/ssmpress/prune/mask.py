@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmpress.checkpoint import ModelConfig, tensor_shapes
+from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
 from ssmpress.errors import UsageError
 from ssmpress.prune.pattern import Pattern
-from ssmpress.recipe import PRUNABLE_CHOICES, Scope, SparsityOf
+from ssmpress.recipe.settings import PRUNABLE_CHOICES, Scope, SparsityOf
 
 MAX_SPARSITY = 0.99
 """Highest sparsity of the prunable weights; beyond it nothing is left to recover from."""

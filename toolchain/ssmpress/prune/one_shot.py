@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssmpress.blocks.model import Mamba
 from ssmpress.errors import UsageError
-from ssmpress.model import Mamba
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect, zero_counts
 from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import Progress, gradient_magnitude, magnitude, parameters_of
-from ssmpress.recipe import Method, PruneSettings, Scope
-from ssmpress.tasks import Batch, load_batch
+from ssmpress.recipe.settings import Method, PruneSettings, Scope
+from ssmpress.tasks.losses import Batch, load_batch
 
 
 def check_combination(names: tuple[str, ...], prune: PruneSettings, sparsity: float) -> None:

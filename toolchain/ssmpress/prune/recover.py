@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssmpress.blocks.model import Mamba
+from ssmpress.data.labelled import LabelledTexts
 from ssmpress.errors import DeviceError
-from ssmpress.labelled import LabelledTexts
-from ssmpress.model import Mamba
 from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
 from ssmpress.prune.distill import RowTerms, Teacher, row_terms
@@ -33,8 +33,8 @@ from ssmpress.prune.order import Calibration, SampleOrder, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import Progress
 from ssmpress.prune.training import Batch, Plan, TaskBatch, Training
-from ssmpress.recipe import Compute, Method, PruneSettings, RecoverSettings, Scope
-from ssmpress.tasks import load_batch, noisy, predict
+from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSettings, Scope
+from ssmpress.tasks.losses import load_batch, noisy, predict
 
 _GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
 _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest

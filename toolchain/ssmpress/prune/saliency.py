@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmpress.blocks.model import Mamba
 from ssmpress.errors import BadInputError
-from ssmpress.model import Mamba
-from ssmpress.tasks import Batch, task_loss
+from ssmpress.tasks.losses import Batch, task_loss
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many units are done, and how many there are."""

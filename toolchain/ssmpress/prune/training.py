@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ssmpress import tasks
+from ssmpress.blocks.model import Mamba
 from ssmpress.errors import UsageError
-from ssmpress.model import Mamba
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
 from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import combine, magnitude, parameters_of
 from ssmpress.prune.schedule import cosine_factor, cubic_sparsity
-from ssmpress.recipe import RecoverSettings, Scope
+from ssmpress.recipe.settings import RecoverSettings, Scope
+from ssmpress.tasks import losses as tasks
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ssmpress.report import tables
-from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import lookup, number, percent, size
 from ssmpress.report.wording import higher_is_better, words
+from ssmpress.results import VARIANTS
 
 Report = Mapping[str, Any]
 Spec = dict[str, Any]

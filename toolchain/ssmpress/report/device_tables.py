@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ssmpress.report.devices import HOST
-from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number, size
 from ssmpress.report.wording import counted, words
+from ssmpress.results import HOST, VARIANTS
 
 Report = Mapping[str, Any]
 _PARTS = (

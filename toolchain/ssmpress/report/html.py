@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.charts import draw_charts
 from ssmpress.report.device_charts import draw_device_charts
-from ssmpress.report.results import VARIANTS
 from ssmpress.report.tables import Rows, lookup, number
 from ssmpress.report.tradeoff import draw_tradeoff
 from ssmpress.report.wording import words
+from ssmpress.results import VARIANTS
 
 if TYPE_CHECKING:
     from jinja2 import Environment

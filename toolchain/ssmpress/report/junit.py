@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report.results import FAIL, INCONCLUSIVE
 from ssmpress.report.tables import lookup, printable, title
+from ssmpress.results import FAIL, INCONCLUSIVE
 
 
 def render_junit(reports: Mapping[str, Mapping[str, Any]]) -> str:

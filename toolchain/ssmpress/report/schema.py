@@ -10,17 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ssmpress import __version__
-from ssmpress.recipe import Recipe
-from ssmpress.report.devices import (
+from ssmpress._version import __version__
+from ssmpress.recipe.settings import Recipe
+from ssmpress.report.device_blocks import device_block, target_block
+from ssmpress.results import (
     HOST,
-    DeviceResult,
-    device_block,
-    judged_device,
-    target_block,
-)
-from ssmpress.report.results import (
     VARIANTS,
+    DeviceResult,
     Matrix,
     Measurement,
     Quality,
@@ -29,6 +25,7 @@ from ssmpress.report.results import (
     TaskQuality,
     TextUse,
     Verdict,
+    judged_device,
 )
 
 SCHEMA_VERSION = 1

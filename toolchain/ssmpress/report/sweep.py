@@ -9,19 +9,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ssmpress import __version__
+from ssmpress import files
+from ssmpress._version import __version__
 from ssmpress.errors import (
     EXIT_INCONCLUSIVE,
     EXIT_LATENCY_OR_SIZE,
     EXIT_PASS,
     EXIT_QUALITY,
 )
-from ssmpress.pick import Condition, pick
-from ssmpress.recipe import Sweep
-from ssmpress.report import files
-from ssmpress.report.results import FAIL, INCONCLUSIVE
+from ssmpress.recipe.pick import Condition, pick
+from ssmpress.recipe.settings import Sweep
 from ssmpress.report.schema import json_types
 from ssmpress.report.tables import lookup
+from ssmpress.results import FAIL, INCONCLUSIVE
 
 SWEEP_NAME = "sweep.json"
 SWEEP_VERSION = 1

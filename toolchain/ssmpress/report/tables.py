@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssmpress.recipe import NAMED_RECIPES, PROJECTIONS, RULES, Recipe
-from ssmpress.report.results import VARIANTS
+from ssmpress.recipe.settings import NAMED_RECIPES, PROJECTIONS, RULES, Recipe
 from ssmpress.report.wording import METRICS, words
+from ssmpress.results import VARIANTS
 
 Rows = list[list[str]]
 _MISSING = "-"

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from ssmpress.report import tables
 from ssmpress.report.device_tables import headlines
-from ssmpress.report.results import FAIL, INCONCLUSIVE, PASS
 from ssmpress.report.sweep_page import sweep_status
 from ssmpress.report.tables import lookup, percent
+from ssmpress.results import FAIL, INCONCLUSIVE, PASS
 
 WIDTH = 80
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ssmpress.report.results import TASK_BATCH
+from ssmpress.results import TASK_BATCH
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+// The definition of every kernel as plain loops: what the vector kernels are tested against, and
+// what runs on a CPU that has no vector kernel.
+#include <cmath>
+#include <cstring>
+
+#include "kernels/isa/isa.h"
+
+namespace ssmpress {
+namespace {
+
+// Beyond 20, log1p(exp(x)) - x is below half a unit in the last place of x.
+float Softplus(float x) { return x > 20.0f ? x : log1pf(expf(x)); }
+
+float Silu(float x) { return x / (1.0f + expf(-x)); }
+
+float HalfToFloat(uint16_t half) {
+  const uint32_t sign = static_cast<uint32_t>(half & 0x8000u) << 16;
+  const uint32_t exponent = half >> 10 & 31u;
+  const uint32_t fraction = half & 0x3ffu;
+  if (exponent == 0) {  // zero or subnormal: fraction · 2^-24
+    const float magnitude = static_cast<float>(fraction) * 0x1p-24f;
+    return sign != 0 ? -magnitude : magnitude;
+  }
+  const uint32_t wide_exponent = exponent == 31 ? 255u : exponent + 112u;
+  const uint32_t word = sign | wide_exponent << 23 | fraction << 13;
+  float value;
+  std::memcpy(&value, &word, sizeof value);
+  return value;
+}
+
+void SelectiveScanChannel(const SelectiveScan& s, size_t batch, size_t d) {
+  const float* state = s.state + batch * s.n * s.d + d;
+  float* h = s.state_out + batch * s.n * s.d + d;
+  for (size_t n = 0; n < s.n; ++n) h[n * s.d] = state[n * s.d];
+  for (size_t t = 0; t < s.l; ++t) {
+    const size_t token = batch * s.l + t;
+    const float u = s.u[token * s.d + d];
+    const float dt = Softplus(s.delta[token * s.d + d] + s.delta_bias[d]);
+    float y = s.D[d] * u;
+    for (size_t n = 0; n < s.n; ++n) {
+      float& state_n = h[n * s.d];
+      state_n = expf(dt * s.A[n * s.d + d]) * state_n + dt * u * s.B[token * s.n + n];
+      y += s.C[token * s.n + n] * state_n;
+    }
+    s.y[token * s.d + d] = y * Silu(s.z[token * s.d + d]);
+  }
+}
+
+void SelectiveScanScalar(const SelectiveScanBlock& block) {
+  for (size_t d = block.channel_begin; d < block.channel_end; ++d) {
+    SelectiveScanChannel(*block.args, block.batch, d);
+  }
+}
+
+void CausalConv1dScalar(const CausalConv1dBlock& block) {
+  const CausalConv1d& a = *block.args;
+  const size_t kept = a.k - 1;
+  const float* x = a.x + block.batch * a.l * a.d;
+  const float* state = a.state + block.batch * kept * a.d;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    for (size_t d = 0; d < a.d; ++d) {
+      float sum = a.bias[d];
+      for (size_t j = 0; j < a.k; ++j) {
+        // Row t + j of concat(state, x).
+        const float* row = t + j < kept ? state + (t + j) * a.d : x + (t + j - kept) * a.d;
+        sum += a.weight[j * a.d + d] * row[d];
+      }
+      a.y[(block.batch * a.l + t) * a.d + d] = Silu(sum);
+    }
+  }
+}
+
+template <class Quantized>
+float Quantize(const float* x, size_t columns, size_t stride, Quantized* q) {
+  float max = 0.0f;
+  bool finite = true;
+  for (size_t j = 0; j < columns; ++j) {
+    finite = finite && std::isfinite(x[j]);
+    max = std::fabs(x[j]) > max ? std::fabs(x[j]) : max;
+  }
+  std::memset(q, 0, stride * sizeof(Quantized));
+  if (!finite) return NAN;
+  const float scale = (max > 1e-30f ? max : 1e-30f) / 127.0f;
+  for (size_t j = 0; j < columns; ++j) q[j] = static_cast<Quantized>(nearbyintf(x[j] / scale));
+  return scale;
+}
+
+template <Values kValues>
+struct Types;
+template <>
+struct Types<Values::kFp32> {
+  using Stored = float;
+  using Sum = float;
+  static float Convert(float value) { return value; }
+};
+template <>
+struct Types<Values::kFp16> {
+  using Stored = uint16_t;
+  using Sum = float;
+  static float Convert(uint16_t value) { return HalfToFloat(value); }
+};
+template <>
+struct Types<Values::kInt8> {
+  using Stored = int8_t;
+  using Sum = int32_t;
+  static int32_t Convert(int8_t value) { return value; }
+};
+
+template <class T, class X>
+typename T::Sum DotDense(const PackedMatrix& m, size_t row, const X* x) {
+  const auto* weight = static_cast<const typename T::Stored*>(m.value) + row * m.columns;
+  typename T::Sum sum = 0;
+  for (size_t j = 0; j < m.columns; ++j) sum += T::Convert(weight[j]) * x[j];
+  return sum;
+}
+
+template <class T, class X>
+typename T::Sum DotBitmask(const PackedMatrix& m, size_t row, const X* x) {
+  const auto* value = static_cast<const typename T::Stored*>(m.value) + m.start[row];
+  const uint8_t* bits = m.bits + row * ((m.columns + 63) / 64 * 8);
+  typename T::Sum sum = 0;
+  for (size_t j = 0; j < m.columns; ++j) {
+    if ((bits[j / 8] >> j % 8 & 1) != 0) sum += T::Convert(*value++) * x[j];
+  }
+  return sum;
+}
+
+template <Structure kStructure, Values kValues, class X>
+void LinearScalar(const LinearBlock& block) {
+  using T = Types<kValues>;
+  const PackedMatrix& m = *block.matrix;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const X* x = static_cast<const X*>(block.x) + t * block.x_stride;
+    for (size_t row = block.row_begin; row < block.row_end; ++row) {
+      const auto sum =
+          kStructure == Structure::kDense ? DotDense<T>(m, row, x) : DotBitmask<T>(m, row, x);
+      float& y = block.y[t * m.rows + row];
+      y = static_cast<float>(sum);
+      if (kValues == Values::kInt8) y *= block.x_scale[t] * m.scale[row];
+    }
+  }
+}
+
+// The sums of one tile's entries for one token.
+void SumTile(const PackedMatrix& m, size_t tile, const int8_t* x, int32_t (&sum)[kWindowTile]) {
+  const auto* value = static_cast<const int8_t*>(m.value);
+  size_t first[2] = {0, 0};
+  for (size_t i = 0; i < kWindowTile; ++i) sum[i] = 0;
+  for (int32_t record = m.start[tile]; record < m.start[tile + 1]; ++record) {
+    const size_t at = static_cast<size_t>(record);
+    first[0] += m.step[2 * at];
+    first[1] += m.step[2 * at + 1];
+    for (size_t slot = 0; slot < kWindowSlots; ++slot) {
+      const unsigned position = m.position[at * 16 + slot % 16] >> slot / 16 * 4 & 15;
+      sum[slot / 4] += value[at * kWindowSlots + slot] * x[first[slot / 16] + position];
+    }
+  }
+}
+
+void WindowScalar(const LinearBlock& block) {
+  const PackedMatrix& m = *block.matrix;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const auto* x = static_cast<const int8_t*>(block.x) + t * block.x_stride;
+    for (size_t entry = block.row_begin; entry < block.row_end; entry += kWindowTile) {
+      int32_t sum[kWindowTile];
+      SumTile(m, entry / kWindowTile, x, sum);
+      for (size_t i = 0; i < kWindowTile; ++i) {
+        const int32_t row = m.order[entry + i];
+        if (row < 0) continue;
+        block.y[t * m.rows + static_cast<size_t>(row)] =
+            static_cast<float>(sum[i]) * (block.x_scale[t] * m.scale[row]);
+      }
+    }
+  }
+}
+
+// docs/sparse_format.md: where weight (row, column) of an int4 matrix lies, times its ratio.
+int Int4Weight(const PackedMatrix& m, size_t row, size_t column) {
+  const size_t groups = (m.columns + kInt4Group - 1) / kInt4Group;
+  const size_t block = row / kInt4Rows * groups + column / kInt4Group;
+  const size_t in_row = row % kInt4Rows, in_group = column % kInt4Group;
+  const auto* bytes = static_cast<const uint8_t*>(m.value) + block * kInt4Bytes;
+  const unsigned byte = bytes[in_group / 8 * 64 + in_row * 4 + in_group % 4];
+  const int nibble = static_cast<int>(byte >> in_group / 4 % 2 * 4 & 15);
+  return (nibble - 8) * m.ratio[block * kInt4Rows + in_row];
+}
+
+void Int4Scalar(const LinearBlock& block) {
+  const PackedMatrix& m = *block.matrix;
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const auto* x = static_cast<const int8_t*>(block.x) + t * block.x_stride;
+    for (size_t row = block.row_begin; row < block.row_end; ++row) {
+      int32_t sum = 0;
+      for (size_t j = 0; j < m.columns; ++j) sum += Int4Weight(m, row, j) * x[j];
+      block.y[t * m.rows + row] = static_cast<float>(sum) * (block.x_scale[t] * m.scale[row]);
+    }
+  }
+}
+
+void WindowFp16Scalar(const LinearBlock& block) {
+  const PackedMatrix& m = *block.matrix;
+  const auto* value = static_cast<const uint16_t*>(m.value);
+  for (size_t t = block.token_begin; t < block.token_end; ++t) {
+    const auto* x = static_cast<const float*>(block.x) + t * block.x_stride;
+    for (size_t entry = block.row_begin; entry < block.row_end; entry += kWindowTile) {
+      float sum[kWindowTile] = {};
+      size_t first = 0;
+      const size_t tile = entry / kWindowTile;
+      for (int32_t record = m.start[tile]; record < m.start[tile + 1]; ++record) {
+        const size_t at = static_cast<size_t>(record);
+        first += m.step[at];
+        for (size_t i = 0; i < kWindowTile; ++i) {
+          const unsigned position = m.position[4 * at + i / 2] >> i % 2 * 4 & 15;
+          sum[i] += HalfToFloat(value[kWindowTile * at + i]) * x[first + position];
+        }
+      }
+      for (size_t i = 0; i < kWindowTile; ++i) {
+        const int32_t row = m.order[entry + i];
+        if (row >= 0) block.y[t * m.rows + static_cast<size_t>(row)] = sum[i];
+      }
+    }
+  }
+}
+
+float QuantizePanel(const float* x, size_t columns, size_t stride, void* q) {
+  return Quantize(x, columns, stride, static_cast<int16_t*>(q));
+}
+
+constexpr Structure kDense = Structure::kDense;
+constexpr Structure kBitmask = Structure::kBitmask;
+
+}  // namespace
+
+void ReadRow(const PackedMatrix& m, size_t row, float* y) {
+  const float scale = m.scale[row];
+  const auto* weight = static_cast<const int8_t*>(m.value) + row * m.columns;
+  for (size_t j = 0; j < m.columns; ++j) {
+    const int w = m.values == Values::kInt4 ? Int4Weight(m, row, j) : weight[j];
+    y[j] = static_cast<float>(w) * scale;
+  }
+}
+
+const Isa kScalarIsa = {
+    "scalar",
+    SelectiveScanScalar,
+    CausalConv1dScalar,
+    Quantize<int8_t>,
+    QuantizePanel,
+    {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
+      LinearScalar<kDense, Values::kInt8, int8_t>, Int4Scalar},
+     {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
+      LinearScalar<kBitmask, Values::kInt8, int8_t>},
+     {nullptr, WindowFp16Scalar, WindowScalar}},
+    {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
+      LinearScalar<kDense, Values::kInt8, int16_t>},
+     {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
+      LinearScalar<kBitmask, Values::kInt8, int16_t>}},
+    nullptr,
+    sizeof(int16_t),
+};
+
+}  // namespace ssmpress

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the subcommands share, and the short ones: info, verify, generate.
+#include "runner/commands/commands.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "runner/failure.h"
+#include "runner/files.h"
+#include "runner/model/evaluate.h"
+#include "runner/system.h"
+#include "runner/text/tokenizer.h"
+
+namespace ssmrun {
+namespace {
+
+constexpr uint64_t kPromptLimit = 64 << 20;  // bytes
+
+template <class... Arguments>
+std::string Format(const char* format, Arguments... arguments) {
+  char text[512];
+  std::snprintf(text, sizeof text, format, arguments...);
+  return text;
+}
+
+std::optional<std::string> Maybe(const std::string& text) {
+  if (text.empty()) return {};
+  return text;
+}
+
+}  // namespace
+
+Output::Output() : file_(dup(STDOUT_FILENO)) {
+  if (file_ >= 0) dup2(STDERR_FILENO, STDOUT_FILENO);
+}
+
+void Output::write(std::string_view text) const {
+  while (!text.empty()) {
+    const ssize_t wrote = ::write(file_, text.data(), text.size());
+    if (wrote < 0 && errno == EINTR) continue;
+    if (wrote < 0)
+      BadDevice(std::string("stdout: cannot be written: ") + std::strerror(errno) + ".");
+    text.remove_prefix(static_cast<size_t>(wrote));
+  }
+}
+
+Files FindFiles(const Bundle& bundle, const Options& options) {
+  Files files;
+  const std::string& folder = bundle.folder();
+  if (options.runtime.empty() && !bundle.has(kRuntimeName)) {
+    BadInput(folder + ": expected " + kRuntimeName +
+             " among the files of its manifest; it is not. Give --runtime FILE, the " +
+             "libonnxruntime.so.VERSION of ONNX Runtime's wheel.");
+  }
+  files.runtime = options.runtime.empty() ? bundle.path(kRuntimeName) : options.runtime;
+  if (!options.stock) files.library = bundle.path(kLibraryName);
+  files.model = options.model.empty() ? bundle.path(kModelName) : options.model;
+  const std::string data = std::string(kModelName) + ".data";
+  if (options.model.empty() && IsFile(Join(folder, data))) bundle.path(data);
+  return files;
+}
+
+Opened::Opened(const Options& options, Bundle bundle)
+    : bundle_(std::move(bundle)),
+      files_(FindFiles(bundle_, options)),
+      model_options_{options.thread_count(), options.pins} {
+  if (!options.pins.empty()) PinTo(options.pins[0]);
+  runtime_ = std::make_unique<Runtime>(files_.runtime);
+  if (!files_.library.empty()) library_ = std::make_unique<OpLibrary>(files_.library);
+}
+
+Loaded Opened::load(bool cold) const {
+  return LoadModel(*runtime_, library_.get(), files_.model, model_options_, cold);
+}
+
+void RunInfo(const Options& options, const Output& output) {
+  const Opened opened(options);
+  const Loaded loaded = opened.load(false);
+  const Bundle& bundle = opened.bundle();
+  const Interface& interface = loaded.model->interface();
+  uint64_t model_bytes = 0, runtime_bytes = 0, all = 0;
+  for (const BundleFile& file : bundle.files()) {
+    all += file.bytes;
+    if (file.name.rfind(kModelName, 0) == 0) model_bytes += file.bytes;
+    if (file.name == kRuntimeName) runtime_bytes = file.bytes;
+  }
+  const uint64_t peak = MemoryBytes("VmHWM");
+  if (!options.json) {
+    output.write(
+        Format("%s: %s, %lld layers, d_inner %lld, d_state %lld, vocabulary %lld\n",
+               options.bundle.c_str(), interface.task.name(),
+               static_cast<long long>(interface.n_layer), static_cast<long long>(interface.d_inner),
+               static_cast<long long>(interface.d_state),
+               static_cast<long long>(interface.vocab_size)) +
+        Format("model %.1f MB, bundle %.1f MB, state %.1f kB, peak memory %.1f MB\n",
+               1e-6 * static_cast<double>(model_bytes), 1e-6 * static_cast<double>(all),
+               1e-3 * static_cast<double>(loaded.state->bytes()),
+               1e-6 * static_cast<double>(peak)) +
+        Format("ops: %s; ONNX Runtime %s; ssmpress %s; loaded in %.0f ms\n",
+               options.stock ? "none" : opened.isa().c_str(), opened.runtime().version().c_str(),
+               bundle.version("ssmpress").c_str(), loaded.load_ms));
+    return;
+  }
+  JsonWriter out;
+  out.begin_object().field("bundle", options.bundle).field("model", opened.files().model);
+  out.field("model_bytes", model_bytes).field("bundle_bytes", all);
+  out.key("config").raw(interface.config).field("task", interface.task.name());
+  const auto versions = bundle.manifest().find("versions");
+  out.key("versions").raw(versions ? versions->canonical() : "{}");
+  out.field("runtime", opened.runtime().version()).field("runtime_bytes", runtime_bytes);
+  out.field("ops_isa", Maybe(opened.isa()));
+  out.field("state_bytes", static_cast<uint64_t>(loaded.state->bytes()));
+  out.field("load_ms", loaded.load_ms).field("peak_rss_bytes", peak).key("environment");
+  WriteEnvironment(out, opened.model_options().threads, opened.isa(), opened.runtime().version());
+  output.write(out.end_object().text() + "\n");
+}
+
+void RunVerify(const Options& options, const Output& output) {
+  const Bundle bundle(options.bundle);
+  std::vector<std::string> notes;
+  const std::string made_by = bundle.version("ssmpress");
+  if (made_by != SSMPRESS_VERSION) {
+    notes.push_back("made by ssmpress " + made_by + "; this ssmrun is " + SSMPRESS_VERSION + ".");
+  }
+  const OpLibrary library(bundle.path(kLibraryName));
+  std::string runtime_version;
+  if (options.runtime.empty() && !bundle.has(kRuntimeName)) {
+    notes.push_back(std::string("has no ") + kRuntimeName +
+                    ": --runtime FILE is needed to run it.");
+  } else {
+    const bool own = options.runtime.empty();
+    const Runtime runtime(own ? bundle.path(kRuntimeName) : options.runtime);
+    runtime_version = runtime.version();
+    const std::string expected = bundle.version("onnxruntime");
+    if (!expected.empty() && expected != runtime_version) {
+      const std::string text = "expected ONNX Runtime " + expected +
+                               ", which the bundle was proved with; got " + runtime_version + ".";
+      if (own) BadInput(bundle.path(kRuntimeName) + ": " + text + " Make the bundle again.");
+      notes.push_back(options.runtime + ": " + text);
+    }
+  }
+  if (!options.json) {
+    std::string text =
+        Format("%s: %zu files as the manifest says, for %s; ops: %s", options.bundle.c_str(),
+               bundle.files().size(), ThisMachine().c_str(), library.isa().c_str());
+    if (!runtime_version.empty()) text += "; ONNX Runtime " + runtime_version;
+    text += "\n";
+    for (const std::string& note : notes) text += "note: " + note + "\n";
+    output.write(text);
+    return;
+  }
+  JsonWriter out;
+  out.begin_object().field("ok", true).field("bundle", options.bundle);
+  out.key("files").begin_array();
+  for (const BundleFile& file : bundle.files()) {
+    out.begin_object().field("name", file.name).field("bytes", file.bytes);
+    out.field("sha256", file.sha256).end_object();
+  }
+  out.end_array();
+  out.field("manifest_sha256", bundle.manifest().find("manifest_sha256")->text());
+  out.field("machine", ThisMachine()).field("ops_isa", library.isa());
+  out.field("runtime", Maybe(runtime_version));
+  const auto versions = bundle.manifest().find("versions");
+  out.key("versions").raw(versions ? versions->canonical() : "{}");
+  output.write(out.field("notes", notes).end_object().text() + "\n");
+}
+
+namespace {
+
+std::string ReadPrompt(const Options& options) {
+  if (options.has_prompt) return options.prompt;
+  if (options.prompt_file == "-") return ReadStdin(kPromptLimit);
+  return ReadFile(options.prompt_file, kPromptLimit);
+}
+
+void WriteGenerated(const Options& options, const Opened& opened, const Tokenizer& tokenizer,
+                    const std::vector<int64_t>& prompt, const std::vector<int64_t>& tokens,
+                    const Round& times, const Output& output) {
+  JsonWriter out;
+  out.begin_object().field("prompt_tokens", prompt).field("tokens", tokens);
+  out.field("text", tokenizer.decode(tokens)).field("prefill_ms", times.prefill_ms);
+  out.field("decode_ms", times.decode_ms).key("decode");
+  WritePercentiles(out, times.decode_ms, 1);
+  out.field("threads", options.thread_count()).field("ops_isa", Maybe(opened.isa()));
+  output.write(out.field("peak_rss_bytes", MemoryBytes("VmHWM")).end_object().text() + "\n");
+}
+
+}  // namespace
+
+void RunGenerate(const Options& options, const Output& output) {
+  const Opened opened(options);
+  const Tokenizer tokenizer(opened.bundle().path(kTokenizerName));
+  const std::string what = options.has_prompt ? "--prompt" : options.prompt_file;
+  const std::vector<int64_t> prompt = tokenizer.encode(ReadPrompt(options), what);
+  const Loaded loaded = opened.load(false);
+  loaded.model->require(Task::kLanguageModel);
+  loaded.model->check_tokens(prompt, what);
+  loaded.state->clear();
+  Sampler sampler(options.sampling);
+  Utf8Stream stream;
+  std::vector<int64_t> tokens;
+  const auto vocab = static_cast<size_t>(loaded.model->interface().vocab_size);
+  std::vector<float> first(vocab);
+  const float* logits = first.data();
+  Round times{0, {}};
+  double begin = NowMs();
+  if (options.max_tokens > 0) {
+    loaded.model->prefill(prompt, {static_cast<int64_t>(prompt.size()) - 1}, first.data(),
+                          *loaded.state);
+    times.prefill_ms = NowMs() - begin;
+  }
+  while (tokens.size() < options.max_tokens) {
+    tokens.push_back(sampler.draw(logits, vocab));
+    if (!options.json) output.write(stream.add(tokenizer.bytes(tokens.back())));
+    if (tokens.size() == options.max_tokens) break;
+    begin = NowMs();
+    logits = loaded.model->step(tokens.back(), *loaded.state);
+    times.decode_ms.push_back(NowMs() - begin);
+  }
+  if (options.json) {
+    WriteGenerated(options, opened, tokenizer, prompt, tokens, times, output);
+  } else {
+    output.write(stream.finish() + "\n");
+  }
+}
+
+}  // namespace ssmrun

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runner/commands/options.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <limits>
+
+#include "runner/failure.h"
+#include "runner/system.h"
+
+namespace ssmrun {
+namespace {
+
+constexpr unsigned kAll = kInfo | kVerify | kGenerate | kBench | kEval | kWorker;
+constexpr unsigned kRuns = kInfo | kGenerate | kBench | kEval;
+constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
+constexpr int kProcessorLimit = 4096;
+
+struct CommandName {
+  const char* name;
+  Command command;
+  const char* arguments;
+};
+constexpr CommandName kCommands[] = {
+    {"info", kInfo, "BUNDLE"},   {"verify", kVerify, "BUNDLE"},  {"generate", kGenerate, "BUNDLE"},
+    {"bench", kBench, "BUNDLE"}, {"eval", kEval, "BUNDLE FILE"}, {"worker", kWorker, "BUNDLE"},
+};
+
+uint64_t ParseNumber(const std::string& name, const std::string& text, uint64_t low,
+                     uint64_t high) {
+  uint64_t value = 0;
+  bool good = !text.empty();
+  for (const char c : text) {
+    const auto digit = static_cast<uint64_t>(c - '0');
+    if (c < '0' || c > '9' || value > (kMost - digit) / 10) {
+      good = false;
+      break;
+    }
+    value = 10 * value + digit;
+  }
+  if (!good || value < low || value > high) {
+    BadUsage(name + ": expected an integer from " + std::to_string(low) + " to " +
+             std::to_string(high) + "; got " + (text.empty() ? "nothing" : text) + ".");
+  }
+  return value;
+}
+
+double ParseReal(const std::string& name, const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !std::isfinite(value)) {
+    BadUsage(name + ": expected a number; got " + (text.empty() ? "nothing" : text) + ".");
+  }
+  return value;
+}
+
+// One option: the commands that have it, and what its value does. A flag has no value.
+struct Option {
+  const char* name;
+  unsigned commands;
+  bool is_flag;
+  std::function<void(Options&, const std::string&)> apply;
+};
+
+Option Text(const char* name, unsigned commands, std::string Options::* field) {
+  return {name, commands, false, [=](Options& o, const std::string& v) {
+            if (v.empty()) BadUsage(std::string(name) + ": expected a value; got nothing.");
+            o.*field = v;
+          }};
+}
+
+Option Number(const char* name, unsigned commands, uint64_t Options::* field, uint64_t low,
+              uint64_t high) {
+  return {name, commands, false,
+          [=](Options& o, const std::string& v) { o.*field = ParseNumber(name, v, low, high); }};
+}
+
+Option Flag(const char* name, unsigned commands, bool Options::* field) {
+  return {name, commands, true, [=](Options& o, const std::string&) { o.*field = true; }};
+}
+
+std::vector<Option> AllOptions() {
+  constexpr uint64_t kTokens = 1 << 24;
+  return {
+      Flag("--help", kAll, &Options::help),
+      Flag("--json", kAll & ~kWorker, &Options::json),
+      Text("--runtime", kAll, &Options::runtime),
+      Text("--model", kRuns, &Options::model),
+      Flag("--stock", kRuns, &Options::stock),
+      {"--threads", kRuns, false,
+       [](Options& o, const std::string& v) {
+         o.threads = static_cast<int>(ParseNumber("--threads", v, 1, 1024));
+       }},
+      {"--pin", kRuns, false, [](Options& o, const std::string& v) { o.pins = ParsePins(v); }},
+      {"--prompt", kGenerate, false,
+       [](Options& o, const std::string& v) { o.prompt = v, o.has_prompt = true; }},
+      Text("--prompt-file", kGenerate, &Options::prompt_file),
+      Number("--max-tokens", kGenerate, &Options::max_tokens, 0, kTokens),
+      {"--temperature", kGenerate, false,
+       [](Options& o, const std::string& v) {
+         o.sampling.temperature = ParseReal("--temperature", v);
+         CheckTemperature(o.sampling.temperature);
+       }},
+      {"--top-k", kGenerate, false,
+       [](Options& o, const std::string& v) {
+         o.sampling.top_k = ParseNumber("--top-k", v, 0, kTokens);
+       }},
+      {"--seed", kGenerate | kBench, false,
+       [](Options& o, const std::string& v) {
+         o.sampling.seed = ParseNumber("--seed", v, 0, kMost);
+       }},
+      Number("--prompt", kBench, &Options::prompt_tokens, 1, kTokens),
+      Number("--tokens", kBench, &Options::decode_tokens, 1, kTokens),
+      Number("--rounds", kBench, &Options::rounds, 1, 100'000),
+      Flag("--no-cold", kBench, &Options::no_cold),
+      Number("--window", kEval, &Options::window, 2, kTokens),
+      Number("--limit", kEval, &Options::limit, 1, uint64_t{1} << 32),
+      {"--dtype", kEval, false,
+       [](Options& o, const std::string& v) {
+         if (v != "uint16" && v != "int32")
+           BadUsage("--dtype: expected uint16 or int32; got " + v + ".");
+         o.dtype = v;
+       }},
+  };
+}
+
+const CommandName& FindCommand(const std::string& name) {
+  for (const CommandName& one : kCommands) {
+    if (name == one.name) return one;
+  }
+  std::string known;
+  for (const CommandName& one : kCommands)
+    known += std::string(known.empty() ? "" : ", ") + one.name;
+  BadUsage("expected a subcommand: " + known + "; got " + name + ".");
+}
+
+void CheckTogether(const Options& options, const CommandName& command, size_t positional) {
+  const size_t wanted = options.command == kEval ? 2 : 1;
+  if (positional != wanted) {
+    BadUsage(std::string(command.name) + ": expected " + command.arguments + "; got " +
+             std::to_string(positional) + (positional == 1 ? " argument." : " arguments."));
+  }
+  if (options.command == kGenerate && options.has_prompt == !options.prompt_file.empty()) {
+    BadUsage("generate: expected --prompt TEXT or --prompt-file FILE, one of them.");
+  }
+  const size_t pins = options.pins.size();
+  if (pins > 0 && options.threads > 0 && pins != static_cast<size_t>(options.threads)) {
+    BadUsage("--pin: expected one processor per thread, " + std::to_string(options.threads) +
+             "; got " + std::to_string(pins) + ".");
+  }
+}
+
+}  // namespace
+
+int Options::thread_count() const {
+  if (threads > 0) return threads;
+  const size_t count = pins.empty() ? AvailableProcessors().size() : pins.size();
+  return static_cast<int>(std::min<size_t>(count, 1024));
+}
+
+std::vector<int> ParsePins(const std::string& list) {
+  std::vector<int> pins;
+  size_t begin = 0;
+  while (begin <= list.size()) {
+    const size_t end = std::min(list.find(',', begin), list.size());
+    const std::string part = list.substr(begin, end - begin);
+    const size_t dash = part.find('-');
+    const auto number = [&](const std::string& text) {
+      return static_cast<int>(ParseNumber("--pin", text, 0, kProcessorLimit - 1));
+    };
+    const int first = number(part.substr(0, dash));
+    const int last = dash == part.npos ? first : number(part.substr(dash + 1));
+    if (last < first || last - first >= 1024) {
+      BadUsage("--pin: expected a list like 0,2-3; got " + list + ".");
+    }
+    for (int i = first; i <= last; ++i) pins.push_back(i);
+    if (pins.size() > 1024) BadUsage("--pin: expected at most 1024 processors; got more.");
+    begin = end + 1;
+  }
+  return pins;
+}
+
+void CheckTemperature(double temperature) {
+  if (temperature != 0 && !(temperature >= 1e-6 && temperature <= 1e6)) {
+    BadUsage("temperature: expected 0, or 1e-6 to 1e6; got " + std::to_string(temperature) + ".");
+  }
+}
+
+Options ParseOptions(const std::vector<std::string>& arguments) {
+  Options options;
+  if (arguments.empty()) BadUsage("expected a subcommand; see ssmrun --help.");
+  if (arguments[0] == "--help" || arguments[0] == "-h") {
+    options.help = true;
+    return options;
+  }
+  const CommandName& command = FindCommand(arguments[0]);
+  options.command = command.command;
+  const std::vector<Option> known = AllOptions();
+  std::vector<std::string> positional;
+  for (size_t i = 1; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (argument.size() < 2 || argument[0] != '-') {
+      positional.push_back(argument);
+      continue;
+    }
+    const size_t equals = argument.find('=');
+    const std::string name = argument.substr(0, equals);
+    const auto is_it = [&](const Option& o) {
+      return name == o.name && (o.commands & options.command) != 0;
+    };
+    const auto option = std::find_if(known.begin(), known.end(), is_it);
+    if (option == known.end()) {
+      BadUsage(std::string(command.name) + ": unknown option " + name + "; see ssmrun --help.");
+    }
+    if (option->is_flag) {
+      if (equals != argument.npos) BadUsage(name + ": expected no value; got one.");
+      option->apply(options, "");
+    } else if (equals != argument.npos) {
+      option->apply(options, argument.substr(equals + 1));
+    } else if (++i < arguments.size()) {
+      option->apply(options, arguments[i]);
+    } else {
+      BadUsage(name + ": expected a value after it; got nothing.");
+    }
+  }
+  if (options.help) return options;
+  CheckTogether(options, command, positional.size());
+  options.bundle = positional[0];
+  if (positional.size() > 1) options.samples_file = positional[1];
+  return options;
+}
+
+std::string UsageText() {
+  return R"(ssmrun )" SSMPRESS_VERSION R"(: runs an ssmpress bundle without Python.
+
+  ssmrun info BUNDLE                                what it is, and that it opens here
+  ssmrun verify BUNDLE                              checksums, versions, machine, ISA
+  ssmrun generate BUNDLE --prompt TEXT              text: --prompt-file FILE --max-tokens 100
+                                                    --temperature 0 --top-k 0 --seed 0
+  ssmrun bench BUNDLE --prompt 512 --tokens 128     times: --rounds 10 --seed 0 --no-cold
+  ssmrun eval BUNDLE FILE                           perplexity of tokens (.npy, or raw with
+                                                    --dtype int32|uint16): --window 1024;
+                                                    accuracy of labelled texts (.jsonl);
+                                                    error of a series (.csv); --limit N
+  ssmrun worker BUNDLE                              one JSON request per line
+
+  --threads N      as many as processors by default
+  --pin 0,2-3      run thread k on the k-th of these processors
+  --runtime FILE   another libonnxruntime.so than the bundle's
+  --model FILE     another model; --stock runs without the op library
+  --json           one JSON object on stdout
+
+Exit codes: 0 pass, 1 internal error, 2 usage, 6 bad input, 7 device, 130 interrupted.
+SSMPRESS_ISA forces an instruction set. All of it: docs/ssmrun.md.
+)";
+}
+
+}  // namespace ssmrun

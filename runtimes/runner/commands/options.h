@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The command line: docs/ssmrun.md.
+#ifndef SSMPRESS_RUNNER_OPTIONS_H_
+#define SSMPRESS_RUNNER_OPTIONS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "runner/model/sampling.h"
+
+namespace ssmrun {
+
+enum Command : unsigned {
+  kInfo = 1,
+  kVerify = 2,
+  kGenerate = 4,
+  kBench = 8,
+  kEval = 16,
+  kWorker = 32,
+};
+
+struct Options {
+  Command command = kInfo;
+  std::string bundle, samples_file;
+  std::string runtime, model;  // empty: the bundle's
+  bool json = false, stock = false, no_cold = false, help = false;
+  int threads = 0;  // 0 was not given
+  std::vector<int> pins;
+  std::string prompt, prompt_file;
+  bool has_prompt = false;
+  uint64_t max_tokens = 100;
+  Sampling sampling;
+  uint64_t prompt_tokens = 512, decode_tokens = 128, rounds = 10;
+  uint64_t window = 1024, limit = 0;
+  std::string dtype = "int32";
+
+  // The given number of threads, or what the processors suggest.
+  int thread_count() const;
+};
+
+// Throws kUsage.
+Options ParseOptions(const std::vector<std::string>& arguments);
+
+// `0,2-3` -> 0, 2, 3. Throws kUsage.
+std::vector<int> ParsePins(const std::string& list);
+
+// Throws kUsage unless it is 0 or 1e-6 to 1e6, so that no quotient overflows.
+void CheckTemperature(double temperature);
+
+std::string UsageText();
+
+}  // namespace ssmrun
+
+#endif  // SSMPRESS_RUNNER_OPTIONS_H_

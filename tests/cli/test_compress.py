@@ -1,0 +1,399 @@
+"""The command line: help, usage errors, bad input, dry run, interruption. Real runs, no mocks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import typer
+
+from paths import DEMO
+from processes import accept_interrupts
+from ssmpress.cli import compress as cli
+from ssmpress.recipe.settings import Target, named_recipe
+
+COMMAND = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()"]
+
+
+@pytest.fixture
+def compress(monkeypatch, capfd, tmp_path):
+    """Run `compress ARGUMENTS` in an empty folder: (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["compress", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        code = stopped.value.code
+        return (0 if code is None else int(code)), out, err
+
+    return run
+
+
+def test_help_teaches_and_imports_nothing_heavy():
+    code = (
+        "import sys\nsys.argv = ['compress', '--help']\nfrom ssmpress.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'onnx_ir', 'onnxruntime', 'scipy', 'tokenizers',\n"
+        "         'jinja2', 'vl_convert', 'safetensors', 'asyncio', 'ssmpress.report',\n"
+        "         'ssmpress.pipeline'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("--sparsity", "--min-retention", "Exit codes", "Examples", "--dry-run"):
+        assert text in done.stdout
+
+
+def test_bare_command_teaches_on_one_screen(compress):
+    code, out, err = compress()
+    assert (code, out) == (2, "")
+    lines = err.splitlines()
+    assert len(lines) <= 24
+    assert max(map(len, lines)) <= 80
+    for text in ("--dry-run", "--sparsity 0.7", "--pick", "report.html", "compress --help"):
+        assert text in err
+
+
+def test_version(compress):
+    from ssmpress import __version__
+
+    assert compress("--version") == (0, f"ssmpress {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sparsity", "1.5"], "--sparsity: expected 0 to 0.99; got 1.5."),
+        (["--sparsity", "nan"], "--sparsity: expected 0 to 0.99; got nan."),
+        (["--alpha", "9"], "--alpha: expected 0 to 4; got 9.0."),
+        (["--prunable", "in_proj,A_log"], "--prunable: expected names from in_proj"),
+        (["--prunable", ""], "--prunable: expected at least one of in_proj"),
+        (["--recover", "sometimes"], "--recover: expected auto, none or a number of steps"),
+        (["--recover", "9" * 5000], "--recover: expected auto, none or a number of steps; got '99"),
+        (["--evaluation-tokens", "1"], "--evaluation-tokens: expected at least 2; got 1."),
+        (["--threads", "5000"], "--threads: expected 1 to 1024; got 5000."),
+        (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
+        (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
+        (["--recipe", "cake"], "--recipe: expected default or wikitext; got 'cake'."),
+        (["--values", "int5"], "--values: expected fp32, fp16, int8 or int4; got 'int5'. Did you"),
+        (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
+        (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
+        (["--sparsity", "70%"], "got '70%'. Did you mean 0.7?"),
+        (["--sparsity", "0,0"], "--sparsity: expected each value once"),
+        (["--method", "magnitud"], "got 'magnitud'. Did you mean magnitude?"),
+        (["--scope", "layers"], "--scope: expected global, layer or owl; got 'layers'. Did you"),
+        (["--target", "arm"], "got 'arm'. Did you mean arm64?"),
+        (["--compute", "gpu"], "--compute: expected auto, cpu or cuda; got 'gpu'."),
+        (["--recover", "atuo"], "got 'atuo'. Did you mean auto?"),
+        (["--recipe", "wikitxt"], "got 'wikitxt'. Did you mean wikitext?"),
+        (["--prunable", "inproj"], "got 'inproj'. Did you mean in_proj?"),
+        (["--pick", "retention>=1"], "--pick: expected several --sparsity or --values"),
+        (["--sparsity", "0.5,0.6", "--pick", "speed>2"], "got 'speed'. Did you mean speedup?"),
+        (["--sparsty", "0.7"], "Possible options: --sparsity"),
+        (["--sparsity-of", "model", "--sparsity", "0.9"], "the highest possible is 0.79"),
+    ],
+)
+def test_usage_errors_exit_2_and_say_what_to_do(compress, arguments, message):
+    code, out, err = compress(DEMO, *arguments)
+    assert code == 2
+    assert message in " ".join(err.replace("│", " ").split())
+    assert out == ""
+
+
+def test_missing_model(compress):
+    code, out, err = compress("nowhere.pt")
+    assert (code, out) == (6, "")
+    assert "error: nowhere.pt: expected a folder with config.json" in err
+    assert not list(Path.cwd().iterdir())
+
+
+def test_output_that_cannot_be_written_is_no_defect():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, str(DEMO), "--dry-run", "--json"], stdout=full, stderr=subprocess.PIPE,
+            text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+    assert done.returncode == 6
+    assert done.stderr == "error: the output: cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("arguments", [["--recover", "2"], ["--sparsity", "0.3,0.4"]])
+def test_cache_that_cannot_be_written_is_found_before_the_work(compress, monkeypatch, arguments):
+    Path("file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("file").absolute()))
+    code, out, err = compress(DEMO, *arguments)
+    assert (code, out) == (6, "")
+    assert "file/ssmpress: expected a folder for unfinished work; cannot write there" in err
+    assert "XDG_CACHE_HOME" in err
+    assert "..." not in err, "no work was begun"
+
+
+def test_archive_that_a_folder_blocks_is_found_before_the_work(compress):
+    Path("b.tar.gz").mkdir()
+    code, _, err = compress(DEMO, "--out", "b", "--archive")
+    assert code == 2
+    assert err.endswith("--archive: expected to write the file b.tar.gz; a folder is there.\n")
+    assert "..." not in err, "no work was begun"
+
+
+def test_wheel_that_is_no_file_is_not_read(compress):
+    code, _, err = compress(DEMO, "--onnxruntime", "/dev/zero")
+    assert code == 6
+    assert "/dev/zero: expected a wheel (a zip file) of ONNX Runtime" in err
+
+
+@pytest.mark.parametrize("model", ["bundle", "bundle/model.onnx"])
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+def test_bundle_is_no_checkpoint(compress, model, dry):
+    Path("bundle").mkdir()
+    Path("bundle/model.onnx").write_bytes(b"a model")
+    code, _, err = compress(model, "--out", "out", *dry)
+    assert code == 6
+    assert f"error: {model}: expected a folder with config.json" in err
+    assert "got an ONNX model or a bundle" in err
+    assert "Give the checkpoint that it was made from." in err
+
+
+def test_missing_tokenizer(compress):
+    shutil.copy(DEMO / "pytorch_model.bin", "model.pt")
+    code, _, err = compress("model.pt")
+    assert code == 6
+    assert "expected tokenizer.json beside the weights" in err
+    assert "--tokenizer FILE" in err
+    assert [p.name for p in Path.cwd().iterdir()] == ["model.pt"]
+
+
+def test_folder_with_other_files_is_not_overwritten(compress):
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years of work")
+    code, _, err = compress(DEMO, "--out", "mine")
+    assert code == 2
+    assert "holds other files" in err
+    assert Path("mine/thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("model", "sparsity", "name"),
+    [
+        ("link", 0.7, "link-s70"),
+        ("link/", 0.705, "link-s70.5"),
+        (".", 0.29, "here-s29"),
+        ("link/../link", 0.07, "link-s7"),
+        ("model.pt", 0.57, "model-s57"),
+    ],
+)
+def test_default_folder_is_named_as_the_model_was(tmp_path, monkeypatch, model, sparsity, name):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("link").symlink_to(DEMO)
+    assert cli._default_out(Path(model), (sparsity,), Target.HOST) == Path(name)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, out, err = compress(DEMO, "--sparsity", "0.5", "--dry-run")
+    assert (code, out) == (0, "")
+    assert "\x1b" not in err
+    assert "d_model 192, 4 layers" in err
+    assert "50.0% of" in err
+    assert "bitmask-int8" in err or "dense-int8" in err
+    assert not list(Path.cwd().iterdir())
+
+
+def test_dry_run_reads_no_weights_where_a_configuration_tells(compress, tmp_path):
+    shutil.copytree(DEMO, tmp_path / "model")
+    code, _, whole = compress("model", "--dry-run")
+    assert code == 0
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not read")
+    assert compress("model", "--dry-run") == (0, "", whole)
+    (tmp_path / "model" / "pytorch_model.bin").unlink()
+    code, _, err = compress("model", "--dry-run")
+    assert code == 6
+    assert "config.json without weights" in err
+
+
+def test_dry_run_json_adds_up(compress):
+    code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", "--dry-run",
+                            "--json")  # fmt: skip
+    assert code == 0
+    plan = json.loads(out)
+    assert plan["sparsity_model"] == pytest.approx(0.5)
+    assert plan["sparsity_prunable"] == pytest.approx(
+        0.5 * plan["model_weights"] / plan["prunable_weights"]
+    )
+    weights = sum(m["rows"] * m["columns"] for m in plan["matrices"])
+    assert weights < plan["model_weights"] < 1.1 * weights
+    assert sum(m["bytes"] for m in plan["matrices"]) < plan["model_bytes"] < plan["dense_bytes"]
+
+
+def test_one_bundle_may_be_archived_several_may_not(compress):
+    assert compress(DEMO, "--archive", "--dry-run")[0] == 0
+    code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", "--dry-run")
+    assert code == 2
+    assert "--archive: expected one bundle" in err
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--pattern", "3:2"], 2, "got '3:2'"),
+        (["--pattern", "2:4"], 2, "--pattern 2:4 always has sparsity 0.5; got --sparsity 0.7."),
+        (["--pattern", "block 7x1"], 2, "no whole number of 7x1"),
+        (["--method", "sparsegpt", "--pattern", "block 4x1"], 2, "sparsegpt is unstructured"),
+        (["--save-checkpoint", "file"], 6, "file/mamba-ssm: cannot be written: "),
+        (["--save-checkpoint", "mine"], 6, "mine/mamba-ssm: expected a new folder"),
+        (["--sparsity", "0.4,0.5", "--save-checkpoint", "file"], 6, "cannot be written: "),
+        (["--out", "file"], 2, "--out file: expected a new folder"),
+        (["--sparsity", "0.4,0.5", "--out", "mine"], 2, "it holds other files, such as mamba-ssm"),
+        (["--pruned", "nowhere"], 6, "nowhere: expected a folder with config.json"),
+    ],
+)
+def test_dry_run_refuses_what_a_run_refuses_before_it_trains(
+    compress, dry, arguments, code, message
+):
+    Path("file").touch()
+    Path("mine/mamba-ssm").mkdir(parents=True)
+    Path("mine/mamba-ssm/thesis").touch()
+    found, out, err = compress(DEMO, *arguments, *dry)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert "..." not in err, "no work was begun"
+    assert {path.name for path in Path.cwd().iterdir()} == {"file", "mine"}
+
+
+def test_dry_run_of_weights_that_are_pruned_already_trains_nothing(compress):
+    code, out, _ = compress(DEMO, "--pruned", DEMO, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["recovery"] == f"none, the pruned weights come from {DEMO}"
+    assert json.loads(out)["seconds"] < 60
+
+
+def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
+    code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", "--dry-run")
+    assert (code, out) == (0, "")
+    for name in ("s50-int8", "s50-fp16", "s80-int8", "s80-fp16"):
+        assert name in err
+    assert max(map(len, err.splitlines())) <= 80
+    code, out, _ = compress(DEMO, "--sparsity", "0.5,0.8", "--dry-run", "--json")
+    assert list(json.loads(out)["points"]) == ["s50-int8", "s80-int8"]
+
+
+@pytest.mark.parametrize(("head", "name"), [("int8", "dense-int8"), ("auto", "dense-int4")])
+def test_dry_run_tells_the_format_of_the_head(compress, head, name):
+    code, out, _ = compress(DEMO, "--head", head, "--dry-run", "--json")
+    assert code == 0
+    formats = {m["name"]: m["format"] for m in json.loads(out)["matrices"]}
+    assert formats["backbone.embedding.weight"] == name
+
+
+def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+    """The real command, as far as its first step of recovery; its cache is in `folder`."""
+    process = subprocess.Popen(
+        [*COMMAND, str(DEMO), "--out", str(folder / "out" / "bundle"), *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(folder / "cache")},
+        preexec_fn=accept_interrupts,
+    )
+    assert process.stderr is not None
+    seen = ""
+    while "recovery" not in seen and (line := process.stderr.readline()):
+        seen += line
+    return process, seen
+
+
+def test_options_override_the_named_recipe():
+    prune, recover = named_recipe("wikitext")
+    assert (prune.alpha, recover.muon) == (0.5, True)
+    command = typer.main.get_command(cli.app)
+    context = command.make_context("compress", [str(DEMO), "--recipe", "wikitext", "--alpha", "2"])
+    assert cli._given(context, alpha=2.0, method="magnitude") == {"alpha": 2.0}
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
+    process, _ = start_recovery(tmp_path)
+    assert any((tmp_path / "out").iterdir()), "the staging folder should be there during the run"
+    process.send_signal(stop)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "interrupted: no bundle was written" in rest
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_killed_run_goes_on_with_the_same_command(tmp_path):
+    arguments = ["--recover", "12", "--evaluation-tokens", "2000", "--min-retention", "0",
+                 "--checkpoint-seconds", "0"]  # fmt: skip
+    process, _ = start_recovery(tmp_path, *arguments)
+    saved = tmp_path / "cache" / "ssmpress"
+    while process.poll() is None and not list(saved.glob("recovery-*.pt")):
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    again, seen = start_recovery(tmp_path, *arguments)
+    rest = again.communicate()[1]
+    assert again.returncode == 0, rest
+    assert "recovery: goes on at step" in seen + rest
+    assert not list(saved.iterdir()), "a finished run leaves nothing in the cache"
+    assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
+
+
+def test_steps_is_another_name_of_recover(compress):
+    code, out, _ = compress(DEMO, "--steps", "12", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["recovery"].startswith("12 steps")
+
+
+SETTINGS_OF_THE_RUN_ALONE = {"json", "dry-run", "version", "help", "gate", "pick",
+                             "install-completion", "show-completion"}  # fmt: skip
+"""Options that the command in a report does not repeat: of a policy it has the limits themselves,
+and test_sweep.py covers --pick."""
+
+
+@pytest.mark.parametrize("name", ["default", "wikitext"])
+def test_the_command_in_a_report_gives_the_same_recipe(monkeypatch, tmp_path, name):
+    from ssmpress.report.tables import command
+
+    monkeypatch.chdir(tmp_path)
+    asked = shlex.split(
+        f"compress m --recipe {name} --sparsity 0.5 --sparsity-of model --method magnitude "
+        "--alpha 2 --scope layer --pattern 'block 4x1' --prunable in_proj --recover 7 "
+        "--compute cpu --distill 0.5 --mask-every 3 --match-hidden 0.25 --accumulate 2 "
+        "--muon --deterministic --activation-checkpointing --checkpoint-seconds 9 --pruned "
+        "p --values fp16 --head int4 --keep-dead-channels --target arm64 --device qemu "
+        "--device-threads 2 --onnxruntime w.whl --archive --out o --save-checkpoint s "
+        "--tokenizer t --calibration 'a b' --evaluation e --evaluation-tokens 99 --baseline "
+        "b.json --min-retention 0.5x --max-decode-ms 3 --min-speedup 1 "
+        "--max-perplexity-increase 0.1 --max-decode-p99-ms 4 --max-bundle-bytes 5 "
+        "--max-rss-bytes 6 --threads 1 --seed 3"
+    )
+    parameters = typer.main.get_command(cli.app).params
+    options = {text.lstrip("-") for p in parameters for text in p.opts if text.startswith("--")}
+    left = options - {word[2:] for word in asked if word.startswith("--")} - {"steps"}
+    assert left == SETTINGS_OF_THE_RUN_ALONE & options, "an option that this test does not give"
+
+    def recipe_of(arguments):
+        seen = []
+        monkeypatch.setattr(sys, "argv", arguments)
+        monkeypatch.setattr(cli, "_act", lambda sweep, *_: seen.append(sweep.recipe) or 0)
+        with pytest.raises(SystemExit):
+            cli.main()
+        return seen[0]
+
+    recipe = recipe_of(asked)
+    line = command({"recipe": recipe.to_dict()})
+    assert ("--recipe wikitext" in line) == (name == "wikitext")
+    assert recipe_of(shlex.split(line)) == recipe

@@ -1,0 +1,188 @@
+"""The documentation: the site builds without a warning, asks for nothing from elsewhere, and every
+command in it runs, or says why a test does not run it: `<!-- not run: reason -->` above it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import chromium
+from paths import DEMO, ROOT
+
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"), key=lambda page: (page.name != "index.md", page.name))
+COMMANDS = (
+    "compress",
+    "ssmpress",
+    "ssmpress-gate",
+    "python",
+    "make",
+    "pip",
+    "mkdocs",
+    "ssmrun",
+    "apt",
+    "scp",
+    "ssh",
+)
+NOT_RUN = re.compile(r"<!-- not run: (\S.{9,}) -->")
+
+
+def blocks(text: str) -> list[tuple[list[str], str]]:
+    """(lines, the last line of text above) of every code block, fenced or indented."""
+    found: list[tuple[list[str], str]] = []
+    above, block, fenced = "", [], False
+    for line in [*text.splitlines(), "end"]:
+        if line.startswith("```"):
+            if fenced:
+                found.append((block, above))
+                block = []
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            block.append(line.removeprefix("    ") if not fenced else line)
+        elif line.strip():
+            if block:
+                found.append((block, above))
+                block = []
+            above = line
+    return found
+
+
+def commands(page: Path) -> list[tuple[str, str | None]]:
+    """(command, why it is not run) of a page, in order."""
+    found = []
+    for lines, above in blocks(page.read_text()):
+        reason = NOT_RUN.fullmatch(above.strip())
+        joined = "\n".join(lines).replace("\\\n", " ").splitlines()
+        for line in joined:
+            words = [word for word in line.split() if "=" not in word.partition("-")[0]]
+            if words and (words[0] in COMMANDS or "&& scp" in line):
+                found.append((line.strip(), reason[1] if reason else None))
+    return found
+
+
+def test_commands_are_found() -> None:
+    text = (
+        "a\n\n<!-- not run: takes an hour -->\n\n    X=1 compress a \\\n        b\n\n"
+        "text\n\n```sh\nmake x\n```\n"
+    )
+    found = blocks(text)
+    assert [above for _, above in found] == ["<!-- not run: takes an hour -->", "text"]
+    everything = [command for page in PAGES for command, _ in commands(page)]
+    assert sum(command.startswith("compress") for command in everything) > 12
+    assert any(command.startswith("PYTHONPATH=toolchain python") for command in everything)
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory) -> Path:
+    """A folder as a reader has it: a model, texts, policies, and what the quick start made."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(DEMO, folder / "my-mamba")
+    (folder / "docs").mkdir()
+    (folder / "docs" / "examples").symlink_to(DOCS / "examples")
+    (folder / "policy.toml").write_text("min_retention = 0.5\nmax_bundle_bytes = 50_000_000\n")
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, module in (("compress", "cli"), ("ssmpress-gate", "gate_cli")):
+        start = f"from ssmpress.{module} import main; main()"
+        (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -c "{start}" "$@"\n')
+        (programs / name).chmod(0o755)
+    (programs / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (programs / "python").chmod(0o755)
+    for command, reason in commands(DOCS / "index.md"):
+        if reason is None:
+            run(command, folder)
+    for name in ("bundle", "a", "b", "c", "old"):
+        shutil.copytree(folder / "my-mamba-s30", folder / name)
+    return folder
+
+
+def run(command: str, folder: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=folder, capture_output=True, text=True,
+        env={
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HOME": str(folder),
+            "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ":".join(filter(None, sys.path)),
+        },
+    )  # fmt: skip
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "index.md"], ids=lambda p: p.name)
+def test_every_command_runs(page: Path, sandbox: Path) -> None:
+    for command, reason in commands(page):
+        if reason is None:
+            run(command, sandbox)
+
+
+def test_the_quick_start_made_a_bundle(sandbox: Path) -> None:
+    report = json.loads((sandbox / "my-mamba-s30" / "report.json").read_text())
+    assert report["verdict"]["status"] == "pass"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    pytest.importorskip("material", reason="mkdocs-material is not installed (extra `docs`)")
+    out = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, DOCS / "site" / "build.py", out], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, ""), "a warning is an error"
+    return out
+
+
+def test_every_page_is_in_the_site_and_the_benchmarks_are_rendered(site: Path) -> None:
+    for page in PAGES:
+        assert (site / page.with_suffix(".html").name).is_file()
+    text = (site / "benchmarks.html").read_text()
+    stored = json.loads((DOCS / "benchmarks" / "demo.json").read_text())
+    assert f"{stored['quality']['compressed']:.4g}" in text
+    for file in (DOCS / "benchmarks").glob("*.json"):
+        assert f'href="benchmarks/{file.name}"' in text
+
+
+@pytest.mark.skipif(chromium.BINARY is None, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [390, 1440])
+def test_pages_ask_for_nothing_from_elsewhere(site: Path, width: int) -> None:
+    with chromium.browser() as tab:
+        for name in ("index", "how_it_works", "benchmarks"):
+            tab.open((site / f"{name}.html").as_uri(), width=width)
+            assert [url for url in tab.requests() if not url.startswith(("file:", "data:"))] == []
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            broken = "[...document.images].filter(i => !i.naturalWidth).map(i => i.src)"
+            assert tab.evaluate(broken) == []
+
+
+ASSEMBLED = {
+    "expected a folder with config.json": ("a folder with config.json",),
+    "Check d_state in config.json": ("Check {keys} in config.json",),
+    "Fail: The quality kept is …": ("quality kept", "The {self.rule.label} is"),
+    "from fewer than 8 windows of evaluation text": (
+        "from fewer than {MIN_WINDOWS} {said.evaluated}",
+        "windows of evaluation text",
+    ),
+    "from fewer than 8 windows of the series that do not overlap": (
+        "from fewer than {MIN_WINDOWS} {said.evaluated}",
+        "windows of the series that do not overlap",
+    ),
+}
+"""Messages that the code puts together, and the parts of them that stand in it."""
+
+
+def test_error_texts_of_troubleshooting_exist() -> None:
+    """A reader searches for the words of an error: they must be in the code."""
+    files = [*(ROOT / "toolchain" / "ssmpress").rglob("*.py"), *(ROOT / "runtimes").rglob("*.cc")]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(file.read_text() for file in files))
+    quoted = re.findall(r"\*\*`([^`]+)`\*\*", (DOCS / "troubleshooting.md").read_text())
+    assert len(quoted) > 15
+    for text in quoted:
+        for part in ASSEMBLED.get(text, tuple(filter(None, re.split(r" ?… ?", text)))):
+            assert part in code, f"{text!r}: {part!r} is not in the code"

@@ -1,0 +1,120 @@
+"""The wheel and the sdist, built, installed in a fresh environment outside the project, and run.
+
+The fresh environment has pip's own packages and the wheel. What the wheel depends on is not
+installed a second time (torch alone takes minutes): a .pth file appends this environment's packages
+behind the fresh one's, so that the wheel's files are found first; the test asserts that.
+"""
+
+from __future__ import annotations
+
+import email
+import json
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from paths import DEMO, ROOT
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A command that must succeed, without this project's paths."""
+    done = subprocess.run(
+        [str(word) for word in command], cwd=folder, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_WAIT_POLICY": "PASSIVE",
+             "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder,
+        source, folder=folder)  # fmt: skip
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", folder, ROOT,
+        folder=folder)  # fmt: skip
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the sdist, so that both are known to be complete."""
+    folder = tmp_path_factory.mktemp("wheel")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = (path for path in folder.iterdir() if path.is_dir())
+    return build_wheel(source, folder)
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `bin` of a fresh environment with the wheel."""
+    folder = tmp_path_factory.mktemp("fresh")
+    venv.create(folder / "env", with_pip=True)
+    python = folder / "env" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, folder=folder)
+    (packages,) = (folder / "env" / "lib").glob("python*/site-packages")
+    (packages / "zz_dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return python.parent
+
+
+def test_the_sdist_has_what_a_build_needs(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for name in ("pyproject.toml", "LICENSE", "README.md", "runtimes/CMakeLists.txt",
+                 "toolchain/ssmpress/report/templates/report.html.j2"):  # fmt: skip
+        assert name in names
+    assert not any(name.startswith(("build/", ".venv", ".git/")) for name in names)
+    assert not any(name.endswith((".so", ".pyc")) for name in names)
+
+
+def test_the_wheel_is_of_this_machine_and_complete(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        metadata = email.message_from_bytes(
+            archive.read(next(name for name in names if name.endswith(".dist-info/METADATA")))
+        )
+    for name in ("py.typed", "report/templates/report.css", "report/templates/sweep.html.j2",
+                 "lib/x86_64/libssmpress_ops.so", "lib/x86_64/ssmrun",
+                 "lib/aarch64/libssmpress_ops.so", "lib/aarch64/ssmrun"):  # fmt: skip
+        assert f"ssmpress/{name}" in names
+    assert not any(name.startswith(("tests/", "docs/")) for name in names)
+    assert "none-any" not in wheel.name
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert "torch>=2.6" in (metadata.get_all("Requires-Dist") or [])
+
+
+def test_the_installed_command_compresses(installed: Path, tmp_path: Path) -> None:
+    code = "import ssmpress; print(ssmpress.__file__); print(ssmpress.get_library_path())"
+    places = run(installed / "python", "-c", code, folder=tmp_path).stdout.split()
+    assert all(Path(place).is_relative_to(installed.parent) for place in places), places
+    done = run(
+        installed / "compress", DEMO, "--sparsity", "0.5", "--recover", "none",
+        "--evaluation-tokens", "2000", "--min-retention", "0", "--out", "bundle", "--json",
+        folder=tmp_path,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    assert report["verdict"]["status"] == "pass"
+    assert (tmp_path / "bundle" / "README.md").is_file()
+    run(installed / "ssmpress-gate", "bundle", "--max-bundle-bytes", "1e9", folder=tmp_path)
+    text = (
+        "import ssmpress\n"
+        "model = ssmpress.open_bundle('bundle', threads=1)\n"
+        "print(''.join(model.stream('The list of', 8)))\n"
+    )
+    assert run(installed / "python", "-c", text, folder=tmp_path).stdout.strip()

@@ -1,0 +1,325 @@
+"""Recovery: the loss, what stays zero, repeatability, budgets, and going on after kill -9."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import random_checkpoint, small_config
+from paths import TESTS
+from ssmpress.blocks.model import Mamba
+from ssmpress.errors import BadInputError, DeviceError
+from ssmpress.prune import distill, resume
+from ssmpress.prune.mask import prunable_names
+from ssmpress.prune.order import WindowOrder
+from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
+from ssmpress.prune.training import Training
+from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSettings, Scope
+
+CONFIG = small_config()
+TOKENS = (np.arange(6000) ** 2 % 37 + np.arange(6000) % 5).astype(np.uint16)
+PRUNE = PruneSettings(calibration_batches=2, calibration_batch=2, calibration_window=16)
+RECOVER = RecoverSettings(steps=24, batch=4, window=16, mask_every=3, compute=Compute.CPU)
+
+
+def model() -> Mamba:
+    return Mamba.from_checkpoint(random_checkpoint(CONFIG))
+
+
+def run(
+    prune: PruneSettings = PRUNE, recover: RecoverSettings = RECOVER, **options: object
+) -> tuple[Mamba, PruneResult]:
+    mamba = model()
+    return mamba, prune_and_recover(mamba, TOKENS, prune, recover, **options)  # type: ignore[arg-type]
+
+
+def same(a: Mamba, b: Mamba) -> bool:
+    return all(torch.equal(t, b.tensors()[name]) for name, t in a.tensors().items())
+
+
+def exact_zeros(mamba: Mamba, result: PruneResult, sparsity: float) -> None:
+    weights = mamba.tensors()
+    total = sum(keep.numel() for keep in result.keep.values())
+    assert sum(int((~keep).sum()) for keep in result.keep.values()) == round(sparsity * total)
+    for name, keep in result.keep.items():
+        assert bool((weights[name][~keep] == 0).all()), name
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_head_loss_and_its_gradients(weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distill, "CHUNK_ROWS", 7)  # several chunks, the last one short
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(30, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(11, 8, generator=generator, dtype=torch.float64, requires_grad=True)
+    teacher_hidden, teacher_head = torch.randn(30, 8).double(), torch.randn(11, 8).double()
+    tokens = torch.randint(11, (30,), generator=generator)
+    targets = distill.HeadTargets(tokens, weight, teacher_hidden, teacher_head)
+    loss, kl, ce = distill.head_loss(hidden, head, targets)
+    log_p = F.log_softmax(hidden @ head.T, -1)
+    log_q = F.log_softmax(teacher_hidden @ teacher_head.T, -1)
+    expected_kl = F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+    expected_ce = F.nll_loss(log_p, tokens)
+    expected = weight * expected_kl + (1 - weight) * expected_ce
+    torch.testing.assert_close((kl.double(), ce.double()), (expected_kl, expected_ce), rtol=1e-5,
+                               atol=1e-6)  # fmt: skip
+    wanted = torch.autograd.grad(expected, (hidden, head), retain_graph=True)
+    torch.testing.assert_close(
+        torch.autograd.grad(2 * loss, (hidden, head)), tuple(2 * g for g in wanted),
+        rtol=1e-5, atol=1e-6,
+    )  # fmt: skip
+
+
+def test_recomputing_layers_changes_nothing() -> None:
+    mamba = model()
+    tokens = torch.from_numpy(TOKENS[:64].astype(np.int64)).view(4, 16)
+    gradients = []
+    for recompute in (False, True):
+        hidden = distill.final_hidden(mamba, tokens, recompute)
+        torch.testing.assert_close(mamba.lm_head(hidden), mamba.logits(tokens))
+        parameters = [p for p in mamba.parameters() if p is not mamba.lm_head.weight]
+        gradients.append(torch.autograd.grad(hidden.square().sum(), parameters))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"regrow": True},
+        {"distill": 0.0},
+        {"match_hidden": 0.5, "accumulate": 2, "activation_checkpointing": True},
+        {"ramp": 0.0},
+        {"steps": 1},
+    ],
+)
+def test_pruned_weights_are_exactly_zero(changes: dict[str, object]) -> None:
+    mamba, result = run(recover=replace(RECOVER, **changes))  # type: ignore[arg-type]
+    exact_zeros(mamba, result, 0.7)
+    assert mamba.lm_head.weight is mamba.backbone.embedding.weight
+    assert result.tokens == result.steps * 4 * 16
+    assert not same(mamba, model())
+
+
+def test_the_optimiser_forgets_pruned_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Training] = []
+    original = Training.__init__
+
+    def remember(self: Training, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        found.append(self)
+
+    monkeypatch.setattr(Training, "__init__", remember)
+    run()
+    (training,) = found
+    (adam,) = training.optimizers
+    for name, weight in training.weights.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            moment = adam.state[weight][key]
+            assert bool((moment[~training.keep[name]] == 0).all()), name
+            assert bool((moment[training.keep[name]] != 0).any()), name
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="Muon needs PyTorch 2.9")
+def test_muon_does_not_revive_pruned_weights() -> None:
+    exact_zeros(*run(recover=replace(RECOVER, muon=True)), 0.7)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": Method.WANDA},
+        {"method": Method.SPARSEGPT, "scope": Scope.LAYER},
+        {"scope": Scope.OWL},
+        {"prunable": ("in_proj", "embedding")},
+    ],
+)
+def test_methods_and_scopes_recover(changes: dict[str, object]) -> None:
+    exact_zeros(*run(replace(PRUNE, **changes)), 0.7)  # type: ignore[arg-type]
+
+
+def test_patterns_hold_after_recovery() -> None:
+    _, result = run(replace(PRUNE, sparsity=0.5, pattern="2:4", prunable=("in_proj",)))
+    for keep in result.keep.values():
+        assert bool((keep.reshape(-1, 4).sum(1) == 2).all())
+
+
+def test_recovery_brings_predictions_back() -> None:
+    tokens = torch.from_numpy(TOKENS[:640].astype(np.int64)).view(40, 16)
+    with torch.no_grad():
+        dense = F.log_softmax(model().logits(tokens), -1)
+
+    def distance(steps: int) -> float:
+        mamba, _ = run(recover=replace(RECOVER, steps=steps, distill=1.0))
+        with torch.no_grad():
+            pruned = F.log_softmax(mamba.logits(tokens), -1)
+        return float(F.kl_div(pruned, dense, log_target=True, reduction="batchmean"))
+
+    assert distance(150) < 0.7 * distance(0)
+
+
+def test_same_arguments_same_weights_other_seed_others() -> None:
+    first, _ = run(seed=1)
+    assert same(first, run(seed=1)[0])
+    assert not same(first, run(seed=2)[0])
+
+
+def test_a_pruned_model_is_pruned_further() -> None:
+    dense = distill.Teacher(model())
+    mamba, result = run()
+    again = prune_and_recover(mamba, TOKENS, replace(PRUNE, sparsity=0.9), RECOVER, teacher=dense)
+    exact_zeros(mamba, again, 0.9)
+    for name, keep in again.keep.items():
+        assert not bool((keep & ~result.keep[name]).any())
+    assert again.history[0]["sparsity"] == pytest.approx(0.7, abs=1e-3)
+
+
+def test_a_cpu_run_without_steps_says_its_plan_first() -> None:
+    said: list[str] = []
+    mamba, result = run(
+        recover=replace(RECOVER, steps=None, cpu_seconds=0.5),
+        progress=lambda what, done, total: said.append(what),
+    )
+    assert said[0].startswith(f"recovery: {result.steps} steps, about ")
+    exact_zeros(mamba, result, 0.7)
+    assert same(mamba, run(recover=replace(RECOVER, steps=result.steps))[0])
+
+
+def test_a_gpu_that_is_not_there() -> None:
+    if not torch.cuda.is_available():
+        with pytest.raises(DeviceError, match="--compute cuda: expected a GPU"):
+            compute_device(Compute.CUDA)
+
+
+def test_every_window_once_per_epoch() -> None:
+    order = WindowOrder(TOKENS, 16, seed=3)
+    seen = np.concatenate([order.numbers(step, 5) for step in range(order.count // 5)])
+    assert sorted(seen) == sorted(set(seen))
+    assert set(np.concatenate([order.numbers(s, order.count) for s in (0,)])) == set(
+        range(order.count)
+    )
+    rows = order.windows(np.arange(order.count))
+    start = int(np.flatnonzero((np.lib.stride_tricks.sliding_window_view(TOKENS, 16)
+                                == rows[0]).all(1))[0])  # fmt: skip
+    assert np.array_equal(rows.flatten(), TOKENS[start : start + rows.size])
+    with pytest.raises(BadInputError, match="one window needs 7,000"):
+        WindowOrder(TOKENS, 7000, seed=0)
+
+
+def test_tokens_may_be_mapped_from_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "tokens.npy", TOKENS)
+    mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
+    mamba = model()
+    prune_and_recover(mamba, mapped, PRUNE, RECOVER)
+    assert same(mamba, run()[0])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from dataclasses import replace
+import test_recover as t
+recover = replace(t.RECOVER, steps=200, checkpoint_seconds=0.0, match_hidden=0.3)
+mamba, _ = t.run(t.PRUNE, recover, seed=5, resume_file=Path(sys.argv[1]))
+t.torch.save(mamba.tensors(), sys.argv[2])
+"""
+
+
+def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
+    paths = [str(TESTS), str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", KILLED, folder / f"{name}.resume", folder / f"{name}.pt"]
+    return subprocess.Popen(command, env=environment)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    whole = start(tmp_path, "whole")
+    for kills in range(2):
+        part = start(tmp_path, "part")
+        state, before = tmp_path / "part.resume", 0.0
+        if kills:
+            before = state.stat().st_mtime
+        while part.poll() is None and not (state.exists() and state.stat().st_mtime > before):
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert part.poll() is None, "the run ended before it was killed"
+        part.send_signal(signal.SIGKILL)
+        part.wait()
+    saved = torch.load(tmp_path / "part.resume", weights_only=True)
+    assert 0 < saved["step"] < 200
+    assert start(tmp_path, "part").wait() == 0
+    assert whole.wait() == 0
+    one, other = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "part"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_another_runs_state_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    finished, result = run(resume_file=state)
+    again, repeated = run(resume_file=state)  # finished already: nothing is trained
+    assert same(finished, again)
+    assert repeated.keep.keys() == result.keep.keys()
+    for options in ({"seed": 9}, {"recover": replace(RECOVER, distill=0.5)}):
+        with pytest.raises(BadInputError, match="another model, text, device or settings"):
+            run(resume_file=state, **options)  # type: ignore[arg-type]
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(BadInputError, match="Delete it to start again"):
+        run(resume_file=state)
+
+
+def test_the_state_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    resume.save(path, {"fingerprint": "a", "step": 1})
+
+    def fail(value: object, file: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="no space"):
+        resume.save(path, {"fingerprint": "a", "step": 2})
+    monkeypatch.undo()
+    state = resume.load(path, "a", torch.device("cpu"))
+    assert state is not None
+    assert state["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_same_run_twice_at_once_saves_to_files_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    plain = torch.save
+    others = [tmp_path / f"state.{os.getppid()}.new", tmp_path / "state.999999999.new"]
+
+    def save_while_another_finishes(value: object, file: object) -> None:
+        plain(value, file)
+        for other in others:
+            other.write_bytes(b"half")
+        (tmp_path / "state.new").unlink(missing_ok=True)  # were the name shared, it is gone
+
+    monkeypatch.setattr(torch, "save", save_while_another_finishes)
+    resume.save(path, {"fingerprint": "a", "step": 1})
+    monkeypatch.undo()
+    assert resume.load(path, "a", torch.device("cpu")) is not None
+    resume.discard_abandoned(path)
+    assert sorted(tmp_path.iterdir()) == [path, *sorted(others)], "another machine may write it"
+    long_ago = time.time() - 2 * resume.ABANDONED_SECONDS
+    for other in others:
+        os.utime(other, (long_ago, long_ago))
+    resume.discard_abandoned(path)
+    assert sorted(tmp_path.iterdir()) == [path, others[0]], "only what no process writes goes"
+
+
+def test_names_of_the_result_are_the_prunable_ones() -> None:
+    _, result = run(recover=replace(RECOVER, steps=2))
+    assert tuple(result.keep) == prunable_names(CONFIG, PRUNE.prunable)
+    assert all(keep.device.type == "cpu" for keep in result.keep.values())

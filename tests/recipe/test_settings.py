@@ -1,0 +1,63 @@
+"""Settings made in Python are checked as those of the command line are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ssmpress
+from ssmpress.errors import BadInputError, UsageError
+from ssmpress.formats import Values
+from ssmpress.recipe.settings import (
+    DataSettings,
+    Method,
+    PackSettings,
+    PruneSettings,
+    Recipe,
+    RecoverSettings,
+    Scope,
+    Target,
+)
+
+
+def test_choices_given_as_text_are_the_choices_themselves():
+    settings = PruneSettings(method="magnitude", scope="owl")  # type: ignore[arg-type]
+    assert settings.method is Method.MAGNITUDE
+    assert settings.scope is Scope.OWL
+    assert PackSettings(values="fp16").values is Values.FP16  # type: ignore[arg-type]
+    recipe = Recipe("model", "out", target="arm64")  # type: ignore[arg-type]
+    assert (recipe.target, recipe.target.machine) == (Target.ARM64, "aarch64")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: PruneSettings(method="magnitud"), "got 'magnitud'. Did you mean magnitude?"),
+        (lambda: PruneSettings(sparsity_of="all"), "--sparsity-of: expected prunable or model"),
+        (lambda: RecoverSettings(compute="gpu"), "--compute: expected auto, cpu or cuda"),
+        (lambda: PackSettings(values="int5"), "--values: expected fp32, fp16, int8 or int4"),
+        (lambda: PackSettings(head="fp16"), "--head: expected auto, int8 or int4"),
+        (lambda: Recipe(Path("m"), Path("o"), target="arm"), "Did you mean arm64?"),
+        (lambda: RecoverSettings(match_hidden=-1), "--match-hidden: expected 0 to 1e9; got -1."),
+        (lambda: RecoverSettings(gpu_steps=0), "gpu_steps: expected at least 1; got 0."),
+    ],
+)
+def test_what_is_no_choice_or_out_of_range_is_refused(build, message):
+    with pytest.raises(UsageError) as caught:
+        build()
+    assert message in str(caught.value)
+
+
+def test_paths_may_be_text_and_one_file_needs_no_tuple():
+    recipe = Recipe(
+        "model", "out", pruned="p", data=DataSettings(calibration="a", evaluation=["b"])
+    )  # type: ignore[arg-type]
+    assert recipe == Recipe(
+        Path("model"), Path("out"), pruned=Path("p"),
+        data=DataSettings(calibration=(Path("a"),), evaluation=(Path("b"),)),
+    )  # fmt: skip
+    with pytest.raises(BadInputError, match="nowhere: expected a JSON file"):
+        ssmpress.read_report("nowhere")
+    with pytest.raises(BadInputError, match=r"nowhere/manifest\.json: expected"):
+        ssmpress.verify_manifest("nowhere")

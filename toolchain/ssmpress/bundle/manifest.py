@@ -1,0 +1,137 @@
+"""manifest.json: the sha256 of every file of a bundle, and of the manifest itself.
+
+`manifest_sha256` is the hash of the manifest without that entry, in canonical form: JSON with
+sorted keys, no whitespace, non-ASCII characters as they are, UTF-8.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ssmpress._version import __version__
+from ssmpress.errors import BadInputError
+from ssmpress.files import read_json, write_json
+from ssmpress.recipe.settings import Recipe
+from ssmpress.report.schema import json_types
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_VERSION = 1
+_OWN_HASH = "manifest_sha256"
+_PACKAGES = ("ssmpress", "onnxruntime", "onnx", "numpy", "torch", "tokenizers")
+
+
+def write_manifest(
+    folder: Path, files: Iterable[str], recipe: Recipe, extra: Mapping[str, Any] | None = None
+) -> Path:
+    """Hash the files of a bundle and write its manifest, last of all.
+
+    Args:
+        folder: the bundle. files: names relative to it, with `/`.
+        recipe: saved with its seed. extra: further entries, for example the model's source.
+
+    Returns:
+        The manifest's path.
+
+    Raises:
+        BadInputError: a file is missing, or a name leads out of the folder.
+    """
+    manifest = {
+        "manifest_version": MANIFEST_VERSION,
+        "files": {name: _entry(folder, name) for name in sorted(files)},
+        "versions": _versions(),
+        "seed": recipe.seed,
+        "recipe": recipe.to_dict(),
+        **json_types(dict(extra or {})),
+    }
+    manifest[_OWN_HASH] = _canonical_sha256(manifest)
+    write_json(folder / MANIFEST_NAME, manifest)
+    return folder / MANIFEST_NAME
+
+
+def verify_manifest(folder: str | Path) -> dict[str, Any]:
+    """Check a bundle against its manifest; other files in the folder are not looked at.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        BadInputError: the manifest is damaged, or a file is missing, changed, or outside.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    manifest = read_json(path)
+    if manifest.get("manifest_version") != MANIFEST_VERSION:
+        raise BadInputError(
+            f"{path}: expected manifest_version {MANIFEST_VERSION}; got "
+            f"{manifest.get('manifest_version')!r}. Another version of ssmpress wrote it."
+        )
+    if manifest.get(_OWN_HASH) != _canonical_sha256(manifest):
+        raise BadInputError(f"{path}: {_OWN_HASH} does not fit: the manifest was changed.")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise BadInputError(f"{path}: expected files with their hashes; there are none.")
+    for name, expected in files.items():
+        found = _entry(folder, name)
+        if found != expected:
+            raise BadInputError(
+                f"{folder / name}: expected {_described(expected)}; got {_described(found)}. "
+                "The file was changed after the bundle was made: make or copy it again."
+            )
+    return manifest
+
+
+def _entry(folder: Path, name: str) -> dict[str, Any]:
+    path = _inside(folder, name)
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+            size = file.tell()
+    except OSError as error:
+        raise BadInputError(f"{path}: cannot be read: {error.strerror}.") from error
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of that name, if it is a regular one inside the folder, links followed."""
+    pure = PurePosixPath(name)
+    parts_ok = name == str(pure) and not pure.is_absolute() and ".." not in pure.parts
+    if not parts_ok or not pure.parts or "\\" in name or "\0" in name or name == MANIFEST_NAME:
+        raise BadInputError(f"{folder}: {name!r} is not a name of a file inside the bundle.")
+    path = folder / pure
+    if not path.is_file():
+        raise BadInputError(f"{path}: the manifest names it, but there is no such file.")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadInputError(f"{path}: expected a file inside the bundle; it is a link out of it.")
+    return path
+
+
+def _canonical_sha256(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != _OWN_HASH}
+    text = json.dumps(
+        rest, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _described(entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return repr(entry)
+    return f"{entry.get('bytes')} bytes, sha256 {str(entry.get('sha256'))[:12]}..."
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {**found, "ssmpress": __version__}

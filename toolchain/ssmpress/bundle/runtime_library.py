@@ -1,0 +1,218 @@
+"""ONNX Runtime's shared library for a bundle, out of ONNX Runtime's own wheel.
+
+For this machine's architecture it is the installed package's; for another one the wheel of the
+same version is downloaded once with pip and kept, with its hash, under XDG_CACHE_HOME/ssmpress.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from ssmpress.errors import BadInputError, DeviceError
+from ssmpress.files import read_json, write_json
+from ssmpress.machine import host_machine
+
+RUNTIME_NAME = "libonnxruntime.so"
+"""Name in a bundle."""
+
+_MEMBER = "onnxruntime/capi/libonnxruntime.so."
+_LIMIT = 1 << 28  # bytes; today's library has 25 MB
+_PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
+_DOWNLOAD_S = 600
+_ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
+
+
+@dataclass(frozen=True)
+class RuntimeLibrary:
+    """A file to copy into bundles. source: the wheel's file name, or the installed package."""
+
+    path: Path
+    version: str
+    sha256: str
+    source: str
+    source_sha256: str | None
+
+    def describe(self) -> dict[str, str | None]:
+        """For the manifest."""
+        return {
+            "onnxruntime": self.version,
+            "source": self.source,
+            "source_sha256": self.source_sha256,
+        }
+
+
+def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibrary:
+    """The library for a machine.
+
+    Args:
+        machine: as `uname -m` says it: x86_64 or aarch64.
+        wheel: a wheel of ONNX Runtime to take it from instead (`--onnxruntime`).
+
+    Raises:
+        BadInputError: the wheel that was given is missing, damaged, or for another machine.
+        DeviceError: there is none: no wheel for this machine could be downloaded.
+    """
+    if wheel is not None:
+        return _from_wheel(wheel, machine, BadInputError, "given-")
+    if machine == host_machine() and (installed := _installed()) is not None:
+        return installed
+    version = _version()
+    kept = _cache_folder() / f"onnxruntime-{version}-{machine}"
+    if (found := _kept(kept)) is not None:
+        return found
+    with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
+        return _from_wheel(_download(version, machine, Path(folder)), machine, DeviceError, "")
+
+
+def elf_machine(path: Path) -> str | None:
+    """The machine an ELF file is for, such as aarch64; None if it is none of those known."""
+    with path.open("rb") as file:
+        head = file.read(20)
+    if len(head) < 20 or head[:6] != b"\x7fELF\x02\x01":  # 64 bits, little endian
+        return None
+    return _ELF_MACHINES.get(struct.unpack_from("<H", head, 18)[0])
+
+
+def _installed() -> RuntimeLibrary | None:
+    """Out of the installed package, which carries it beside the Python extension."""
+    try:
+        package = distribution("onnxruntime")
+    except PackageNotFoundError:
+        return None
+    folder = Path(str(package.locate_file("onnxruntime/capi")))
+    for path in sorted(folder.glob("libonnxruntime.so.*")):
+        if elf_machine(path) == host_machine():
+            return RuntimeLibrary(
+                path, package.version, sha256_of(path), f"installed onnxruntime {package.version}",
+                None,
+            )  # fmt: skip
+    return None
+
+
+def _version() -> str:
+    try:
+        return distribution("onnxruntime").version
+    except PackageNotFoundError as error:
+        raise DeviceError(
+            "onnxruntime: the package is not installed, so its version is unknown: pip install ."
+        ) from error
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssmpress"
+
+
+def _kept(folder: Path) -> RuntimeLibrary | None:
+    """What an earlier download left; None if there is nothing, or it is not what was left."""
+    path, notes = folder / RUNTIME_NAME, folder / "source.json"
+    if not path.is_file() or not notes.is_file():
+        return None
+    try:
+        source = read_json(notes)
+        digest = sha256_of(path)
+        if source["sha256"] != digest:
+            return None
+        return RuntimeLibrary(
+            path, str(source["version"]), digest, str(source["wheel"]), str(source["wheel_sha256"])
+        )
+    except (BadInputError, KeyError, OSError):
+        return None
+
+
+def _download(version: str, machine: str, folder: Path) -> Path:
+    """The wheel, by pip with the user's own index settings."""
+    wanted = f"onnxruntime=={version}"
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+        "--no-deps", "--only-binary=:all:", "--dest", str(folder),
+        *(word for name in _PLATFORMS for word in ("--platform", f"{name}_{machine}")), wanted,
+    ]  # fmt: skip
+    advice = (
+        "Connect to the network once, or download that wheel elsewhere and give it with "
+        "--onnxruntime FILE."
+    )
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired as error:
+        raise DeviceError(
+            f"{wanted} for {machine}: pip download took more than {_DOWNLOAD_S} seconds. {advice}"
+        ) from error
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or not wheels:
+        said = done.stderr.splitlines()
+        why = next((s for s in said if "ERROR" in s or "No module" in s), f"exit {done.returncode}")
+        raise DeviceError(f"{wanted} for {machine}: pip download failed: {why.strip()} {advice}")
+    return wheels[0]
+
+
+def _from_wheel(
+    wheel: Path, machine: str, kind: type[BadInputError | DeviceError], prefix: str
+) -> RuntimeLibrary:
+    """Unpack the library into the cache. prefix: keeps wheels that were given apart from pip's."""
+    if not wheel.is_file():
+        raise kind(
+            f"{wheel}: expected a wheel (a zip file) of ONNX Runtime; there is no such file."
+        )
+    try:
+        digest = sha256_of(wheel)
+        with zipfile.ZipFile(wheel) as archive:
+            members = [m for m in archive.infolist() if m.filename.startswith(_MEMBER)]
+            if len(members) != 1 or members[0].file_size > _LIMIT:
+                raise kind(
+                    f"{wheel}: expected a wheel of ONNX Runtime with one {_MEMBER}*; it has "
+                    f"{len(members)}, or one of more than {_LIMIT:,} bytes."
+                )
+            version = members[0].filename.removeprefix(_MEMBER)
+            folder = _cache_folder() / f"{prefix}onnxruntime-{version}-{machine}"
+            library = _keep(archive, members[0], wheel, folder, machine, kind)
+            source = {"wheel": wheel.name, "wheel_sha256": digest}
+            write_json(folder / "source.json", {"version": version, "sha256": library, **source})
+            return RuntimeLibrary(folder / RUNTIME_NAME, version, library, wheel.name, digest)
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise kind(f"{wheel}: expected a wheel (a zip file) of ONNX Runtime: {error}.") from error
+
+
+def _keep(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path, folder: Path, machine: str,
+    kind: type[BadInputError | DeviceError],
+) -> str:  # fmt: skip
+    """Write the member to the cache's folder; its hash."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".library.", suffix=".tmp")
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as target, archive.open(member) as source:
+            shutil.copyfileobj(source, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+        found = elf_machine(path)
+        if found != machine:
+            raise kind(
+                f"{wheel}: expected ONNX Runtime for {machine}; got "
+                f"{found or 'no Linux library of a known machine'}."
+            )
+        path.chmod(0o644)
+        digest = sha256_of(path)
+        path.replace(folder / RUNTIME_NAME)
+        return digest
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,155 @@
+"""What a run prints on stderr: notes, progress with time left, and the plan of a dry run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from ssmpress.recipe.settings import Sweep
+
+if TYPE_CHECKING:
+    from ssmpress.pipeline import Watch
+    from ssmpress.plan import Plan
+
+WIDTH = 80
+
+
+def make_console() -> Console:
+    """stderr, at most 80 columns; rich honours NO_COLOR and TERM."""
+    console = Console(stderr=True, highlight=False, markup=False)
+    console.width = min(WIDTH, console.width)
+    return console
+
+
+@contextmanager
+def watching(sweep: Sweep) -> Iterator[Watch]:
+    """A Watch that prints; the progress display is gone when the block ends."""
+    console = make_console()
+    recipe = sweep.recipe
+    parts = ", ".join(f"{100 * part:g}" for part in sorted(sweep.sparsities))
+    console.print(
+        f"{recipe.model}: {parts} % of the "
+        f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
+        f"{recipe.prune.method}, values {', '.join(sweep.values)}, {recipe.threads} threads"
+    )
+    from ssmpress.pipeline import Watch
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    lines = _Lines(console, progress)
+    try:
+        yield Watch(progress=lines.advance, note=lambda text: console.print(f"  {text}"))
+    finally:
+        progress.stop()
+
+
+class _Lines:
+    """One bar for each kind of work; without a terminal, one line when it starts and ends."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        self.console, self.progress = console, progress
+        self.kind, self.task = "", TaskID(-1)
+
+    def advance(self, what: str, done: int, total: int) -> None:
+        """Show `done` of `total` of `what`; what stands before a colon names the kind."""
+        kind = what.partition(":")[0]
+        if kind != self.kind:
+            if self.kind:
+                self.progress.remove_task(self.task)
+            self.kind = kind
+            self.progress.start()
+            self.task = self.progress.add_task(what, total=total)
+            if ":" in what:  # how long recovery will take, or where it goes on
+                self.console.print(f"  {what}")
+            elif not self.console.is_terminal:
+                self.console.print(f"  {kind} ...")
+        self.progress.update(self.task, description=what, completed=done, total=total)
+
+
+def print_plan(plan: Plan) -> None:
+    """The plan as tables."""
+    console = make_console()
+    for note in plan.notes:
+        console.print(f"  {note}")
+    c = plan.config
+    vocabulary = f"vocabulary {c['vocab_size']}, " if c["vocab_size"] else ""
+    console.print(
+        f"Mamba-1{_task(c)}: d_model {c['d_model']}, {c['n_layer']} layers, "
+        f"d_state {c['d_state']}, {vocabulary}{plan.model_weights / 1e6:.1f} M weights"
+    )
+    console.print(
+        f"Zeros: {plan.sparsity_prunable:.1%} of {plan.prunable_weights / 1e6:.1f} M prunable "
+        f"weights = {plan.sparsity_model:.1%} of the model"
+    )
+    table = Table(box=None, pad_edge=False)
+    for name in ("matrix", "shape", "format", "dense fp32", "stored"):
+        table.add_column(name, justify="left" if name in ("matrix", "format") else "right")
+    kinds: dict[tuple[str, int, int, str], list[int]] = {}
+    for m in plan.matrices:
+        kind = (m.name.split(".")[-2], m.rows, m.columns, m.format)
+        kinds.setdefault(kind, []).append(m.bytes)
+    for (component, rows, columns, chosen), sizes in kinds.items():
+        count = f"{len(sizes)} x " if len(sizes) > 1 else ""
+        table.add_row(
+            count + component, f"{rows} x {columns}", chosen,
+            _mb(4 * rows * columns * len(sizes)), _mb(sum(sizes)),
+        )  # fmt: skip
+    table.add_row("whole model", "", "", _mb(plan.dense_bytes), _mb(plan.model_bytes))
+    console.print(table)
+    console.print(
+        f"Recovery: {plan.recovery}. Memory about {_mb(plan.ram_bytes)}, disk "
+        f"{_mb(plan.disk_bytes)} (the dense baseline is removed at the end), time very roughly "
+        f"{plan.seconds / 60:.0f} min."
+    )
+
+
+def print_plans(plans: Mapping[str, Plan]) -> None:
+    """A sweep's plans: what they share, then one row each."""
+    console = make_console()
+    first = next(iter(plans.values()))
+    for note in first.notes:
+        console.print(f"  {note}")
+    table = Table(box=None, pad_edge=False)
+    for name in ("bundle", "zeros", "of the model", "model", "dense fp32"):
+        table.add_column(name, justify="left" if name == "bundle" else "right")
+    for name, plan in plans.items():
+        table.add_row(
+            name, f"{plan.sparsity_prunable:.1%}", f"{plan.sparsity_model:.1%}",
+            _mb(plan.model_bytes), _mb(plan.dense_bytes),
+        )  # fmt: skip
+    console.print(table)
+    seconds = sum(plan.seconds for plan in plans.values())
+    console.print(
+        f"Recovery of each sparsity: {first.recovery}. Memory about "
+        f"{_mb(max(plan.ram_bytes for plan in plans.values()))}, time very roughly "
+        f"{seconds / 60:.0f} min at most."
+    )
+
+
+def _task(config: Mapping[str, Any]) -> str:
+    """What a classifier or forecaster predicts; nothing of a language model."""
+    task = config.get("task")
+    if task is None:
+        return ""
+    if task["kind"] == "classification":
+        return f" classifier of {len(task['classes'])} classes"
+    return (
+        f" forecaster of {len(task['variates'])} variates, {task['horizon']} steps from "
+        f"{task['lookback']}"
+    )
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.2f} MB" if size < 1e7 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,115 @@
+"""The command `ssmpress-gate`: stored reports -> verdict. Needs neither torch nor ONNX Runtime."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ssmpress.cli import gate_options as gates
+from ssmpress.cli.entry import run_app
+from ssmpress.errors import (
+    EXIT_INCONCLUSIVE,
+    EXIT_LATENCY_OR_SIZE,
+    EXIT_PASS,
+    EXIT_QUALITY,
+    UsageError,
+)
+from ssmpress.gate.policy import gate_settings
+from ssmpress.recipe.settings import RULES, GateSettings
+
+EPILOG = """
+[bold]Example[/bold]  ssmpress-gate build/bundle/report.json --policy policy.toml --junit gate.xml
+
+[bold]Exit codes[/bold]  0 pass, 2 usage, 3 quality failed, 4 latency or size failed,
+5 inconclusive, 6 bad input. Of several reports the gravest decides: 3, then 4, then 5.
+"""
+
+app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+
+
+@app.command(epilog=EPILOG, no_args_is_help=True)
+@gates.with_limits()
+def gate(
+    reports: Annotated[
+        list[Path],
+        typer.Argument(metavar="REPORT...", help="report.json of a bundle, or its folder."),
+    ],
+    policy: gates.Policy = None,
+    baseline: gates.Baseline = None,
+    *,
+    limits: dict[str, str | None],
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML here.", show_default=False)
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the verdicts as JSON on stdout.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+) -> None:
+    """Hold stored reports against limits.
+
+    With GITHUB_STEP_SUMMARY set, the verdicts are also appended to the job's summary.
+    """
+    settings = gate_settings(limits, policy, baseline)
+    if not settings.limits():
+        raise UsageError(
+            f"expected --policy or at least one limit of {', '.join(RULES)}; got none, and a gate "
+            "without a limit would always pass."
+        )
+    judged = _judge(reports, settings, seed)
+    _write(judged, junit)
+    _print(judged, json_output)
+    raise typer.Exit(exit_code([report["verdict"]["exit_code"] for report in judged.values()]))
+
+
+def exit_code(codes: list[int]) -> int:
+    """The gravest: quality, then latency or size, then inconclusive."""
+    order = (EXIT_QUALITY, EXIT_LATENCY_OR_SIZE, EXIT_INCONCLUSIVE)
+    return next((code for code in order if code in codes), EXIT_PASS)
+
+
+def _judge(paths: list[Path], settings: GateSettings, seed: int) -> dict[str, dict[str, Any]]:
+    """The reports with their new verdicts, by path."""
+    from ssmpress.gate.judge import judge, read_report
+    from ssmpress.report.schema import with_verdict
+
+    baseline = None if settings.baseline is None else read_report(settings.baseline)
+    judged = {}
+    for path in paths:
+        report = read_report(path)
+        verdict = judge(report, settings, seed=seed, baseline=baseline)
+        judged[str(path)] = with_verdict(report, verdict)
+    return judged
+
+
+def _write(judged: dict[str, dict[str, Any]], junit: Path | None) -> None:
+    from ssmpress.files import write_text
+    from ssmpress.report.junit import render_junit
+    from ssmpress.report.summary import SUMMARY_VARIABLE, append_summary
+
+    if junit is not None:
+        write_text(junit, render_junit(judged))
+    if summary := os.environ.get(SUMMARY_VARIABLE):
+        append_summary(Path(summary), judged)
+
+
+def _print(judged: dict[str, dict[str, Any]], json_output: bool) -> None:
+    if json_output:
+        verdicts = {path: report["verdict"] for path, report in judged.items()}
+        typer.echo(json.dumps(verdicts, allow_nan=False))
+        return
+    for path, report in judged.items():
+        verdict = report["verdict"]
+        typer.echo(f"{path}: {verdict['status']}")
+        for rule in verdict["rules"]:
+            typer.echo(f"  {rule['status']:<12} {rule['message']}")
+
+
+def main() -> None:
+    """Entry point of `ssmpress-gate`."""
+    sys.exit(run_app(app))

@@ -1,0 +1,274 @@
+"""Labelled texts: files -> tokens and classes. NumPy only, so it runs on a device."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmpress.data import text as data
+from ssmpress.errors import BadInputError
+from ssmpress.task_config import Task
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_PLAIN = (".jsonl", ".tsv", ".csv")
+_EXPECTED = "a .jsonl, .tsv or .csv file with the keys or columns `text` and `label`, or a .npz"
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts as tokens, and their classes.
+
+    tokens: integers (n,), all texts one after the other. starts: int64 (count + 1,), where each
+    begins; the last is n. labels: int64 (count,), numbers of the classes.
+    """
+
+    tokens: NDArray[np.integer[Any]]
+    starts: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """Texts."""
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each text, int64 (count,)."""
+        lengths: NDArray[np.int64] = np.diff(self.starts)
+        return lengths
+
+    def text(self, number: int) -> NDArray[np.int64]:
+        """Tokens of one text, (l,)."""
+        return self.tokens[self.starts[number] : self.starts[number + 1]].astype(np.int64)
+
+    def arrays(
+        self, numbers: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens (b, l), padded with 0 at the end; labels (b,); lengths (b,)."""
+        lengths = self.lengths[numbers]
+        steps = np.arange(int(lengths.max()))
+        inside = steps < lengths[:, None]
+        places = np.where(inside, self.starts[:-1][numbers][:, None] + steps, 0)
+        return (
+            np.where(inside, self.tokens[places], 0).astype(np.int64),
+            self.labels[numbers],
+            lengths,
+        )
+
+    def head(self, count: int) -> LabelledTexts:
+        """The first texts."""
+        count = min(count, self.count)
+        end = int(self.starts[count])
+        return LabelledTexts(self.tokens[:end], self.starts[: count + 1], self.labels[:count])
+
+    def digest(self) -> bytes:
+        """SHA-256 of everything."""
+        digest = hashlib.sha256()
+        for array in (self.tokens, self.starts, self.labels):
+            digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+        return digest.digest()
+
+
+def from_lists(
+    texts: Sequence[NDArray[np.integer[Any]]], labels: Sequence[int], max_length: int
+) -> LabelledTexts:
+    """Texts given one by one; each is cut to `max_length` tokens."""
+    cut = [np.asarray(text)[:max_length] for text in texts]
+    starts = np.concatenate([[0], np.cumsum([len(text) for text in cut])]).astype(np.int64)
+    tokens = np.concatenate(cut) if cut else np.empty(0, np.int64)
+    return LabelledTexts(tokens, starts, np.asarray(labels, np.int64))
+
+
+def load_labelled(
+    paths: Iterable[Path], tokenizer: Tokenizer | None, task: Task, vocab_size: int,
+    limit: int | None = None,
+) -> LabelledTexts:  # fmt: skip
+    """Read files of labelled texts, one after the other.
+
+    Args:
+        paths: .jsonl (an object per line), .tsv or .csv (with a heading), each with `text` and
+            `label`, plain, .xz or .gz; or .npz with `tokens` (n, l), or (n,) and `starts`, and
+            `labels`, numbers of the classes.
+        tokenizer: from data.load_tokenizer; None will do for .npz.
+        task: gives the classes and the longest text.
+        vocab_size: rows of the embedding.
+        limit: texts to return at most.
+
+    Raises:
+        BadInputError: a file is missing, damaged or of another kind; a key or column is missing; a
+            label is no class of the model; a text has no token, or one without a row.
+    """
+    parts = []
+    for path in map(Path, paths):
+        if path.suffix == ".npz":
+            parts.append(_load_npz(path, task, vocab_size))
+        elif tokenizer is None:
+            raise BadInputError(f"{path}: expected a tokenizer for texts; give --tokenizer FILE.")
+        else:
+            parts.append(_load_texts(path, tokenizer, task, vocab_size, limit))
+    if not parts or not sum(part.count for part in parts):
+        names = ", ".join(map(str, paths)) or "no file"
+        raise BadInputError(f"{names}: expected at least one labelled text; got none.")
+    offsets = np.cumsum([0, *(len(part.tokens) for part in parts)])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
+    joined = LabelledTexts(
+        np.concatenate([part.tokens for part in parts]),
+        np.concatenate([*starts, offsets[-1:]]).astype(np.int64),
+        np.concatenate([part.labels for part in parts]),
+    )
+    return joined if limit is None else joined.head(limit)
+
+
+def _load_texts(
+    path: Path, tokenizer: Tokenizer, task: Task, vocab_size: int, limit: int | None
+) -> LabelledTexts:
+    texts, labels = [], []
+    numbers = {name: number for number, name in enumerate(task.classes)}
+    for line, text, label in read_labelled(path):
+        if label not in numbers:
+            raise BadInputError(
+                f"{path}, line {line}: expected a label among {', '.join(task.classes)[:200]}; got "
+                f"{label[:60]!r}. Use the model's own classes (config.json, task.classes)."
+            )
+        if not text:
+            raise BadInputError(f"{path}, line {line}: expected a text; got an empty one.")
+        texts.append(text)
+        labels.append(numbers[label])
+        if limit is not None and len(texts) == limit:
+            break
+    try:
+        encoded = data.encode_each(tokenizer, texts, vocab_size=vocab_size)
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error}") from error
+    return from_lists(encoded, labels, task.max_length)
+
+
+def read_labelled(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, text, label) of a .jsonl, .tsv or .csv file; a label that is a number as its digits.
+
+    Raises:
+        BadInputError: another kind of file, a missing key or column, a damaged line.
+    """
+    kind = next((s for s in reversed(path.suffixes) if s not in (".xz", ".gz")), "")
+    if kind not in _PLAIN:
+        raise BadInputError(f"{path}: expected {_EXPECTED}; got {kind or 'no'} suffix. Rename it.")
+    content = data.read_text(path).removeprefix("\ufeff")
+    yield from _jsonl(path, content) if kind == ".jsonl" else _table(path, content, kind)
+
+
+def _jsonl(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
+    for line, row in enumerate(content.split("\n"), 1):
+        if not row.strip():
+            continue
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError) as error:
+            raise BadInputError(
+                f"{path}, line {line}: expected a JSON object; got {row[:40]!r}. "
+                "Write one object per line."
+            ) from error
+        text = value.get("text") if isinstance(value, dict) else None
+        label = value.get("label") if isinstance(value, dict) else None
+        if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, str | int):
+            raise BadInputError(
+                f"{path}, line {line}: expected the keys `text` (a string) and `label` (a string "
+                f"or an integer); got {row[:60]!r}. Rename the keys."
+            )
+        yield line, text, str(label)
+
+
+def _table(path: Path, content: str, kind: str) -> Iterator[tuple[int, str, str]]:
+    tab = kind == ".tsv"
+    reader = csv.reader(
+        io.StringIO(content), delimiter="\t" if tab else ",",
+        quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL,
+    )  # fmt: skip
+    try:
+        heading = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in ("text", "label") if heading.count(name) != 1]:
+            raise BadInputError(
+                f"{path}: expected one column named {missing[0]!r} in the heading; got "
+                f"{', '.join(heading)[:100] or 'nothing'}. Add a heading `text`, `label`."
+            )
+        text, label = heading.index("text"), heading.index("label")
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(heading):
+                raise BadInputError(
+                    f"{path}, line {reader.line_num}: expected {len(heading)} fields as in the "
+                    f"heading; got {len(row)}. Repair the line."
+                )
+            yield reader.line_num, row[text], row[label].strip()
+    except csv.Error as error:
+        raise BadInputError(
+            f"{path}, line {reader.line_num}: cannot be read: {error}. Use .jsonl for long texts."
+        ) from error
+
+
+def _load_npz(path: Path, task: Task, vocab_size: int) -> LabelledTexts:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except Exception as error:  # numpy and zipfile raise whatever the damage leads to
+        raise BadInputError(
+            f"{path}: expected a .npz of `tokens` and `labels`; got: {str(error)[:80]}. "
+            "Write it with numpy.savez."
+        ) from error
+    tokens, labels = arrays.get("tokens"), arrays.get("labels")
+    starts = arrays.get("starts")
+    if tokens is not None and tokens.ndim == 2:
+        starts = np.arange(len(tokens) + 1) * tokens.shape[1]
+        tokens = tokens.reshape(-1)
+    _check_npz(path, tokens, starts, labels)
+    assert tokens is not None and starts is not None and labels is not None
+    for name, array, high in (
+        ("tokens", tokens, vocab_size),
+        ("labels", labels, len(task.classes)),
+    ):
+        if int(array.min()) < 0 or int(array.max()) >= high:
+            raise BadInputError(
+                f"{path}: {name}: expected 0 to {high - 1}; got {int(array.min())} to "
+                f"{int(array.max())}. Use the model's own tokens and classes."
+            )
+    samples = LabelledTexts(tokens, starts.astype(np.int64), labels.astype(np.int64))
+    if int(samples.lengths.max()) <= task.max_length:
+        return samples
+    texts = [tokens[a:b] for a, b in pairwise(starts)]
+    return from_lists(texts, samples.labels.tolist(), task.max_length)
+
+
+def _check_npz(path: Path, *arrays: NDArray[Any] | None) -> None:
+    """tokens, starts, labels: one-dimensional integers that fit each other."""
+    for array in arrays:
+        if array is None or array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+            got = "nothing" if array is None else f"{array.dtype} {array.shape}"
+            raise BadInputError(
+                f"{path}: expected integers `tokens` (n, l), or (n,) with `starts`, and `labels`; "
+                f"got {got}. Write it with numpy.savez."
+            )
+    tokens, starts, labels = arrays
+    assert tokens is not None and starts is not None and labels is not None
+    if len(starts) != len(labels) + 1:
+        raise BadInputError(
+            f"{path}: labels: expected one for each of the {len(starts) - 1} texts; got "
+            f"{len(labels)}. Write `labels`, and `starts` if there are any, again."
+        )
+    steps = np.diff(starts.astype(np.int64))
+    if starts[0] or starts[-1] != len(tokens) or steps.min() < 1:
+        raise BadInputError(
+            f"{path}: starts: expected {len(labels) + 1} increasing numbers from 0 to "
+            f"{len(tokens)}; got {len(starts)} from {int(starts[0])} to {int(starts[-1])}."
+        )

@@ -1,0 +1,171 @@
+"""From a recipe's target and devices to evidence: what can be done, checked before any training,
+and then done with the finished bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ssmpress.bundle.runtime_library import RuntimeLibrary, find_runtime_library
+from ssmpress.devices import emulate
+from ssmpress.devices import real as remote_device
+from ssmpress.devices.adb import open_adb
+from ssmpress.devices.check import AnyReference
+from ssmpress.devices.qemu import Emulator
+from ssmpress.devices.real import BundleFiles
+from ssmpress.devices.remote import Link, preflight
+from ssmpress.devices.ssh import open_ssh
+from ssmpress.errors import DeviceError, UsageError
+from ssmpress.machine import MACHINES, get_library_path, get_runner_path, host_machine
+from ssmpress.measure.interleaved import MeasureSettings
+from ssmpress.recipe.address import ADB, QEMU, DeviceAddress, parse_device
+from ssmpress.recipe.settings import Recipe
+from ssmpress.results import EMULATED, HOST, REAL, DeviceResult, TargetResult
+
+Note = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """machine: of the bundle. runtime: ONNX Runtime for it. addresses: devices to use.
+
+    unvalidated: why the bundle will run nowhere; empty when it will.
+    """
+
+    machine: str
+    runtime: RuntimeLibrary
+    addresses: tuple[DeviceAddress, ...]
+    unvalidated: str = ""
+
+    @property
+    def measures_host(self) -> bool:
+        """Whether this host is what the bundle is measured on: it is of the right machine, and
+        no real device was named."""
+        return self.machine == host_machine() and all(a.emulated for a in self.addresses)
+
+
+def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
+    """Find all that the target needs, and ask every device whether it can run it.
+
+    Raises:
+        DeviceError: a library or a program is missing, or a device cannot be used.
+        UsageError: an emulator was asked for that emulates no such machine.
+    """
+    machine = recipe.target.machine
+    if machine not in MACHINES:
+        raise DeviceError(
+            f"--target {recipe.target}: expected a machine of {', '.join(MACHINES)}; got {machine}."
+        )
+    get_library_path()  # the host evaluates the model too
+    get_library_path(machine)
+    get_runner_path(machine)
+    runtime = find_runtime_library(machine, recipe.deploy.onnxruntime)
+    addresses = recipe.deploy.addresses()
+    if not addresses and machine != host_machine():
+        return _by_emulator(machine, runtime, note)
+    for address in addresses:
+        if address.kind == QEMU and (machine == host_machine() or machine != "aarch64"):
+            raise UsageError(
+                f"--device {address.text}: expected --target arm64 on another machine, which QEMU "
+                f"emulates; the bundle is for {machine}, this machine is {host_machine()}."
+            )
+        if address.kind == QEMU:
+            Emulator(machine, address.cpu)
+        else:
+            with open_link(address) as link:
+                preflight(link, machine)
+    return Deployment(machine, runtime, addresses)
+
+
+def _by_emulator(machine: str, runtime: RuntimeLibrary, note: Note) -> Deployment:
+    """No device was given, and this host cannot run the bundle."""
+    address = parse_device(QEMU)
+    try:
+        Emulator(machine, address.cpu)
+    except DeviceError as error:
+        why = f"the {machine} bundle was not run: no --device was given, and {error}"
+        note(why)
+        return Deployment(machine, runtime, (), why)
+    note(f"no --device given: the {machine} bundle is validated by QEMU ({address.cpu})")
+    return Deployment(machine, runtime, (address,))
+
+
+@contextmanager
+def open_link(address: DeviceAddress) -> Iterator[Link]:
+    """Of a real device."""
+    with (open_adb if address.kind == ADB else open_ssh)(address) as link:
+        yield link
+
+
+def run_devices(
+    recipe: Recipe,
+    deployment: Deployment,
+    files: BundleFiles,
+    reference: Callable[[], AnyReference],
+    settings: MeasureSettings,
+    progress: Progress,
+) -> tuple[DeviceResult, ...]:
+    """Validate the bundle on every device, and measure it on real ones.
+
+    Args:
+        reference: makes the host's result; not called without a device.
+        settings: how much is measured on real devices, but for the threads.
+
+    Raises:
+        ParityError: a device computes something else than this host.
+        DeviceError: a device could not be used.
+    """
+    if not deployment.addresses:
+        return ()
+    expected = reference()
+    found = []
+    for address in deployment.addresses:
+        emulated = address.kind == QEMU
+        count = emulate.steps(2) if emulated else remote_device.steps(files, expected, settings)
+        ticks = _Ticks(address.text, progress, count)
+        if emulated:
+            result = emulate.validate_emulated(
+                address.text, deployment.machine, address.cpu, files.folder, files.dense, expected,
+                ticks.tick,
+            )  # fmt: skip
+        else:
+            with open_link(address) as link:
+                result = remote_device.validate_real(
+                    link, address.path, deployment.machine, files, expected, settings,
+                    recipe.deploy.device_threads, ticks.tick,
+                )  # fmt: skip
+        found.append(result)
+    return tuple(found)
+
+
+class _Ticks:
+    """Counts the steps of one device for the progress display."""
+
+    def __init__(self, name: str, progress: Progress, steps: int) -> None:
+        self._what, self._progress, self._steps, self._done = name, progress, steps, 0
+
+    def tick(self) -> None:
+        self._done += 1
+        self._progress(f"device {self._what}", min(self._done, self._steps), self._steps)
+
+
+def describe_target(
+    deployment: Deployment, devices: tuple[DeviceResult, ...], bounds: Any = ()
+) -> TargetResult:
+    """What vouches for the bundle."""
+    kinds = {device.kind for device in devices}
+    if deployment.measures_host:
+        kinds.add(HOST)
+    machine = deployment.machine
+    for kind, reason in (
+        (REAL, "The bundle's own files ran on a real device."),
+        (HOST, "The bundle's own files ran on this host."),
+        (EMULATED, f"The bundle's own files ran under QEMU, emulating {machine}: what they "
+                   "compute is proved, how fast is not."),
+    ):  # fmt: skip
+        if kind in kinds:
+            return TargetResult(machine, kind, reason, bounds)
+    return TargetResult(machine, None, deployment.unvalidated, bounds)

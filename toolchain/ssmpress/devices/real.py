@@ -1,0 +1,116 @@
+"""A real device: the bundle is copied there, checked against this host, and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ssmpress.devices.check import AnyReference, check
+from ssmpress.devices.remote import Link, RemoteFolder, preflight
+from ssmpress.devices.task_check import TaskReference
+from ssmpress.measure import replies
+from ssmpress.measure.interleaved import MeasureSettings, Station, measure, measure_steps
+from ssmpress.results import EMULATED, EMULATED_TIME, REAL, VARIANTS, DeviceResult
+
+
+@dataclass(frozen=True)
+class BundleFiles:
+    """A finished bundle. folder: has a manifest. names: of its files for a device, in the folder.
+
+    dense: the model file of the dense baseline, anywhere; its external data lies beside it.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    dense: Path
+
+    def all(self) -> dict[str, Path]:
+        """By name in the device's folder."""
+        beside = (self.dense, self.dense.with_name(self.dense.name + ".data"))
+        return {
+            **{f"bundle/{name}": self.folder / name for name in self.names},
+            **{path.name: path for path in beside if path.is_file()},
+        }
+
+
+def steps(files: BundleFiles, reference: AnyReference, settings: MeasureSettings) -> int:
+    """How often `validate_real` ticks where nothing had been copied before."""
+    copied = len(files.all()) + len(_sample_file(reference))
+    return copied + 1 + measure_steps(len(VARIANTS), settings)
+
+
+def validate_real(
+    link: Link,
+    path: str | None,
+    machine: str,
+    files: BundleFiles,
+    reference: AnyReference,
+    settings: MeasureSettings,
+    threads: int | None,
+    tick: Callable[[], None],
+) -> DeviceResult:
+    """Copy, check, measure, clean up.
+
+    Args:
+        path: folder on the device to keep; None makes one that goes.
+        settings: how much is measured; its threads are replaced by `threads`.
+        threads: None is all of the device's processors.
+
+    Raises:
+        ParityError: the device computes something else than this host.
+        DeviceError: it cannot be reached or used, or fails on the way.
+    """
+    found = preflight(link, machine)
+    with RemoteFolder(link, path, found.wrapper) as folder:
+        folder.push(files.all() | _sample_file(reference), tick)
+        folder.prepare_runner()
+        with folder.worker("check", settings.timeout_s) as worker:
+            load = {"do": "load", "threads": threads or 1, "cold": False, "seed": 0}
+            isa = worker.ask(load).get("ops_isa")
+            run_eval = partial(folder.run_eval, threads=threads or 1, timeout_s=settings.timeout_s)
+            parity, sample = check(worker, reference, link.name, run_eval)
+            environment, before = _state(worker.ask({"do": "environment"}))
+        tick()
+        environment |= {"ops_isa": str(isa)[:20], "libc": found.libc, "wrapper": found.wrapper}
+        if "qemu" in found.wrapper:
+            return DeviceResult(
+                name=link.name, kind=EMULATED, machine=machine, parity=parity, sample=sample,
+                environment={**environment, "emulated": True}, not_measured=EMULATED_TIME,
+            )  # fmt: skip
+        processors = int(replies.number(environment, "available_cpus")) or 1
+        own = replace(settings, threads=threads or processors)
+        stations = _stations(folder, files.dense.name, own.timeout_s)
+        measurements = measure(stations, own, lambda *_: tick())
+        with folder.worker("check", settings.timeout_s) as worker:
+            _, after = _state(worker.ask({"do": "environment"}))
+    return DeviceResult(
+        name=link.name, kind=REAL, machine=machine, parity=parity, sample=sample,
+        environment={**environment, "emulated": False, "threads": own.threads},
+        measurements=measurements, before=before, after=after,
+    )  # fmt: skip
+
+
+def _sample_file(reference: AnyReference) -> dict[str, Path]:
+    """What `ssmrun eval` reads there: of a classifier or forecaster."""
+    if isinstance(reference, TaskReference):
+        return {reference.file.name: reference.file}
+    return {}
+
+
+def _stations(folder: RemoteFolder, dense: str, timeout_s: float) -> dict[str, Station]:
+    model = f"{folder.folder}/{dense}"
+    loads: dict[str, dict[str, Any]] = {
+        "dense": {"model": model},
+        "stock": {"model": model, "library": None},
+        "compressed": {},
+    }
+    return {
+        name: Station(partial(folder.worker, name, timeout_s), loads[name]) for name in VARIANTS
+    }
+
+
+def _state(reply: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    return replies.facts(reply, "environment"), replies.facts(reply, "now")

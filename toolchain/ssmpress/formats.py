@@ -1,0 +1,91 @@
+"""The vocabulary of packed-matrix formats: structure of the mask, type of the values, op names.
+
+`docs/sparse_format.md` specifies every format byte by byte. Symbols: r rows (output features),
+c columns (input features).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Values(StrEnum):
+    """Type of the stored weights. `INT8` and `INT4` also quantise the activations, per token."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+    INT4 = "int4"
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether products are sums of integers."""
+        return self in (Values.INT8, Values.INT4)
+
+
+class Structure(StrEnum):
+    """How the positions of the stored weights are encoded."""
+
+    DENSE = "dense"
+    BITMASK = "bitmask"
+    WINDOW = "window"
+
+
+_SECTIONS = {
+    Structure.DENSE: ("weight",),
+    Structure.BITMASK: ("bits", "start", "value"),
+    Structure.WINDOW: ("order", "start", "step", "position", "value"),
+}
+
+
+@dataclass(frozen=True)
+class Format:
+    """One packed-matrix format = one op name and version."""
+
+    structure: Structure
+    values: Values
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in reports and manifests, for example `bitmask-int8`."""
+        return f"{self.structure}-{self.values}"
+
+    @property
+    def op_type(self) -> str:
+        """ONNX op type, for example `BitmaskLinearInt8`."""
+        return f"{self.structure.capitalize()}Linear{self.values.capitalize()}"
+
+    @property
+    def weight_inputs(self) -> tuple[str, ...]:
+        """Names of the packed sections, in the order of the op's inputs after `x`."""
+        sections = _SECTIONS[self.structure]
+        if self.values is Values.INT4:
+            sections = (*sections, "ratio")
+        return (*sections, "scale") if self.values.quantizes_activations else sections
+
+
+FORMATS: tuple[Format, ...] = (
+    *(
+        Format(s, v)
+        for s in (Structure.DENSE, Structure.BITMASK)
+        for v in (Values.FP32, Values.FP16, Values.INT8)
+    ),
+    Format(Structure.DENSE, Values.INT4),
+    Format(Structure.WINDOW, Values.FP16),
+    Format(Structure.WINDOW, Values.INT8),
+)
+"""Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
+
+EMBEDDINGS = {
+    Format(Structure.DENSE, v): f"DenseEmbedding{v.capitalize()}"
+    for v in (Values.INT8, Values.INT4)
+}
+"""Op that reads rows of a matrix: ids int64 (...), the format's sections -> float32 (..., c)."""
+
+SECTION_ALIGNMENT = 64
+"""Bytes. Every packed section starts on, and is padded with zeros to, a multiple of this."""
+
+CONFIG_KEY = "ssmpress.config"
+"""Metadata entry of an exported model: its configuration as JSON."""

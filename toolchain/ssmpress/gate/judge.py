@@ -1,0 +1,254 @@
+"""Thresholds -> verdict: pass, fail or inconclusive. Never a silent pass.
+
+Latency is judged by a confidence interval from the raw samples, quality by one over the windows of
+the evaluation text (`bootstrap.py`). An interval that straddles the limit is inconclusive, and so
+is a metric that is missing or not finite, and a baseline that cannot be compared with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssmpress.errors import (
+    EXIT_INCONCLUSIVE,
+    EXIT_LATENCY_OR_SIZE,
+    EXIT_PASS,
+    EXIT_QUALITY,
+    BadInputError,
+)
+from ssmpress.files import read_json
+from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
+from ssmpress.gate.rules import AT_LEAST, Report, Rule, of_another_metric, rules, value_of
+from ssmpress.measure.bootstrap import MIN_WINDOWS
+from ssmpress.recipe.settings import GateSettings, Relative
+from ssmpress.report.schema import SCHEMA_VERSION
+from ssmpress.report.tables import lookup, number
+from ssmpress.report.wording import words
+from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Interval, RuleResult, Verdict
+
+_BLOCKS = ("recipe", "quality", "size")
+_NO_TIME = (
+    "Time and memory are measured on a machine of the target only: give a real one, "
+    "--device ssh://user@host."
+)
+
+
+def read_report(path: str | Path) -> dict[str, Any]:
+    """A stored report, or the one in a bundle's folder.
+
+    Raises:
+        BadInputError: there is none, or it is damaged or of another schema.
+    """
+    path = Path(path)
+    file = path / "report.json" if path.is_dir() else path
+    report = read_json(file)
+    if missing := [key for key in _BLOCKS if not isinstance(report.get(key), dict)]:
+        raise BadInputError(
+            f"{file}: expected a report of `compress`; {', '.join(missing)} is missing."
+        )
+    if report.get("schema_version") != SCHEMA_VERSION:
+        raise BadInputError(
+            f"{file}: expected a report of schema_version {SCHEMA_VERSION}; got "
+            f"{report.get('schema_version')!r}. Give the report.json that `compress` wrote."
+        )
+    return report
+
+
+def judge(
+    report: Report, settings: GateSettings, *, seed: int = 0, baseline: Report | None = None
+) -> Verdict:
+    """Hold a report against the limits.
+
+    Args:
+        report: from `report.schema.build_report`, or a stored one.
+        settings: the limits; those that are None are not judged.
+        seed: of the bootstrap.
+        baseline: a stored report, for relative limits; without it they are inconclusive.
+
+    Returns:
+        The verdict. Of several failed rules quality decides the exit code before latency, and
+        a failed one before an inconclusive one.
+    """
+    results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
+    results += _judge_target(report)
+    for status, code in (
+        (FAIL, EXIT_QUALITY),
+        (FAIL, EXIT_LATENCY_OR_SIZE),
+        (INCONCLUSIVE, EXIT_INCONCLUSIVE),
+    ):
+        if chosen := [r for r in results if r.status == status and r.exit_code == code]:
+            sentence = f"{status.capitalize()}: " + " ".join(r.message for r in chosen)
+            return Verdict(status, results, code, f"{sentence} {chosen[0].help}".strip())
+    if not results:
+        return Verdict(PASS, (), EXIT_PASS, "Pass: no limit was set.")
+    sentence = "Pass: " + " ".join(result.message for result in results)
+    return Verdict(PASS, results, EXIT_PASS, sentence)
+
+
+def _judge_target(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where the bundle ran nowhere; nothing to say where it did."""
+    target = lookup(report, "target")
+    if target is None or lookup(target, "validated") is not None:
+        return ()
+    why = str(lookup(target, "reason") or "no device was used.")
+    message = f"Whether the bundle runs is undecided: {why}"
+    return (
+        RuleResult(
+            "target", INCONCLUSIVE, None, None, None, EXIT_INCONCLUSIVE, message,
+            "Install qemu-user, or give a device: --device ssh://user@host.",
+        ),
+    )  # fmt: skip
+
+
+def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) -> RuleResult:
+    value = value_of(report, rule)
+    judged = _Judged(rule, value, *_limit(report, rule, baseline))
+    if value is None:
+        metric = rule.metric or "quality.compressed or quality.dense"
+        if of_another_metric(report, rule):
+            why = f"the model's metric is {lookup(report, 'quality', 'metric')}, not perplexity."
+            return judged.inconclusive(why, "Use min_retention, which every metric has.")
+        why = f"{metric} is missing from the report or not a number."
+        needs = rule.samples is not None or rule.metric.startswith("memory.")
+        if needs and lookup(report, "latency") is None:
+            return judged.inconclusive(why, _NO_TIME)
+        return judged.inconclusive(why, "Run again with the measurement it needs.")
+    if judged.limit is None:
+        return judged.inconclusive(judged.asked, "Store a report of this setup as the baseline.")
+    interval = None
+    if rule.has_interval:
+        quality = rule.exit_code == EXIT_QUALITY
+        find = quality_interval if quality else latency_interval
+        interval = find(report, rule, seed, baseline)
+        if interval is None:
+            return judged.inconclusive(*_too_little(report, rule, judged.text(value)))
+    low, high = (value, value) if interval is None else (interval.low, interval.high)
+    best, worst = (high, low) if rule.direction == AT_LEAST else (low, high)
+    if judged.violated_by(best):
+        return judged.decided(FAIL, interval, _help(report, rule))
+    if judged.violated_by(worst):
+        assert interval is not None
+        why = (
+            f"the {rule.label} is {judged.text(value)}, but its {interval.confidence:.1%} interval "
+            f"{judged.text(low)} to {judged.text(high)} straddles the limit."
+        )
+        again = words(report).more if rule.exit_code == EXIT_QUALITY else _QUIETER
+        return judged.inconclusive(why, again, interval)
+    return judged.decided(PASS, interval, "")
+
+
+_QUIETER = "Run again on a quieter machine, with fewer threads or more rounds."
+
+
+def _too_little(report: Report, rule: Rule, value: str) -> tuple[str, str]:
+    """Why there is no interval, and what to do."""
+    if rule.exit_code == EXIT_QUALITY:
+        said = words(report)
+        why = f"from fewer than {MIN_WINDOWS} {said.evaluated}, or damaged ones."
+        return f"the {rule.label} is {value}, {why}", said.more
+    why = f"from fewer than {MIN_ROUNDS} rounds of raw samples, too few of them, or damaged ones."
+    return f"the {rule.label} is {value}, {why}", "Measure more rounds."
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A rule with its value and its limit as a number. asked: the limit in words, or why None."""
+
+    rule: Rule
+    value: float | None
+    limit: float | None
+    asked: str
+
+    def violated_by(self, value: float) -> bool:
+        assert self.limit is not None
+        return value < self.limit if self.rule.direction == AT_LEAST else value > self.limit
+
+    def text(self, value: float) -> str:
+        """With enough digits to tell it from the limit."""
+        return _text(self.rule, value, self.limit)
+
+    def decided(self, status: str, interval: Interval | None, advice: str) -> RuleResult:
+        assert self.value is not None
+        code = EXIT_PASS if status == PASS else self.rule.exit_code
+        spread = ""
+        if interval is not None:
+            spread = f" ({self.text(interval.low)} to {self.text(interval.high)})"
+        message = (
+            f"The {self.rule.label} is {self.text(self.value)}{spread}, "
+            f"{self.rule.direction} {self.asked} is asked."
+        )
+        return self._result(status, interval, code, message, advice)
+
+    def inconclusive(self, why: str, advice: str, interval: Interval | None = None) -> RuleResult:
+        asked = self.asked if self.limit is not None else str(self.rule.limit)
+        message = f"{self.rule.name} ({self.rule.direction} {asked}) is undecided: {why}"
+        return self._result(INCONCLUSIVE, interval, EXIT_INCONCLUSIVE, message, advice)
+
+    def _result(self, status: str, interval: Interval | None, code: int, *text: str) -> RuleResult:
+        name = self.rule.name
+        return RuleResult(name, status, self.value, self.limit, interval, code, *text)
+
+
+def _limit(report: Report, rule: Rule, baseline: Report | None) -> tuple[float | None, str]:
+    """The limit as a number and in words, or None and the reason."""
+    if not isinstance(rule.limit, Relative):
+        return rule.limit, _text(rule, rule.limit)
+    if baseline is None:
+        return None, "there is no baseline."
+    for key in _must_agree(rule):
+        here, there = _condition(report, key), _condition(baseline, key)
+        if here is None or here != there:
+            return (
+                None,
+                f"the baseline cannot be compared: {key} is {there!r} there, {here!r} here.",
+            )
+    value = value_of(baseline, rule)
+    if value is None:
+        return None, f"{rule.metric} is missing from the baseline or not a number."
+    limit = rule.limit.factor * value
+    base = f"{number(rule.limit.factor)} times the baseline's {_text(rule, value)}"
+    return limit, f"{_text(rule, limit)} ({base})"
+
+
+def _must_agree(rule: Rule) -> tuple[str, ...]:
+    """What two runs must have in common for this metric to be comparable."""
+    if rule.samples is not None:
+        return ("latency.cpu", "latency.threads", "latency.prompt_tokens")
+    if rule.exit_code == EXIT_QUALITY:
+        return ("quality.metric", "quality.tokens", "quality.window")
+    return ()
+
+
+def _condition(report: Report, key: str) -> Any:
+    """Of a measurement. Older reports measured on the machine of `environment` only."""
+    found = lookup(report, *key.split("."))
+    if key == "latency.cpu" and found is None:
+        return lookup(report, "environment", "cpu")
+    return found
+
+
+def _text(rule: Rule, value: float, limit: float | None = None) -> str:
+    if rule.unit == " bytes":
+        return f"{value:,.0f}{rule.unit}"
+    alike = limit is not None and value != limit and number(value) == number(limit)
+    return (f"{value:.12g}" if alike else number(value)) + rule.unit
+
+
+def _help(report: Report, rule: Rule) -> str:
+    """What would help, from the recipe that failed."""
+    sparsity = lookup(report, "recipe", "prune", "sparsity")
+    values = lookup(report, "recipe", "pack", "values")
+    now = f" (now {sparsity:g})" if isinstance(sparsity, int | float) else ""
+    if rule.exit_code == EXIT_QUALITY:
+        ways = [f"a lower --sparsity{now}", "a longer --recover"]
+        if values != "fp32":
+            ways.append(f"more exact --values (now {values})" if values else "--values fp32")
+        return f"What helps: {', '.join(ways)}, or calibration text closer to the evaluation text."
+    ways = [f"a higher --sparsity{now}"]
+    if values != "int8":
+        ways.insert(0, "--values int8")
+    if rule.samples is None:
+        return f"What helps: {' or '.join(ways)}."
+    return f"What helps: {', '.join(ways)}, or more --threads if the device has them."

@@ -1,0 +1,402 @@
+"""Packed model -> one ONNX graph for prefill and decode.
+
+Inputs and outputs (b batch, l sequence length, p positions, i layer; all sizes but the model's own
+are dynamic):
+
+====================== ======= ========================= =======================================
+name                   type    shape                     what
+====================== ======= ========================= =======================================
+input_ids              int64   (b, l)                    tokens, 0 .. vocab_size - 1
+logits_positions       int64   (p,)                      positions in 0 .. l-1 whose logits are
+                                                         wanted: all, the last, or none
+past_conv_state.{i}    float32 (b, d_conv-1, d)          last inputs of the convolution
+past_scan_state.{i}    float32 (b, d_state, d)           state of the selective scan
+logits                 float32 (b, p, vocab_size)        scores of the next token
+present_conv_state.{i} float32 as past_conv_state.{i}    states after the tokens: the next call's
+present_scan_state.{i} float32 as past_scan_state.{i}    past states
+====================== ======= ========================= =======================================
+
+Zero states start a sequence. A classifier and a forecaster see their whole input at once, start
+from the zero state inside the graph, and have one input and one output:
+
+====================== ======= ========================= =======================================
+input_ids              int64   (b, l)                    a classifier's tokens, no padding
+logits                 float32 (b, classes)              scores of the classes
+series                 float32 (b, lookback, variates)   a forecaster's z-scored time steps
+forecast               float32 (b, horizon, variates)    the time steps after them
+====================== ======= ========================= =======================================
+
+Initializers are named after the checkpoint's tensors, packed sections
+with the section's name appended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ssmpress._version import __version__
+from ssmpress.checkpoint.config import EMBEDDING, HEAD, PATCH_EMBEDDING
+from ssmpress.errors import BadInputError
+from ssmpress.formats import CONFIG_KEY, EMBEDDINGS, Structure, Values
+from ssmpress.graph import fallback, ops
+from ssmpress.graph.builder import GraphBuilder
+from ssmpress.pack.matrix import FrequentRows, PackedMatrix
+from ssmpress.pack.model import PackedModel
+from ssmpress.task_config import INSTANCE_EPS, Kind
+
+FloatArray = NDArray[np.float32]
+EXTERNAL_DATA_BYTES = 1 << 30
+"""Above this the weights go to a file of their own; protobuf ends at 2 GiB."""
+EXTERNAL_ALIGNMENT = 4096
+"""Bytes: a page, the least that onnx-ir aligns to; the format needs SECTION_ALIGNMENT."""
+
+IR_VERSION = 10
+
+
+def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
+    """Write the graph to `path` (model.onnx), with `path`.data beside it above 1 GiB.
+
+    Returns:
+        The files written.
+    """
+    graph = build(model)
+    if model.nbytes < EXTERNAL_DATA_BYTES:
+        ir.save(graph, path)
+        return (path,)
+    data = path.with_name(path.name + ".data")
+    ir.save(
+        graph,
+        path,
+        external_data=data.name,
+        size_threshold_bytes=1024,
+        alignment=EXTERNAL_ALIGNMENT,
+        align_threshold=0,
+    )
+    return (path, data)
+
+
+def build(model: PackedModel) -> ir.Model:
+    """The ONNX model, with the fallback functions of the ops it uses."""
+    graph = _MambaGraph(model)
+    graph.build()
+    functions = [
+        ir.serde.deserialize_function(fallback.function(op)) for op in sorted(graph.custom_ops)
+    ]
+    result = ir.Model(
+        graph.finish("mamba"),
+        ir_version=IR_VERSION,
+        producer_name="ssmpress",
+        producer_version=__version__,
+        functions=functions,
+        doc_string=f"Mamba-1 {model.config.task.kind}; inputs, outputs and states: docs/ops.md of "
+        "ssmpress.",
+    )
+    result.metadata_props[CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
+    return result
+
+
+class _MambaGraph(GraphBuilder):
+    """A Mamba of packed matrices; every method returns the values it made."""
+
+    def __init__(self, model: PackedModel) -> None:
+        super().__init__(partial(_described, kind=model.config.task.kind))
+        self.model, self.config = model, model.config
+
+    def build(self) -> None:
+        """The whole model."""
+        if self.config.task.kind is Kind.LANGUAGE_MODEL:
+            self.language_model()
+        elif self.config.task.kind is Kind.CLASSIFICATION:
+            self.classifier()
+        else:
+            self.forecaster()
+
+    def language_model(self) -> None:
+        """States go in and out, logits at the wanted positions."""
+        tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
+        positions = self.input("logits_positions", ir.DataType.INT64, ("positions",))
+        x = self.embedding(tokens)
+        states: list[ir.Value] = []
+        for i in range(self.config.n_layer):
+            x, *after = self.layer(i, x, self.past_states(i))
+            states += after
+        wanted = self.node("Gather", "logits/positions", [x, positions], axis=1)
+        normalized = self.rms_norm("backbone.norm_f", wanted)
+        logits = self.head(normalized)
+        self.output(logits, ("batch", "positions", self.config.vocab_size))
+        for i, pair in enumerate(zip(states[::2], states[1::2], strict=True)):
+            for value, rows in zip(pair, self.state_rows(), strict=True):
+                self.output(value, ("batch", rows, self.config.channels_of(i)))
+
+    def past_states(self, i: int) -> list[ir.Value]:
+        """Inputs that hold the states of layer i before the tokens."""
+        return [
+            self.input(
+                f"past_{kind}_state.{i}",
+                ir.DataType.FLOAT,
+                ("batch", rows, self.config.channels_of(i)),
+            )
+            for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True)
+        ]
+
+    def from_zero_states(self, x: ir.Value) -> ir.Value:
+        """All layers, each from the zero state. x: (b, l, d_model) -> (b, l, d_model)."""
+        batch = self.node("Shape", "batch", [x], start=0, end=1)
+        states: dict[int, list[ir.Value]] = {}
+        for i in range(self.config.n_layer):
+            channels = self.config.channels_of(i)
+            if channels not in states:
+                states[channels] = self.zero_states(batch, channels)
+            x, *_ = self.layer(i, x, states[channels])
+        return x
+
+    def zero_states(self, batch: ir.Value, channels: int) -> list[ir.Value]:
+        """The states before the first step of every layer that has this many channels."""
+        states = []
+        for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True):
+            name = f"{kind}_state_{channels}"
+            size = self.constant(f"{name}_size", np.array([rows, channels]))
+            shape = self.node("Concat", f"{name}_shape", [batch, size], axis=0)
+            states.append(self.node("ConstantOfShape", f"zero_{name}", [shape]))
+        return states
+
+    def classifier(self) -> None:
+        """Tokens -> logits of the classes."""
+        task = self.config.task
+        tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
+        x = self.rms_norm("backbone.norm_f", self.from_zero_states(self.embedding(tokens)))
+        if task.pooling == "mean":
+            axes = self.constant("axis_time", np.array([1], np.int64))
+            x = self.node("ReduceMean", "pooled", [x, axes], keepdims=0)
+        else:
+            x = self.node("Gather", "pooled", [x, self.constant("last", np.array(-1))], axis=1)
+        logits = self.linear(f"{HEAD}.weight", x, "logits")
+        self.output(logits, ("batch", task.outputs))
+
+    def forecaster(self) -> None:
+        """Each variate of a window is a sequence of patches; its last position forecasts."""
+        task = self.config.task
+        variates = len(task.variates)
+        series = self.input("series", ir.DataType.FLOAT, ("batch", task.lookback, variates))
+        normal, scale = self.instance_scale(series)
+        by_variate = self.node("Transpose", "by_variate", [normal], perm=[0, 2, 1])
+        steps = np.arange(task.patches)[:, None] * task.stride + np.arange(task.patch)
+        positions = self.constant("patch_positions", steps)
+        cut = self.node("Gather", "patches/by_variate", [by_variate, positions], axis=2)
+        shape = self.constant("patches_shape", np.array([-1, task.patches, task.patch]))
+        patches = self.node("Reshape", "patches", [cut, shape])  # (b v, patches, patch)
+        x = self.from_zero_states(
+            self.linear(f"{PATCH_EMBEDDING}.weight", patches, "patch_embedding")
+        )
+        last = self.node("Gather", "last_patch", [x, self.constant("last", np.array(-1))], axis=1)
+        head = self.linear(f"{HEAD}.weight", self.rms_norm("backbone.norm_f", last), "head")
+        shape = self.constant("forecast_shape", np.array([-1, variates, task.horizon]))
+        rows = self.node("Reshape", "head/by_variate", [head, shape])
+        if not scale:
+            forecast = self.node("Transpose", "forecast", [rows], perm=[0, 2, 1])
+        else:
+            steps_first = self.node("Transpose", "head/by_time", [rows], perm=[0, 2, 1])
+            wide = self.node("Mul", "head/scaled", [steps_first, scale[1]])
+            forecast = self.node("Add", "forecast", [wide, scale[0]])
+        self.output(forecast, ("batch", task.horizon, variates))
+
+    def instance_scale(self, series: ir.Value) -> tuple[ir.Value, tuple[ir.Value, ...]]:
+        """`model.instance_scale`: the normalised windows, and their mean and deviation."""
+        if self.config.task.normalisation == "none":
+            return series, ()
+        axes = self.constant("axis_time", np.array([1], np.int64))
+        mean = self.node("ReduceMean", "instance/mean", [series, axes], keepdims=1)
+        centred = self.node("Sub", "instance/centred", [series, mean])
+        squares = self.node("Mul", "instance/squares", [centred, centred])
+        variance = self.node("ReduceMean", "instance/variance", [squares, axes], keepdims=1)
+        eps = self.constant("instance_eps", np.array(INSTANCE_EPS, np.float32))
+        sum_ = self.node("Add", "instance/variance_eps", [variance, eps])
+        deviation = self.node("Sqrt", "instance/deviation", [sum_])
+        normal = self.node("Div", "instance/normal", [centred, deviation])
+        return normal, (mean, deviation)
+
+    def state_rows(self) -> tuple[int, int]:
+        return self.config.d_conv - 1, self.config.d_state
+
+    def head(self, x: ir.Value) -> ir.Value:
+        """Scores of the next token, (b, p, vocab_size)."""
+        name, frequent = self.model.head_name, self.model.frequent
+        if frequent is None:
+            return self.linear(name, x, "logits")
+        logits = self.linear(name, x, "logits/rounded")
+        errors = self.node(
+            frequent.errors.format.op_type,
+            "logits/errors",
+            [x, *self.error_sections(frequent)],
+            doc=f"{name}: what rounding took from the rows of the most frequent tokens",
+            **matrix_attributes(frequent.errors),
+        )
+        rows = np.append(frequent.ids, 0)  # 0 is added to token 0
+        shape = self.node("Shape", "logits/errors_shape", [errors])
+        tokens = self.constant(f"{name}.frequent.ids", rows.reshape(1, 1, -1))
+        places = self.node("Expand", "logits/errors_places", [tokens, shape])
+        sum_: ir.Value = self.node(
+            "ScatterElements", "logits", [logits, places, errors], axis=2, reduction="add"
+        )
+        return sum_
+
+    def error_sections(self, frequent: FrequentRows) -> list[ir.Value]:
+        """The packed errors of the head's frequent rows."""
+        sections = frequent.errors.sections.items()
+        return [self.constant(f"{self.model.head_name}.frequent.{s}", a) for s, a in sections]
+
+    def tensor(self, name: str, change: Callable[[FloatArray], FloatArray] | None = None) -> Any:
+        """An unpacked weight, changed to what the op wants."""
+        array = self.model.tensors[name]
+        return self.constant(name, change(array) if change else array)
+
+    def linear(self, name: str, x: ir.Value, output: str) -> ir.Value:
+        """y = x Wᵀ with the packed matrix `name`, and its bias if the checkpoint has one."""
+        matrix = self.model.matrices[name]
+        sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
+        bias_name = name.removesuffix("weight") + "bias"
+        has_bias = bias_name in self.model.tensors and "dt_proj" not in name
+        product: ir.Value = self.node(
+            matrix.format.op_type,
+            output + "/product" if has_bias else output,
+            [x, *sections],
+            doc=f"{name}, {matrix.rows} x {matrix.columns}, {matrix.format.name}: {matrix.reason}",
+            **matrix_attributes(matrix),
+        )
+        if has_bias:
+            product = self.node("Add", output, [product, self.tensor(bias_name)])
+        return product
+
+    def embedding(self, tokens: ir.Value) -> ir.Value:
+        """Rows of the embedding, read from the packed bytes that a tied head uses too."""
+        name = "backbone.embedding.weight"
+        matrix = self.model.matrices[name]
+        if matrix.format.structure is not Structure.DENSE:
+            raise BadInputError(
+                f"{name}: expected a dense format, since rows are read; got {matrix.format.name}."
+            )
+        sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
+        if matrix.format in EMBEDDINGS:
+            frequent = self.model.frequent if self.config.tie_embeddings else None
+            read: ir.Value = self.node(
+                EMBEDDINGS[matrix.format],
+                "embedding" if frequent is None else "embedding/rounded",
+                [tokens, *sections],
+                **matrix_attributes(matrix),
+            )
+            return read if frequent is None else self.corrected(read, tokens, frequent)
+        rows: ir.Value = self.node("Gather", "embedding/rows", [sections[0], tokens], axis=0)
+        if matrix.format.values is Values.FP32:
+            return rows
+        widened: ir.Value = self.node("Cast", "embedding", [rows], to=ir.DataType.FLOAT.value)
+        return widened
+
+    def corrected(self, read: ir.Value, tokens: ir.Value, frequent: FrequentRows) -> ir.Value:
+        """Embeddings plus what rounding took from those of the most frequent tokens."""
+        slots = self.constant(f"{EMBEDDING}.frequent.slots", frequent.slots(self.config.vocab_size))
+        short = self.node("Gather", "embedding/slots_int16", [slots, tokens], axis=0)
+        slot = self.node("Cast", "embedding/slots", [short], to=ir.DataType.INT64.value)
+        errors = self.node(
+            EMBEDDINGS[frequent.errors.format],
+            "embedding/errors",
+            [slot, *self.error_sections(frequent)],
+            **matrix_attributes(frequent.errors),
+        )
+        sum_: ir.Value = self.node("Add", "embedding", [read, errors])
+        return sum_
+
+    def rms_norm(self, name: str, x: ir.Value) -> ir.Value:
+        weight = self.tensor(f"{name}.weight")
+        normalized: ir.Value = self.node(
+            "RMSNormalization",
+            name.removeprefix("backbone."),
+            [x, weight],
+            axis=-1,
+            epsilon=self.config.norm_eps,
+        )
+        return normalized
+
+    def layer(
+        self, i: int, x: ir.Value, past: Sequence[ir.Value]
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Layer i from its two states: the residual stream and the new states."""
+        c, weights, name = self.config, f"backbone.layers.{i}", f"layers.{i}"
+        channels = c.channels_of(i)
+        mixer = f"{weights}.mixer"
+        normalized = self.rms_norm(f"{weights}.norm", x)
+        xz = self.linear(f"{mixer}.in_proj.weight", normalized, f"{name}/in_proj")
+        before_conv, z = self.split(f"{name}/xz", xz, ("x", "z"), (channels, channels))
+        u, conv_state = self.convolution(i, before_conv, past[0])
+        dbc = self.linear(f"{mixer}.x_proj.weight", u, f"{name}/x_proj")
+        sizes = (c.dt_rank, c.d_state, c.d_state)
+        delta_rank, B, C = self.split(f"{name}/dbc", dbc, ("delta", "B", "C"), sizes)
+        delta = self.linear(f"{mixer}.dt_proj.weight", delta_rank, f"{name}/dt_proj")
+        A = self.tensor(f"{mixer}.A_log", lambda A_log: -np.exp(A_log).T)
+        D, bias = self.tensor(f"{mixer}.D"), self.tensor(f"{mixer}.dt_proj.bias")
+        y, scan_state = self.node(
+            ops.SELECTIVE_SCAN,
+            f"{name}/scan",
+            [u, delta, bias, A, B, C, D, z, past[1]],
+            [f"{name}/scan", f"present_scan_state.{i}"],
+        )
+        out = self.linear(f"{mixer}.out_proj.weight", y, f"{name}/out_proj")
+        return self.node("Add", f"{name}/residual", [x, out]), conv_state, scan_state
+
+    def split(self, name: str, x: ir.Value, parts: Sequence[str], sizes: Sequence[int]) -> Any:
+        key = "split_" + "_".join(map(str, sizes))
+        lengths = self.constant(key, np.array(sizes, np.int64))
+        return self.node("Split", name, [x, lengths], [f"{name}/{p}" for p in parts], axis=-1)
+
+    def convolution(self, i: int, x: ir.Value, state: ir.Value) -> Any:
+        weights = f"backbone.layers.{i}.mixer.conv1d"
+        bias_name = f"{weights}.bias"
+        if bias_name in self.model.tensors:
+            bias = self.tensor(bias_name)
+        else:
+            bias = self.constant(bias_name, np.zeros(self.config.channels_of(i), np.float32))
+        channels: dict[str, Any] = {ops.CHANNELS_ATTRIBUTE: self.config.channels_of(i)}
+        return self.node(
+            ops.CAUSAL_CONV1D,
+            f"layers.{i}/conv",
+            [x, self.tensor(f"{weights}.weight", lambda w: w[:, 0].T), bias, state],
+            [f"layers.{i}/conv", f"present_conv_state.{i}"],
+            **channels,
+        )
+
+
+def matrix_attributes(matrix: PackedMatrix) -> dict[str, Any]:
+    """Attributes of every op with a packed matrix."""
+    return {
+        ops.COLUMNS_ATTRIBUTE: matrix.columns,
+        ops.VERSION_ATTRIBUTE: matrix.format.version,
+    }
+
+
+_DESCRIBED = {
+    "input_ids": "tokens, 0 .. vocab_size - 1",
+    "logits_positions": "positions in the sequence whose logits are wanted: all, the last or none",
+    "logits": "scores of the next token at the wanted positions",
+    "past_conv_state": "last inputs of the convolution, oldest first; zeros start a sequence",
+    "past_scan_state": "state of the selective scan; zeros start a sequence",
+    "present_conv_state": "the next call's past_conv_state",
+    "present_scan_state": "the next call's past_scan_state",
+    "series": "time steps that are read, z-scored by the task's mean and std",
+    "forecast": "the time steps after them, z-scored",
+}
+_CLASS_LOGITS = "scores of the classes, in the order of the task's classes"
+
+
+def _described(name: str, kind: Kind) -> str:
+    """What an input or output is, for viewers; `.3` at its end is the layer."""
+    if name == "logits" and kind is Kind.CLASSIFICATION:
+        return _CLASS_LOGITS
+    base, _, layer = name.partition(".")
+    return _DESCRIBED[base] + (f" (layer {layer})" if layer else "")

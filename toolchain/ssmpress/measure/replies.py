@@ -1,0 +1,141 @@
+"""Answers of a worker process as numbers and arrays. A device is not trusted: all of it is checked.
+
+`device_worker.py` and `ssmrun worker` (docs/ssmrun.md) answer the same requests.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmpress.errors import DeviceError
+from ssmpress.results import Round
+
+Reply = Mapping[str, Any]
+_TEXT_LIMIT = 300
+_LIST_LIMIT = 1024
+_DEPTH_LIMIT = 4
+_LARGEST = 1 << 62
+
+
+def number(reply: Reply, key: str) -> float:
+    """A finite number of at least 0.
+
+    Raises:
+        DeviceError: there is none of that name.
+    """
+    value = reply.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _unexpected(key, "a number", value)
+    return _finite(key, value)
+
+
+def integer(reply: Reply, key: str) -> int:
+    """An integer of at least 0, of 64 bits."""
+    value = reply.get(key)
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise _unexpected(key, "an integer of at least 0", value)
+    return value
+
+
+def numbers(reply: Reply, key: str, count: int) -> tuple[float, ...]:
+    """Exactly `count` finite numbers of at least 0."""
+    values = reply.get(key)
+    if not isinstance(values, list) or len(values) != count:
+        raise _unexpected(key, f"a list of {count} numbers", values)
+    return tuple(number({key: value}, key) for value in values)
+
+
+def flags(reply: Reply, key: str, count: int) -> tuple[bool, ...]:
+    """Exactly `count` booleans."""
+    values = reply.get(key)
+    if (
+        not isinstance(values, list)
+        or len(values) != count
+        or not all(isinstance(value, bool) for value in values)
+    ):
+        raise _unexpected(key, f"a list of {count} booleans", values)
+    return tuple(values)
+
+
+def document(text: str, what: str) -> dict[str, Any]:
+    """What a command on the device printed: one JSON object.
+
+    Raises:
+        DeviceError: it is something else.
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _unexpected(what, "a JSON object", text) from error
+    if not isinstance(found, dict):
+        raise _unexpected(what, "a JSON object", text)
+    return found
+
+
+def turn(reply: Reply, decode_tokens: int, *, warmup: bool) -> Round:
+    """The answer to `round`."""
+    return Round(
+        number(reply, "prefill_ms"), numbers(reply, "decode_ms", decode_tokens), warmup=warmup
+    )
+
+
+def array(reply: Any, key: str, shape: Sequence[int]) -> NDArray[np.float32]:
+    """A float32 array, base64 of little-endian bytes under `key` with its `shape` beside it."""
+    value = reply.get(key) if isinstance(reply, Mapping) else None
+    if not isinstance(value, str) or reply.get("shape") != list(shape):
+        raise _unexpected(key, f"float32 {tuple(shape)} in base64", reply)
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _unexpected(key, "base64", value) from error
+    if len(raw) != 4 * math.prod(shape):
+        raise _unexpected(key, f"{4 * math.prod(shape)} bytes", f"{len(raw)} bytes")
+    return np.frombuffer(raw, "<f4").reshape(tuple(shape)).astype(np.float32)
+
+
+def facts(reply: Reply, key: str) -> dict[str, Any]:
+    """A JSON object for the report, cut to a reasonable size."""
+    value = reply.get(key)
+    if not isinstance(value, Mapping):
+        raise _unexpected(key, "an object", value)
+    return dict(_cut(value, 0))
+
+
+def _cut(value: Any, depth: int) -> Any:
+    if isinstance(value, str):
+        return value[:_TEXT_LIMIT]
+    if depth >= _DEPTH_LIMIT:
+        return None
+    if isinstance(value, Mapping):
+        items = list(value.items())[:_LIST_LIMIT]
+        return {str(k)[:_TEXT_LIMIT]: _cut(item, depth + 1) for k, item in items}
+    if isinstance(value, list):
+        return [_cut(item, depth + 1) for item in value[:_LIST_LIMIT]]
+    if isinstance(value, int | float) and not abs(value) < _LARGEST:
+        return None
+    return value
+
+
+def _finite(key: str, value: float) -> float:
+    try:
+        found = float(value)
+    except OverflowError:  # JSON's integers have no bound
+        found = math.inf
+    if not math.isfinite(found) or found < 0:
+        raise _unexpected(key, "a finite number of at least 0", found)
+    return found
+
+
+def _unexpected(key: str, expected: str, got: object) -> DeviceError:
+    return DeviceError(
+        f"the device's worker: {key}: expected {expected}; got {str(got)[:80]!r}. The bundle's "
+        "ssmrun and this package may be of different versions."
+    )

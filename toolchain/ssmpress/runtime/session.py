@@ -1,0 +1,401 @@
+"""ONNX Runtime sessions: prefill, decode, state in and out.
+
+    session = open_session("model.onnx", threads=2, library=get_library_path())
+    logits, state = session.prefill(prompt)          # prompt int (b, l) -> (b, 1, vocab)
+    logits, state = session.step(token, state)       # token int (b,)    -> (b, vocab)
+
+A state has two sets of buffers; a run reads one and writes the other, then they change places,
+so that decoding copies no state. That makes `prefill` and `step` advance the state they are
+given in place; `State.copy` keeps one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmpress.errors import BadInputError, DeviceError, UsageError
+from ssmpress.runtime.interface import ModelInterface, read_interface
+from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
+from ssmpress.task_config import Kind
+
+Logits = NDArray[np.float32]
+Integers = NDArray[np.integer[Any]]
+
+
+class State:
+    """What the layers carry to the next token, for one session and one batch size.
+
+    conv: float32 (b, d_conv - 1, d) per layer. scan: float32 (b, d_state, d). d: its channels.
+    """
+
+    def __init__(self, session: Session, batch: int) -> None:
+        self.session = session
+        self.batch = batch
+        shapes = session.interface.state_shapes(batch)
+        self._sets = [{name: aligned_zeros(s) for name, s in shapes.items()} for _ in range(2)]
+        self._front = 0
+        self.decoder: _Decoder | None = None
+
+    @property
+    def front(self) -> int:
+        """0 or 1: the set of buffers that holds the state now."""
+        return self._front
+
+    def buffers(self, side: int) -> dict[str, NDArray[np.float32]]:
+        """The set of buffers of one side: name such as `conv_state.0` -> array."""
+        return self._sets[side]
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """Copies by name, `conv_state.0`, `scan_state.0`, `conv_state.1` ..., in layer order."""
+        return {name: array.copy() for name, array in self._sets[self._front].items()}
+
+    def swap(self) -> None:
+        """Make the set that was just written the current one."""
+        self._front ^= 1
+
+    def copy(self) -> State:
+        """An independent state with the same values."""
+        twin = State(self.session, self.batch)
+        for name, array in self._sets[self._front].items():
+            twin._sets[0][name][...] = array
+        return twin
+
+
+class Session:
+    """One loaded model. Made by `open_session`; not safe for use from several threads at once."""
+
+    def __init__(self, onnx_session: Any, interface: ModelInterface, threads: int) -> None:
+        self._onnx = onnx_session
+        self.interface = interface
+        self.threads = threads
+
+    def initial_state(self, batch: int) -> State:
+        """The zero state, where every text starts."""
+        self._expect(Kind.LANGUAGE_MODEL)
+        if batch < 1:
+            raise UsageError(f"batch: expected at least 1; got {batch}.")
+        return State(self, batch)
+
+    def prefill(
+        self, tokens: Integers, state: State | None = None, positions: Integers | None = None
+    ) -> tuple[Logits, State]:
+        """Run a piece of text.
+
+        Args:
+            tokens: int (b, l), 0 .. vocab-1, l >= 1.
+            state: the state before them, advanced in place; None starts from the zero state.
+            positions: int (p,), 0 .. l-1, whose logits are wanted, or none at all; None is
+                the last one.
+
+        Returns:
+            logits float32 (b, p, vocab) and the state after the last token.
+
+        Raises:
+            BadInputError: a token or position out of range, or shapes that disagree.
+            UsageError: the state belongs to another session.
+        """
+        ids = self._tokens(tokens, 2)
+        state = self.initial_state(len(ids)) if state is None else self._own(state, len(ids))
+        wanted = self._positions(positions, ids.shape[1])
+        logits = np.empty((len(ids), len(wanted), self.interface.vocab_size), np.float32)
+        binding = self._bind(ids, wanted, logits, state, state.front)
+        self._run(binding)
+        state.swap()
+        return logits, state
+
+    def predict(self, tokens: Integers, state: State | None = None) -> tuple[Logits, State]:
+        """`prefill` with the logits of every position: what `evaluate.perplexity` calls."""
+        return self.prefill(tokens, state, np.arange(np.shape(tokens)[-1], dtype=np.int64))
+
+    def step(self, token: Integers, state: State) -> tuple[Logits, State]:
+        """Run one token.
+
+        Args:
+            token: int (b,), 0 .. vocab-1.
+            state: the state before it, advanced in place.
+
+        Returns:
+            logits float32 (b, vocab), a fresh array, and the state.
+
+        Raises:
+            BadInputError: a token out of range, or another batch size than the state's.
+            UsageError: the state belongs to another session.
+        """
+        ids = self._tokens(token, 1)
+        self._own(state, len(ids))
+        if state.decoder is None:
+            state.decoder = _Decoder(self, state)
+        logits = state.decoder.run(ids, state.front)
+        state.swap()
+        return logits, state
+
+    def generate(
+        self,
+        tokens: Integers,
+        max_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """Continue a text, one token at a time; the same tokens as `ssmrun generate`.
+
+        Args:
+            tokens: int (l,), the prompt, l >= 1.
+            max_tokens: how many to produce, >= 0.
+            temperature: 0 takes the likeliest token; else 1e-6 to 1e6.
+            top_k: draw among that many; 0 is all.
+            seed: of the draws, 0 to 2^64 - 1.
+
+        Raises:
+            BadInputError: a token out of range, or logits that are not finite.
+            UsageError: temperature, top_k or seed out of range.
+        """
+        random = SplitMix64(seed)
+        check_sampling(temperature, top_k)
+        if max_tokens < 1:
+            return
+        logits, state = self.prefill(np.asarray(tokens)[None])
+        row = logits[0, -1]
+        for count in range(max_tokens):
+            token = sample(row, temperature, top_k, random)
+            yield token
+            if count + 1 < max_tokens:
+                row = self.step(np.array([token]), state)[0][0]
+
+    def classify(self, tokens: Integers) -> Logits:
+        """A classifier's logits. tokens: int (b, l), no padding -> float32 (b, classes).
+
+        Raises:
+            BadInputError: a token out of range. UsageError: the model is no classifier.
+        """
+        self._expect(Kind.CLASSIFICATION)
+        return self._whole("input_ids", self._tokens(tokens, 2))
+
+    def forecast(self, series: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """A forecaster's next time steps, z-scored as its input.
+
+        Args:
+            series: float (b, lookback, variates), (x - mean) / std by the model's task.
+
+        Returns:
+            float32 (b, horizon, variates).
+
+        Raises:
+            BadInputError: another shape, or a value that is not finite. UsageError: the model is
+                no forecaster.
+        """
+        self._expect(Kind.FORECAST)
+        task, array = self.interface.task, np.ascontiguousarray(series, np.float32)
+        wanted = (task.lookback, len(task.variates))
+        if array.ndim != 3 or not len(array) or array.shape[1:] != wanted:
+            raise BadInputError(
+                f"series: expected (b, {wanted[0]}, {wanted[1]}); got {array.shape}."
+            )
+        if not np.isfinite(array).all():
+            raise BadInputError(
+                "series: expected finite values; got NaN or infinity. Fill the gaps."
+            )
+        return self._whole("series", array)
+
+    def _whole(self, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            result: NDArray[np.float32] = self._onnx.run(None, {name: array})[0]
+        except Exception as error:
+            raise BadInputError(
+                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
+            ) from error
+        return result
+
+    def _expect(self, kind: Kind) -> None:
+        if self.interface.task.kind is not kind:
+            raise UsageError(
+                f"{self.interface.path}: expected a {kind} model; got a {self.interface.task.kind} "
+                "model. Call the method of its task."
+            )
+
+    def end_profiling(self) -> Path:
+        """Stop a session opened with `profile=True`; the path of its JSON trace."""
+        return Path(self._onnx.end_profiling())
+
+    def _bind(
+        self, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: Logits, state: State,
+        side: int,
+    ) -> Any:  # fmt: skip
+        """A binding that reads the buffers of `side` and writes the other ones, all in place."""
+        binding = self._onnx.io_binding()
+        inputs: dict[str, NDArray[Any]] = {"input_ids": ids, "logits_positions": wanted}
+        inputs |= {f"past_{name}": array for name, array in state.buffers(side).items()}
+        outputs: dict[str, NDArray[Any]] = {"logits": logits}
+        outputs |= {f"present_{name}": a for name, a in state.buffers(side ^ 1).items()}
+        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+            for name, array in arrays.items():
+                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
+
+    def _run(self, binding: Any) -> None:
+        try:
+            self._onnx.run_with_iobinding(binding)
+        except Exception as error:
+            raise BadInputError(
+                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
+            ) from error
+
+    def _tokens(self, tokens: Integers, dimensions: int) -> NDArray[np.int64]:
+        """Checked and as int64; a Gather in the graph would read out of bounds of nothing."""
+        array = np.asarray(tokens)
+        if array.ndim != dimensions or array.size == 0 or array.dtype.kind not in "iu":
+            shape = "(b, l)" if dimensions == 2 else "(b,)"
+            raise BadInputError(
+                f"tokens: expected integers {shape}, at least one; got {array.dtype} {array.shape}."
+            )
+        low, high, vocab = int(array.min()), int(array.max()), self.interface.vocab_size
+        if low < 0 or high >= vocab:
+            raise BadInputError(
+                f"tokens: expected 0 to {vocab - 1}; got {low} to {high}. The text was made with "
+                "another tokenizer than the model's."
+            )
+        return np.ascontiguousarray(array, np.int64)
+
+    def _positions(self, positions: Integers | None, length: int) -> NDArray[np.int64]:
+        if positions is None:
+            return np.array([length - 1], np.int64)
+        array = np.ascontiguousarray(positions, np.int64)
+        if array.ndim != 1 or (array.size and (array.min() < 0 or array.max() >= length)):
+            raise BadInputError(f"positions: expected (p,) of 0 to {length - 1}; got {array}.")
+        return array
+
+    def _own(self, state: State, batch: int) -> State:
+        if state.session is not self:
+            raise UsageError("state: expected one of this session; it belongs to another one.")
+        if state.batch != batch:
+            raise BadInputError(f"tokens: expected a batch of {state.batch}; got {batch}.")
+        return state
+
+
+class _Decoder:
+    """The two bindings of a state for single tokens, made once: a step only writes its token."""
+
+    def __init__(self, session: Session, state: State) -> None:
+        self._session = session
+        self._ids = np.zeros((state.batch, 1), np.int64)
+        self._positions = np.zeros(1, np.int64)
+        self._logits = np.empty((state.batch, 1, session.interface.vocab_size), np.float32)
+        self._bindings = [
+            session._bind(self._ids, self._positions, self._logits, state, side) for side in (0, 1)
+        ]
+
+    def run(self, ids: NDArray[np.int64], side: int) -> Logits:
+        self._ids[:, 0] = ids
+        self._session._run(self._bindings[side])
+        return self._logits[:, 0].copy()
+
+
+def open_session(
+    model_path: str | Path,
+    *,
+    threads: int,
+    library: str | Path | None,
+    profile: bool = False,
+) -> Session:
+    """Load a model.
+
+    Args:
+        model_path: model.onnx of a bundle.
+        threads: of ONNX Runtime and the ops, >= 1.
+        library: the op library; None runs the ops' fallbacks in stock ONNX Runtime.
+        profile: write ONNX Runtime's trace; see `Session.end_profiling`.
+
+    Raises:
+        BadInputError: the model is missing, damaged, or lacks the inputs and outputs expected.
+        DeviceError: the library is missing, cannot be loaded, or refuses SSMPRESS_ISA.
+    """
+    path = Path(model_path)
+    if threads < 1:
+        raise UsageError(f"--threads: expected at least 1; got {threads}.")
+    if not path.is_file():
+        raise BadInputError(f"{path}: expected an ONNX model; there is no such file.")
+    options = _options(threads, profile)
+    if library is not None:
+        _register(options, Path(library))
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise BadInputError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}"
+        ) from error
+    return Session(session, read_interface(session, path), threads)
+
+
+def _options(threads: int, profile: bool) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # the exception says it; stderr is the caller's
+    options.add_session_config_entry("session.set_denormal_as_zero", "0")
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "ssmpress")
+    return options
+
+
+def _register(options: Any, library: Path) -> None:
+    library_isa(library)
+    try:
+        options.register_custom_ops_library(str(library.resolve()))
+    except Exception as error:
+        raise DeviceError(
+            f"{library}: ONNX Runtime cannot use this op library: {first_line(error)}"
+        ) from error
+
+
+def library_isa(library: str | Path) -> str:
+    """The instruction set that an op library uses on this machine, for example `avx2`.
+
+    Raises:
+        DeviceError: the library is missing or not loadable, or SSMPRESS_ISA names a set it
+            cannot use; then the library's own sentence.
+    """
+    path = Path(library)
+    if not path.is_file():
+        raise DeviceError(
+            f"{path}: the op library is missing. Install the package (pip install .), or run in "
+            "stock ONNX Runtime by giving no library."
+        )
+    try:
+        function = ctypes.CDLL(str(path.resolve())).ssmpress_isa
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"{path}: not an ssmpress op library for this CPU: {error}.") from error
+    function.restype = ctypes.c_char_p
+    answer = (function() or b"").decode("utf-8", "replace")
+    if not answer.replace("_", "").isalnum():
+        raise DeviceError(f"{path.name}: {answer}.")
+    return str(answer)
+
+
+def aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """float32 zeros that start on a cache line (64 bytes)."""
+    size = 4 * int(np.prod(shape))
+    raw = np.zeros(size + 64, np.uint8)
+    offset = -raw.ctypes.data % 64
+    return raw[offset : offset + size].view(np.float32).reshape(shape)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text: ONNX Runtime appends stack traces."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

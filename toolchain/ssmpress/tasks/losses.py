@@ -1,0 +1,133 @@
+"""Classification and forecasting: what a batch is, and the losses that train and recover on it.
+
+    L = w D(teacher, student) + (1 - w) T(target, student)
+
+A classifier's D is the KL divergence between the class probabilities and its T the cross-entropy; a
+forecaster's D and T are mean squared errors. A language model's loss is in prune/distill.py: its
+logits are too large to exist at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssmpress.blocks.model import Mamba
+from ssmpress.data.labelled import LabelledTexts
+from ssmpress.data.series import SeriesWindows
+from ssmpress.task_config import Kind
+
+Samples = LabelledTexts | SeriesWindows
+"""What a classifier, or a forecaster, learns from and is judged by: `count`, `lengths`, `arrays`
+and `digest`."""
+
+CUDA_MULTIPLE = 64
+"""Texts are padded to a multiple of so many tokens on a GPU, whose kernels then load vectors."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples on the model's device.
+
+    inputs: int (b, l), tokens, padded at the end; or float32 (b, lookback, variates).
+    targets: int (b,), classes; or float32 (b, horizon, variates).
+    lengths: int (b,), tokens before the padding; None where nothing is padded.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None = None
+
+    def first(self) -> Tensor:
+        """The inputs as far as no text is padded."""
+        return self.inputs if self.lengths is None else self.inputs[:, : int(self.lengths.min())]
+
+
+def load_batch(samples: Samples, numbers: NDArray[np.int64], device: torch.device) -> Batch:
+    """The samples with these numbers. numbers: int (b,), 0 .. samples.count - 1."""
+    inputs: NDArray[Any]
+    inputs, targets, lengths = samples.arrays(numbers)
+    if lengths is not None and device.type == "cuda":
+        inputs = np.pad(inputs, ((0, 0), (0, -inputs.shape[1] % CUDA_MULTIPLE)))
+
+    def move(array: NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(array)
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()  # else the copy waits for the step before
+        return tensor.to(device, non_blocking=True)
+
+    return Batch(move(inputs), move(targets), None if lengths is None else move(lengths))
+
+
+def noisy(batch: Batch, part: float, vocab_size: int, seed: int) -> Batch:
+    """A copy with this part of the tokens replaced by random ones, the same for the same seed.
+
+    A classifier sees its texts many times; without noise it would learn them by heart.
+    """
+    if not part or batch.inputs.is_floating_point():
+        return batch
+    generator = torch.Generator(batch.inputs.device).manual_seed(seed)
+    shape, device = batch.inputs.shape, batch.inputs.device
+    chosen = torch.rand(shape, generator=generator, device=device) < part
+    others = torch.randint(
+        vocab_size, shape, generator=generator, device=device, dtype=batch.inputs.dtype
+    )
+    return Batch(torch.where(chosen, others, batch.inputs), batch.targets, batch.lengths)
+
+
+def predict(model: Mamba, batch: Batch, recompute: bool = False, ordered: bool = False) -> Tensor:
+    """Logits (b, classes) or forecasts (b, horizon, variates), float32; for training too."""
+    hidden = model.hidden(batch.inputs, recompute, ordered, checkpoint_level=0)
+    return model.outputs(hidden, batch.inputs, batch.lengths)
+
+
+def target_loss(outputs: Tensor, targets: Tensor, kind: Kind) -> Tensor:
+    """T: cross-entropy of the classes, nats, or mean squared error of the forecasts."""
+    if kind is Kind.CLASSIFICATION:
+        return F.cross_entropy(outputs.float(), targets)
+    return F.mse_loss(outputs.float(), targets)
+
+
+def teacher_loss(outputs: Tensor, teacher: Tensor, kind: Kind) -> Tensor:
+    """D: KL(teacher || student) of the classes, nats, or the mean squared difference."""
+    if kind is Kind.CLASSIFICATION:
+        log_p, log_q = (F.log_softmax(x.float(), dim=-1) for x in (outputs, teacher))
+        return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+    return F.mse_loss(outputs.float(), teacher.float())
+
+
+def task_loss(model: Mamba, batch: Batch) -> Tensor:
+    """T of the model's predictions: the loss whose gradients say which weights matter."""
+    return target_loss(predict(model, batch), batch.targets, model.config.task.kind)
+
+
+@torch.no_grad()
+def metric(model: Mamba, samples: Samples, batch: int = 64) -> dict[str, float]:
+    """Accuracy, or MSE and MAE, of a PyTorch model over all samples; bfloat16 on a GPU.
+
+    The bundle's own figures come from evaluate.py, through ONNX Runtime.
+    """
+    device = next(model.parameters()).device
+    sums: dict[str, float] = {}
+    order = np.argsort(samples.lengths, kind="stable")  # alike lengths together: little padding
+    for start in range(0, samples.count, batch):
+        part = load_batch(samples, order[start : start + batch], device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            outputs = model.predict(part.inputs, part.lengths).float()
+        if model.config.task.kind is Kind.CLASSIFICATION:
+            found = {"accuracy": float((outputs.argmax(-1) == part.targets).sum())}
+        else:
+            difference = (outputs - part.targets).double()
+            per = difference[0].numel()
+            found = {
+                "mse": float(difference.square().sum()) / per,
+                "mae": float(difference.abs().sum()) / per,
+            }
+        sums = {key: sums.get(key, 0.0) + value for key, value in found.items()}
+    return {key: value / samples.count for key, value in sums.items()}
