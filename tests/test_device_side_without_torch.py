@@ -19,7 +19,7 @@ ROOMS = (
     "ssmpress.data",
     "ssmpress.recipe",
 )
-GROUND = ("errors", "files", "formats", "machine", "results", "task_config")
+GROUND = ("callbacks", "errors", "files", "formats", "machine", "results", "task_config")
 MODULES = sorted(
     {"ssmpress", "ssmpress.cli.gate", "ssmpress.graph.ops", *ROOMS}
     | {f"ssmpress.{name}" for name in GROUND}

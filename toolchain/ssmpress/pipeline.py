@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +13,13 @@ from typing import Any
 from ssmpress import stages
 from ssmpress.bundle.files import archive_path, write_archive
 from ssmpress.bundle.out_folder import staged
+from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.devices.plan import Deployment, plan_deployment
 from ssmpress.errors import UsageError
 from ssmpress.gate.judge import judge, read_report
 from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.validate import validate
-
-
-def _nothing(*_: object) -> None:
-    """The default of both callbacks."""
 
 
 @dataclass
@@ -33,8 +30,8 @@ class Watch:
     timings_s: seconds per stage, filled by the run.
     """
 
-    progress: Callable[[str, int, int], None] = _nothing
-    note: Callable[[str], None] = _nothing
+    progress: Progress = silent
+    note: Note = silent
     timings_s: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -88,7 +85,7 @@ class Checked:
     deployment: Deployment
 
 
-def check(recipe: Recipe, note: stages.Note) -> Checked:
+def check(recipe: Recipe, note: Note) -> Checked:
     """Whatever should not show only after an hour of training."""
     stages.check_save_checkpoint(recipe.save_checkpoint)
     if recipe.recover.steps != 0 and recipe.pruned is None:

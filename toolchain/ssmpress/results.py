@@ -8,6 +8,9 @@ from typing import Any
 
 from ssmpress.errors import EXIT_PASS
 
+Report = Mapping[str, Any]
+"""A report as JSON types: docs/report.schema.json. `report.schema.build_report` makes one."""
+
 VARIANTS = ("dense", "stock", "compressed")
 """dense: the unpruned checkpoint with the op library, the baseline of every gate. stock: the same
 file in ONNX Runtime without the library. compressed: the bundle."""

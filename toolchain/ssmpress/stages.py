@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.bundle.files import run_it, write_device_files
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.bundle.names import REPORTS
+from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig, tensor_shapes
 from ssmpress.checkpoint.read import (
     LAYOUTS,
@@ -59,9 +60,6 @@ from ssmpress.report.markdown import render_markdown
 from ssmpress.results import LanguageModelQuality, TaskQuality, TextUse
 from ssmpress.task_config import Kind, Task
 from ssmpress.tasks.losses import Samples
-
-Progress = Callable[[str, int, int], None]
-Note = Callable[[str], None]
 
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
@@ -145,11 +143,7 @@ class Bundle:
         return sum((self.model.parent / name).stat().st_size for name in names)
 
 
-def _quiet(*_: object) -> None:
-    """Tells nobody."""
-
-
-def read(recipe: Recipe, note: Note = _quiet) -> Source:
+def read(recipe: Recipe, note: Note = silent) -> Source:
     """Checkpoint, tokenizer and text.
 
     Args:
@@ -277,7 +271,7 @@ def _calibration_limit(recipe: Recipe) -> int | None:
 def prune(
     recipe: Recipe,
     source: Source,
-    progress: Progress = _quiet,
+    progress: Progress = silent,
     *,
     start: Pruned | None = None,
     scores: Scores | None = None,
@@ -408,7 +402,7 @@ def check_cache() -> None:
 
 
 def compact(
-    recipe: Recipe, source: Source, pruned: Pruned, progress: Progress = _quiet
+    recipe: Recipe, source: Source, pruned: Pruned, progress: Progress = silent
 ) -> PackedModel:
     """The packed model: without dead channels, each matrix in the format that suits it.
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ssmpress.blocks.model import Mamba, Projection
 from ssmpress.bundle.files import RUNTIME_FILES
 from ssmpress.bundle.manifest import MANIFEST_NAME
+from ssmpress.callbacks import Progress
 from ssmpress.checkpoint.config import tensor_shapes
 from ssmpress.data import text as data
 from ssmpress.data.series import SeriesWindows
@@ -45,7 +46,7 @@ from ssmpress.results import (
     judged_measurements,
 )
 from ssmpress.runtime.session import Session, open_session
-from ssmpress.stages import Bundle, Progress, Pruned, Source, describe_model
+from ssmpress.stages import Bundle, Pruned, Source, describe_model
 from ssmpress.task_config import Kind
 from ssmpress.tasks.losses import Samples
 

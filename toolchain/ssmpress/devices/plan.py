@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssmpress.bundle.runtime_library import RuntimeLibrary, find_runtime_library
+from ssmpress.callbacks import Note, Progress
 from ssmpress.devices import emulate
 from ssmpress.devices import real as remote_device
 from ssmpress.devices.adb import open_adb
@@ -23,9 +24,6 @@ from ssmpress.measure.interleaved import MeasureSettings
 from ssmpress.recipe.address import ADB, QEMU, DeviceAddress, parse_device
 from ssmpress.recipe.settings import Recipe
 from ssmpress.results import EMULATED, HOST, REAL, DeviceResult, TargetResult
-
-Note = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

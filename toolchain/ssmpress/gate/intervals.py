@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ssmpress.gate.rules import Report, Rule, metric_of, value_of
+from ssmpress.gate.rules import Rule, metric_of, value_of
 from ssmpress.measure.bootstrap import CONFIDENCE, Table, bootstrap, mean_interval
 from ssmpress.recipe.settings import Relative
 from ssmpress.report.tables import lookup
-from ssmpress.results import Interval
+from ssmpress.results import Interval, Report
 
 MIN_ROUNDS = 5
 """Measured rounds below which the spread between rounds is too little known to judge."""

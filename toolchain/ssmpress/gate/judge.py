@@ -20,13 +20,13 @@ from ssmpress.errors import (
 )
 from ssmpress.files import read_json
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
-from ssmpress.gate.rules import AT_LEAST, Report, Rule, of_another_metric, rules, value_of
+from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.settings import GateSettings, Relative
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
-from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Interval, RuleResult, Verdict
+from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Interval, Report, RuleResult, Verdict
 
 _BLOCKS = ("recipe", "quality", "size")
 _NO_TIME = (

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ssmpress.errors import EXIT_LATENCY_OR_SIZE, EXIT_QUALITY
 from ssmpress.recipe.settings import GateSettings, Limit, Relative
 from ssmpress.report.tables import lookup
+from ssmpress.results import Report
 
-Report = Mapping[str, Any]
 AT_LEAST, AT_MOST = "at least", "at most"
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress._version import __version__
+from ssmpress.callbacks import Steps
 from ssmpress.errors import UsageError
 from ssmpress.machine import ISA_VARIABLE
 from ssmpress.measure import replies
@@ -67,10 +68,6 @@ class MeasureSettings:
                 raise UsageError(f"{name}: expected at least 1; got {getattr(self, name)}.")
 
 
-Progress = Callable[[int, int], None]
-"""Called with (steps done, steps)."""
-
-
 @dataclass(frozen=True)
 class Station:
     """Where one variant runs. start: a fresh worker. load: what its `load` request says of the
@@ -83,7 +80,7 @@ class Station:
 def measure_host(
     variants: Mapping[str, Variant],
     settings: MeasureSettings,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[str, Measurement]:
     """Load time, latency and peak memory of each variant on this host, in one interleaved run.
 
@@ -110,7 +107,7 @@ def measure_host(
 def measure(
     stations: Mapping[str, Station],
     settings: MeasureSettings,
-    progress: Progress | None = None,
+    progress: Steps | None = None,
 ) -> dict[str, Measurement]:
     """The variants in turns, wherever their workers run.
 

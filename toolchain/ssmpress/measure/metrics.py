@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.callbacks import Steps
 from ssmpress.data.labelled import LabelledTexts
 from ssmpress.data.series import SeriesWindows
 from ssmpress.errors import BadInputError, UsageError
@@ -93,7 +94,7 @@ def perplexity(
     *,
     batch: int = 1,
     chunk: int = CHUNK_TOKENS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> LanguageModelQuality:
     """Perplexity of a model over windows that do not overlap.
 
@@ -197,7 +198,7 @@ def accuracy(
     classify: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     samples: LabelledTexts,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> TaskQuality:
     """Share of texts whose highest logit is their class's; of equal ones the first counts.
 
@@ -224,7 +225,7 @@ def forecast_error(
     windows: SeriesWindows,
     *,
     batch: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Steps | None = None,
 ) -> TaskQuality:
     """Mean squared error over every window, time step and variate; the mean absolute one beside it.
 

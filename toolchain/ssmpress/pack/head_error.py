@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
+from ssmpress.callbacks import Progress
 from ssmpress.prune.order import Tokens, WindowOrder
-from ssmpress.prune.saliency import Progress
 
 TEXT = 1 << 16
 """Tokens of calibration text that are looked at, from its beginning: every way to the same weights,

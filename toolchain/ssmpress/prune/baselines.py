@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from ssmpress.blocks.model import Layer, Mamba, State
+from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune.mask import component_of, keep_masks, layer_of, zero_counts
-from ssmpress.prune.saliency import Progress, parameters_of
+from ssmpress.prune.saliency import parameters_of
 from ssmpress.recipe.settings import PROJECTIONS, Scope
 
 OWL_OUTLIER = 5.0  # an outlier's score is so many times the layer's mean

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
+from ssmpress.callbacks import Progress, silent
 from ssmpress.data.labelled import LabelledTexts
 from ssmpress.errors import DeviceError
 from ssmpress.prune import resume
@@ -31,7 +32,6 @@ from ssmpress.prune.one_shot import (
 )
 from ssmpress.prune.order import Calibration, SampleOrder, WindowOrder
 from ssmpress.prune.pattern import Pattern
-from ssmpress.prune.saliency import Progress
 from ssmpress.prune.training import Batch, Plan, TaskBatch, Training
 from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSettings, Scope
 from ssmpress.tasks.losses import load_batch, noisy, predict
@@ -94,7 +94,7 @@ def prune_and_recover(
     started = time.monotonic()
     home = next(model.parameters()).device
     device = compute_device(recover.compute)
-    report = progress or (lambda what, done, total: None)
+    report = progress or silent
     names = prunable_names(model.config, prune.prunable)
     sparsity = resolve_sparsity(model.config, prune.prunable, prune.sparsity, prune.sparsity_of)
     model.to(device)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
+from ssmpress.callbacks import Progress
 from ssmpress.errors import BadInputError
 from ssmpress.tasks.losses import Batch, task_loss
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how many units are done, and how many there are."""
 
 
 def parameters_of(model: Mamba, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report import prose, tables
@@ -12,8 +11,7 @@ from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
 from ssmpress.report.wording import words
-
-Report = Mapping[str, Any]
+from ssmpress.results import Report
 
 
 def render_card(report: Report, run_it: str | None = None) -> str:

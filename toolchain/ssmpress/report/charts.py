@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,8 @@ import numpy as np
 from ssmpress.report import tables
 from ssmpress.report.tables import lookup, number, percent, size
 from ssmpress.report.wording import higher_is_better, words
-from ssmpress.results import VARIANTS
+from ssmpress.results import VARIANTS, Report
 
-Report = Mapping[str, Any]
 Spec = dict[str, Any]
 
 WIDTH = 340

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report.charts import Chart, Spec, draw
 from ssmpress.report.device_tables import count
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import counted, words
+from ssmpress.results import Report
 
-Report = Mapping[str, Any]
 _PARTS = {
     "matrix_products": "matrix products",
     "scan": "scan, convolution",

@@ -7,9 +7,8 @@ from typing import Any
 
 from ssmpress.report.tables import Rows, lookup, number, size
 from ssmpress.report.wording import counted, words
-from ssmpress.results import HOST, VARIANTS
+from ssmpress.results import HOST, VARIANTS, Report
 
-Report = Mapping[str, Any]
 _PARTS = (
     ("matrix_products", "matrix products"),
     ("scan", "scan and convolution"),

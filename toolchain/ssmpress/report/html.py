@@ -14,12 +14,11 @@ from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.tables import Rows, lookup, number
 from ssmpress.report.tradeoff import draw_tradeoff
 from ssmpress.report.wording import words
-from ssmpress.results import VARIANTS
+from ssmpress.results import VARIANTS, Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Report = Mapping[str, Any]
 
 BADGES = {"pass": "\u2714 Pass", "fail": "\u2718 Fail", "inconclusive": "? Inconclusive"}
 _SECTIONS = (

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report.tables import lookup, printable, title
-from ssmpress.results import FAIL, INCONCLUSIVE
+from ssmpress.results import FAIL, INCONCLUSIVE, Report
 
 
-def render_junit(reports: Mapping[str, Mapping[str, Any]]) -> str:
+def render_junit(reports: Mapping[str, Report]) -> str:
     """JUnit XML with one suite per report.
 
     Args:
@@ -28,7 +28,7 @@ def render_junit(reports: Mapping[str, Mapping[str, Any]]) -> str:
     return text if isinstance(text, str) else text.decode()
 
 
-def _suite(source: str, report: Mapping[str, Any]) -> Any:
+def _suite(source: str, report: Report) -> Any:
     from junitparser import Skipped, TestCase, TestSuite
 
     suite = TestSuite(_text(title(report)))

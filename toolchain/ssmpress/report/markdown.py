@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from ssmpress.report import device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
 from ssmpress.report.wording import words
+from ssmpress.results import Report
 
 
-def render_markdown(report: Mapping[str, Any]) -> str:
+def render_markdown(report: Report) -> str:
     """The report as GitHub Markdown.
 
     Args:
@@ -42,7 +40,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def render_summary(report: Mapping[str, Any]) -> str:
+def render_summary(report: Report) -> str:
     """The verdict, the gates and the comparison, for the summary of a CI job."""
     sections = [
         f"## {markdown_cell(tables.title(report))}",
@@ -53,11 +51,11 @@ def render_summary(report: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _sentence(report: Mapping[str, Any]) -> str:
+def _sentence(report: Report) -> str:
     return f"**{markdown_cell(lookup(report, 'verdict', 'sentence') or 'Not judged yet.')}**"
 
 
-def _explanation(report: Mapping[str, Any]) -> str:
+def _explanation(report: Report) -> str:
     data = report["data"]
     lines = [
         "dense: the unpruned checkpoint with the same op library, the baseline of every gate. "
@@ -74,12 +72,12 @@ def _explanation(report: Mapping[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _gates(report: Mapping[str, Any]) -> str:
+def _gates(report: Report) -> str:
     rows = tables.gates(report)
     return markdown_table(rows) if len(rows) > 1 else "No limit was set."
 
 
-def _tradeoff(report: Mapping[str, Any]) -> list[str]:
+def _tradeoff(report: Report) -> list[str]:
     """The other bundles of the sweep, if there was one."""
     block = report.get("tradeoff")
     if not block:
@@ -91,7 +89,7 @@ def _tradeoff(report: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _devices(report: Mapping[str, Any]) -> list[str]:
+def _devices(report: Report) -> list[str]:
     """Nothing where the report says nothing of its target."""
     lines = device_tables.sentences(report)
     if not lines:
@@ -102,12 +100,12 @@ def _devices(report: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _matrices(report: Mapping[str, Any]) -> str:
+def _matrices(report: Report) -> str:
     body = markdown_table(tables.matrices(report))
     return f"<details><summary>Every matrix</summary>\n\n{body}\n\n</details>"
 
 
-def _parity(report: Mapping[str, Any]) -> str:
+def _parity(report: Report) -> str:
     if report["parity"]["first_bad"] is not None:
         return f"**Failed:** {markdown_cell(report['parity']['reason'])}"
     return prose.parity(report)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ssmpress.report.tables import lookup, number, percent
 from ssmpress.report.wording import words
-
-Report = Mapping[str, Any]
+from ssmpress.results import Report
 
 
 def quality(report: Report) -> str:

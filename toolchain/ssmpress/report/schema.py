@@ -20,6 +20,7 @@ from ssmpress.results import (
     Matrix,
     Measurement,
     Quality,
+    Report,
     Results,
     Size,
     TaskQuality,
@@ -31,10 +32,8 @@ from ssmpress.results import (
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or goes; new keys do not raise it."""
 
-Report = dict[str, Any]
 
-
-def build_report(recipe: Recipe, results: Results) -> Report:
+def build_report(recipe: Recipe, results: Results) -> dict[str, Any]:
     """The report without its verdict, which `with_verdict` adds after the gate has read it.
 
     Args:
@@ -70,7 +69,7 @@ def build_report(recipe: Recipe, results: Results) -> Report:
     return dict(json_types(report))
 
 
-def with_verdict(report: Report, verdict: Verdict) -> Report:
+def with_verdict(report: Report, verdict: Verdict) -> dict[str, Any]:
     """A copy of the report that ends with the verdict."""
     return {**report, "verdict": json_types(asdict(verdict))}
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ssmpress.errors import BadInputError
 from ssmpress.report.markdown import render_summary
+from ssmpress.results import Report
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 SUMMARY_LIMIT = (1 << 20) - 1
@@ -16,7 +16,7 @@ SUMMARY_LIMIT = (1 << 20) - 1
 _CUT = "\n\nThe rest is left out: a job summary has at most 1 MiB.\n"
 
 
-def append_summary(path: Path, reports: Mapping[str, Mapping[str, Any]]) -> None:
+def append_summary(path: Path, reports: Mapping[str, Report]) -> None:
     """Append what fits to the file that GITHUB_STEP_SUMMARY names.
 
     Raises:

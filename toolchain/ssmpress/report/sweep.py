@@ -21,7 +21,7 @@ from ssmpress.recipe.pick import Condition, pick
 from ssmpress.recipe.settings import Sweep
 from ssmpress.report.schema import json_types
 from ssmpress.report.tables import lookup
-from ssmpress.results import FAIL, INCONCLUSIVE
+from ssmpress.results import FAIL, INCONCLUSIVE, Report
 
 SWEEP_NAME = "sweep.json"
 SWEEP_VERSION = 1
@@ -29,7 +29,6 @@ SWEEP_VERSION = 1
 _QUALITY = ("retention", "quality", "quality_loss")
 _COSTS = {"latency": "relative_decode", "size": "model_bytes"}
 
-Report = Mapping[str, Any]
 Point = dict[str, Any]
 
 

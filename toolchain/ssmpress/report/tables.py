@@ -9,7 +9,7 @@ from typing import Any
 
 from ssmpress.recipe.settings import NAMED_RECIPES, PROJECTIONS, RULES, Recipe
 from ssmpress.report.wording import METRICS, words
-from ssmpress.results import VARIANTS
+from ssmpress.results import VARIANTS, Report
 
 Rows = list[list[str]]
 _MISSING = "-"
@@ -53,7 +53,7 @@ def size(value: Any) -> str:
     return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 2**10:.1f} KiB"
 
 
-def lookup(report: Mapping[str, Any], *keys: str) -> Any:
+def lookup(report: Report, *keys: str) -> Any:
     """The value at a path of keys, None where one is missing."""
     value: Any = report
     for key in keys:
@@ -72,13 +72,13 @@ def printable(value: Any) -> Any:
     return value
 
 
-def title(report: Mapping[str, Any]) -> str:
+def title(report: Report) -> str:
     """The model's name and its sparsity."""
     name = str(lookup(report, "recipe", "model")).rstrip("/").rsplit("/", 1)[-1]
     return f"{name} at {percent(lookup(report, 'recipe', 'prune', 'sparsity'))} sparsity"
 
 
-def comparison(report: Mapping[str, Any]) -> Rows:
+def comparison(report: Report) -> Rows:
     """Heading, then one row per metric: name, dense, stock, compressed, gain or loss."""
     quality, sizes, said = dict(report["quality"]), dict(report["size"]), words(report)
     rows = [["", *VARIANTS, "change"]]
@@ -109,7 +109,7 @@ def comparison(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def sparsity(report: Mapping[str, Any]) -> Rows:
+def sparsity(report: Report) -> Rows:
     """Heading, one row per layer, then all: share of zeros per component."""
     block = report["sparsity"]
     known = [name for name in PROJECTIONS if name in block["by_component"]]
@@ -123,7 +123,7 @@ def sparsity(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def formats(report: Mapping[str, Any]) -> Rows:
+def formats(report: Report) -> Rows:
     """Heading, then bytes per matrix format."""
     rows = [["format", "matrices", "weights", "bytes", "dense fp32"]]
     for name, entry in report["size"]["by_format"].items():
@@ -134,7 +134,7 @@ def formats(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def gates(report: Mapping[str, Any]) -> Rows:
+def gates(report: Report) -> Rows:
     """Heading, then one row per rule that was judged."""
     rows = [["rule", "limit", "value", "interval", "verdict"]]
     for rule in lookup(report, "verdict", "rules") or []:
@@ -170,7 +170,7 @@ def ratio(value: Any) -> str:
     return f"{value:.2f}x" if isinstance(value, int | float) else _MISSING
 
 
-def matrices(report: Mapping[str, Any]) -> Rows:
+def matrices(report: Report) -> Rows:
     """Heading, then how each matrix is stored."""
     rows = [["matrix", "shape", "sparsity", "format", "bytes", "why"]]
     for matrix in report["matrices"]:
@@ -182,7 +182,7 @@ def matrices(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def environment(report: Mapping[str, Any]) -> Rows:
+def environment(report: Report) -> Rows:
     """An empty heading, then what is known of the machine."""
     rows = [["", ""]]
     for key, value in report["environment"].items():
@@ -194,7 +194,7 @@ def environment(report: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def command(report: Mapping[str, Any]) -> str:
+def command(report: Report) -> str:
     """The command line that asks for the report's recipe again; defaults are left out.
 
     Of a sweep's bundle it is that of the sweep: recovery may have gone on from another one.

@@ -13,13 +13,13 @@ from ssmpress.report import tables
 from ssmpress.report.device_tables import headlines
 from ssmpress.report.sweep_page import sweep_status
 from ssmpress.report.tables import lookup, percent
-from ssmpress.results import FAIL, INCONCLUSIVE, PASS
+from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Report
 
 WIDTH = 80
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
 
 
-def print_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+def print_report(report: Report, console: Console | None = None) -> None:
     """Print the comparison, the sparsity line and, last, the verdict.
 
     Args:
@@ -52,7 +52,7 @@ def print_sweep(summary: Mapping[str, Any], console: Console | None = None) -> N
     target.print(Group(table, sentence), width=min(WIDTH, target.width))
 
 
-def render_terminal(report: Mapping[str, Any]) -> Group:
+def render_terminal(report: Report) -> Group:
     """What `print_report` prints."""
     heading, *body = tables.comparison(report)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ssmpress.results import TASK_BATCH
+from ssmpress.results import TASK_BATCH, Report
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ METRICS = {
 """Names of the metrics in `quality.also`."""
 
 
-def words(report: Mapping[str, Any]) -> Words:
+def words(report: Report) -> Words:
     """The words of a report's task; one without a task is of a language model."""
     value: Any = report
     for key in ("model", "config", "task", "kind"):
@@ -70,7 +70,7 @@ def words(report: Mapping[str, Any]) -> Words:
     return _WORDS.get(value if isinstance(value, str) else "", _WORDS["language-model"])
 
 
-def counted(report: Mapping[str, Any], device: Mapping[str, Any]) -> str:
+def counted(report: Report, device: Mapping[str, Any]) -> str:
     """What a device's instructions were counted per, such as `decoded token`."""
     return words(report).counted.format(length=device.get("counted_length", 1))
 

@@ -5,12 +5,14 @@ Symbols: r rows, c columns, e tiles of 16 rows, g groups of 16 columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ssmpress.callbacks import Steps
 
 Array = NDArray[Any]
 Matrix = NDArray[np.float32]
@@ -31,9 +33,6 @@ _DAMP = 0.05
 """Of the Hessian's mean diagonal, added to it: what a few thousand calibration tokens cannot
 tell."""
 _ROWS_AT_ONCE = 1024
-
-Progress = Callable[[int, int], None]
-"""Called with the rows that are done, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def shapes(rows: int, columns: int) -> dict[str, tuple[np.dtype[Any], tuple[int,
 
 
 def round_weights(
-    weight: Matrix, hessian: Array | None = None, progress: Progress | None = None
+    weight: Matrix, hessian: Array | None = None, progress: Steps | None = None
 ) -> Rounded:
     """Weights that int4 can hold, near the given ones: of several steps per group, the best.
 
