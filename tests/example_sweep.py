@@ -11,10 +11,10 @@ import example_report as example
 from paths import ROOT
 from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
+from ssmpress.gate.sweep import judge_sweep
 from ssmpress.recipe.pick import parse_pick
 from ssmpress.recipe.settings import GateSettings, Sweep
 from ssmpress.report.schema import build_report, with_verdict
-from ssmpress.report.sweep import build_sweep
 
 SCHEMA = json.loads((ROOT / "docs" / "sweep.schema.json").read_text())
 
@@ -33,6 +33,6 @@ def example_sweep(pick: str = "", **perplexities: float) -> dict[str, Any]:
         }
         report = build_report(recipe, example.results(compressed=found[key], measurements=rows))
         reports[name] = with_verdict(report, judge(report, GateSettings(0.95)))
-    summary = build_sweep(sweep, reports)
+    summary = judge_sweep(sweep, reports)
     jsonschema.validate(summary, SCHEMA)
     return summary

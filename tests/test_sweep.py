@@ -22,6 +22,7 @@ from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.errors import UsageError
 from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
+from ssmpress.gate.sweep import judge_sweep
 from ssmpress.pipeline import Watch
 from ssmpress.recipe.pick import METRICS, parse_pick
 from ssmpress.recipe.settings import (
@@ -37,7 +38,7 @@ from ssmpress.recipe.settings import (
 )
 from ssmpress.report import tradeoff as tradeoff_charts
 from ssmpress.report.schema import build_report, with_verdict
-from ssmpress.report.sweep import build_sweep, pareto_front, tradeoff
+from ssmpress.report.sweep import pareto_front, tradeoff
 from ssmpress.report.sweep_page import render_sweep_html, render_sweep_markdown
 from ssmpress.report.tables import command
 from ssmpress.sweep import continues, run_sweep
@@ -107,7 +108,7 @@ def test_a_metric_nobody_measured_is_inconclusive() -> None:
     for name, recipe in sweep.points().items():
         report = build_report(recipe, example.results(measurements={}))
         reports[name] = with_verdict(report, judge(report, GateSettings(None)))
-    assert build_sweep(sweep, reports)["exit_code"] == 5
+    assert judge_sweep(sweep, reports)["exit_code"] == 5
 
 
 def test_without_a_pick_one_point_that_passes_is_enough() -> None:

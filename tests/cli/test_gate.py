@@ -219,7 +219,7 @@ def test_it_runs_without_torch_and_onnxruntime(tmp_path: Path) -> None:
     write_json(tmp_path / "report.json", example.report())
     code = (
         f"import sys\nsys.argv = ['ssmpress-gate', {str(tmp_path)!r}, '--min-speedup', '1.5', "
-        f"'--junit', {str(tmp_path / 'j.xml')!r}]\nfrom ssmpress.gate_cli import main\nmain()"
+        f"'--junit', {str(tmp_path / 'j.xml')!r}]\nfrom ssmpress.cli.gate import main\nmain()"
     )
     done: subprocess.CompletedProcess[str] = python(code, (*HEAVY, "onnxruntime", "scipy"))
     assert done.returncode == 0, done.stderr

@@ -90,7 +90,7 @@ def sandbox(tmp_path_factory) -> Path:
     (folder / "policy.toml").write_text("min_retention = 0.5\nmax_bundle_bytes = 50_000_000\n")
     programs = folder / "bin"
     programs.mkdir()
-    for name, module in (("compress", "cli"), ("ssmpress-gate", "gate_cli")):
+    for name, module in (("compress", "cli.compress"), ("ssmpress-gate", "cli.gate")):
         start = f"from ssmpress.{module} import main; main()"
         (programs / name).write_text(f'#!/bin/sh\nexec {sys.executable} -c "{start}" "$@"\n')
         (programs / name).chmod(0o755)

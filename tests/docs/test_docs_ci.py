@@ -54,7 +54,7 @@ def test_the_actions_script_runs(tmp_path: Path, perplexity: float, code: int) -
     commands = tmp_path / "bin"
     commands.mkdir()
     command = commands / "ssmpress-gate"
-    command.write_text(f"#!{sys.executable}\nfrom ssmpress.gate_cli import main\nmain()\n")
+    command.write_text(f"#!{sys.executable}\nfrom ssmpress.cli.gate import main\nmain()\n")
     command.chmod(0o755)
     script = yaml.safe_load(ACTION.read_text())["runs"]["steps"][0]["run"]
     done = subprocess.run(

@@ -13,6 +13,7 @@ code  meaning
 5     inconclusive: a gate's metric is missing or too noisy to decide
 6     bad input: a file is missing, damaged, or disagrees with another
 7     the device is unavailable
+130   interrupted by the user
 ====  =====================================================================
 """
 
@@ -31,6 +32,7 @@ EXIT_LATENCY_OR_SIZE = 4
 EXIT_INCONCLUSIVE = 5
 EXIT_BAD_INPUT = 6
 EXIT_DEVICE = 7
+EXIT_INTERRUPTED = 130
 
 
 class SsmpressError(Exception):

@@ -27,12 +27,13 @@ from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.bundle.out_folder import staged
 from ssmpress.errors import BadInputError
+from ssmpress.gate.sweep import judge_sweep
 from ssmpress.pipeline import Checked, Watch, check, make_bundle, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import Method, Recipe, Scope, Sweep
-from ssmpress.report.sweep import build_sweep, tradeoff, write_sweep
+from ssmpress.report.sweep import tradeoff, write_sweep
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
             watch.note(f"{name}, {number} of {len(points)}")
             reports[name] = _point(recipe, cache / name, shared, watch)
             watch.note(_outcome(reports[name]))
-        summary = build_sweep(sweep, reports)
+        summary = judge_sweep(sweep, reports)
         _collect(summary, reports, points, cache, folder)
     shutil.rmtree(cache, ignore_errors=True)
     return SweepResult(summary, sweep.recipe.out, summary["exit_code"])

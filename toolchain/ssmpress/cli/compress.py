@@ -15,7 +15,7 @@ import typer
 from ssmpress.cli import gate_options as gates
 from ssmpress.cli import options as o
 from ssmpress.cli.entry import run_app
-from ssmpress.errors import EXIT_PASS, EXIT_USAGE, UsageError
+from ssmpress.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, UsageError
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.pick import parse_pick
 from ssmpress.recipe.settings import (
@@ -35,7 +35,6 @@ from ssmpress.recipe.settings import (
     named_recipe,
 )
 
-EXIT_INTERRUPTED = 130
 ALL_PROJECTIONS = ",".join(PROJECTIONS)
 
 EPILOG = """

@@ -12,13 +12,8 @@ import typer
 
 from ssmpress.cli import gate_options as gates
 from ssmpress.cli.entry import run_app
-from ssmpress.errors import (
-    EXIT_INCONCLUSIVE,
-    EXIT_LATENCY_OR_SIZE,
-    EXIT_PASS,
-    EXIT_QUALITY,
-    UsageError,
-)
+from ssmpress.errors import UsageError
+from ssmpress.gate.exit_code import gravest
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.settings import RULES, GateSettings
 
@@ -64,13 +59,7 @@ def gate(
     judged = _judge(reports, settings, seed)
     _write(judged, junit)
     _print(judged, json_output)
-    raise typer.Exit(exit_code([report["verdict"]["exit_code"] for report in judged.values()]))
-
-
-def exit_code(codes: list[int]) -> int:
-    """The gravest: quality, then latency or size, then inconclusive."""
-    order = (EXIT_QUALITY, EXIT_LATENCY_OR_SIZE, EXIT_INCONCLUSIVE)
-    return next((code for code in order if code in codes), EXIT_PASS)
+    raise typer.Exit(gravest(report["verdict"]["exit_code"] for report in judged.values()))
 
 
 def _judge(paths: list[Path], settings: GateSettings, seed: int) -> dict[str, dict[str, Any]]:

@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssmpress.errors import (
-    EXIT_INCONCLUSIVE,
-    EXIT_LATENCY_OR_SIZE,
-    EXIT_PASS,
-    EXIT_QUALITY,
-    BadInputError,
-)
+from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_QUALITY, BadInputError
 from ssmpress.files import read_json
+from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
 from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
 from ssmpress.measure.bootstrap import MIN_WINDOWS
@@ -73,18 +68,12 @@ def judge(
     """
     results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
     results += _judge_target(report)
-    for status, code in (
-        (FAIL, EXIT_QUALITY),
-        (FAIL, EXIT_LATENCY_OR_SIZE),
-        (INCONCLUSIVE, EXIT_INCONCLUSIVE),
-    ):
-        if chosen := [r for r in results if r.status == status and r.exit_code == code]:
-            sentence = f"{status.capitalize()}: " + " ".join(r.message for r in chosen)
-            return Verdict(status, results, code, f"{sentence} {chosen[0].help}".strip())
-    if not results:
-        return Verdict(PASS, (), EXIT_PASS, "Pass: no limit was set.")
-    sentence = "Pass: " + " ".join(result.message for result in results)
-    return Verdict(PASS, results, EXIT_PASS, sentence)
+    code = gravest(result.exit_code for result in results)
+    deciding = [result for result in results if result.exit_code == code]
+    status = status_of(code)
+    messages = " ".join(result.message for result in deciding) or "no limit was set."
+    advice = "" if status == PASS else f" {deciding[0].help}"
+    return Verdict(status, results, code, f"{status.capitalize()}: {messages}{advice}".strip())
 
 
 def _judge_target(report: Report) -> tuple[RuleResult, ...]:

@@ -11,29 +11,21 @@ from typing import Any
 
 from ssmpress import files
 from ssmpress._version import __version__
-from ssmpress.errors import (
-    EXIT_INCONCLUSIVE,
-    EXIT_LATENCY_OR_SIZE,
-    EXIT_PASS,
-    EXIT_QUALITY,
-)
-from ssmpress.recipe.pick import Condition, pick
 from ssmpress.recipe.settings import Sweep
 from ssmpress.report.schema import json_types
 from ssmpress.report.tables import lookup
-from ssmpress.results import FAIL, INCONCLUSIVE, Report
+from ssmpress.results import Report
 
 SWEEP_NAME = "sweep.json"
 SWEEP_VERSION = 1
 
-_QUALITY = ("retention", "quality", "quality_loss")
 _COSTS = {"latency": "relative_decode", "size": "model_bytes"}
 
 Point = dict[str, Any]
 
 
-def build_sweep(sweep: Sweep, reports: Mapping[str, Report]) -> dict[str, Any]:
-    """The comparison of a sweep's reports.
+def build_points(reports: Mapping[str, Report]) -> list[Point]:
+    """The points of sweep.json, each with whether it is on a front.
 
     Args:
         reports: by point name, in the order of the points, each judged.
@@ -42,8 +34,22 @@ def build_sweep(sweep: Sweep, reports: Mapping[str, Report]) -> dict[str, Any]:
     for axis, cost in _COSTS.items():
         for point, on_front in zip(points, pareto_front(points, cost), strict=True):
             point["front"][axis] = on_front
+    return points
+
+
+def build_sweep(
+    sweep: Sweep,
+    reports: Mapping[str, Report],
+    points: Sequence[Point],
+    decision: Mapping[str, Any],
+) -> dict[str, Any]:
+    """sweep.json.
+
+    Args:
+        points: from `build_points`.
+        decision: its `pick`, `exit_code` and `sentence`: `gate.sweep` finds them.
+    """
     first = next(iter(reports.values()))
-    chosen = _pick(sweep.pick, points) if sweep.pick else None
     summary = {
         "sweep_version": SWEEP_VERSION,
         "ssmpress_version": __version__,
@@ -56,10 +62,8 @@ def build_sweep(sweep: Sweep, reports: Mapping[str, Report]) -> dict[str, Any]:
             "model_bytes": lookup(first, "size", "dense_fp32_bytes"),
         },
         "points": points,
-        "pick": chosen,
         "environment": first["environment"],
-        "exit_code": chosen["exit_code"] if chosen else _best_code(points),
-        "sentence": chosen["sentence"] if chosen else _sentence(points),
+        **decision,
     }
     return dict(json_types(summary))
 
@@ -109,70 +113,6 @@ def pareto_front(points: Sequence[Mapping[str, Any]], cost: str) -> list[bool]:
         None not in (p["retention"], p[cost]) and not beaten(p["retention"], p[cost])
         for p in points
     ]
-
-
-def _pick(conditions: Sequence[Condition], points: Sequence[Point]) -> dict[str, Any]:
-    expression = " and ".join(map(str, conditions))
-    index = pick(points, conditions)
-    if index is None:
-        status, code = _nothing_met(conditions, points)
-        sentence = (
-            f"{status.capitalize()}: No bundle meets {expression}; {_closest(conditions, points)}"
-        )
-        return {
-            "expression": expression, "chosen": None, "met": [], "exit_code": code,
-            "status": status, "sentence": sentence,
-        }  # fmt: skip
-    met = [p["name"] for p in points if all(c.met_by(p) for c in conditions)]
-    point = points[index]
-    return {
-        "expression": expression,
-        "chosen": point["name"],
-        "met": met,
-        "exit_code": point["exit_code"],
-        "status": point["status"],
-        "sentence": f"{point['status'].capitalize()}: Picked {point['name']}, the fastest of "
-        f"{len(met)} that meet {expression}. {point['verdict']}",
-    }
-
-
-def _nothing_met(conditions: Sequence[Condition], points: Sequence[Point]) -> tuple[str, int]:
-    """Status and exit code: a metric that no point has is inconclusive, quality comes first."""
-    if any(all(point[c.metric] is None for point in points) for c in conditions):
-        return INCONCLUSIVE, EXIT_INCONCLUSIVE
-    quality = [c for c in conditions if c.metric in _QUALITY]
-    if quality and not any(all(c.met_by(p) for c in quality) for p in points):
-        return FAIL, EXIT_QUALITY
-    return FAIL, EXIT_LATENCY_OR_SIZE
-
-
-def _closest(conditions: Sequence[Condition], points: Sequence[Point]) -> str:
-    """The point that meets most of the conditions, with what it lacks."""
-    best = max(points, key=lambda p: sum(c.met_by(p) for c in conditions))
-    lacking = [c for c in conditions if not c.met_by(best)]
-    told = ", ".join(f"{c.metric} {_shown(best[c.metric])}" for c in lacking)
-    return f"{best['name']} has {told}. All bundles are kept."
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else f"{value:.6g}"
-
-
-def _best_code(points: Sequence[Point]) -> int:
-    """Without a pick: a sweep passes if a point does."""
-    codes = [point["exit_code"] for point in points]
-    order = (EXIT_PASS, EXIT_INCONCLUSIVE, EXIT_LATENCY_OR_SIZE, EXIT_QUALITY)
-    return next(code for code in order if code in codes)
-
-
-def _sentence(points: Sequence[Point]) -> str:
-    passed = [point["name"] for point in points if point["exit_code"] == EXIT_PASS]
-    if passed:
-        return f"Pass: {len(passed)} of {len(points)} bundles pass: {', '.join(passed)}."
-    near = [point for point in points if point["exit_code"] == _best_code(points)]
-    point = max(near, key=lambda point: point["retention"] or 0.0)
-    status = point["status"].capitalize()
-    return f"{status}: No bundle passes. The closest is {point['name']}: {point['verdict']}"
 
 
 def tradeoff(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
