@@ -164,7 +164,7 @@ def one_token_graph(model: Path, out: Path) -> None:
     """
     proto = onnx.load(model)
     header = f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>'
-    texts = {SELECTIVE_SCAN: _ONE_TOKEN_SCAN, CAUSAL_CONV1D: _ONE_TOKEN_CONV}
+    texts = {SELECTIVE_SCAN.name: _ONE_TOKEN_SCAN, CAUSAL_CONV1D.name: _ONE_TOKEN_CONV}
     for function in proto.functions:
         if function.name in texts:
             function.CopyFrom(onnx.parser.parse_function(header + texts[function.name]))

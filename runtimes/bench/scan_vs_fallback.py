@@ -37,11 +37,13 @@ def make_model() -> bytes:
         helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "l", D]),
         helper.make_tensor_value_info("state_out", TensorProto.FLOAT, [1, N, D]),
     ]
-    node = helper.make_node(ops.SELECTIVE_SCAN, list(shapes), ["y", "state_out"], domain=ops.DOMAIN)
+    node = helper.make_node(
+        ops.SELECTIVE_SCAN.name, list(shapes), ["y", "state_out"], domain=ops.DOMAIN
+    )
     opsets = [helper.make_opsetid("", ops.ONNX_OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
     model = helper.make_model(
         helper.make_graph([node], "scan", inputs, outputs),
-        functions=[fallback.function(ops.SELECTIVE_SCAN)], opset_imports=opsets, ir_version=10,
+        functions=[fallback.function(ops.SELECTIVE_SCAN.name)], opset_imports=opsets, ir_version=10,
     )  # fmt: skip
     onnx.checker.check_model(model)
     return model.SerializeToString()

@@ -39,9 +39,7 @@ from tolerances import assert_close
 Arrays = dict[str, np.ndarray]
 Run = Callable[[str, Arrays], list[np.ndarray]]
 
-SCAN, CONV = ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D
-INPUTS = {SCAN: ops.SELECTIVE_SCAN_INPUTS, CONV: ops.CAUSAL_CONV1D_INPUTS}
-OUTPUTS = {SCAN: ops.SELECTIVE_SCAN_OUTPUTS, CONV: ops.CAUSAL_CONV1D_OUTPUTS}
+SCAN, CONV = ops.SELECTIVE_SCAN.name, ops.CAUSAL_CONV1D.name
 ISAS = ISAS_BY_MACHINE[host_machine()]
 
 # ---- inputs ----
@@ -137,7 +135,7 @@ def bound(op: str) -> float:
 
 
 def check(op: str, arrays: Arrays, actual: list[np.ndarray], what: str) -> None:
-    for name, got, wanted in zip(OUTPUTS[op], actual, expected(op, arrays), strict=True):
+    for name, got, wanted in zip(ops.OPS[op].outputs, actual, expected(op, arrays), strict=True):
         assert_close(got, wanted, bound(op), f"{what}, {name}")
 
 
@@ -148,7 +146,9 @@ def check(op: str, arrays: Arrays, actual: list[np.ndarray], what: str) -> None:
 def model_bytes(op: str, channels: int = 0) -> bytes:
     """A model of one node with its fallback; all sizes are dynamic but a convolution's channels."""
     attributes = {"channels": channels} if op == CONV else {}
-    node = helper.make_node(op, INPUTS[op], OUTPUTS[op], domain=ops.DOMAIN, **attributes)
+    node = helper.make_node(
+        op, ops.OPS[op].inputs, ops.OPS[op].outputs, domain=ops.DOMAIN, **attributes
+    )
     example = draw_scan(1, 1, 1, 1) if op == SCAN else draw_conv(1, 1, 1, 2)
     graph = helper.make_graph(
         [node],
@@ -157,7 +157,10 @@ def model_bytes(op: str, channels: int = 0) -> bytes:
             helper.make_tensor_value_info(k, TensorProto.FLOAT, [None] * v.ndim)
             for k, v in example.items()
         ],
-        [helper.make_tensor_value_info(k, TensorProto.FLOAT, [None] * 3) for k in OUTPUTS[op]],
+        [
+            helper.make_tensor_value_info(k, TensorProto.FLOAT, [None] * 3)
+            for k in ops.OPS[op].outputs
+        ],
     )
     opsets = [("", ops.ONNX_OPSET), (ops.DOMAIN, ops.DOMAIN_VERSION)]
     model = helper.make_model(
@@ -359,7 +362,7 @@ def test_gradients(case: str, delta: float, monkeypatch: pytest.MonkeyPatch) -> 
     arrays = draw_scan(*GRADIENT_CASES[case], delta=delta)
     wanted = gradients(selective_scan_reference, arrays)
     got = gradients(selective_scan.selective_scan, arrays)
-    for name, a, b in zip(ops.SELECTIVE_SCAN_INPUTS, got, wanted, strict=True):
+    for name, a, b in zip(ops.SELECTIVE_SCAN.inputs, got, wanted, strict=True):
         assert_close(a, b, tolerances.SCAN_GRADIENT, name)
 
 

@@ -282,7 +282,7 @@ def scan_inputs(b: int, length: int, d: int, n: int) -> Arrays:
         "B": (b, length, n), "C": (b, length, n), "D": (d,), "z": (b, length, d),
         "state": (b, n, d),
     }  # fmt: skip
-    assert tuple(shapes) == ops.SELECTIVE_SCAN_INPUTS
+    assert tuple(shapes) == ops.SELECTIVE_SCAN.inputs
     arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
     arrays["A"] = -np.exp(arrays["A"])
     return arrays
@@ -294,7 +294,7 @@ def scan_inputs(b: int, length: int, d: int, n: int) -> Arrays:
 @pytest.mark.parametrize(("b", "length"), [(1, 1), (2, 1), (2, 19), (1, 0), (0, 3)])
 def test_selective_scan(b: int, length: int) -> None:
     inputs = scan_inputs(b, length, 37, 16)
-    y, state = run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS)
+    y, state = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs)
     expected_y, expected_state = selective_scan(inputs)
     # |y| is about 10 here; a few hundred roundings of 6e-8 each
     np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=3e-5)
@@ -308,12 +308,12 @@ def test_causal_conv1d(length: int, k: int) -> None:
     inputs = {
         name: rng.standard_normal(shape).astype(np.float32)
         for name, shape in zip(
-            ops.CAUSAL_CONV1D_INPUTS,
+            ops.CAUSAL_CONV1D.inputs,
             [(2, length, 37), (k, 37), (37,), (2, k - 1, 37)],
             strict=True,
         )
     }
-    y, state = run(ops.CAUSAL_CONV1D, inputs, {}, ops.CAUSAL_CONV1D_OUTPUTS)
+    y, state = run(ops.CAUSAL_CONV1D.name, inputs, {}, ops.CAUSAL_CONV1D.outputs)
     whole = np.concatenate([inputs["state"], inputs["x"]], 1).astype(np.float64)
     total = inputs["bias"] + sum(inputs["weight"][j] * whole[:, j : j + length] for j in range(k))
     np.testing.assert_allclose(y, silu(total), rtol=1e-5, atol=2e-6)
@@ -347,8 +347,8 @@ def test_two_threads_change_no_bit(fmt: Format, length: int) -> None:
 
 def test_two_threads_change_no_bit_of_a_scan() -> None:
     inputs = scan_inputs(1, 40, 300, 16)
-    one = run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS, threads=1)
-    two = run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS, threads=2)
+    one = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs, threads=1)
+    two = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs, threads=2)
     for a, b in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -640,12 +640,12 @@ def test_refuses_too_many_int8_columns() -> None:
         run(INT8.op_type, {"x": x}, good(INT8), **linear_attributes(200_000))
 
 
-@pytest.mark.parametrize("name", ops.SELECTIVE_SCAN_INPUTS)
+@pytest.mark.parametrize("name", ops.SELECTIVE_SCAN.inputs)
 def test_scan_refuses_shapes_that_do_not_fit(name: str) -> None:
     inputs = scan_inputs(2, 3, 10, 4)
     inputs[name] = np.repeat(inputs[name], 2, axis=-1)
     with pytest.raises(Exception, match=r"SelectiveScan: \w+: expected shape"):
-        run(ops.SELECTIVE_SCAN, inputs, {}, ops.SELECTIVE_SCAN_OUTPUTS)
+        run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs)
 
 
 @pytest.mark.parametrize(
@@ -661,10 +661,10 @@ def test_scan_refuses_shapes_that_do_not_fit(name: str) -> None:
 def test_conv_refuses_shapes_that_do_not_fit(shapes: list[tuple[int, ...]], text: str) -> None:
     inputs = {
         name: np.ones(shape, np.float32)
-        for name, shape in zip(ops.CAUSAL_CONV1D_INPUTS, shapes, strict=True)
+        for name, shape in zip(ops.CAUSAL_CONV1D.inputs, shapes, strict=True)
     }
     with pytest.raises(Exception, match=text):
-        run(ops.CAUSAL_CONV1D, inputs, {}, ops.CAUSAL_CONV1D_OUTPUTS)
+        run(ops.CAUSAL_CONV1D.name, inputs, {}, ops.CAUSAL_CONV1D.outputs)
 
 
 def test_the_library_needs_no_cpp_runtime() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from ssmpress.formats import EMBEDDINGS, FORMATS
 from ssmpress.graph import ops
 
 
@@ -26,7 +25,7 @@ class GraphBuilder:
         self.initializers: dict[str, ir.Value] = {}
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
-        self.custom_ops: set[str] = set()
+        self.ops_used: set[str] = set()
 
     def finish(self, name: str) -> ir.Graph:
         """The graph of everything added so far."""
@@ -56,23 +55,71 @@ class GraphBuilder:
         value.doc_string = self.describe(str(value.name))
         self.outputs.append(value)
 
-    def node(
+    def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
+        """Add a standard node with one output, which is named like the node."""
+        return self.several(op, name, inputs, [name], **attributes)[0]
+
+    def several(
         self,
         op: str,
         name: str,
         inputs: Sequence[ir.Value],
-        outputs: Sequence[str] | None = None,
+        outputs: Sequence[str],
+        **attributes: Any,
+    ) -> list[ir.Value]:
+        """Add a standard node with several outputs, by their names."""
+        return self._add("", op, name, inputs, outputs, None, attributes)
+
+    def call(
+        self,
+        op: ops.Op,
+        name: str,
+        inputs: Mapping[str, ir.Value],
+        outputs: Mapping[str, str] | None = None,
         doc: str | None = None,
         **attributes: Any,
-    ) -> Any:
-        """Add a node; its outputs are named `outputs`, or like the node. doc: what viewers show."""
-        custom = op in _CUSTOM_OPS
-        if custom:
-            self.custom_ops.add(op)
-        values = [ir.Value(name=output) for output in outputs or [name]]
+    ) -> list[ir.Value]:
+        """Add a node of an op of ours.
+
+        Args:
+            inputs: name of the op's input -> value; every input, in any order.
+            outputs: name of the op's output -> name of the value; those left out, or all, are named
+                like the node.
+            doc: what viewers show.
+
+        Returns:
+            The outputs, in the order of the op.
+
+        Raises:
+            ValueError: a name that the op does not have, or one of its inputs is missing.
+        """
+        given, known = set(inputs), set(op.inputs)
+        if given != known or set(attributes) != set(op.attributes):
+            raise ValueError(
+                f"{name}: {op.name}: expected inputs {', '.join(op.inputs)} and attributes "
+                f"{', '.join(op.attributes) or 'none'}; got {', '.join((*inputs, *attributes))}."
+            )
+        names = dict.fromkeys(op.outputs, name) | dict(outputs or {})
+        if set(names) != set(op.outputs):
+            raise ValueError(f"{name}: {op.name}: expected outputs {', '.join(op.outputs)}.")
+        self.ops_used.add(op.name)
+        values = [inputs[key] for key in op.inputs]
+        return self._add(ops.DOMAIN, op.name, name, values, list(names.values()), doc, attributes)
+
+    def _add(
+        self,
+        domain: str,
+        op: str,
+        name: str,
+        inputs: Sequence[ir.Value],
+        outputs: Sequence[str],
+        doc: str | None,
+        attributes: Mapping[str, Any],
+    ) -> list[ir.Value]:
+        values = [ir.Value(name=output) for output in outputs]
         self.nodes.append(
             ir.Node(
-                ops.DOMAIN if custom else "",
+                domain,
                 op,
                 inputs,
                 attributes=[ir.convenience.convert_attribute(k, v) for k, v in attributes.items()],
@@ -81,7 +128,7 @@ class GraphBuilder:
                 doc_string=doc,
             )
         )
-        return values[0] if len(values) == 1 else values
+        return values
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         """An initializer; asked for twice it is stored once."""
@@ -91,8 +138,3 @@ class GraphBuilder:
                 name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
             )
         return self.initializers[name]
-
-
-_CUSTOM_OPS = {ops.SELECTIVE_SCAN, ops.CAUSAL_CONV1D, *EMBEDDINGS.values()} | {
-    f.op_type for f in FORMATS
-}

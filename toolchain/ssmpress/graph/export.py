@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from ssmpress._version import __version__
 from ssmpress.checkpoint.config import EMBEDDING, HEAD, PATCH_EMBEDDING
 from ssmpress.errors import BadInputError
-from ssmpress.formats import CONFIG_KEY, EMBEDDINGS, Structure, Values
+from ssmpress.formats import CONFIG_KEY, Structure, Values
 from ssmpress.graph import fallback, ops
 from ssmpress.graph.builder import GraphBuilder
 from ssmpress.pack.matrix import FrequentRows, PackedMatrix
@@ -88,7 +88,7 @@ def build(model: PackedModel) -> ir.Model:
     graph = _MambaGraph(model)
     graph.build()
     functions = [
-        ir.serde.deserialize_function(fallback.function(op)) for op in sorted(graph.custom_ops)
+        ir.serde.deserialize_function(fallback.function(name)) for name in sorted(graph.ops_used)
     ]
     result = ir.Model(
         graph.finish("mamba"),
@@ -232,10 +232,10 @@ class _MambaGraph(GraphBuilder):
         if frequent is None:
             return self.linear(name, x, "logits")
         logits = self.linear(name, x, "logits/rounded")
-        errors = self.node(
-            frequent.errors.format.op_type,
+        (errors,) = self.call(
+            ops.LINEAR[frequent.errors.format],
             "logits/errors",
-            [x, *self.error_sections(frequent)],
+            {"x": x, **self.error_sections(frequent)},
             doc=f"{name}: what rounding took from the rows of the most frequent tokens",
             **matrix_attributes(frequent.errors),
         )
@@ -243,17 +243,21 @@ class _MambaGraph(GraphBuilder):
         shape = self.node("Shape", "logits/errors_shape", [errors])
         tokens = self.constant(f"{name}.frequent.ids", rows.reshape(1, 1, -1))
         places = self.node("Expand", "logits/errors_places", [tokens, shape])
-        sum_: ir.Value = self.node(
+        return self.node(
             "ScatterElements", "logits", [logits, places, errors], axis=2, reduction="add"
         )
-        return sum_
 
-    def error_sections(self, frequent: FrequentRows) -> list[ir.Value]:
-        """The packed errors of the head's frequent rows."""
-        sections = frequent.errors.sections.items()
-        return [self.constant(f"{self.model.head_name}.frequent.{s}", a) for s, a in sections]
+    def error_sections(self, frequent: FrequentRows) -> dict[str, ir.Value]:
+        """The packed errors of the head's frequent rows, by section."""
+        return self.sections(f"{self.model.head_name}.frequent", frequent.errors)
 
-    def tensor(self, name: str, change: Callable[[FloatArray], FloatArray] | None = None) -> Any:
+    def sections(self, name: str, matrix: PackedMatrix) -> dict[str, ir.Value]:
+        """The sections of a packed matrix as constants, by section."""
+        return {s: self.constant(f"{name}.{s}", array) for s, array in matrix.sections.items()}
+
+    def tensor(
+        self, name: str, change: Callable[[FloatArray], FloatArray] | None = None
+    ) -> ir.Value:
         """An unpacked weight, changed to what the op wants."""
         array = self.model.tensors[name]
         return self.constant(name, change(array) if change else array)
@@ -261,13 +265,13 @@ class _MambaGraph(GraphBuilder):
     def linear(self, name: str, x: ir.Value, output: str) -> ir.Value:
         """y = x Wᵀ with the packed matrix `name`, and its bias if the checkpoint has one."""
         matrix = self.model.matrices[name]
-        sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
+        sections = self.sections(name, matrix)
         bias_name = name.removesuffix("weight") + "bias"
         has_bias = bias_name in self.model.tensors and "dt_proj" not in name
-        product: ir.Value = self.node(
-            matrix.format.op_type,
+        (product,) = self.call(
+            ops.LINEAR[matrix.format],
             output + "/product" if has_bias else output,
-            [x, *sections],
+            {"x": x, **sections},
             doc=f"{name}, {matrix.rows} x {matrix.columns}, {matrix.format.name}: {matrix.reason}",
             **matrix_attributes(matrix),
         )
@@ -283,46 +287,43 @@ class _MambaGraph(GraphBuilder):
             raise BadInputError(
                 f"{name}: expected a dense format, since rows are read; got {matrix.format.name}."
             )
-        sections = [self.constant(f"{name}.{s}", a) for s, a in matrix.sections.items()]
-        if matrix.format in EMBEDDINGS:
+        sections = self.sections(name, matrix)
+        if matrix.format in ops.EMBEDDING:
             frequent = self.model.frequent if self.config.tie_embeddings else None
-            read: ir.Value = self.node(
-                EMBEDDINGS[matrix.format],
+            (read,) = self.call(
+                ops.EMBEDDING[matrix.format],
                 "embedding" if frequent is None else "embedding/rounded",
-                [tokens, *sections],
+                {"ids": tokens, **sections},
                 **matrix_attributes(matrix),
             )
             return read if frequent is None else self.corrected(read, tokens, frequent)
-        rows: ir.Value = self.node("Gather", "embedding/rows", [sections[0], tokens], axis=0)
+        rows = self.node("Gather", "embedding/rows", [sections["weight"], tokens], axis=0)
         if matrix.format.values is Values.FP32:
             return rows
-        widened: ir.Value = self.node("Cast", "embedding", [rows], to=ir.DataType.FLOAT.value)
-        return widened
+        return self.node("Cast", "embedding", [rows], to=ir.DataType.FLOAT.value)
 
     def corrected(self, read: ir.Value, tokens: ir.Value, frequent: FrequentRows) -> ir.Value:
         """Embeddings plus what rounding took from those of the most frequent tokens."""
         slots = self.constant(f"{EMBEDDING}.frequent.slots", frequent.slots(self.config.vocab_size))
         short = self.node("Gather", "embedding/slots_int16", [slots, tokens], axis=0)
         slot = self.node("Cast", "embedding/slots", [short], to=ir.DataType.INT64.value)
-        errors = self.node(
-            EMBEDDINGS[frequent.errors.format],
+        (errors,) = self.call(
+            ops.EMBEDDING[frequent.errors.format],
             "embedding/errors",
-            [slot, *self.error_sections(frequent)],
+            {"ids": slot, **self.error_sections(frequent)},
             **matrix_attributes(frequent.errors),
         )
-        sum_: ir.Value = self.node("Add", "embedding", [read, errors])
-        return sum_
+        return self.node("Add", "embedding", [read, errors])
 
     def rms_norm(self, name: str, x: ir.Value) -> ir.Value:
         weight = self.tensor(f"{name}.weight")
-        normalized: ir.Value = self.node(
+        return self.node(
             "RMSNormalization",
             name.removeprefix("backbone."),
             [x, weight],
             axis=-1,
             epsilon=self.config.norm_eps,
         )
-        return normalized
 
     def layer(
         self, i: int, x: ir.Value, past: Sequence[ir.Value]
@@ -341,33 +342,46 @@ class _MambaGraph(GraphBuilder):
         delta = self.linear(f"{mixer}.dt_proj.weight", delta_rank, f"{name}/dt_proj")
         A = self.tensor(f"{mixer}.A_log", lambda A_log: -np.exp(A_log).T)
         D, bias = self.tensor(f"{mixer}.D"), self.tensor(f"{mixer}.dt_proj.bias")
-        y, scan_state = self.node(
+        y, scan_state = self.call(
             ops.SELECTIVE_SCAN,
             f"{name}/scan",
-            [u, delta, bias, A, B, C, D, z, past[1]],
-            [f"{name}/scan", f"present_scan_state.{i}"],
+            {
+                "u": u,
+                "delta": delta,
+                "delta_bias": bias,
+                "A": A,
+                "B": B,
+                "C": C,
+                "D": D,
+                "z": z,
+                "state": past[1],
+            },
+            {"state_out": f"present_scan_state.{i}"},
         )
         out = self.linear(f"{mixer}.out_proj.weight", y, f"{name}/out_proj")
         return self.node("Add", f"{name}/residual", [x, out]), conv_state, scan_state
 
-    def split(self, name: str, x: ir.Value, parts: Sequence[str], sizes: Sequence[int]) -> Any:
+    def split(
+        self, name: str, x: ir.Value, parts: Sequence[str], sizes: Sequence[int]
+    ) -> list[ir.Value]:
         key = "split_" + "_".join(map(str, sizes))
         lengths = self.constant(key, np.array(sizes, np.int64))
-        return self.node("Split", name, [x, lengths], [f"{name}/{p}" for p in parts], axis=-1)
+        return self.several("Split", name, [x, lengths], [f"{name}/{p}" for p in parts], axis=-1)
 
-    def convolution(self, i: int, x: ir.Value, state: ir.Value) -> Any:
+    def convolution(self, i: int, x: ir.Value, state: ir.Value) -> list[ir.Value]:
         weights = f"backbone.layers.{i}.mixer.conv1d"
         bias_name = f"{weights}.bias"
         if bias_name in self.model.tensors:
             bias = self.tensor(bias_name)
         else:
             bias = self.constant(bias_name, np.zeros(self.config.channels_of(i), np.float32))
+        weight = self.tensor(f"{weights}.weight", lambda w: w[:, 0].T)
         channels: dict[str, Any] = {ops.CHANNELS_ATTRIBUTE: self.config.channels_of(i)}
-        return self.node(
+        return self.call(
             ops.CAUSAL_CONV1D,
             f"layers.{i}/conv",
-            [x, self.tensor(f"{weights}.weight", lambda w: w[:, 0].T), bias, state],
-            [f"layers.{i}/conv", f"present_conv_state.{i}"],
+            {"x": x, "weight": weight, "bias": bias, "state": state},
+            {"state_out": f"present_conv_state.{i}"},
             **channels,
         )
 

@@ -12,11 +12,10 @@ from collections.abc import Iterable
 import onnx
 import onnx.parser
 
-from ssmpress.formats import EMBEDDINGS, FORMATS, Format, Structure, Values
-from ssmpress.graph.ops import CAUSAL_CONV1D, DOMAIN, ONNX_OPSET, SELECTIVE_SCAN
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.graph import ops
 
 _SELECTIVE_SCAN = """
-SelectiveScan (u, delta, delta_bias, A, B, C, D, z, state) => (y, state_out) {
     biased = Add(delta, delta_bias)
     dt = Softplus(biased)
     x = Mul(dt, u)
@@ -47,11 +46,9 @@ SelectiveScan (u, delta, delta_bias, A, B, C, D, z, state) => (y, state_out) {
     sigmoid_z = Sigmoid(z)
     gate = Mul(z, sigmoid_z)
     y = Mul(ungated, gate)
-}
 """
 
 _CAUSAL_CONV1D = """
-CausalConv1d <channels> (x, weight, bias, state) => (y, state_out) {
     padded = Concat <axis = 1> (state, x)
     channels_first = Transpose <perm = [0, 2, 1]> (padded)
     taps_last = Transpose <perm = [1, 0]> (weight)
@@ -64,7 +61,6 @@ CausalConv1d <channels> (x, weight, bias, state) => (y, state_out) {
     length = Shape <start = 1, end = 2> (x)
     padded_length = Shape <start = 1, end = 2> (padded)
     state_out = Slice(padded, length, padded_length, one)
-}
 """
 
 _UNPACK_BITMASK = """
@@ -325,90 +321,46 @@ are rounded, as float32 products."""
 
 
 def _linear(f: Format) -> str:
-    inputs = ", ".join(("x", *f.weight_inputs))
-    body = _MULTIPLY[f.values]
     if f.values is Values.INT4:
         unpack = _UNPACK_INT4
     elif f.structure is Structure.WINDOW and f.values is Values.FP16:
         unpack = _UNPACK_FP16_WINDOWS
     else:
         unpack = _UNPACK[f.structure]
-    body = unpack + body
-    return f"{f.op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
+    return unpack + _MULTIPLY[f.values]
 
 
-def _embedding(op_type: str, f: Format) -> str:
-    inputs = ", ".join(("ids", *f.weight_inputs))
+def _embedding(f: Format) -> str:
     integers = (
         _UNPACK_INT4 if f.values is Values.INT4 else "    integers = Cast <to = 1> (weight)\n"
     )
-    body = f"""{integers}
+    return f"""{integers}
     of_token = Gather <axis = 0> (integers, ids)
     scale_of_token = Gather <axis = 0> (scale, ids)
     feature_axis = Constant <value_ints = [-1]> ()
     scales = Unsqueeze(scale_of_token, feature_axis)
     y = Mul(of_token, scales)
 """
-    return f"{op_type} <columns, format_version> ({inputs}) => (y) {{{body}}}"
 
 
-_TEXTS = (
-    {SELECTIVE_SCAN: _SELECTIVE_SCAN, CAUSAL_CONV1D: _CAUSAL_CONV1D}
-    | {f.op_type: _linear(f) for f in FORMATS}
-    | {op_type: _embedding(op_type, f) for f, op_type in EMBEDDINGS.items()}
+_BODIES = (
+    {ops.SELECTIVE_SCAN.name: _SELECTIVE_SCAN, ops.CAUSAL_CONV1D.name: _CAUSAL_CONV1D}
+    | {op.name: _linear(f) for f, op in ops.LINEAR.items()}
+    | {op.name: _embedding(f) for f, op in ops.EMBEDDING.items()}
 )
+"""Op -> the nodes that compute its outputs from its inputs; the names are those of `ops.OPS`."""
 
 
-_SCAN_DOC = """The selective scan: a state per channel that every token decays, adds to and reads.
-    dt_t = softplus(delta_t + delta_bias)
-    h_t  = exp(dt_t A) h_{t-1} + (dt_t u_t) B_t
-    y_t  = (sum_n C_t h_t + D u_t) * silu(z_t)
-Source: arXiv 2312.00752, section 3.2. Inputs and shapes: docs/ops.md of ssmpress."""
-_CONV_DOC = """Causal depthwise convolution, then silu; the state is the last k-1 inputs.
-    y_t = silu(bias + sum_j weight_j x_{t-(k-1)+j})
-Inputs and shapes: docs/ops.md of ssmpress."""
-_STORED = {
-    Structure.DENSE: "every weight is stored, row after row",
-    Structure.BITMASK: "a bit per weight says whether it is stored; the stored ones follow",
-    Structure.WINDOW: "stored weights name their column by 4 bits within a window of 16",
-}
-_COMPUTED = {
-    Values.FP32: "products in float32",
-    Values.FP16: "weights in float16, products in float32",
-    Values.INT8: "weights and activations in int8 with a scale per row and per token",
-    Values.INT4: "weights in int4 with a ratio per 16 columns and a scale per row, activations in "
-    "int8 with a scale per token",
-}
-
-
-def _linear_doc(f: Format) -> str:
-    return (
-        f"y = x W^T with W stored as {f.name}: {_STORED[f.structure]}; {_COMPUTED[f.values]}.\n"
-        "Byte by byte: docs/sparse_format.md of ssmpress."
-    )
-
-
-def _embedding_doc(f: Format) -> str:
-    return (
-        f"Rows of a matrix stored as {f.name}, by number, as float32.\n"
-        "Byte by byte: docs/sparse_format.md of ssmpress."
-    )
-
-
-_DOCS = (
-    {SELECTIVE_SCAN: _SCAN_DOC, CAUSAL_CONV1D: _CONV_DOC}
-    | {f.op_type: _linear_doc(f) for f in FORMATS}
-    | {op_type: _embedding_doc(f) for f, op_type in EMBEDDINGS.items()}
-)
-
-
-def function(op_type: str) -> onnx.FunctionProto:
+def function(name: str) -> onnx.FunctionProto:
     """The fallback of one op, checked by onnx's parser; its nodes are named like their outputs."""
-    header = f'<domain: "{DOMAIN}", opset_import: ["": {ONNX_OPSET}]>'
-    found = onnx.parser.parse_function(header + _TEXTS[op_type])
-    found.doc_string = _DOCS[op_type]
-    _name_nodes(found.node)
-    return found
+    op = ops.OPS[name]
+    attributes = f"<{', '.join(op.attributes)}>" if op.attributes else ""
+    signature = f"{op.name} {attributes} ({', '.join(op.inputs)}) => ({', '.join(op.outputs)})"
+    header = f'<domain: "{ops.DOMAIN}", opset_import: ["": {ops.ONNX_OPSET}]>'
+    fallback = onnx.parser.parse_function(f"{header}{signature} {{{_BODIES[name]}}}")
+    fallback.doc_string = op.doc
+    _name_nodes(fallback.node)
+    return fallback
 
 
 def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:

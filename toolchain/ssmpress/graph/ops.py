@@ -1,8 +1,9 @@
-"""The ONNX domain: op names, inputs, attributes and shapes. The one place.
+"""The ONNX domain: every op's name, inputs, outputs and attributes. The one place.
 
-`graph/export.py` writes these ops, `runtimes/ops/` registers them with ONNX Runtime, `docs/ops.md`
-and `docs/sparse_format.md` specify them byte by byte. Symbols: b batch, l sequence length,
-d d_inner, n d_state, k d_conv, r rows (output features), c columns (input features).
+`graph/export.py` calls these ops by the names of their inputs, `graph/fallback.py` has what each
+computes in standard operators, `runtimes/ops/` registers them with ONNX Runtime, `docs/ops.md` and
+`docs/sparse_format.md` specify them byte by byte. Symbols: b batch, l sequence length, d channels,
+n d_state, k d_conv, r rows (output features), c columns (input features).
 
 Every op has a model-local function of the same domain and name as its fallback, so that a file
 written by ssmpress also runs where the op library is not loaded.
@@ -10,21 +11,100 @@ written by ssmpress also runs where the op library is not loaded.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ssmpress.formats import EMBEDDINGS, FORMATS, Format, Structure, Values
+
 DOMAIN = "ssmpress"
 DOMAIN_VERSION = 1
 ONNX_OPSET = 23
 
-SELECTIVE_SCAN = "SelectiveScan"
-SELECTIVE_SCAN_INPUTS = ("u", "delta", "delta_bias", "A", "B", "C", "D", "z", "state")
-SELECTIVE_SCAN_OUTPUTS = ("y", "state_out")
-"""u, delta, z (b, l, d); delta_bias, D (d); A (n, d); B, C (b, l, n); state (b, n, d)."""
-
-CAUSAL_CONV1D = "CausalConv1d"
-CAUSAL_CONV1D_INPUTS = ("x", "weight", "bias", "state")
-CAUSAL_CONV1D_OUTPUTS = ("y", "state_out")
-"""x (b, l, d); weight (k, d); bias (d); state (b, k-1, d). SiLU is part of the op."""
-
-
 COLUMNS_ATTRIBUTE = "columns"
 VERSION_ATTRIBUTE = "format_version"
 CHANNELS_ATTRIBUTE = "channels"
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op of the domain.
+
+    inputs, outputs, attributes: their names, in the order of the ONNX node; all are required.
+    doc: what it computes, for viewers of the file.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    doc: str
+    attributes: tuple[str, ...] = ()
+
+
+SELECTIVE_SCAN = Op(
+    "SelectiveScan",
+    inputs=("u", "delta", "delta_bias", "A", "B", "C", "D", "z", "state"),
+    outputs=("y", "state_out"),
+    doc="""The selective scan: a state per channel that every token decays, adds to and reads.
+    dt_t = softplus(delta_t + delta_bias)
+    h_t  = exp(dt_t A) h_{t-1} + (dt_t u_t) B_t
+    y_t  = (sum_n C_t h_t + D u_t) * silu(z_t)
+Source: arXiv 2312.00752, section 3.2. Inputs and shapes: docs/ops.md of ssmpress.""",
+)
+"""u, delta, z (b, l, d); delta_bias, D (d); A (n, d); B, C (b, l, n); state (b, n, d)."""
+
+CAUSAL_CONV1D = Op(
+    "CausalConv1d",
+    inputs=("x", "weight", "bias", "state"),
+    outputs=("y", "state_out"),
+    doc="""Causal depthwise convolution, then silu; the state is the last k-1 inputs.
+    y_t = silu(bias + sum_j weight_j x_{t-(k-1)+j})
+Inputs and shapes: docs/ops.md of ssmpress.""",
+    attributes=(CHANNELS_ATTRIBUTE,),
+)
+"""x (b, l, d); weight (k, d); bias (d); state (b, k-1, d). SiLU is part of the op."""
+
+_STORED = {
+    Structure.DENSE: "every weight is stored, row after row",
+    Structure.BITMASK: "a bit per weight says whether it is stored; the stored ones follow",
+    Structure.WINDOW: "stored weights name their column by 4 bits within a window of 16",
+}
+_COMPUTED = {
+    Values.FP32: "products in float32",
+    Values.FP16: "weights in float16, products in float32",
+    Values.INT8: "weights and activations in int8 with a scale per row and per token",
+    Values.INT4: "weights in int4 with a ratio per 16 columns and a scale per row, activations in "
+    "int8 with a scale per token",
+}
+_BYTE_BY_BYTE = "Byte by byte: docs/sparse_format.md of ssmpress."
+_MATRIX_ATTRIBUTES = (COLUMNS_ATTRIBUTE, VERSION_ATTRIBUTE)
+
+
+def _linear(f: Format) -> Op:
+    """y = x W^T; x float32 (..., c), y float32 (..., r)."""
+    return Op(
+        f.op_type,
+        inputs=("x", *f.weight_inputs),
+        outputs=("y",),
+        doc=f"y = x W^T with W stored as {f.name}: {_STORED[f.structure]}; {_COMPUTED[f.values]}.\n"
+        + _BYTE_BY_BYTE,
+        attributes=_MATRIX_ATTRIBUTES,
+    )
+
+
+def _embedding(f: Format, name: str) -> Op:
+    """Rows of a matrix; ids int64 (...), y float32 (..., c)."""
+    return Op(
+        name,
+        inputs=("ids", *f.weight_inputs),
+        outputs=("y",),
+        doc=f"Rows of a matrix stored as {f.name}, by number, as float32.\n" + _BYTE_BY_BYTE,
+        attributes=_MATRIX_ATTRIBUTES,
+    )
+
+
+LINEAR = {f: _linear(f) for f in FORMATS}
+"""The product with a packed matrix, by its format."""
+EMBEDDING = {f: _embedding(f, name) for f, name in EMBEDDINGS.items()}
+"""The rows of a packed matrix, by its format."""
+
+OPS = {op.name: op for op in (SELECTIVE_SCAN, CAUSAL_CONV1D, *LINEAR.values(), *EMBEDDING.values())}
+"""Every op of the domain by name."""
