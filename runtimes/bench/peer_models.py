@@ -14,14 +14,13 @@ from pathlib import Path
 
 import gguf_models
 import onnx
-import onnxruntime
-from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.runtime.onnx_runtime import import_onnxruntime
 
 GRAPHS = {"prompt": "dense-fp32.onnx", "token": "stock-decode.onnx"}
 GROUP = 32  # weights that share a scale in 4-bit formats: llama.cpp's Q4_0 has the same
+onnxruntime = import_onnxruntime()
 
 
 def stock_graph(source: Path, out: Path) -> None:
@@ -35,6 +34,8 @@ def stock_graph(source: Path, out: Path) -> None:
 
 def onnx_int8(source: Path, out: Path) -> None:
     """ONNX Runtime's dynamic quantisation of every MatMul with a constant."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # noqa: TID251
+
     settings = {"MatMulConstBOnly": True}
     quantize_dynamic(
         source, out, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"],
@@ -44,7 +45,9 @@ def onnx_int8(source: Path, out: Path) -> None:
 
 def onnx_int4(source: Path, out: Path) -> None:
     """ONNX Runtime's 4-bit weights with int8 activations (accuracy level 4, its fastest)."""
-    quantizer = MatMulNBitsQuantizer(
+    from onnxruntime.quantization import matmul_nbits_quantizer  # noqa: TID251
+
+    quantizer = matmul_nbits_quantizer.MatMulNBitsQuantizer(
         onnx.load(source), block_size=GROUP, is_symmetric=True, accuracy_level=4
     )
     quantizer.process()

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <string_view>
 
@@ -46,6 +47,9 @@ Function Find(void* handle, const char* name, const std::string& path) {
 }  // namespace
 
 Runtime::Runtime(const std::string& path) {
+  // Read when the library is loaded, and never again: without it ONNX Runtime 1.31 and later keep
+  // an identifier of the machine below the user's cache folder and look up a host to report to.
+  setenv("ORT_DISABLE_TELEMETRY", "1", 1);
   void* const handle = Load(path, "ONNX Runtime", "Copy the whole bundle, or give --runtime FILE.");
   base_ = Find<const ort::ApiBase* (*)()>(handle, "OrtGetApiBase", path)();
   api_ = base_->get_api(ort::kApiVersion);

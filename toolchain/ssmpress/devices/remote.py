@@ -50,12 +50,12 @@ umask 077
 kept={path}
 if [ -n "$kept" ]; then mkdir -p "$kept" && folder=$kept
 else folder=$(mktemp -d "${{HOME:-/tmp}}/.ssmpress-XXXXXX"); fi || exit 74
-mkdir -p "$folder/bundle" "$folder/incoming" "$folder/cache" || exit 74
+mkdir -p "$folder/bundle" "$folder/incoming" || exit 74
 echo "folder=$folder"
 echo "free=$(df -Pk "$folder" | awk 'NR == 2 {{ print $4 }}')"
 echo "ready=yes"
 cat > /dev/null
-rm -rf "$folder/incoming" "$folder/cache"
+rm -rf "$folder/incoming"
 [ -n "$kept" ] || rm -rf "$folder"
 """
 
@@ -227,9 +227,7 @@ class RemoteFolder:
         """The remote command line of the bundle's ssmrun; `{folder}` in words is the folder."""
         program = shlex.quote(f"{self.folder}/bundle/{RUNNER_NAME}")
         rest = " ".join(shlex.quote(word.format(folder=self.folder)) for word in words)
-        # ONNX Runtime writes an identifier of the machine below the cache folder.
-        cache = f"XDG_CACHE_HOME={shlex.quote(f'{self.folder}/cache')}"
-        return f"{cache} exec {self._wrapper} {program} {rest}"
+        return f"exec {self._wrapper} {program} {rest}"
 
     def prepare_runner(self) -> str:
         """Make ssmrun executable and have it check the bundle; what it said as JSON.

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ssmpress.errors import SsmpressError
 from ssmpress.results import TASK_BATCH
+from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.session import Session, open_session
 from ssmpress.task_config import Kind
 
@@ -52,8 +53,7 @@ class Worker:
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
         """Open the model and run its first token. The runtime is imported before: it is no part
         of the model's loading time, and its memory is reported by itself."""
-        import onnxruntime  # noqa: F401
-
+        import_onnxruntime()
         model, library = Path(request["model"]), request["library"]
         if request["cold"]:
             drop_from_page_cache(model)

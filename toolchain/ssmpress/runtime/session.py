@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.runtime.interface import ModelInterface, read_interface
+from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
 from ssmpress.task_config import Kind
 
@@ -325,8 +326,7 @@ def open_session(
     options = _options(threads, profile)
     if library is not None:
         _register(options, Path(library))
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     try:
         session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]
@@ -339,8 +339,7 @@ def open_session(
 
 
 def _options(threads: int, profile: bool) -> Any:
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
