@@ -41,12 +41,13 @@ def resample(seed: int, slowdown: float = 1.0) -> dict[str, Any]:
     report = copy.deepcopy(REPORT)
     latency = report["latency"]
     latency["samples"] = samples
-    for name, turns in samples.items():
-        drawn = np.concatenate([turn["decode_ms"] for turn in turns])
-        for key, q in (("p50_ms", 50), ("p99_ms", 99)):
-            latency["decode"][name][key] = float(np.percentile(drawn, q))
-    medians = [latency["decode"][name]["p50_ms"] for name in samples]
-    latency["decode"]["speedup"] = medians[0] / medians[1]
+    for phase in ("prefill", "decode"):
+        rows = latency[phase]
+        for name, turns in samples.items():
+            drawn = np.concatenate([np.atleast_1d(turn[f"{phase}_ms"]) for turn in turns])
+            for key, q in (("p50_ms", 50), ("p90_ms", 90), ("p99_ms", 99)):
+                rows[name][key] = float(np.percentile(drawn, q))
+        rows["speedup"] = rows["dense"]["p50_ms"] / rows["compressed"]["p50_ms"]
     return report
 
 

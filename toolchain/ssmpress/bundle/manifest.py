@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -54,8 +54,19 @@ def write_manifest(
     return folder / MANIFEST_NAME
 
 
-def verify_manifest(folder: str | Path) -> dict[str, Any]:
+def has_manifest(folder: Path) -> bool:
+    """Whether the folder has a manifest of a bundle: other programs use the name too."""
+    try:
+        return _OWN_HASH in read_json(folder / MANIFEST_NAME)
+    except BadInputError:
+        return False
+
+
+def verify_manifest(folder: str | Path, names: Container[str] | None = None) -> dict[str, Any]:
     """Check a bundle against its manifest; other files in the folder are not looked at.
+
+    Args:
+        names: only these of the files it lists; None is all of them.
 
     Returns:
         The manifest.
@@ -77,6 +88,8 @@ def verify_manifest(folder: str | Path) -> dict[str, Any]:
     if not isinstance(files, dict) or not files:
         raise BadInputError(f"{path}: expected files with their hashes; there are none.")
     for name, expected in files.items():
+        if names is not None and name not in names:
+            continue
         found = _entry(folder, name)
         if found != expected:
             raise BadInputError(

@@ -1,3 +1,4 @@
 """Names of a bundle's files."""
 
-REPORTS = ("report.json", "report.md", "report.html", "junit.xml", "README.md")
+REPORT_NAME = "report.json"
+REPORTS = (REPORT_NAME, "report.md", "report.html", "junit.xml", "README.md")

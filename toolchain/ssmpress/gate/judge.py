@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssmpress.bundle.manifest import MANIFEST_NAME, has_manifest, verify_manifest
+from ssmpress.bundle.names import REPORT_NAME
 from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_QUALITY, BadInputError
 from ssmpress.files import read_json
+from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
 from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
@@ -34,11 +37,13 @@ def read_report(path: str | Path) -> dict[str, Any]:
     """A stored report, or the one in a bundle's folder.
 
     Raises:
-        BadInputError: there is none, or it is damaged or of another schema.
+        BadInputError: there is none, it is damaged or of another schema, or it is not the one that
+            the manifest beside it seals.
     """
     path = Path(path)
-    file = path / "report.json" if path.is_dir() else path
+    file = path / REPORT_NAME if path.is_dir() else path
     report = read_json(file)
+    _check_seal(file)
     if missing := [key for key in _BLOCKS if not isinstance(report.get(key), dict)]:
         raise BadInputError(
             f"{file}: expected a report of `compress`; {', '.join(missing)} is missing."
@@ -49,6 +54,20 @@ def read_report(path: str | Path) -> dict[str, Any]:
             f"{report.get('schema_version')!r}. Give the report.json that `compress` wrote."
         )
     return report
+
+
+def _check_seal(file: Path) -> None:
+    """Hold the report of a bundle against its manifest; a report that lies elsewhere has none."""
+    folder = file.parent
+    bundle = has_manifest(folder) or (folder / "model.onnx").exists()
+    if file.name != REPORT_NAME or not bundle:
+        return
+    sealed = verify_manifest(folder, [REPORT_NAME])
+    if REPORT_NAME not in sealed["files"]:
+        raise BadInputError(
+            f"{folder / MANIFEST_NAME}: expected {REPORT_NAME} among its files; got none. Give the "
+            "bundle as it was made."
+        )
 
 
 def judge(
@@ -67,13 +86,27 @@ def judge(
         a failed one before an inconclusive one.
     """
     results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
-    results += _judge_target(report)
+    results += _judge_agreement(report) + _judge_target(report)
     code = gravest(result.exit_code for result in results)
     deciding = [result for result in results if result.exit_code == code]
     status = status_of(code)
     messages = " ".join(result.message for result in deciding) or "no limit was set."
     advice = "" if status == PASS else f" {deciding[0].help}"
     return Verdict(status, results, code, f"{status.capitalize()}: {messages}{advice}".strip())
+
+
+def _judge_agreement(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where a number contradicts the samples that the report holds."""
+    why = contradiction(report)
+    if not why:
+        return ()
+    message = f"The report contradicts itself: {why}"
+    return (
+        RuleResult(
+            "agreement", INCONCLUSIVE, None, None, None, EXIT_INCONCLUSIVE, message,
+            "It was changed after the run, or is damaged: take the bundle's own, or run again.",
+        ),
+    )  # fmt: skip
 
 
 def _judge_target(report: Report) -> tuple[RuleResult, ...]:
@@ -193,6 +226,8 @@ def _limit(report: Report, rule: Rule, baseline: Report | None) -> tuple[float |
                 None,
                 f"the baseline cannot be compared: {key} is {there!r} there, {here!r} here.",
             )
+    if why := contradiction(baseline):
+        return None, f"the baseline contradicts itself: {why}"
     value = value_of(baseline, rule)
     if value is None:
         return None, f"{rule.metric} is missing from the baseline or not a number."

@@ -292,7 +292,8 @@ def task_retention_interval(
         return None
     tail = (1 - confidence) / 2
     low, high = np.quantile(over / under, [tail, 1 - tail])
-    return Interval(float(low), float(high), confidence)
+    value = task_retention(dense, compressed, error=error)  # with the scores that fill no block
+    return Interval(min(float(low), value), max(float(high), value), confidence)
 
 
 def text_metrics(quality: LanguageModelQuality, text: str) -> dict[str, float]:
