@@ -31,7 +31,8 @@ from ssmpress.gate.judge import judge
 from ssmpress.machine import host_machine
 from ssmpress.measure.metrics import parity
 from ssmpress.recipe.address import CPUS, DEFAULT_CPU, parse_device
-from ssmpress.recipe.settings import DeploySettings, GateSettings, Relative, Target
+from ssmpress.recipe.limit import Relative
+from ssmpress.recipe.settings import DeploySettings, GateSettings, Target
 from ssmpress.report.html import render_html
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.tables import command

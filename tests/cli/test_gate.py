@@ -18,7 +18,8 @@ from blocked_imports import HEAVY, python
 from ssmpress.cli import gate as gate_cli
 from ssmpress.files import write_json
 from ssmpress.gate.judge import judge
-from ssmpress.recipe.settings import RULES, GateSettings, Relative
+from ssmpress.recipe.limit import Relative
+from ssmpress.recipe.settings import RULES, GateSettings
 from ssmpress.report.junit import render_junit
 from ssmpress.report.schema import with_verdict
 from ssmpress.report.summary import SUMMARY_LIMIT, cut

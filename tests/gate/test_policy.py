@@ -8,7 +8,8 @@ import pytest
 
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.gate.policy import gate_settings, read_policy
-from ssmpress.recipe.settings import RULES, GateSettings, Relative
+from ssmpress.recipe.limit import Relative
+from ssmpress.recipe.settings import RULES, GateSettings
 
 
 @pytest.fixture

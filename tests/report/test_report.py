@@ -26,13 +26,8 @@ from ssmpress.files import read_json, write_bytes, write_json, write_text
 from ssmpress.gate.judge import judge
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.measure.metrics import parity, perplexity, retention
-from ssmpress.recipe.settings import (
-    DataSettings,
-    GateSettings,
-    PruneSettings,
-    RecoverSettings,
-    Relative,
-)
+from ssmpress.recipe.limit import Relative
+from ssmpress.recipe.settings import DataSettings, GateSettings, PruneSettings, RecoverSettings
 from ssmpress.report.html import render_html
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.prose import quality

@@ -12,48 +12,40 @@ from typing import Any
 
 import typer
 
-from ssmpress.cli import gate_options as gates
-from ssmpress.cli import options as o
+from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
 from ssmpress.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, UsageError
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.pick import parse_pick
 from ssmpress.recipe.settings import (
-    PROJECTIONS,
-    Compute,
     DataSettings,
     DeploySettings,
-    Head,
-    Method,
+    GateSettings,
     PackSettings,
     Recipe,
-    Scope,
-    SparsityOf,
     Sweep,
     Target,
-    available_threads,
     named_recipe,
 )
-
-ALL_PROJECTIONS = ",".join(PROJECTIONS)
 
 EPILOG = """
 [bold]Examples[/bold]
 
   compress model.pt --sparsity 0.7
 
-  compress ./my-mamba --sparsity 0.8 --calibration wiki.txt --evaluation test.txt
+  compress my-mamba --calibration wiki.txt --evaluation test.txt
 
-  compress ./my-classifier --calibration train.jsonl --evaluation test.jsonl
+  compress my-classifier --calibration train.jsonl --evaluation test.jsonl
 
-  compress ./my-forecaster --calibration train.csv --evaluation test.csv
+  compress my-forecaster --calibration train.csv --evaluation test.csv
 
-  compress ./my-mamba --sparsity 0.7 --target arm64 --device ssh://pi@raspberrypi.local
+  compress my-mamba --target arm64 --device ssh://pi@raspberrypi.local
 
-  compress ./my-mamba --sparsity 0.7 --dry-run
+  compress my-mamba --sparsity 0.7 --dry-run
 
-[bold]Exit codes[/bold]  0 pass, 1 internal error, 2 usage, 3 quality gate failed, 4 latency or
-size gate failed, 5 inconclusive, 6 bad input, 7 device unavailable.
+[bold]Exit codes[/bold]  0 pass, 1 internal error, 2 usage, 3 quality gate failed,
+4 latency or size gate failed, 5 inconclusive, 6 bad input,
+7 device unavailable.
 """
 
 INTRODUCTION = """\
@@ -79,112 +71,45 @@ app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exception
 
 
 @app.command(epilog=EPILOG)
-@gates.with_limits(default_retention="0.95; none with --gate")
+@options.with_settings(Recipe)
 def compress(
-    context: typer.Context,
-    model: o.Model,
-    recipe: o.RecipeName = "default",
-    sparsity: o.Sparsity = "0.7",
-    sparsity_of: o.SparsityOfChoice = SparsityOf.PRUNABLE,
-    method: o.MethodChoice = Method.GRADIENT_MAGNITUDE,
-    alpha: o.Alpha = 1.0,
-    scope: o.ScopeChoice = Scope.GLOBAL,
-    pattern: o.PatternText = "unstructured",
-    prunable: o.Prunable = ALL_PROJECTIONS,
-    recover: o.Recover = "auto",
-    compute: o.ComputeChoice = Compute.AUTO,
-    distill: o.Distill = 0.9,
-    mask_every: o.MaskEvery = 20,
-    match_hidden: o.MatchHidden = 0.0,
-    accumulate: o.Accumulate = 1,
-    activation_checkpointing: o.ActivationCheckpointing = False,
-    muon: o.Muon = False,
-    deterministic: o.Deterministic = False,
-    checkpoint_seconds: o.CheckpointSeconds = 60.0,
-    pruned: o.Pruned = None,
-    values: o.ValuesText = "int8",
-    head: o.HeadChoice = Head.AUTO,
-    keep_dead_channels: o.KeepDeadChannels = False,
-    target: o.TargetChoice = Target.HOST,
-    device: o.Device = None,
-    device_threads: o.DeviceThreads = None,
-    onnxruntime: o.OnnxRuntime = None,
-    archive: o.Archive = False,
-    pick: o.Pick = None,
-    out: o.Out = None,
-    save_checkpoint: o.SaveCheckpoint = None,
-    tokenizer: o.Tokenizer = None,
-    calibration: o.Calibration = None,
-    evaluation: o.Evaluation = None,
-    evaluation_tokens: o.EvaluationTokens = None,
-    gate: gates.Policy = None,
-    baseline: gates.Baseline = None,
+    recipe: options.RecipeName = "default",
+    gate: options.Policy = None,
     *,
-    limits: dict[str, str | None],
-    threads: o.Threads = None,
-    seed: o.Seed = 0,
-    json_output: o.Json = False,
-    dry_run: o.DryRun = False,
-    version: o.Version = False,
+    given: options.Given,
+    pick: options.Pick = None,
+    json_output: options.Json = False,
+    dry_run: options.DryRun = False,
+    version: options.Version = False,
 ) -> None:
     """Prune a trained Mamba model, pack it for a small CPU, and prove what it cost.
 
-    Writes a folder with the ONNX model, the op library for the target, the tokenizer, checksums
-    and a report that sets the result beside the dense model, measured in the same run.
+    Writes a folder with the ONNX model, the op library for the target, the
+    tokenizer, checksums and a report that sets the result beside the dense
+    model, measured in the same run.
     """
-    named_prune, named_recover = named_recipe(recipe)
-    asked = bool(_given(context, sparsity=sparsity))
-    sparsities = o.sparsities(sparsity) if asked else (named_prune.sparsity,)
-    kinds = o.value_types(values)
-    given = _given(
-        context,
-        sparsity_of=sparsity_of,
-        method=method,
-        alpha=alpha,
-        scope=scope,
-        pattern=pattern,
-        prunable=tuple(name.strip() for name in prunable.split(",") if name.strip()),
-    )
-    trained = _given(
-        context,
-        distill=distill,
-        mask_every=mask_every,
-        match_hidden=match_hidden,
-        accumulate=accumulate,
-        activation_checkpointing=activation_checkpointing,
-        muon=muon,
-        deterministic=deterministic,
-        checkpoint_seconds=checkpoint_seconds,
-    )
-    pruning = replace(named_prune, sparsity=sparsities[0], **given)
-    settings = Recipe(
-        model=model,
-        out=out or _default_out(model, sparsities, target),
-        target=target,
-        prune=pruning,
-        recover=replace(named_recover, steps=o.recovery_steps(recover), compute=compute, **trained),
-        pack=PackSettings(values=kinds[0], head=head, keep_dead_channels=keep_dead_channels),
-        data=DataSettings(
-            tokenizer=tokenizer,
-            calibration=tuple(calibration or ()),
-            evaluation=tuple(evaluation or ()),
-            evaluation_tokens=evaluation_tokens,
+    raise typer.Exit(_act(_sweep(recipe, given, gate, pick), dry_run, json_output))
+
+
+def _sweep(name: str, given: options.Given, policy: Path | None, pick: str | None) -> Sweep:
+    """What the command line asks for. name: of the recipe that the options given override."""
+    prune, recover = named_recipe(name)
+    sparsities = given["prune"].pop("sparsity", (prune.sparsity,))
+    values = given["pack"].pop("values", (PackSettings.values,))
+    own, limits = given[""], given["gate"]
+    target = own.get("target", Target.HOST)
+    recipe = Recipe(
+        **{"out": _default_out(own["model"], sparsities, target), **own},
+        prune=replace(prune, sparsity=sparsities[0], **given["prune"]),
+        recover=replace(recover, **given["recover"]),
+        pack=PackSettings(values=values[0], **given["pack"]),
+        data=DataSettings(**given["data"]),
+        gate=gate_settings(
+            limits, policy, limits.pop("baseline", None), GateSettings.min_retention
         ),
-        gate=gate_settings(limits, gate, baseline, default_retention=0.95),
-        deploy=DeploySettings(
-            device=tuple(device or ()),
-            device_threads=device_threads,
-            onnxruntime=onnxruntime,
-            archive=archive,
-        ),
-        threads=available_threads() if threads is None else threads,
-        seed=seed,
-        save_checkpoint=save_checkpoint,
-        pruned=pruned,
+        deploy=DeploySettings(**given["deploy"]),
     )
-    conditions = parse_pick(pick) if pick is not None else ()
-    sweep = Sweep(settings, sparsities, kinds, conditions)
-    raise typer.Exit(_act(sweep, dry_run, json_output))
+    return Sweep(recipe, sparsities, values, parse_pick(pick) if pick is not None else ())
 
 
 def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
@@ -205,13 +130,6 @@ def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
             err=True,
         )
         return EXIT_INTERRUPTED
-
-
-def _given(context: typer.Context, **options: Any) -> dict[str, Any]:
-    """Those of the options that stand on the command line."""
-    sources = {name: context.get_parameter_source(name) for name in options}
-    given = {name for name, source in sources.items() if source and source.name != "DEFAULT"}
-    return {name: options[name] for name in given}
 
 
 def _default_out(model: Path, sparsities: tuple[float, ...], target: Target) -> Path:

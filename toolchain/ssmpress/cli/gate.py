@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ssmpress.cli import gate_options as gates
+from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
 from ssmpress.errors import UsageError
 from ssmpress.gate.exit_code import gravest
@@ -28,16 +28,15 @@ app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exception
 
 
 @app.command(epilog=EPILOG, no_args_is_help=True)
-@gates.with_limits()
+@options.with_settings(GateSettings, defaults=False)
 def gate(
     reports: Annotated[
         list[Path],
         typer.Argument(metavar="REPORT...", help="report.json of a bundle, or its folder."),
     ],
-    policy: gates.Policy = None,
-    baseline: gates.Baseline = None,
+    policy: options.Policy = None,
     *,
-    limits: dict[str, str | None],
+    given: options.Given,
     junit: Annotated[
         Path | None, typer.Option(help="Write JUnit XML here.", show_default=False)
     ] = None,
@@ -50,7 +49,8 @@ def gate(
 
     With GITHUB_STEP_SUMMARY set, the verdicts are also appended to the job's summary.
     """
-    settings = gate_settings(limits, policy, baseline)
+    limits = given[""]
+    settings = gate_settings(limits, policy, limits.pop("baseline", None))
     if not settings.limits():
         raise UsageError(
             f"expected --policy or at least one limit of {', '.join(RULES)}; got none, and a gate "

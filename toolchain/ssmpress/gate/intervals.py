@@ -10,7 +10,7 @@ import numpy as np
 
 from ssmpress.gate.rules import Rule, metric_of, value_of
 from ssmpress.measure.bootstrap import CONFIDENCE, Table, bootstrap, mean_interval
-from ssmpress.recipe.settings import Relative
+from ssmpress.recipe.limit import Relative
 from ssmpress.report.tables import lookup
 from ssmpress.results import Interval, Report
 

@@ -20,7 +20,8 @@ from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
 from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
 from ssmpress.measure.bootstrap import MIN_WINDOWS
-from ssmpress.recipe.settings import GateSettings, Relative
+from ssmpress.recipe.limit import Relative
+from ssmpress.recipe.settings import GateSettings
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError, UsageError
-from ssmpress.recipe.settings import RULES, GateSettings, Limit, Relative
+from ssmpress.recipe.limit import Limit, Relative
+from ssmpress.recipe.settings import RULES, GateSettings
 
 POLICY_LIMIT = 1 << 20
 """Bytes a policy may have; a real one has a few hundred."""
@@ -26,7 +27,7 @@ def gate_settings(
     flags: Mapping[str, str | None],
     policy: Path | None,
     baseline: Path | None,
-    default_retention: float | None = None,
+    default_retention: Limit | None = None,
 ) -> GateSettings:
     """The limits of a policy file, overridden by those of the flags.
 

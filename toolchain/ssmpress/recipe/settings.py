@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ssmpress.errors import UsageError
 from ssmpress.formats import Values
 from ssmpress.machine import host_machine
 from ssmpress.recipe.address import DeviceAddress, parse_device
+from ssmpress.recipe.limit import LIMIT_CHECK, LIMIT_METAVAR, LIMIT_TYPED, Limit, Relative
+from ssmpress.recipe.option import (
+    Check,
+    Option,
+    Panel,
+    at_least,
+    between,
+    check_settings,
+    names_from,
+    require,
+    settings_of,
+)
 from ssmpress.recipe.pick import Condition
-from ssmpress.recipe.suggest import did_you_mean, one_of
+from ssmpress.recipe.suggest import did_you_mean
+from ssmpress.recipe.typed import PART, RECOVERY_STEPS
 
 
 class SparsityOf(StrEnum):
@@ -70,156 +82,234 @@ PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 PRUNABLE_CHOICES = (*PROJECTIONS, "embedding", "lm_head")
 
 
-def _require(ok: bool, option: str, expected: str, got: object) -> None:
-    if not ok:
-        raise UsageError(f"{option}: expected {expected}; got {got}.")
-
-
-def _flag(name: str) -> str:
-    """The option that sets it."""
-    return "--" + name.replace("_", "-")
-
-
-def _choose(settings: object, name: str, kind: type[StrEnum]) -> None:
-    """A choice given as text becomes the choice itself, since it is compared by identity."""
-    choice = one_of(_flag(name), str(getattr(settings, name)), kind)
-    object.__setattr__(settings, name, choice)
-
-
-def _paths(settings: object, *names: str) -> None:
-    """A path given as text becomes a path, one file by itself a tuple of one."""
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, tuple | list):
-            value = tuple(map(Path, value))
-        elif value is not None:
-            value = Path(value) if name in _ONE_PATH else (Path(value),)
-        object.__setattr__(settings, name, value)
-
-
-_ONE_PATH = ("model", "out", "save_checkpoint", "pruned", "tokenizer", "onnxruntime", "baseline")
-
-
-def _in(value: float, low: float, high: float) -> bool:
-    return math.isfinite(value) and low <= value <= high
-
-
 @dataclass(frozen=True)
 class PruneSettings:
-    """Which weights go.
+    """Which weights go."""
 
-    sparsity: zeros / (prunable weights, or all weights), 0 .. 1 exclusive.
-    alpha: exponent of the gradient in |w| |dL/dw|^alpha, 0 .. 4.
-    prunable: components whose weights may go.
-    pattern: unstructured, "block RxC" or "n:m".
-    matrix_limit: no matrix loses more than this part of its weights, sparsity .. 1.
-    calibration_batches, calibration_batch, calibration_window: windows of tokens that the
-        gradients are averaged over: batches x windows per batch x tokens per window.
-    """
-
-    sparsity: float = 0.7
-    sparsity_of: SparsityOf = SparsityOf.PRUNABLE
-    method: Method = Method.GRADIENT_MAGNITUDE
-    alpha: float = 1.0
-    scope: Scope = Scope.GLOBAL
-    prunable: tuple[str, ...] = PROJECTIONS
-    pattern: str = "unstructured"
-    matrix_limit: float = 1.0
-    calibration_batches: int = 16
-    calibration_batch: int = 2
-    calibration_window: int = 512
+    sparsity: Annotated[
+        float,
+        Option(
+            "Part of the weights that becomes zero; several, such as 0.5,0.6,0.7, are run one "
+            "after another and compared.",
+            Panel.PRUNING,
+            metavar="PART",
+            check=between(0, 0.99),
+            typed=PART,
+            swept=True,
+            always=True,
+        ),
+    ] = 0.7
+    sparsity_of: Annotated[
+        SparsityOf,
+        Option(
+            "What --sparsity is a part of: the prunable weights or the whole model.", Panel.PRUNING
+        ),
+    ] = SparsityOf.PRUNABLE
+    method: Annotated[Method, Option("Which weights matter.", Panel.PRUNING)] = (
+        Method.GRADIENT_MAGNITUDE
+    )
+    alpha: Annotated[
+        float,
+        Option(
+            "Exponent of the gradient: |w| |dL/dw|^alpha.",
+            Panel.PRUNING,
+            metavar="NUMBER",
+            check=between(0, 4),
+        ),
+    ] = 1.0
+    scope: Annotated[
+        Scope, Option("One threshold for the whole model, or one in each matrix.", Panel.PRUNING)
+    ] = Scope.GLOBAL
+    prunable: Annotated[
+        tuple[str, ...],
+        Option(
+            "Components that may be pruned, separated by commas; also embedding, lm_head.",
+            Panel.PRUNING,
+            metavar="NAME[,...]",
+            typed=names_from(PRUNABLE_CHOICES),
+        ),
+    ] = PROJECTIONS
+    pattern: Annotated[
+        str,
+        Option(
+            "Which weights go together: each by itself, blocks of R rows x C columns, or all but "
+            "n of every m columns.",
+            Panel.PRUNING,
+            metavar="unstructured|block RxC|n:m",
+        ),
+    ] = "unstructured"
+    matrix_limit: Annotated[
+        float, Option("No matrix loses more than this part of its weights; from the sparsity to 1.")
+    ] = 1.0
+    calibration_batches: Annotated[
+        int, Option("Batches that the gradients are averaged over.", check=at_least(1))
+    ] = 16
+    calibration_batch: Annotated[
+        int, Option("Windows of a calibration batch.", check=at_least(1))
+    ] = 2
+    calibration_window: Annotated[
+        int, Option("Tokens of a calibration window.", unit="tokens", check=at_least(1))
+    ] = 512
 
     def __post_init__(self) -> None:
-        for name, kind in (("sparsity_of", SparsityOf), ("method", Method), ("scope", Scope)):
-            _choose(self, name, kind)
-        _require(_in(self.sparsity, 0, 0.99), "--sparsity", "0 to 0.99", self.sparsity)
-        _require(_in(self.matrix_limit, self.sparsity, 1), "matrix_limit",
-                 "from the sparsity to 1", self.matrix_limit)  # fmt: skip
-        _require(_in(self.alpha, 0, 4), "--alpha", "0 to 4", self.alpha)
+        check_settings(self)
+        require(
+            between(self.sparsity, 1).passes(self.matrix_limit),
+            "matrix_limit",
+            "from the sparsity to 1",
+            self.matrix_limit,
+        )
         choices = ", ".join(PRUNABLE_CHOICES)
-        _require(bool(self.prunable), "--prunable", f"at least one of {choices}", "none")
+        require(bool(self.prunable), "--prunable", f"at least one of {choices}", "none")
         for name in self.prunable:
             if name not in PRUNABLE_CHOICES:
                 raise UsageError(
                     f"--prunable: expected names from {choices}; got {name!r}."
                     f"{did_you_mean(name, PRUNABLE_CHOICES)}"
                 )
-        _require(
+        require(
             len(set(self.prunable)) == len(self.prunable),
-            "--prunable", "each name once", ", ".join(self.prunable),
-        )  # fmt: skip
-        for option in ("calibration_batches", "calibration_batch", "calibration_window"):
-            _require(getattr(self, option) >= 1, option, "at least 1", getattr(self, option))
+            "--prunable",
+            "each name once",
+            ", ".join(self.prunable),
+        )
 
 
 @dataclass(frozen=True)
 class RecoverSettings:
-    """Training after and between the pruning steps: the dense model teaches the pruned one.
+    """Training after and between the pruning steps: the dense model teaches the pruned one."""
 
-    steps: optimiser steps; None is automatic: `gpu_steps` on a GPU, `cpu_seconds` on a CPU;
-        0 is no recovery (one-shot pruning).
-    batch, window: sequences per step and tokens per sequence; None chooses 64 x 1024 on a GPU and
-        8 x 256 on a CPU.
-    distill: weight of the KL divergence to the dense model, 0 .. 1; the rest is cross-entropy.
-    mask_every: steps between two tightenings of the mask.
-    ramp: part of the steps during which sparsity rises, 0 .. 1.
-    gradient_decay: the gradient's magnitude is averaged exponentially with this factor.
-    regrow: pruned weights keep a value behind the mask and may come back until `settle`.
-    settle: part of the steps after which the masks stay, 0 .. 1; only with `regrow`.
-    match_hidden: weight of the relative squared distance to the dense model's last hidden state.
-    token_noise: part of a classifier's tokens replaced by random ones in each step, 0 .. 1.
-    accumulate: micro-batches that one step's batch is split into.
-    activation_checkpointing: run each layer again in the backward pass, to save memory.
-    muon: Muon instead of AdamW for the projections.
-    compile: compile the loss with torch.compile.
-    deterministic: add up gradients in a fixed order on a GPU too, so that repeated and resumed
-        runs agree to the byte; a CPU always does.
-    checkpoint_seconds: time between two writes of the file that a killed run goes on from.
-    """
-
-    steps: int | None = None
-    gpu_steps: int = 1344
-    cpu_seconds: float = 110.0
-    compute: Compute = Compute.AUTO
-    batch: int | None = None
-    window: int | None = None
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 0.02
-    warmup_steps: int = 20
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    distill: float = 0.9
-    mask_every: int = 20
-    ramp: float = 0.6
-    gradient_decay: float = 0.9
-    regrow: bool = False
-    settle: float = 0.75
-    match_hidden: float = 0.0
-    token_noise: float = 0.0
-    accumulate: int = 1
-    activation_checkpointing: bool = False
-    muon: bool = False
-    compile: bool = False
-    deterministic: bool = False
-    checkpoint_seconds: float = 60.0
+    steps: Annotated[
+        int | None,
+        Option(
+            "Training during and after pruning, taught by the dense model. auto: the full recipe "
+            "on a GPU, a time budget on a CPU.",
+            Panel.PRUNING,
+            metavar="auto|none|STEPS",
+            check=Check(lambda steps: steps >= 0, "auto, none or a number of steps"),
+            names=("--recover", "--steps"),
+            typed=RECOVERY_STEPS,
+        ),
+    ] = None
+    gpu_steps: Annotated[
+        int, Option("Steps on a GPU where `steps` is None.", check=at_least(1))
+    ] = 1344
+    cpu_seconds: Annotated[
+        float,
+        Option("Budget on a CPU where `steps` is None.", unit="seconds", check=between(0, 1e9)),
+    ] = 110.0
+    compute: Annotated[Compute, Option("Where calibration and recovery run.", Panel.PRUNING)] = (
+        Compute.AUTO
+    )
+    batch: Annotated[
+        int | None,
+        Option("Sequences per step; None chooses 64 on a GPU and 8 on a CPU.", check=at_least(2)),
+    ] = None
+    window: Annotated[
+        int | None,
+        Option(
+            "Tokens per sequence; None chooses 1024 on a GPU and 256 on a CPU.",
+            unit="tokens",
+            check=at_least(2),
+        ),
+    ] = None
+    learning_rate: Annotated[float, Option("Highest learning rate.")] = 1e-3
+    final_learning_rate: Annotated[
+        float, Option("Learning rate at the end, as a part of the highest.")
+    ] = 0.02
+    warmup_steps: Annotated[
+        int, Option("Steps in which the learning rate rises.", unit="steps")
+    ] = 20
+    weight_decay: Annotated[float, Option("AdamW's weight decay.", check=between(0, 1e9))] = 0.05
+    clip: Annotated[float, Option("Largest norm of a step's gradient.")] = 1.0
+    distill: Annotated[
+        float,
+        Option(
+            "Weight of the divergence from the dense model in recovery; the rest is cross-entropy.",
+            Panel.PRUNING,
+            metavar="PART",
+            check=between(0, 1),
+        ),
+    ] = 0.9
+    mask_every: Annotated[
+        int,
+        Option(
+            "Recovery steps between two tightenings of the masks.",
+            Panel.PRUNING,
+            unit="steps",
+            check=at_least(1),
+        ),
+    ] = 20
+    ramp: Annotated[
+        float, Option("Part of the steps during which sparsity rises.", check=between(0, 1))
+    ] = 0.6
+    gradient_decay: Annotated[
+        float, Option("Factor of the exponential average of the gradient's magnitude.")
+    ] = 0.9
+    regrow: Annotated[
+        bool,
+        Option("Pruned weights keep a value behind the mask and may come back until `settle`."),
+    ] = False
+    settle: Annotated[
+        float,
+        Option(
+            "Part of the steps after which the masks stay; only with `regrow`.", check=between(0, 1)
+        ),
+    ] = 0.75
+    match_hidden: Annotated[
+        float,
+        Option(
+            "Weight of the relative squared distance to the dense model's last hidden state in "
+            "recovery.",
+            Panel.PRUNING,
+            metavar="NUMBER",
+            check=between(0, 1e9),
+        ),
+    ] = 0.0
+    token_noise: Annotated[
+        float,
+        Option(
+            "Part of a classifier's tokens replaced by random ones in each step.",
+            check=between(0, 1),
+        ),
+    ] = 0.0
+    accumulate: Annotated[
+        int,
+        Option(
+            "Micro-batches that a step's batch is split into, to save memory.",
+            Panel.PRUNING,
+            metavar="NUMBER",
+            check=at_least(1),
+        ),
+    ] = 1
+    activation_checkpointing: Annotated[
+        bool, Option("Run every layer again in the backward pass, to save memory.", Panel.PRUNING)
+    ] = False
+    muon: Annotated[bool, Option("Muon instead of AdamW for the projections.", Panel.PRUNING)] = (
+        False
+    )
+    compile: Annotated[bool, Option("Compile the loss with torch.compile.")] = False
+    deterministic: Annotated[
+        bool,
+        Option(
+            "On a GPU too, repeated and resumed runs agree to the byte; slower. A CPU always adds "
+            "up gradients in a fixed order.",
+            Panel.PRUNING,
+        ),
+    ] = False
+    checkpoint_seconds: Annotated[
+        float,
+        Option(
+            "Seconds between two saves of an unfinished recovery, from which the same command "
+            "goes on after a kill.",
+            Panel.PRUNING,
+            unit="seconds",
+            check=between(0, 1e9),
+        ),
+    ] = 60.0
 
     def __post_init__(self) -> None:
-        _choose(self, "compute", Compute)
-        _require(self.steps is None or self.steps >= 0, "--recover",
-                 "auto, none or a number of steps", self.steps)  # fmt: skip
-        _require(_in(self.distill, 0, 1), "--distill", "0 to 1", self.distill)
-        _require(_in(self.ramp, 0, 1), "ramp", "0 to 1", self.ramp)
-        _require(_in(self.token_noise, 0, 1), "token_noise", "0 to 1", self.token_noise)
-        _require(_in(self.settle, 0, 1), "settle", "0 to 1", self.settle)
-        for option in ("mask_every", "accumulate", "gpu_steps"):
-            name = option if option == "gpu_steps" else _flag(option)
-            _require(getattr(self, option) >= 1, name, "at least 1", getattr(self, option))
-        for option in ("cpu_seconds", "match_hidden", "checkpoint_seconds", "weight_decay"):
-            name = option if option in ("cpu_seconds", "weight_decay") else _flag(option)
-            _require(_in(getattr(self, option), 0, 1e9), name, "0 to 1e9", getattr(self, option))
-        for option in ("batch", "window"):
-            value = getattr(self, option)
-            _require(value is None or value >= 2, option, "at least 2", value)
+        check_settings(self)
 
 
 class Head(StrEnum):
@@ -234,18 +324,35 @@ class Head(StrEnum):
 
 @dataclass(frozen=True)
 class PackSettings:
-    """How the kept weights are stored. int8 and int4 also quantise the activations, per token.
+    """How the kept weights are stored. int8 and int4 also quantise the activations, per token."""
 
-    keep_dead_channels: keep channels that no longer reach the output; they are removed otherwise.
-    """
-
-    values: Values = Values.INT8
-    head: Head = Head.AUTO
-    keep_dead_channels: bool = False
+    values: Annotated[
+        Values,
+        Option(
+            "Type of the stored weights; int8 quantises the activations too. Several, such as "
+            "int8,fp16, are all made and compared.",
+            Panel.BUNDLE,
+            swept=True,
+        ),
+    ] = Values.INT8
+    head: Annotated[
+        Head,
+        Option(
+            "Type of the head's weights, which a tied embedding shares. auto: 4 bits beside int8, "
+            "else as --values.",
+            Panel.BUNDLE,
+        ),
+    ] = Head.AUTO
+    keep_dead_channels: Annotated[
+        bool,
+        Option(
+            "Keep channels that pruning left without a way to the output; removing them is exact.",
+            Panel.BUNDLE,
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
-        _choose(self, "values", Values)
-        _choose(self, "head", Head)
+        check_settings(self)
 
     def head_values(self) -> Values:
         """Type of the head's weights."""
@@ -256,47 +363,99 @@ class PackSettings:
 
 @dataclass(frozen=True)
 class DataSettings:
-    """Text for calibration, recovery and evaluation; none means the default text.
+    """Text for calibration, recovery and evaluation; none means the default text."""
 
-    evaluation_tokens: at most this many tokens are evaluated; None is all of them.
-    window: tokens per evaluation window; windows do not overlap, each starts from the zero state.
-    """
-
-    tokenizer: Path | None = None
-    calibration: tuple[Path, ...] = ()
-    evaluation: tuple[Path, ...] = ()
-    evaluation_tokens: int | None = None
-    window: int = 1024
+    tokenizer: Annotated[
+        Path | None,
+        Option(
+            "tokenizer.json; by default the one beside the weights.", Panel.DATA, metavar="FILE"
+        ),
+    ] = None
+    calibration: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Text (plain, .xz, .gz) or token ids (.npy) to calibrate and recover on; may be given "
+            "several times. By default Python's language manual, which every machine has. For a "
+            "classifier labelled texts (.jsonl, .csv, .tsv with `text` and `label`, .npz), for a "
+            "forecaster a CSV file of the series.",
+            Panel.DATA,
+            metavar="FILE",
+        ),
+    ] = ()
+    evaluation: Annotated[
+        tuple[Path, ...],
+        Option(
+            "Text, labelled texts or series to evaluate on, disjoint from --calibration; may be "
+            "given several times.",
+            Panel.DATA,
+            metavar="FILE",
+        ),
+    ] = ()
+    evaluation_tokens: Annotated[
+        int | None,
+        Option(
+            "Evaluate at most this many tokens.",
+            Panel.DATA,
+            unit="tokens",
+            check=at_least(2),
+            default="all",
+        ),
+    ] = None
+    window: Annotated[
+        int,
+        Option(
+            "Tokens per evaluation window; windows do not overlap, each starts from the zero "
+            "state.",
+            unit="tokens",
+            check=at_least(2, "tokens"),
+        ),
+    ] = 1024
 
     def __post_init__(self) -> None:
-        _paths(self, "tokenizer", "calibration", "evaluation")
-        tokens = self.evaluation_tokens
-        _require(tokens is None or tokens >= 2, "--evaluation-tokens", "at least 2", tokens)
-        _require(self.window >= 2, "window", "at least 2 tokens", self.window)
+        check_settings(self)
 
 
 @dataclass(frozen=True)
 class DeploySettings:
-    """Where the bundle is validated and measured, and what comes of it.
+    """Where the bundle is validated and measured, and what comes of it."""
 
-    device: qemu[:cpu], ssh://user@host[:port] or adb:serial each; none is this host, or an
-        emulator for a target of another machine.
-    device_threads: on real devices; None is all of their processors.
-    onnxruntime: a wheel to take ONNX Runtime's library from; None finds one.
-    archive: also write the bundle as OUT.tar.gz.
-    """
-
-    device: tuple[str, ...] = ()
-    device_threads: int | None = None
-    onnxruntime: Path | None = None
-    archive: bool = False
+    device: Annotated[
+        tuple[str, ...],
+        Option(
+            "Where to validate the bundle, and to measure it if it is real; may be given several "
+            "times. By default this machine, or QEMU for a target of another one.",
+            Panel.BUNDLE,
+            metavar="qemu[:CPU]|ssh://[USER@]HOST[:PORT]|adb:SERIAL",
+        ),
+    ] = ()
+    device_threads: Annotated[
+        int | None,
+        Option(
+            "Threads on real devices.",
+            Panel.BUNDLE,
+            metavar="NUMBER",
+            check=between(1, 1024),
+            default="all their processors",
+        ),
+    ] = None
+    onnxruntime: Annotated[
+        Path | None,
+        Option(
+            "Wheel of ONNX Runtime for the target, instead of downloading it.",
+            Panel.BUNDLE,
+            metavar="FILE",
+        ),
+    ] = None
+    archive: Annotated[bool, Option("Also write OUT.tar.gz.", Panel.BUNDLE)] = False
 
     def __post_init__(self) -> None:
-        _paths(self, "onnxruntime")
-        threads = self.device_threads
-        _require(threads is None or 1 <= threads <= 1024, "--device-threads", "1 to 1024", threads)
-        _require(len(set(self.device)) == len(self.device), "--device", "each once",
-                 ", ".join(self.device))  # fmt: skip
+        check_settings(self)
+        require(
+            len(set(self.device)) == len(self.device),
+            "--device",
+            "each once",
+            ", ".join(self.device),
+        )
         self.addresses()
 
     def addresses(self) -> tuple[DeviceAddress, ...]:
@@ -304,57 +463,71 @@ class DeploySettings:
         return tuple(map(parse_device, self.device))
 
 
-@dataclass(frozen=True)
-class Relative:
-    """A limit as a multiple of the baseline's value: 1.05 is written `1.05x`."""
-
-    factor: float
-
-    def __str__(self) -> str:
-        return f"{self.factor:g}x"
-
-
-Limit = float | Relative
+def _limit(text: str, default: str = "") -> Option:
+    return Option(
+        text,
+        Panel.GATES,
+        default=default,
+        metavar=LIMIT_METAVAR,
+        check=LIMIT_CHECK,
+        typed=LIMIT_TYPED,
+    )
 
 
 @dataclass(frozen=True)
 class GateSettings:
-    """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked.
+    """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked."""
 
-    min_retention: quality kept, 0 .. 2: dense / compressed perplexity or error, or compressed /
-        dense accuracy.
-    max_decode_ms, max_decode_p99_ms: milliseconds for one token, median and 99th percentile.
-    min_speedup: dense / compressed median decode time.
-    max_perplexity_increase: compressed / dense perplexity - 1; `Relative` limits the compressed
-        model's perplexity by the baseline's.
-    max_bundle_bytes: every file a device needs. max_rss_bytes: peak of the compressed model.
-    baseline: report.json that relative limits refer to.
-    """
-
-    min_retention: Limit | None = 0.95
-    max_decode_ms: Limit | None = None
-    min_speedup: Limit | None = None
-    max_perplexity_increase: Limit | None = None
-    max_decode_p99_ms: Limit | None = None
-    max_bundle_bytes: Limit | None = None
-    max_rss_bytes: Limit | None = None
-    baseline: Path | None = None
+    min_retention: Annotated[
+        Limit | None,
+        _limit(
+            "Least quality kept: dense / compressed perplexity or error, compressed / dense "
+            "accuracy.",
+            default="0.95; none with --gate",
+        ),
+    ] = 0.95
+    max_decode_ms: Annotated[
+        Limit | None, _limit("Most milliseconds per decoded token, text or forecast (median).")
+    ] = None
+    min_speedup: Annotated[
+        Limit | None, _limit("Least dense decode time / compressed decode time, of the medians.")
+    ] = None
+    max_perplexity_increase: Annotated[
+        Limit | None,
+        _limit(
+            "Most of compressed / dense perplexity - 1, of a language model; FACTORx compares with "
+            "the baseline's."
+        ),
+    ] = None
+    max_decode_p99_ms: Annotated[
+        Limit | None,
+        _limit("Most milliseconds per decoded token, text or forecast (99th percentile)."),
+    ] = None
+    max_bundle_bytes: Annotated[Limit | None, _limit("Most bytes of what a device needs.")] = None
+    max_rss_bytes: Annotated[Limit | None, _limit("Most bytes of peak memory.")] = None
+    baseline: Annotated[
+        Path | None,
+        Option(
+            "report.json that limits such as 1.05x are multiples of.", Panel.GATES, metavar="FILE"
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        _paths(self, "baseline")
-        for option, limit in self.limits().items():
-            value = limit.factor if isinstance(limit, Relative) else limit
-            _require(_in(value, 0, 1e15), _flag(option),
-                     "a number of at least 0", limit)  # fmt: skip
-            _require(not isinstance(limit, Relative) or self.baseline is not None, "--baseline",
-                     f"a report.json that {option} = {limit} refers to", "none")  # fmt: skip
+        check_settings(self)
+        for name, limit in self.limits().items():
+            require(
+                not isinstance(limit, Relative) or self.baseline is not None,
+                "--baseline",
+                f"a report.json that {name} = {limit} refers to",
+                "none",
+            )
 
     def limits(self) -> dict[str, Limit]:
         """The limits that are set, by rule."""
         return {name: getattr(self, name) for name in RULES if getattr(self, name) is not None}
 
 
-RULES = tuple(item.name for item in fields(GateSettings) if item.name != "baseline")
+RULES = tuple(setting.key for setting in settings_of(GateSettings) if setting.key != "baseline")
 """Names of the limits: keys of a policy file, and options with dashes."""
 
 
@@ -390,33 +563,73 @@ def available_threads() -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One run of the toolchain, from a checkpoint to a bundle and a report.
+    """One run of the toolchain, from a checkpoint to a bundle and a report."""
 
-    save_checkpoint: folder for the pruned weights with their zeros, in mamba-ssm's layout and in
-        Hugging Face's; None writes none.
-    pruned: a checkpoint of the same shapes that is pruned already; it takes the place of pruning
-        and recovery.
-    """
-
-    model: Path
-    out: Path
-    target: Target = Target.HOST
+    model: Annotated[
+        Path,
+        Option(
+            "Checkpoint: a folder of mamba-ssm or Hugging Face, or a bare state dict (.pt, .pth, "
+            ".bin, .safetensors).",
+            metavar="MODEL",
+            argument=True,
+        ),
+    ]
+    out: Annotated[
+        Path,
+        Option(
+            "Folder of the bundle; by default MODEL-sSPARSITY-TARGET here.",
+            Panel.BUNDLE,
+            metavar="FOLDER",
+            always=True,
+        ),
+    ]
+    target: Annotated[Target, Option("What the bundle runs on.", Panel.BUNDLE)] = Target.HOST
     prune: PruneSettings = field(default_factory=PruneSettings)
     recover: RecoverSettings = field(default_factory=RecoverSettings)
     pack: PackSettings = field(default_factory=PackSettings)
     data: DataSettings = field(default_factory=DataSettings)
     gate: GateSettings = field(default_factory=GateSettings)
     deploy: DeploySettings = field(default_factory=DeploySettings)
-    threads: int = field(default_factory=available_threads)
-    seed: int = 0
-    save_checkpoint: Path | None = None
-    pruned: Path | None = None
+    threads: Annotated[
+        int,
+        Option(
+            "Threads of every stage.",
+            Panel.RUN,
+            metavar="NUMBER",
+            check=between(1, 1024),
+            default="all processors",
+        ),
+    ] = field(default_factory=available_threads)
+    seed: Annotated[
+        int,
+        Option(
+            "Seed of all random draws.",
+            Panel.RUN,
+            metavar="NUMBER",
+            check=between(0, 2**63 - 1, "0 to 2^63 - 1"),
+            always=True,
+        ),
+    ] = 0
+    save_checkpoint: Annotated[
+        Path | None,
+        Option(
+            "Also write the pruned weights, zeros and all, for mamba-ssm and Hugging Face.",
+            Panel.BUNDLE,
+            metavar="FOLDER",
+        ),
+    ] = None
+    pruned: Annotated[
+        Path | None,
+        Option(
+            "A checkpoint of MODEL that is pruned already, for example by --save-checkpoint on a "
+            "machine with a GPU; packs and measures it beside MODEL.",
+            Panel.PRUNING,
+            metavar="MODEL",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
-        _paths(self, "model", "out", "save_checkpoint", "pruned")
-        _choose(self, "target", Target)
-        _require(1 <= self.threads <= 1024, "--threads", "1 to 1024", self.threads)
-        _require(0 <= self.seed < 2**63, "--seed", "0 to 2^63 - 1", self.seed)
+        check_settings(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON types, for the manifest and the report."""
@@ -438,8 +651,8 @@ class Sweep:
     pick: tuple[Condition, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(bool(self.sparsities), "--sparsity", "at least one number", "none")
-        _require(bool(self.values), "--values", "at least one type", "none")
+        require(bool(self.sparsities), "--sparsity", "at least one number", "none")
+        require(bool(self.values), "--values", "at least one type", "none")
         if self.recipe.pruned is not None and len(self.sparsities) > 1:
             raise UsageError(
                 "--pruned: expected one --sparsity, the one those weights have; got "

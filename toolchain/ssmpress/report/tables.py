@@ -7,27 +7,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssmpress.recipe.settings import NAMED_RECIPES, PROJECTIONS, RULES, Recipe
+from ssmpress.recipe.option import options_of, settings_of
+from ssmpress.recipe.settings import NAMED_RECIPES, PROJECTIONS, Recipe
 from ssmpress.report.wording import METRICS, words
 from ssmpress.results import VARIANTS, Report
 
 Rows = list[list[str]]
 _MISSING = "-"
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_FLAGS = (
-    ("prune", "sparsity"), ("prune", "sparsity_of"), ("", "target"), ("prune", "method"),
-    ("prune", "alpha"), ("prune", "scope"), ("prune", "pattern"), ("prune", "prunable"),
-    ("", "pruned"), ("pack", "values"), ("pack", "head"), ("pack", "keep_dead_channels"),
-    ("recover", "steps"), ("recover", "compute"), ("recover", "distill"), ("recover", "mask_every"),
-    ("recover", "match_hidden"), ("recover", "accumulate"),
-    ("recover", "activation_checkpointing"), ("recover", "muon"), ("recover", "deterministic"),
-    ("recover", "checkpoint_seconds"), ("data", "tokenizer"),
-    ("data", "calibration"), ("data", "evaluation"), ("data", "evaluation_tokens"),
-    ("deploy", "device"), ("deploy", "device_threads"), ("deploy", "onnxruntime"),
-    ("deploy", "archive"), ("", "threads"), ("", "seed"),
-    *(("gate", name) for name in RULES), ("gate", "baseline"), ("", "save_checkpoint"), ("", "out"),
-)  # fmt: skip
-"""Group and key of every setting that has an option of its own; others come by `--recipe`."""
 
 
 def number(value: Any, digits: int = 4) -> str:
@@ -219,12 +206,13 @@ def _command(recipe: Mapping[str, Any], lists: Mapping[str, str], more: Sequence
     words = ["compress", str(recipe["model"])]
     name, defaults = _named(recipe)
     words += [] if name == "default" else ["--recipe", name]
-    for group, key in _FLAGS:
+    for setting in options_of(Recipe):
+        group, key = setting.group, setting.key
         default = defaults[group][key] if group else defaults[key]
         given = recipe.get(group, {}) if group else recipe
         value = lists.get(key, given.get(key, default))
-        if key in ("seed", "out", "sparsity") or value != default:
-            words += _option(key, value)
+        if setting.option.always or value != default:
+            words += setting.words(value)
     return shlex.join([*words, *more])
 
 
@@ -236,30 +224,13 @@ def _named(recipe: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     }
     for name, settings in named.items():
         if all(
-            recipe.get(group, {}).get(key, value) == value
-            for group in ("prune", "recover")
-            for key, value in settings[group].items()
-            if (group, key) not in _FLAGS
+            recipe.get(item.group, {}).get(item.key, value) == value
+            for item in settings_of(Recipe)
+            if item.group in ("prune", "recover") and item.option.panel is None
+            for value in [settings[item.group][item.key]]
         ):
             return name, settings
     return "default", named["default"]
-
-
-def _option(key: str, value: Any) -> list[str]:
-    name = "--recover" if key == "steps" else "--" + key.replace("_", "-")
-    if key == "steps":
-        return [name, "none" if value == 0 else str(value)]
-    if key == "prunable":
-        return [name, ",".join(value)]
-    if key == "min_retention" and value is None:
-        return [name, "0"]  # a policy without it; left out it would be the default
-    if value is True:
-        return [name]
-    if isinstance(value, Mapping):  # a `Relative` limit
-        return [name, f"{value['factor']:g}x"]
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [word for item in value for word in (name, str(item))]
-    return [] if value is None else [name, str(value)]
 
 
 def _times(value: Any, gain: str, loss: str) -> str:

@@ -1,0 +1,45 @@
+"""How the settings are typed whose type does not tell: text -> value, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ssmpress.errors import UsageError
+from ssmpress.recipe.option import Typed
+from ssmpress.recipe.suggest import did_you_mean
+
+STEP_DIGITS = 9
+_RECOVER_WORDS: dict[str, int | None] = {"auto": None, "none": 0}
+
+
+def _part(name: str, text: str) -> float:
+    """A part such as `0.7`; its range is the recipe's to check."""
+    try:
+        return float(text)
+    except ValueError as error:
+        percent = text.endswith("%") and text[:-1].isdecimal()
+        hint = f" Did you mean {float(text[:-1]) / 100:g}?" if percent else ""
+        raise UsageError(
+            f"{name}: expected numbers from 0 to 0.99, separated by commas; got {text!r}.{hint}"
+        ) from error
+
+
+def _recovery_steps(name: str, text: str) -> int | None:
+    """`auto`, `none` or a number."""
+    if text in _RECOVER_WORDS:
+        return _RECOVER_WORDS[text]
+    if text.isdecimal() and len(text) <= STEP_DIGITS:
+        return int(text)
+    raise UsageError(
+        f"{name}: expected auto, none or a number of steps; got {text[:40]!r}."
+        f"{did_you_mean(text, _RECOVER_WORDS)}"
+    )
+
+
+def _steps_written(steps: Any) -> str:
+    words = {value: word for word, value in _RECOVER_WORDS.items()}
+    return words.get(steps, str(steps))
+
+
+PART = Typed(_part)
+RECOVERY_STEPS = Typed(_recovery_steps, _steps_written, tuple(_RECOVER_WORDS), unset="auto")
