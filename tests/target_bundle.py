@@ -58,7 +58,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
         else tensor
         for name, tensor in checkpoint.tensors.items()
     }
-    pruned = stages.Pruned(tensors, PruneResult({}, (), 0.0, 0, 0, "cpu"))
+    pruned = stages.Pruned(tensors, PruneResult((), 0.0, 0, 0, "cpu"))
     dense = stages.export_dense(source, folder / "work")
     packed = stages.compact(recipe, source, pruned)
     deployment = deploy.Deployment(target.machine, runtime, ())

@@ -19,7 +19,17 @@ ROOMS = (
     "ssmpress.data",
     "ssmpress.recipe",
 )
-GROUND = ("callbacks", "errors", "files", "formats", "machine", "results", "task_config")
+GROUND = (
+    "cache",
+    "callbacks",
+    "errors",
+    "files",
+    "folders",
+    "formats",
+    "machine",
+    "results",
+    "task_config",
+)
 MODULES = sorted(
     {"ssmpress", "ssmpress.cli.gate", "ssmpress.graph.ops", *ROOMS}
     | {f"ssmpress.{name}" for name in GROUND}

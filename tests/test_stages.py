@@ -36,7 +36,7 @@ def make_source() -> stages.Source:
 def bundle_of(source: stages.Source, values: Values, folder: Path):
     """Packed without pruning, and the files written."""
     recipe = Recipe(model=DEMO, out=folder, pack=PackSettings(values))
-    result = PruneResult({}, (), 0.0, 0, 0, "cpu")
+    result = PruneResult((), 0.0, 0, 0, "cpu")
     pruned = stages.Pruned(source.checkpoint.tensors, result)
     packed = stages.compact(recipe, source, pruned)
     dense = stages.Dense(folder / "none")

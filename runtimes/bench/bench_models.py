@@ -117,7 +117,7 @@ def pack(
     source = stages.Source(
         checkpoint, checkpoint_folder, text, text[:0].reshape(0, 0), nothing, nothing
     )
-    result = PruneResult({}, (), 0.0, 0, 0, "tiled")
+    result = PruneResult((), 0.0, 0, 0, "tiled")
     packed = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
     name = packed.head_name
     if calibration is None and packed.matrices[name].format.values is Values.INT4:

@@ -26,6 +26,7 @@ from ssmpress.bundle.runtime_library import find_runtime_library
 from ssmpress.devices import boards
 from ssmpress.devices import plan as deploy
 from ssmpress.errors import BadInputError, DeviceError, UsageError
+from ssmpress.files import sha256
 from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
 from ssmpress.machine import host_machine
@@ -157,7 +158,7 @@ def test_a_wheel_that_is_given_is_used(cache: Path, tmp_path: Path) -> None:
     assert found.version == "9.8.7"
     assert found.source == given.name
     assert found.path.read_bytes() == elf("aarch64")
-    assert found.source_sha256 == runtime_library.sha256_of(given)
+    assert found.source_sha256 == sha256(given)
     assert cache in found.path.parents
 
 

@@ -131,7 +131,8 @@ def test_full_disk_leaves_the_earlier_checkpoint(
         raise RuntimeError("PytorchStreamWriter failed writing file data/3")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(BadInputError, match=r"model: cannot be written: PytorchStreamWriter"):
+    message = r"model/pytorch_model\.bin: cannot be written: PytorchStreamWriter"
+    with pytest.raises(BadInputError, match=message):
         write_checkpoint(SMALL, random_tensors(SMALL, seed=1), tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert_same(read_checkpoint(tmp_path / "model"), SMALL, random_tensors(SMALL))

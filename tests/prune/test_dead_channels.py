@@ -64,7 +64,7 @@ def packed(checkpoint: Checkpoint, values: Values, keep: bool = False) -> Packed
     recipe = Recipe(model=Path(), out=Path(), pack=settings)
     none, use = np.zeros(0, np.int32), TextUse((), False, 0)
     source = stages.Source(checkpoint, None, none, none.reshape(0, 0), use, use)
-    pruned = stages.Pruned(checkpoint.tensors, PruneResult({}, (), 0.0, 0, 0, "test"))
+    pruned = stages.Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, "test"))
     return stages.compact(recipe, source, pruned)
 
 

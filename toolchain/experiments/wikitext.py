@@ -28,7 +28,7 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, write_checkpoint
 from ssmpress.data.text import load_tokenizer, load_tokens, windows
 from ssmpress.prune.distill import Teacher
-from ssmpress.prune.mask import sparsity_summary
+from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.order import Tokens
 from ssmpress.prune.recover import prune_and_recover
 from ssmpress.prune.saliency import next_token_loss
@@ -104,7 +104,8 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
-    weights = {name: w for name, w in model.tensors().items() if name in result.keep}
+    prunable = prunable_names(model.config, prune.prunable)
+    weights = {name: w for name, w in model.tensors().items() if name in prunable}
     report = {
         **run,
         "perplexity": bench.quality(model, bool(run.get("test"))),

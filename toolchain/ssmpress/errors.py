@@ -11,7 +11,8 @@ code  meaning
 3     the quality gate failed
 4     the latency or size gate failed
 5     inconclusive: a gate's metric is missing or too noisy to decide
-6     bad input: a file is missing, damaged, or disagrees with another
+6     bad input: a file is missing, damaged, or disagrees with another, or one
+      cannot be written
 7     the device is unavailable
 130   interrupted by the user
 ====  =====================================================================
@@ -20,11 +21,9 @@ code  meaning
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 EXIT_PASS = 0
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Numbers of an OSError that says the disk takes no more: no defect of ssmpress."""
-
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
 EXIT_QUALITY = 3
@@ -33,6 +32,17 @@ EXIT_INCONCLUSIVE = 5
 EXIT_BAD_INPUT = 6
 EXIT_DEVICE = 7
 EXIT_INTERRUPTED = 130
+
+WHAT_HELPS = {
+    errno.ENOSPC: "Free some space, or write to another place.",
+    errno.EDQUOT: "Free some of your quota, or write to another place.",
+    errno.EFBIG: "Raise the limit of a file's size (ulimit -f), or write to another place.",
+    errno.EROFS: "Write to another place.",
+    errno.EIO: "Check the disk, or write to another place.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.ENFILE: "Too many files are open on this machine: end another program.",
+}
+"""Numbers of an OSError that speaks of the machine, never of a defect of ssmpress, and the cure."""
 
 
 class SsmpressError(Exception):
@@ -51,6 +61,22 @@ class BadInputError(SsmpressError):
     """A file is missing, damaged, hostile, or disagrees with another one."""
 
     exit_code = EXIT_BAD_INPUT
+
+
+class WriteError(BadInputError):
+    """A file cannot be written whole: the disk is full, fails, or may not be written.
+
+    path: the file as the user knows it. reason: the system's error, or a library's. words: what it
+    said, without a full stop.
+    """
+
+    def __init__(self, path: Path, reason: Exception) -> None:
+        self.path, self.reason = path, reason
+        number = reason.errno if isinstance(reason, OSError) else None
+        words = (reason.strerror if isinstance(reason, OSError) else None) or str(reason)
+        self.words = words.rstrip(".")
+        cure = WHAT_HELPS.get(number or 0, "Check the folder's permissions and the free space.")
+        super().__init__(f"{path}: cannot be written: {self.words}. {cure}")
 
 
 class ParityError(SsmpressError):

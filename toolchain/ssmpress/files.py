@@ -1,43 +1,215 @@
-"""Writing a file so that a reader finds the old one or the new one, never half of it."""
+"""Files that appear whole or not at all; JSON that is read strictly; the SHA-256 of a file.
+
+What is half-written lies beside its place under a name of its own and belongs to the process that
+holds a lock (flock) on it. A lock ends with its process, however that ends: whatever nobody holds
+was left by a process that was killed, and goes when the same place is written again.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
+import io
 import json
 import os
+import re
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ssmpress.errors import BadInputError
+from ssmpress.errors import BadInputError, WriteError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 JSON_LIMIT = 64 << 20
 """Bytes a report or manifest may have; real ones stay far below 1 MB."""
 
+_BLOCK = 1 << 20
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write to a temporary file beside `path`, fsync it, rename it, fsync the folder.
+
+class Output(io.BufferedWriter):
+    """A file that remembers the disk's first error: torch.save tells another one in its place."""
+
+    failure: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        with self._remembered():
+            return super().write(data)
+
+    def flush(self) -> None:
+        with self._remembered():
+            super().flush()
+
+    @contextmanager
+    def _remembered(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[Output]:
+    """A file to write, which takes the place of `path` when the block ends, or vanishes.
+
+    It is written beside `path`, reaches the disk (fsync) and is renamed; the folder reaches the
+    disk too. A reader finds the old file or the new one, never half of it.
 
     Raises:
-        BadInputError: the folder does not exist or cannot be written.
+        WriteError: it cannot be written, whatever a library in the block says instead.
+    """
+    remove_abandoned(path)
+    file = _create(path)
+    new = Path(file.name)
+    try:
+        try:
+            yield file
+        except Exception as error:
+            if file.failure is None:
+                raise
+            raise WriteError(path, file.failure) from error
+        with blaming(path):
+            file.flush()
+            make_readable(new)
+            os.fsync(file.fileno())
+            new.replace(path)
+            sync(path.parent)
+    finally:
+        with suppress(OSError):  # of bytes that never reached the disk
+            file.close()
+        new.unlink(missing_ok=True)
+
+
+def _create(path: Path) -> Output:
+    """A new file beside `path` that this process holds the lock of."""
+    while True:
+        with blaming(path):
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            file = Output(io.FileIO(name, "wb", opener=lambda *_, handle=handle: handle))
+        except BaseException:
+            os.close(handle)
+            Path(name).unlink(missing_ok=True)
+            raise
+        if own(handle, Path(name)):
+            return file
+        file.close()
+
+
+@contextmanager
+def blaming(path: Path, *kinds: type[Exception]) -> Iterator[None]:
+    """Name the file that a block writes, where that raises an OSError or one of `kinds`.
+
+    Raises:
+        WriteError: in place of such an error.
+    """
+    failures: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except failures as error:
+        raise WriteError(path, error) from error
+
+
+def own(handle: int, path: Path, *, wait: bool = True) -> bool:
+    """Take the lock of an open file; False: it is another's (without `wait`), or was removed.
+
+    A file system without locks is no obstacle: there nothing is ever removed as nobody's.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
     except OSError as error:
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}.") from error
+        if error.errno not in _NO_LOCKS:
+            raise
+    return _is_at(handle, path)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether the open file is still the one that has this name."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise BadInputError(f"{path}: cannot be written: {error.strerror}.") from error
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        return os.path.samestat(os.fstat(handle), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def unowned(path: Path, flags: int = 0) -> Iterator[bool]:
+    """Whether no living process holds the lock of a file; if so, it is held during the block.
+
+    Args:
+        flags: for opening it beside O_RDWR; O_CREAT makes one that is missing.
+    """
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = _is_at(handle, path)
+        except OSError:
+            free = False
+        yield free
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` have left beside it."""
+    for left in leftovers(path, f".{path.name}.", ".tmp"):
+        with unowned(left) as free:
+            if free:
+                left.unlink(missing_ok=True)
+
+
+def leftovers(path: Path, prefix: str, suffix: str = "") -> list[Path]:
+    """What stands beside `path` under a name that `tempfile` made of prefix and suffix."""
+    made = re.compile(re.escape(prefix) + r"\w{1,8}" + re.escape(suffix))
+    try:
+        return [left for left in path.parent.iterdir() if made.fullmatch(left.name)]
+    except OSError:
+        return []
+
+
+def copy(source: Path, target: Path, mode: int | None = None) -> None:
+    """Copy a file, whole or not at all.
+
+    Args:
+        mode: permissions of the copy; None leaves the usual ones.
+
+    Raises:
+        BadInputError: `source` cannot be read. WriteError: `target` cannot be written.
+    """
+    with replaced(target) as file:
+        try:
+            with source.open("rb") as data:
+                shutil.copyfileobj(data, file, _BLOCK)
+        except OSError as error:
+            if file.failure is not None:
+                raise
+            raise BadInputError(f"{source}: cannot be read: {error.strerror}.") from error
+    if mode is not None:
+        with blaming(target):
+            target.chmod(mode)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all (`replaced`).
+
+    Raises:
+        WriteError: the folder does not exist or cannot be written.
+    """
+    with replaced(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,6 +247,21 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def sha256(path: Path) -> str:
+    """The hexadecimal SHA-256 of a file, read a block at a time."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder reach the disk; a rename does so only with its folder."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
@@ -86,16 +273,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _umask() -> int:
+def make_readable(path: Path) -> None:
+    """Give a file the permissions that open() would have given it: tempfile's are its owner's."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    """The rename itself reaches the disk only with its folder."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    path.chmod(0o666 & ~mask)

@@ -13,9 +13,11 @@ from typing import Any
 from ssmpress import stages
 from ssmpress.bundle.files import archive_path, write_archive
 from ssmpress.bundle.out_folder import staged
+from ssmpress.cache import check_cache
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.devices.plan import Deployment, plan_deployment
 from ssmpress.errors import UsageError
+from ssmpress.files import blaming
 from ssmpress.gate.judge import judge, read_report
 from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import build_report, with_verdict
@@ -89,7 +91,7 @@ def check(recipe: Recipe, note: Note) -> Checked:
     """Whatever should not show only after an hour of training."""
     stages.check_save_checkpoint(recipe.save_checkpoint)
     if recipe.recover.steps != 0 and recipe.pruned is None:
-        stages.check_cache()
+        check_cache()
     archive = archive_path(recipe.out)
     if recipe.deploy.archive and archive.is_dir():
         raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
@@ -125,7 +127,8 @@ def make_bundle(
 def work_folder(folder: Path) -> Iterator[Path]:
     """A folder in `folder` for what is no part of the bundle; it is gone after the block."""
     work = folder / "work"
-    work.mkdir()
+    with blaming(work):
+        work.mkdir()
     try:
         yield work
     finally:

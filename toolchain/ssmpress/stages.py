@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,9 +17,10 @@ from numpy.typing import NDArray
 
 from ssmpress import files
 from ssmpress.blocks.model import Mamba
-from ssmpress.bundle.files import run_it, write_device_files
+from ssmpress.bundle.files import RUNTIME_FILES, run_it, write_runtime_files
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.bundle.names import REPORTS
+from ssmpress.cache import cache_folder
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig, tensor_shapes
 from ssmpress.checkpoint.read import (
@@ -46,7 +44,7 @@ from ssmpress.pack.head_error import frequent_tokens, head_hessian
 from ssmpress.pack.layouts import int4
 from ssmpress.pack.matrix import frequent_rows
 from ssmpress.pack.model import PackedModel
-from ssmpress.prune import dead_channels, mask, resume
+from ssmpress.prune import dead_channels, mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores, check_combination
 from ssmpress.prune.order import Calibration, Tokens
@@ -302,7 +300,6 @@ def prune(
         scores=scores,
     )
     resume_file.unlink(missing_ok=True)
-    resume.discard_abandoned(resume_file)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
@@ -314,7 +311,7 @@ def read_pruned(path: Path, config: ModelConfig) -> Pruned:
     """
     checkpoint = read_checkpoint(path)
     check_pruned(path, checkpoint.config, config)
-    return Pruned(checkpoint.tensors, PruneResult({}, (), 0.0, 0, 0, f"read from {path}"))
+    return Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, f"read from {path}"))
 
 
 def check_pruned(path: Path, found: ModelConfig, config: ModelConfig) -> None:
@@ -374,31 +371,6 @@ def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None)
 def contents(text: Calibration) -> bytes:
     """What makes a text, or a task's samples, different from others: for names in the cache."""
     return text.tobytes() if isinstance(text, np.ndarray) else text.digest()
-
-
-def cache_folder() -> Path:
-    """Where unfinished work waits for the same command: under XDG_CACHE_HOME, or ~/.cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "ssmpress"
-
-
-def check_cache() -> None:
-    """Make the folder for unfinished work.
-
-    Raises:
-        BadInputError: it cannot be made or written.
-    """
-    try:
-        folder = cache_folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        place = getattr(error, "filename", None) or "the home folder"
-        reason = getattr(error, "strerror", None) or error
-        raise BadInputError(
-            f"{place}: expected a folder for unfinished work; cannot write there: {reason}. Set "
-            "XDG_CACHE_HOME to a folder that can be written."
-        ) from error
 
 
 def compact(
@@ -462,7 +434,8 @@ def packing_note(packed: PackedModel) -> str:
 
 def export_dense(source: Source, folder: Path) -> Dense:
     """Write the unpruned checkpoint as dense float32 to `folder`."""
-    folder.mkdir()
+    with files.blaming(folder):
+        folder.mkdir()
     export(
         pack_model(source.checkpoint.config, source.checkpoint.tensors, None), folder / "dense.onnx"
     )
@@ -476,9 +449,9 @@ def export_bundle(
     machine = machine or host_machine()
     model_files = export(packed, folder / "model.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
-    shutil.copyfile(get_library_path(machine), library)
+    files.copy(get_library_path(machine), library)
     if source.tokenizer is not None:
-        shutil.copyfile(source.tokenizer, tokenizer)
+        files.copy(source.tokenizer, tokenizer)
     return Bundle(
         model=folder / "model.onnx",
         library=library,
@@ -497,8 +470,8 @@ def export_bundle(
 def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:
     """Put what runs the model into the bundle, and a manifest that ssmrun accepts."""
     folder = bundle.model.parent
-    names = write_device_files(folder, deployment.machine, deployment.runtime)
-    complete = replace(bundle, names=tuple(dict.fromkeys((*bundle.names, *names))))
+    write_runtime_files(folder, deployment.machine, deployment.runtime)
+    complete = replace(bundle, names=(*bundle.names, *RUNTIME_FILES))
     write_manifest(folder, complete.names, recipe, manifest_entries(source, deployment))
     return complete
 

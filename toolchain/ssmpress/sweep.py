@@ -26,6 +26,7 @@ from ssmpress._version import __version__
 from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.bundle.out_folder import staged
+from ssmpress.cache import cache_folder, check_cache
 from ssmpress.errors import BadInputError
 from ssmpress.gate.sweep import judge_sweep
 from ssmpress.pipeline import Checked, Watch, check, make_bundle, work_folder
@@ -72,7 +73,7 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     """
     watch = watch or Watch()
     points = sweep.points()
-    stages.check_cache()
+    check_cache()
     checked = check(sweep.recipe, watch.note)
     for recipe in points.values():
         stages.check_save_checkpoint(recipe.save_checkpoint)
@@ -119,7 +120,7 @@ def _cache(sweep: Sweep, source: stages.Source) -> Path:
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     evaluation = source.windows if source.samples is None else source.samples
     digest.update(stages.contents(source.calibration) + stages.contents(evaluation))
-    folder = stages.cache_folder() / f"sweep-{digest.hexdigest()[:24]}"
+    folder = cache_folder() / f"sweep-{digest.hexdigest()[:24]}"
     if sweep.recipe.pruned is not None:  # that file may have changed since
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -181,7 +182,7 @@ def _stored(sparsity: float, shared: _Shared) -> stages.Pruned | None:
     state = resume.load(path, shared.cache.name, torch.device("cpu"))
     if state is None:
         return None
-    result = PruneResult(keep={}, history=tuple(state["history"]), **state["told"])
+    result = PruneResult(history=tuple(state["history"]), **state["told"])
     return stages.Pruned(state["tensors"], result, state["continued_from"])
 
 

@@ -1,18 +1,15 @@
-"""What a device needs beside the model: op library, ONNX Runtime, ssmrun; the archive."""
+"""What runs a bundle without Python, ONNX Runtime and ssmrun; its commands; the archive."""
 
 from __future__ import annotations
 
 import gzip
-import os
-import shutil
 import stat
 import tarfile
-import tempfile
 from pathlib import Path
 
 from ssmpress.bundle.runtime_library import RUNTIME_NAME, RuntimeLibrary
-from ssmpress.errors import BadInputError
-from ssmpress.machine import LIBRARY_NAME, RUNNER_NAME, get_library_path, get_runner_path
+from ssmpress.files import copy, replaced
+from ssmpress.machine import RUNNER_NAME, get_runner_path
 from ssmpress.task_config import Kind
 
 RUNTIME_FILES = (RUNTIME_NAME, RUNNER_NAME)
@@ -45,17 +42,14 @@ def run_it(name: str, machine: str, kind: Kind = Kind.LANGUAGE_MODEL) -> str:
     return _RUN_IT.format(name=name, machine=machine, command=command)
 
 
-def write_device_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> tuple[str, ...]:
-    """Copy them into a bundle's folder; their names.
+def write_runtime_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> None:
+    """Copy RUNTIME_FILES, which run the model without Python, into a bundle's folder.
 
     Raises:
-        DeviceError: the package has no op library or runner for the machine.
+        DeviceError: the package has no runner for the machine. WriteError: a copy failed.
     """
-    shutil.copyfile(get_library_path(machine), folder / LIBRARY_NAME)
-    shutil.copyfile(runtime.path, folder / RUNTIME_NAME)
-    shutil.copyfile(get_runner_path(machine), folder / RUNNER_NAME)
-    (folder / RUNNER_NAME).chmod(0o755)
-    return (LIBRARY_NAME, RUNTIME_NAME, RUNNER_NAME)
+    copy(runtime.path, folder / RUNTIME_NAME)
+    copy(get_runner_path(machine), folder / RUNNER_NAME, 0o755)
 
 
 def archive_path(out: Path) -> Path:
@@ -70,27 +64,15 @@ def write_archive(folder: Path, out: Path, name: str) -> None:
         out: the archive; replaced whole or not at all. name: of the folder inside it.
 
     Raises:
-        BadInputError: it cannot be written.
+        WriteError: it cannot be written.
     """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as raw:
-            with (
-                gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-                tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
-            ):
-                for path in [folder, *sorted(folder.iterdir())]:
-                    _add(archive, path, name if path == folder else f"{name}/{path.name}")
-            raw.flush()
-            os.fsync(raw.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(out)
-    except OSError as error:
-        raise BadInputError(f"{out}: cannot be written: {error.strerror or error}.") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+    with (
+        replaced(out) as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for path in [folder, *sorted(folder.iterdir())]:
+            _add(archive, path, name if path == folder else f"{name}/{path.name}")
 
 
 def _add(archive: tarfile.TarFile, path: Path, name: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ssmpress._version import __version__
 from ssmpress.errors import BadInputError
-from ssmpress.files import read_json, write_json
+from ssmpress.files import read_json, sha256, write_json
 from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import json_types
 
@@ -101,15 +101,10 @@ def verify_manifest(folder: str | Path, names: Container[str] | None = None) -> 
 
 def _entry(folder: Path, name: str) -> dict[str, Any]:
     path = _inside(folder, name)
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-            size = file.tell()
+        return {"bytes": path.stat().st_size, "sha256": sha256(path)}
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}.") from error
-    return {"bytes": size, "sha256": digest.hexdigest()}
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ssmpress import folders
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.bundle.names import REPORTS
-from ssmpress.errors import NO_ROOM, BadInputError, UsageError
+from ssmpress.errors import WHAT_HELPS, BadInputError, UsageError, WriteError
 from ssmpress.files import read_json
 from ssmpress.report.sweep import SWEEP_NAME
 
-_CANNOT_WRITE = (*NO_ROOM, errno.EBUSY, errno.ENOTEMPTY)
 _SWEEP_FILES = {SWEEP_NAME, "sweep.md", "sweep.html"}
 
 
@@ -25,29 +24,36 @@ def staged(out: Path) -> Iterator[Path]:
     """A folder beside `out` that takes its place when the block ends, and vanishes if it fails.
 
     Raises:
-        UsageError: as `check_out`, before the block or after it.
+        UsageError: as `check_out`, before the block or after it, or nothing can be made there.
+        WriteError: a file of it cannot be written.
     """
-    check_out(out)
     target = out.resolve()
-    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    with ExitStack() as stack:
+        try:
+            folders.mend(target)
+            check_out(out)
+            folder = stack.enter_context(folders.replaced(target, partial(check_out, out)))
+        except WriteError as error:
+            raise UsageError(f"--out {out}: cannot write there: {error.words}.") from error
+        with _no_room(out, folder):
+            yield folder
+
+
+@contextmanager
+def _no_room(out: Path, folder: Path) -> Iterator[None]:
+    """Say of an error of the disk that names no file, or one of the bundle, where there is no room.
+
+    Raises:
+        UsageError: in its place.
+    """
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
+        yield
     except OSError as error:
-        raise UsageError(f"--out {out}: cannot write there: {error.strerror}.") from error
-    try:
-        yield folder
-        check_out(out)  # hours may have passed
-        _replace(folder, target)
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        inside = error.filename is None or Path(error.filename).is_relative_to(folder)
+        if error.errno not in WHAT_HELPS or not inside:
             raise
-        raise UsageError(
-            f"--out {out}: cannot write there: {error.strerror}. Free some space, or choose "
-            "another --out."
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        cure = WHAT_HELPS[error.errno]
+        raise UsageError(f"--out {out}: cannot write there: {error.strerror}. {cure}") from error
 
 
 def check_out(out: Path) -> None:
@@ -108,17 +114,3 @@ def _names(path: Path, key: str) -> set[str]:
     if isinstance(found, list) and key == "points":
         return {str(point.get("name")) for point in found if isinstance(point, dict)}
     return set()
-
-
-def _replace(new: Path, out: Path) -> None:
-    """Rename `new` to `out`; an earlier `out` is moved aside first and removed after."""
-    old = out.with_name(f".{out.name}.replaced-{os.getpid()}")
-    if out.exists():
-        out.rename(old)
-    try:
-        new.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)

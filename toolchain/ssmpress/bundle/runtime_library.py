@@ -6,8 +6,6 @@ same version is downloaded once with pip and kept, with its hash, under XDG_CACH
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import struct
 import subprocess
@@ -18,8 +16,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+from ssmpress.cache import cache_folder
 from ssmpress.errors import BadInputError, DeviceError
-from ssmpress.files import read_json, write_json
+from ssmpress.files import blaming, read_json, replaced, sha256, write_json
 from ssmpress.machine import host_machine
 
 RUNTIME_NAME = "libonnxruntime.so"
@@ -67,7 +66,7 @@ def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibr
     if machine == host_machine() and (installed := _installed()) is not None:
         return installed
     version = _version()
-    kept = _cache_folder() / f"onnxruntime-{version}-{machine}"
+    kept = cache_folder() / f"onnxruntime-{version}-{machine}"
     if (found := _kept(kept)) is not None:
         return found
     with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
@@ -93,7 +92,7 @@ def _installed() -> RuntimeLibrary | None:
     for path in sorted(folder.glob("libonnxruntime.so.*")):
         if elf_machine(path) == host_machine():
             return RuntimeLibrary(
-                path, package.version, sha256_of(path), f"installed onnxruntime {package.version}",
+                path, package.version, sha256(path), f"installed onnxruntime {package.version}",
                 None,
             )  # fmt: skip
     return None
@@ -108,10 +107,6 @@ def _version() -> str:
         ) from error
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssmpress"
-
-
 def _kept(folder: Path) -> RuntimeLibrary | None:
     """What an earlier download left; None if there is nothing, or it is not what was left."""
     path, notes = folder / RUNTIME_NAME, folder / "source.json"
@@ -119,7 +114,7 @@ def _kept(folder: Path) -> RuntimeLibrary | None:
         return None
     try:
         source = read_json(notes)
-        digest = sha256_of(path)
+        digest = sha256(path)
         if source["sha256"] != digest:
             return None
         return RuntimeLibrary(
@@ -167,7 +162,7 @@ def _from_wheel(
             f"{wheel}: expected a wheel (a zip file) of ONNX Runtime; there is no such file."
         )
     try:
-        digest = sha256_of(wheel)
+        digest = sha256(wheel)
         with zipfile.ZipFile(wheel) as archive:
             members = [m for m in archive.infolist() if m.filename.startswith(_MEMBER)]
             if len(members) != 1 or members[0].file_size > _LIMIT:
@@ -176,7 +171,7 @@ def _from_wheel(
                     f"{len(members)}, or one of more than {_LIMIT:,} bytes."
                 )
             version = members[0].filename.removeprefix(_MEMBER)
-            folder = _cache_folder() / f"{prefix}onnxruntime-{version}-{machine}"
+            folder = cache_folder() / f"{prefix}onnxruntime-{version}-{machine}"
             library = _keep(archive, members[0], wheel, folder, machine, kind)
             source = {"wheel": wheel.name, "wheel_sha256": digest}
             write_json(folder / "source.json", {"version": version, "sha256": library, **source})
@@ -190,29 +185,17 @@ def _keep(
     kind: type[BadInputError | DeviceError],
 ) -> str:  # fmt: skip
     """Write the member to the cache's folder; its hash."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".library.", suffix=".tmp")
-    path = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as target, archive.open(member) as source:
+    path = folder / RUNTIME_NAME
+    with blaming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as target:
+        with archive.open(member) as source:
             shutil.copyfileobj(source, target, 1 << 20)
-            target.flush()
-            os.fsync(target.fileno())
-        found = elf_machine(path)
+        target.flush()
+        found = elf_machine(Path(target.name))
         if found != machine:
             raise kind(
                 f"{wheel}: expected ONNX Runtime for {machine}; got "
                 f"{found or 'no Linux library of a known machine'}."
             )
-        path.chmod(0o644)
-        digest = sha256_of(path)
-        path.replace(folder / RUNTIME_NAME)
-        return digest
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Of a whole file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)

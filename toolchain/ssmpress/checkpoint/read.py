@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from ssmpress import folders
 from ssmpress.checkpoint.config import (
     EMBEDDING,
     HEAD,
@@ -40,10 +41,10 @@ from ssmpress.checkpoint.weight_files import (
     read_json,
     read_weights,
     regular_file,
-    sha256,
     shard_files,
 )
 from ssmpress.errors import BadInputError, UsageError
+from ssmpress.files import blaming, copy, make_readable, replaced, sha256, write_text
 from ssmpress.task_config import Kind
 
 __all__ = ["Checkpoint", "ModelConfig", "read_checkpoint", "tensor_shapes", "write_checkpoint"]
@@ -436,8 +437,8 @@ def write_checkpoint(
         tokenizer: a tokenizer.json to copy along.
 
     Raises:
-        BadInputError: the tensors do not fit the configuration, the layout cannot express it, the
-            folder holds other files, or it cannot be written.
+        BadInputError: the tensors do not fit the configuration, the layout cannot express it, or
+            the folder holds other files. WriteError: it cannot be written.
         UsageError: an unknown layout.
     """
     if layout not in LAYOUTS:
@@ -449,26 +450,11 @@ def write_checkpoint(
     _settle_tie(weights, config, layout, guessed=False)
     directory = Path(directory)
     check_target(directory)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".ssmpress-") as scratch:
-            new = Path(scratch) / "new"
-            new.mkdir()
-            (new / "config.json").write_text(content, encoding="utf-8")
-            if tokenizer is not None:
-                shutil.copyfile(regular_file(tokenizer, "a tokenizer"), new / "tokenizer.json")
-            _write_weights(weights, config, new, layout)
-            for path in (*new.iterdir(), new):
-                _sync(path)
-            if directory.exists():
-                directory.rename(Path(scratch) / "old")
-            new.rename(directory)
-            _sync(directory.parent)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' own
-        raise BadInputError(
-            f"{directory}: cannot be written: {str(error).rstrip('.')}. "
-            "Check the folder's permissions and the free space."
-        ) from error
+    with folders.replaced(directory, partial(check_target, directory)) as new:
+        write_text(new / "config.json", content)
+        if tokenizer is not None:
+            copy(regular_file(tokenizer, "a tokenizer"), new / "tokenizer.json")
+        _write_weights(weights, config, new, layout)
 
 
 def check_target(directory: Path) -> None:
@@ -500,15 +486,24 @@ def _write_weights(
     if layout == "mamba-ssm":
         if config.tie_embeddings:  # its load_state_dict is strict; the storage is shared
             weights = {**weights, LM_HEAD: weights[EMBEDDING]}
-        torch.save(weights, folder / "pytorch_model.bin")
+        path = folder / "pytorch_model.bin"
+        with blaming(path, RuntimeError), replaced(path) as file:
+            torch.save(weights, file)
         return
     renamed = {_HF_EMBEDDING if name == EMBEDDING else name: w for name, w in weights.items()}
-    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    with blaming(path), _disk_errors():
+        save_file(renamed, path, metadata={"format": "pt"})
+        make_readable(path)  # the library's own is 0600
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """safetensors says the system's error in words alone: `I/O error: ... (os error 28)`."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

@@ -8,7 +8,6 @@ still in use. Every failure becomes a BadInputError.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import stat
@@ -78,12 +77,6 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
             "Take the file that came with the weights."
         )
     return value
-
-
-def sha256(path: Path) -> str:
-    """The hexadecimal SHA-256 of a file, read a block at a time."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_weights(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from ssmpress.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, NO_ROOM, SsmpressError
+from ssmpress.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, WHAT_HELPS, SsmpressError
 
 
 def run_app(app: typer.Typer) -> int:
@@ -17,7 +17,7 @@ def run_app(app: typer.Typer) -> int:
         typer.echo(f"error: {error}", err=True)
         return error.exit_code
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in NO_ROOM:
+        if isinstance(error, OSError) and error.errno in WHAT_HELPS:
             place = error.filename or "the output"
             typer.echo(f"error: {place}: cannot be written: {error.strerror}.", err=True)
             return EXIT_BAD_INPUT

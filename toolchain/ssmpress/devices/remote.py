@@ -21,8 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ssmpress.bundle.runtime_library import sha256_of
 from ssmpress.errors import DeviceError
+from ssmpress.files import sha256
 from ssmpress.machine import RUNNER_NAME
 from ssmpress.measure import replies
 from ssmpress.measure.worker_process import WorkerProcess
@@ -172,7 +172,7 @@ class RemoteFolder:
             DeviceError: not enough space, the copy failed, or arrived damaged.
         """
         there = self._hashes(list(files)) if self._path else {}
-        here = {name: sha256_of(path) for name, path in files.items()}
+        here = {name: sha256(path) for name, path in files.items()}
         missing = {name: path for name, path in files.items() if there.get(name) != here[name]}
         size = sum(path.stat().st_size for path in missing.values())
         if size + _SPARE_BYTES > self.free_bytes:

@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from ssmpress._version import __version__
 from ssmpress.checkpoint.config import EMBEDDING, HEAD, PATCH_EMBEDDING
 from ssmpress.errors import BadInputError
+from ssmpress.files import blaming
 from ssmpress.formats import CONFIG_KEY, Structure, Values
 from ssmpress.graph import fallback, ops
 from ssmpress.graph.builder import GraphBuilder
@@ -66,9 +67,17 @@ def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
 
     Returns:
         The files written.
+
+    Raises:
+        WriteError: a file cannot be written.
     """
     graph = build(model)
-    if model.nbytes < EXTERNAL_DATA_BYTES:
+    with blaming(path):
+        return _save(graph, path, external=model.nbytes >= EXTERNAL_DATA_BYTES)
+
+
+def _save(graph: ir.Model, path: Path, *, external: bool) -> tuple[Path, ...]:
+    if not external:
         ir.save(graph, path)
         return (path,)
     data = path.with_name(path.name + ".data")

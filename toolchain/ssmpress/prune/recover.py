@@ -42,14 +42,13 @@ _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest
 
 @dataclass(frozen=True)
 class PruneResult:
-    """What pruning did. The weights themselves are in the model.
+    """What pruning did. The weights themselves are in the model: a pruned weight is a zero.
 
-    keep: name -> bool, on the CPU. history: loss, its parts, sparsity and learning rate at about
+    history: loss, its parts, sparsity and learning rate at about
     fifty steps. seconds: of everything. steps, tokens: optimiser steps and tokens they saw.
     device: "cpu" or the GPU's name.
     """
 
-    keep: dict[str, Tensor]
     history: tuple[dict[str, float], ...]
     seconds: float
     steps: int
@@ -108,13 +107,12 @@ def prune_and_recover(
             teacher = teacher or Teacher(deepcopy(model))
             task = _Task(names, tokens, prune, recover, sparsity, seed)
             run = _Run(model, teacher, task, report, resume_file)
-            keep, history = run.train()
+            history = run.train()
             steps, seen = run.plan.steps, run.plan.steps * run.plan.batch * run.plan.window
     finally:
         model.to(home)
         model.tie_weights()
     return PruneResult(
-        keep={name: mask.cpu() for name, mask in keep.items()},
         history=tuple(history),
         seconds=time.monotonic() - started,
         steps=steps,
@@ -272,8 +270,8 @@ class _Run:
         self.progress(text, 0, steps)
         return steps
 
-    def train(self) -> tuple[dict[str, Tensor], list[dict[str, float]]]:
-        """All steps that are left; returns the keep masks and the history."""
+    def train(self) -> list[dict[str, float]]:
+        """All steps that are left; returns the history."""
         self.remembered = self._remember()
         every, last_save = max(1, self.plan.steps // 50), time.monotonic()
         for step in range(self.first, self.plan.steps):
@@ -285,7 +283,7 @@ class _Run:
             if self.resume_file is not None and (last or due):
                 self._save(step + 1)
                 last_save = time.monotonic()
-        return self.training.keep, self.history
+        return self.history
 
     def _log(self, step: int, losses: dict[str, Tensor]) -> None:
         sparsity = self.training.sparsity()

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +13,10 @@ import torch
 from torch import Tensor
 
 from ssmpress.errors import BadInputError
+from ssmpress.files import blaming, replaced
 from ssmpress.prune.order import Calibration
 
 FORMAT = 1
-ABANDONED_SECONDS = 3600
-"""A save that takes longer has ended with its process."""
 
 
 def fingerprint(
@@ -43,37 +39,13 @@ def fingerprint(
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write the state; whoever is killed at any moment leaves the old file or the new one.
 
-    The same command may run twice at once: each process writes a file of its own before it renames.
+    Raises:
+        WriteError: it cannot be written; an earlier state is still there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    discard_abandoned(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with temporary.open("wb") as file:
-            torch.save({"format": FORMAT, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
-def discard_abandoned(path: Path) -> None:
-    """Remove what processes that were killed while they saved have left.
-
-    A process that is not here may be another machine's with the same cache: its file is new.
-    """
-    for file in path.parent.glob(f"{path.name}.*.new"):
-        process = file.name.removesuffix(".new").rpartition(".")[2]
-        here = process.isdecimal() and Path("/proc", process).exists()
-        with suppress(FileNotFoundError):
-            if not here and time.time() - file.stat().st_mtime > ABANDONED_SECONDS:
-                file.unlink()
+    with blaming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as file:
+        torch.save({"format": FORMAT, **state}, file)
 
 
 def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | None:
@@ -82,11 +54,11 @@ def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | No
     Raises:
         BadInputError: the file is damaged, or belongs to another run.
     """
-    if not path.exists():
-        return None
     try:
         state = torch.load(path, map_location=device, weights_only=True)
         found = state["fingerprint"]
+    except FileNotFoundError:
+        return None
     except Exception as error:  # torch.load raises whatever the damage leads to
         raise BadInputError(
             f"{path}: expected the state of an unfinished recovery; got: {str(error)[:120]}. "
