@@ -176,9 +176,19 @@ def settings_of(owner: type) -> tuple[Setting, ...]:
 
 
 def options_of(owner: type) -> list[Setting]:
-    """The settings that have an option, the recipe's own last: stage by stage, then the run."""
+    """The settings that have an option, as a command reads best.
+
+    The stages come first, then how all of them run, the gates, and the recipe's own files.
+    """
     options = [setting for setting in settings_of(owner) if setting.option.panel is not None]
-    return sorted(options, key=lambda setting: setting.group == "")
+    return sorted(options, key=_place)
+
+
+def _place(setting: Setting) -> int:
+    panel = setting.option.panel
+    if panel in (Panel.RUN, Panel.GATES):
+        return 1 if panel is Panel.RUN else 2
+    return 0 if setting.group else 3
 
 
 def _plain_type(hint: Any) -> tuple[Any, bool]:
