@@ -64,7 +64,12 @@ def results(
             "compressed": measurement(5.0, seed=3),
         }  # fmt: skip
     values: dict[str, Any] = {
-        "model": {"n_layer": 2},
+        "model": {
+            "config": {"n_layer": 2},
+            "architecture": {
+                "name": "Mamba-1", "evidence": "config.json says so", "assumed": False,
+            },
+        },
         "quality": Quality(*quality, retention(*quality), retention_interval(*quality)),
         "matrices": matrices(),
         "model_weights": 400_000,

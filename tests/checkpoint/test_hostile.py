@@ -298,6 +298,14 @@ CASES: dict[str, tuple[Make, str]] = {
         saved(put("backbone.layers.0.mixer.Wqkv.weight", torch.ones(3))),
         r"layers\.0\.mixer\.Wqkv\.weight: expected only the tensors of a Mamba-1",
     ),
+    "LayerNorm, bare": (
+        saved(put("backbone.layers.1.norm.bias", torch.ones(8))),
+        r"layers\.1\.norm\.bias: expected RMS norms, which have no bias; got a LayerNorm's",
+    ),
+    "LayerNorm, said to be RMS": (
+        in_folder(put("backbone.norm_f.bias", torch.ones(8))),
+        r"norm_f\.bias: expected RMS norms, .* without its biases the model would be another one",
+    ),
     "newlines and colours": (
         saved(put("\x1b[31m\n" * 99, torch.ones(3))),
         r"weights\.pt: \\x1b\[31m\\n.*: expected only the tensors of a Mamba-1",

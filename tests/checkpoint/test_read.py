@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -236,6 +238,46 @@ def test_bare_state_dict_uses_the_config_beside_it(tmp_path: Path) -> None:
     torch.save(random_tensors(replace(config, d_state=5)), tmp_path / "other.pt")
     with pytest.raises(BadInputError, match=r"got \(16, 5\). Check state_size in config.json"):
         read_checkpoint(tmp_path / "other.pt")
+
+
+def falcon_mamba(folder: Path) -> None:
+    """A FalconMamba of Hugging Face's own code: config.json and model.safetensors."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 16, "state_size": 4}
+    config = transformers.FalconMambaConfig(**sizes, time_step_rank=1, use_mambapy=False)
+    transformers.FalconMambaForCausalLM(config).save_pretrained(folder)
+
+
+def test_what_the_architecture_is_taken_for_is_said_with_its_evidence(tmp_path: Path) -> None:
+    """FalconMamba has Mamba-1's tensors exactly, and norms that none of them shows."""
+    falcon_mamba(tmp_path / "falcon")
+    weights = tmp_path / "alone" / "model.safetensors"
+    weights.parent.mkdir()
+    shutil.copyfile(tmp_path / "falcon" / "model.safetensors", weights)
+    found = read_checkpoint(weights).architecture
+    assert (found.name, found.assumed) == ("Mamba-1", True)
+    assert "FalconMamba has exactly the same" in str(found)
+    assert "put its config.json beside the weights" in str(found)
+    for layout, said in (
+        ("huggingface", "config.json has model_type 'mamba'"),
+        ("mamba-ssm", "config.json has ssm_cfg.layer 'Mamba1'"),
+    ):
+        write_checkpoint(SMALL, random_tensors(SMALL), tmp_path / layout, layout)
+        found = read_checkpoint(tmp_path / layout).architecture
+        assert (found.name, found.evidence, found.assumed) == ("Mamba-1", said, False)
+
+
+@pytest.mark.parametrize("place", ["beside the file", "beside what the file is a link to"])
+def test_config_beside_a_bare_file_is_always_read(tmp_path: Path, place: str) -> None:
+    falcon_mamba(tmp_path / "falcon")
+    weights = tmp_path / "falcon" / "model.safetensors"
+    if place != "beside the file":
+        (tmp_path / "model.safetensors").symlink_to(weights)
+        weights = tmp_path / "model.safetensors"
+    with pytest.raises(BadInputError, match=r"model_type: expected 'mamba'.*got 'falcon_mamba'"):
+        read_checkpoint(weights)
+    (tmp_path / "falcon" / "config.json").write_text("{")
+    with pytest.raises(BadInputError, match=r"falcon/config\.json: "):
+        read_checkpoint(weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,7 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
         UsageError: `--sparsity-of model` asks for more than the prunable weights hold.
     """
     checkpoint = read_checkpoint(recipe.model)
+    note(f"architecture {checkpoint.architecture}")
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint.config)
@@ -489,6 +490,7 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
     """Configuration and provenance, for the report."""
     return {
         "config": checkpoint.config.to_dict(),
+        "architecture": asdict(checkpoint.architecture),
         "layout": checkpoint.layout,
         "sha256": checkpoint.sha256,
         "notes": list(checkpoint.notes),

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from ssmpress import folders
+from ssmpress.checkpoint.architecture import ASSUMED, Architecture, configured
 from ssmpress.checkpoint.config import (
     EMBEDDING,
     HEAD,
@@ -61,6 +62,7 @@ _EXPECTED = (
 )
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_NORM_BIAS = re.compile(r"\bnorm(_f)?\.bias$")
 _HF_EMBEDDING = "backbone.embeddings.weight"
 LAYOUTS = ("mamba-ssm", "huggingface")
 """Those that are written: weights in pytorch_model.bin, and in model.safetensors."""
@@ -82,6 +84,7 @@ class Checkpoint:
         sha256: weight file name -> hexadecimal SHA-256.
         tokenizer: tokenizer.json beside the weights, or None.
         notes: what was inferred, unwrapped or left out, one sentence each.
+        architecture: what the weights were taken for, and what says so.
     """
 
     config: ModelConfig
@@ -92,6 +95,7 @@ class Checkpoint:
     sha256: dict[str, str]
     tokenizer: Path | None
     notes: tuple[str, ...]
+    architecture: Architecture = ASSUMED
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -140,15 +144,15 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
 
 def _read(path: Path) -> Checkpoint:
     notes: list[str] = []
-    folder = path if path.is_dir() else path.parent
-    config_file = folder / "config.json"
-    configured = path.is_dir() or config_file.exists()
     if not path.is_dir():
         _check_bare(path)
-    described, layout = None, "state-dict"
-    if configured:
-        expected = "a config.json beside the weights"
-        described, layout = parse_config(read_json(config_file, expected), config_file)
+    config_file = _beside(path, "config.json")
+    described, layout, architecture = None, "state-dict", ASSUMED
+    if path.is_dir() or config_file is not None:
+        config_file = config_file or path / "config.json"
+        values = read_json(config_file, "a config.json beside the weights")
+        described, layout = parse_config(values, config_file)
+        architecture = configured(values)
         if not path.is_dir():
             notes.append(f"configuration read from {config_file}")
     files = _weight_files(path, notes) if path.is_dir() else {path: set[str]()}
@@ -161,17 +165,25 @@ def _read(path: Path) -> Checkpoint:
     config = _settle_tie(tensors, config, layout, guessed=described is None)
     if described is None:
         notes.append(_inferred_note(config))
-    tokenizer = folder / "tokenizer.json"
+    tokenizer = _beside(path, "tokenizer.json")
     return Checkpoint(
         config=config,
         tensors={name: tensors[name] for name in tensor_shapes(config)},
         layout=layout,
-        files=(*files, *([config_file] if configured else [])),
+        files=(*files, *([config_file] if config_file else [])),
         input_bytes=sum(file.stat().st_size for file in files),
         sha256={file.name: sha256(file) for file in files},
-        tokenizer=tokenizer if tokenizer.is_file() else None,
+        tokenizer=tokenizer if tokenizer and tokenizer.is_file() else None,
         notes=tuple(notes),
+        architecture=architecture,
     )
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    """The file of that name in the folder, or beside the file or beside what it is a link to."""
+    folders = [path] if path.is_dir() else [path.parent, path.resolve().parent]
+    files = (folder / name for folder in folders)
+    return next((file for file in files if file.exists() or file.is_symlink()), None)
 
 
 def _check_no_bundle(path: Path) -> None:
@@ -355,10 +367,16 @@ def _extra_problem(name: str, layout: str) -> str:
     if flag and layout != "state-dict":
         key = json_key(flag, layout)
         return f"{_shown(name)}: expected no such tensor; got one. Check {key} in config.json."
+    if _NORM_BIAS.search(name):
+        return (
+            f"{_shown(name)}: expected RMS norms, which have no bias; got a LayerNorm's. LayerNorm "
+            "is not supported, and without its biases the model would be another one: use a "
+            "checkpoint that was trained with rms_norm true."
+        )
     return (
         f"{_shown(name)}: expected only the tensors of a Mamba-1 language model; got this one too. "
-        "Models with attention, MLPs, Mamba-2 or other heads are not supported; remove the tensor "
-        "if the model does not need it."
+        "Attention, MLPs, Mamba-2 and other heads are not supported, and no tensor is left out: "
+        "the rest would be another model. Use a Mamba-1 checkpoint."
     )
 
 

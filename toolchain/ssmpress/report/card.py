@@ -154,7 +154,7 @@ def _training(report: Report) -> str:
     scope = "model" if recipe["prune"]["scope"] == "global" else "matrix"
     return markdown_cell(
         f"Pruned by {recipe['prune']['method']} with one threshold per {scope}, {healed}; values "
-        f"{recipe['pack']['values']}."
+        f"{recipe['pack']['values']}. {prose.architecture(report)}"
     )
 
 

@@ -87,6 +87,7 @@ def _context(report: Report) -> dict[str, Any]:
         "formats": tables.formats(report),
         "matrices": tables.matrices(report),
         "data": _data(report),
+        "architecture_line": prose.architecture(report),
         "quality_line": prose.quality(report),
         "parity_line": prose.parity(report),
         "environment": tables.environment(report),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ssmpress.report import prose
 from ssmpress.report.tables import lookup, printable, title
 from ssmpress.results import FAIL, INCONCLUSIVE, Report
 
@@ -34,6 +35,8 @@ def _suite(source: str, report: Report) -> Any:
     suite = TestSuite(_text(title(report)))
     suite.add_property("report", _text(source))
     suite.add_property("verdict", _text(lookup(report, "verdict", "sentence") or "Not judged yet."))
+    if line := prose.architecture(report):
+        suite.add_property("model", _text(line))
     rules = lookup(report, "verdict", "rules") or []
     for rule in rules:
         suite.add_testcase(_case(source, rule))

@@ -67,8 +67,7 @@ def _explanation(report: Report) -> str:
         described = markdown_cell(text["description"])
         amount = f"{text['tokens']:,} {words(report).steps}"
         lines.append(f"{purpose.capitalize()} data: {described}, {amount}.")
-    if line := prose.latency(report):
-        lines.append(line)
+    lines += filter(None, (prose.latency(report), markdown_cell(prose.architecture(report))))
     return "\n".join(f"- {line}" for line in lines)
 
 

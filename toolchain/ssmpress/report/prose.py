@@ -9,6 +9,15 @@ from ssmpress.report.wording import words
 from ssmpress.results import Report
 
 
+def architecture(report: Report) -> str:
+    """What the weights were taken for; empty of a report that does not say."""
+    block = lookup(report, "model", "architecture")
+    if not block:
+        return ""
+    assumed = " was assumed" if block["assumed"] else ""
+    return f"Architecture: {block['name']}{assumed}, since {block['evidence']}."
+
+
 def quality(report: Report) -> str:
     """How quality was measured."""
     block, said = report["quality"], words(report)

@@ -1,0 +1,44 @@
+"""What a reader must know before believing a number stands in every rendering of the report."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import example_report as example
+from ssmpress.report.card import render_card
+from ssmpress.report.html import render_html
+from ssmpress.report.junit import render_junit
+from ssmpress.report.markdown import render_markdown
+
+RENDERINGS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "json": lambda report: json.dumps(report, ensure_ascii=False),
+    "markdown": render_markdown,
+    "html": render_html,
+    "card": render_card,
+    "junit": lambda report: render_junit({"build/toy": report}),
+}
+
+
+def plain(text: str) -> str:
+    """What a reader sees: no escapes of Markdown, HTML or XML."""
+    return html.unescape(text).replace("\\", "")
+
+
+@pytest.fixture(params=RENDERINGS)
+def rendered(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], str]:
+    return lambda report: plain(RENDERINGS[request.param](report))
+
+
+@pytest.mark.parametrize("assumed", [False, True])
+def test_the_architecture_and_its_evidence(rendered, assumed: bool) -> None:
+    evidence = "its tensors' names say so" if assumed else "config.json has model_type 'mamba'"
+    block = {"name": "Mamba-1", "evidence": evidence, "assumed": assumed}
+    text = rendered(example.judged(model={"architecture": block}))
+    assert evidence in text
+    assert "Mamba-1" in text
+    assert ("was assumed" in text or '"assumed": true' in text) == assumed
