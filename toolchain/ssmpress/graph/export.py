@@ -59,7 +59,8 @@ EXTERNAL_DATA_BYTES = 1 << 30
 EXTERNAL_ALIGNMENT = 4096
 """Bytes: a page, the least that onnx-ir aligns to; the format needs SECTION_ALIGNMENT."""
 
-IR_VERSION = 10
+IR_VERSION = 8
+"""The first with functions, and opset 18's own."""
 
 
 def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
@@ -325,14 +326,14 @@ class _MambaGraph(GraphBuilder):
         return self.node("Add", "embedding", [read, errors])
 
     def rms_norm(self, name: str, x: ir.Value) -> ir.Value:
-        weight = self.tensor(f"{name}.weight")
-        return self.node(
-            "RMSNormalization",
+        epsilon: dict[str, Any] = {ops.EPSILON_ATTRIBUTE: self.config.norm_eps}
+        (normalized,) = self.call(
+            ops.RMS_NORM,
             name.removeprefix("backbone."),
-            [x, weight],
-            axis=-1,
-            epsilon=self.config.norm_eps,
+            {"x": x, "weight": self.tensor(f"{name}.weight")},
+            **epsilon,
         )
+        return normalized
 
     def layer(
         self, i: int, x: ir.Value, past: Sequence[ir.Value]

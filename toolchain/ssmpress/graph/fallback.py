@@ -63,6 +63,20 @@ _CAUSAL_CONV1D = """
     state_out = Slice(padded, length, padded_length, one)
 """
 
+_RMS_NORM = """
+    two = Constant <value_float = 2.0> ()
+    feature_axis = Constant <value_ints = [-1]> ()
+    epsilon_scalar = Constant <value_float: float = @epsilon> ()
+    square = Pow(x, two)
+    mean_square = ReduceMean(square, feature_axis)
+    above_zero = Add(mean_square, epsilon_scalar)
+    root = Sqrt(above_zero)
+    normal = Div(x, root)
+    y = Mul(normal, weight)
+"""
+"""In exactly the nodes, Pow and all, that ONNX Runtime replaces by its SimplifiedLayerNormalization
+kernel."""
+
 _UNPACK_BITMASK = """
     powers = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
     last = Constant <value_ints = [-1]> ()
@@ -344,7 +358,11 @@ def _embedding(f: Format) -> str:
 
 
 _BODIES = (
-    {ops.SELECTIVE_SCAN.name: _SELECTIVE_SCAN, ops.CAUSAL_CONV1D.name: _CAUSAL_CONV1D}
+    {
+        ops.SELECTIVE_SCAN.name: _SELECTIVE_SCAN,
+        ops.CAUSAL_CONV1D.name: _CAUSAL_CONV1D,
+        ops.RMS_NORM.name: _RMS_NORM,
+    }
     | {op.name: _linear(f) for f, op in ops.LINEAR.items()}
     | {op.name: _embedding(f) for f, op in ops.EMBEDDING.items()}
 )

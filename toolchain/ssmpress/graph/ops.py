@@ -17,11 +17,14 @@ from ssmpress.formats import EMBEDDINGS, FORMATS, Format, Structure, Values
 
 DOMAIN = "ssmpress"
 DOMAIN_VERSION = 1
-ONNX_OPSET = 23
+ONNX_OPSET = 18
+"""The lowest that has what the functions use (BitwiseAnd, axes as an input of ReduceMax): ONNX
+Runtime 1.17 loads it, and that is also the oldest whose ABI the op library knows."""
 
 COLUMNS_ATTRIBUTE = "columns"
 VERSION_ATTRIBUTE = "format_version"
 CHANNELS_ATTRIBUTE = "channels"
+EPSILON_ATTRIBUTE = "epsilon"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,17 @@ Inputs and shapes: docs/ops.md of ssmpress.""",
     attributes=(CHANNELS_ATTRIBUTE,),
 )
 """x (b, l, d); weight (k, d); bias (d); state (b, k-1, d). SiLU is part of the op."""
+
+RMS_NORM = Op(
+    "RMSNorm",
+    inputs=("x", "weight"),
+    outputs=("y",),
+    doc="""y = x / sqrt(mean(x^2) + epsilon) * weight, the mean over the last axis.
+Source: arXiv 1910.07467. Inputs and shapes: docs/ops.md of ssmpress.""",
+    attributes=(EPSILON_ATTRIBUTE,),
+)
+"""x, y (..., d); weight (d). The op library has no kernel for it: ONNX Runtime fuses the nodes of
+its function into one, as fast as opset 23's RMSNormalization, which needs ONNX Runtime 1.23."""
 
 _STORED = {
     Structure.DENSE: "every weight is stored, row after row",
@@ -106,5 +120,8 @@ LINEAR = {f: _linear(f) for f in FORMATS}
 EMBEDDING = {f: _embedding(f, name) for f, name in EMBEDDINGS.items()}
 """The rows of a packed matrix, by its format."""
 
-OPS = {op.name: op for op in (SELECTIVE_SCAN, CAUSAL_CONV1D, *LINEAR.values(), *EMBEDDING.values())}
+OPS = {
+    op.name: op
+    for op in (SELECTIVE_SCAN, CAUSAL_CONV1D, RMS_NORM, *LINEAR.values(), *EMBEDDING.values())
+}
 """Every op of the domain by name."""
