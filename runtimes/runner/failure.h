@@ -33,6 +33,10 @@ struct Failure {
   throw Failure{kDevice, std::move(message)};
 }
 
+// The end of every sentence about memory.
+constexpr const char* kNoMemory =
+    "not enough memory on this device. Free some, give a shorter text, or a smaller model.";
+
 }  // namespace ssmrun
 
 #endif  // SSMPRESS_RUNNER_FAILURE_H_

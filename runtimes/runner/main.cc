@@ -60,7 +60,7 @@ int main(int count, char** arguments) {
   } catch (const ssmrun::Failure& failure) {
     return Fail(failure.exit_code, failure.message);
   } catch (const std::bad_alloc&) {
-    return Fail(ssmrun::kDevice, "not enough memory for this model on this device.");
+    return Fail(ssmrun::kDevice, ssmrun::kNoMemory);
   } catch (const std::exception& error) {
     return Fail(ssmrun::kInternal, std::string("internal error: ") + error.what() +
                                        ". This is a defect of ssmrun, please report it.");

@@ -226,6 +226,17 @@ def test_load_tokens_reads_files_in_order(tmp_path: Path) -> None:
         assert tokens.dtype == np.int32 and tokens.tolist() == expected[:limit]
 
 
+@pytest.mark.parametrize(("kind", "end"), [(np.uint16, 65535), (np.int16, 32767)])
+def test_integers_of_16_bits_hold_a_small_vocabulary_only(
+    tmp_path: Path, kind: type[np.integer], end: int
+) -> None:
+    path = tmp_path / "tokens.npy"
+    np.save(path, np.arange(9, dtype=kind))
+    assert data.load_tokens([path], TOKENIZER, end + 1).tolist() == list(range(9))
+    with pytest.raises(BadInputError, match=f"to {end + 1}; got u?int16, which ends at {end}"):
+        data.load_tokens([path], TOKENIZER, end + 2)
+
+
 def test_load_tokens_reads_no_more_than_the_limit_needs(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_bytes(SAMPLE.encode() * 1000 + b"\xff")
     tokens = data.load_tokens([tmp_path / "long.txt", Path("none")], TOKENIZER, VOCABULARY, 1000)

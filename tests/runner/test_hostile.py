@@ -16,8 +16,13 @@ import pytest
 
 import ssmrun_bundle as sb
 import toy_onnx
+from conftest import random_checkpoint, small_config
+from ssmpress.checkpoint.config import EMBEDDING
 from ssmpress.errors import BadInputError
-from ssmpress.formats import Values
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.graph.export import export
+from ssmpress.pack.matrix import pack
+from ssmpress.pack.model import PackedModel
 from ssmpress.runtime.session import open_session
 
 Damage = Callable[[Path], None]
@@ -326,3 +331,35 @@ def test_token_files(
     assert code == 6
     assert f"{path}: " in text
     assert message in text
+
+
+LARGE_VOCABULARY = 100_003
+
+
+def test_tokens_that_16_bits_cannot_hold(copy: Path, tmp_path: Path) -> None:
+    """Ids beyond 65535 were cut when the file was written: a perplexity of it would be nonsense."""
+    config = small_config(vocab_size=LARGE_VOCABULARY)
+    checkpoint, dense = random_checkpoint(config), Format(Structure.DENSE, Values.FP32)
+    arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
+    matrices = {
+        name: pack(array, array != 0, dense, "test")
+        for name, array in arrays.items()
+        if name.endswith("_proj.weight") or name == EMBEDDING
+    }
+    rest = {name: array for name, array in arrays.items() if name not in matrices}
+    (copy / "model.onnx").unlink()
+    export(PackedModel(config, rest, matrices), copy / "model.onnx")
+    sb.remake_manifest(copy)
+    tokens = np.arange(40)
+    for name, content, options, kind in (
+        ("raw", tokens.astype("<u2").tobytes(), ["--dtype", "uint16"], "uint16"),
+        ("unsigned.npy", npy(tokens.astype(np.uint16)), [], "uint16"),
+        ("signed.npy", npy(tokens.astype(np.int16)), [], "int16"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        code, text = sb.failure(sb.ssmrun("eval", copy, tmp_path / name, *options))
+        assert code == 6
+        assert f"{tmp_path / name}: expected integers that hold the model's tokens" in text
+        assert f"0 to {LARGE_VOCABULARY - 1}; got {kind}, which ends at" in text
+    (tmp_path / "good").write_bytes(tokens.astype("<i4").tobytes())
+    assert sb.reply(sb.ssmrun("eval", copy, tmp_path / "good", "--json"))["tokens"] == 39

@@ -33,6 +33,9 @@ EXIT_BAD_INPUT = 6
 EXIT_DEVICE = 7
 EXIT_INTERRUPTED = 130
 
+NO_MEMORY = "not enough memory on this device. Free some, give a shorter text, or a smaller model."
+"""The end of every sentence about memory."""
+
 WHAT_HELPS = {
     errno.ENOSPC: "Free some space, or write to another place.",
     errno.EDQUOT: "Free some of your quota, or write to another place.",
@@ -89,3 +92,9 @@ class DeviceError(SsmpressError):
     """A device, or the op library built for it, cannot be used."""
 
     exit_code = EXIT_DEVICE
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: Python's, or a library's in its own words."""
+    texts = ("bad_alloc", "Failed to allocate memory", "t allocate memory", "out of memory")
+    return isinstance(error, MemoryError) or any(text in str(error) for text in texts)

@@ -125,7 +125,7 @@ namespace {
   } catch (const Failure& failure) {
     reply = std::to_string(failure.exit_code) + " " + failure.message;
   } catch (const std::bad_alloc&) {
-    reply = std::to_string(kDevice) + " not enough memory to load the model.";
+    reply = std::to_string(kDevice) + " " + kNoMemory;
   }
   const ssize_t wrote = write(pipe, reply.data(), reply.size());
   _exit(wrote == static_cast<ssize_t>(reply.size()) ? 0 : 1);

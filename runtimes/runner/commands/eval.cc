@@ -26,7 +26,8 @@ struct Metric {
 };
 
 Metric LanguageModel(const Options& options, Model& model) {
-  const TokenFile file = ReadTokens(options.samples_file, options.dtype, options.limit);
+  const TokenFile file =
+      ReadTokens(options.samples_file, options.dtype, options.limit, model.interface().vocab_size);
   const Windows windows = CutWindows(file, options.window, options.samples_file);
   model.check_tokens(file.tokens, options.samples_file);
   const Perplexity result = EvaluatePerplexity(model, windows);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ssmrun worker: answers requests, one JSON object per line, with the protocol of
-// toolchain/ssmpress/device_worker.py and more.
+// toolchain/ssmpress/measure/worker.py and more.
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -208,6 +208,7 @@ class Worker {
       }
       PinTo(options_.pins[0]);
     }
+    options_.piece_tokens = request.number("piece_tokens", 1, kTokenLimit, kPieceTokens);
     const uint64_t seed = request.number("seed", 0, UINT64_MAX, 0);
     loaded_ = {};
     loaded_ = LoadModel(runtime_, library_, path, options_, request.flag("cold"));
@@ -379,7 +380,7 @@ void RunWorker(const Options& options, const Output& output) {
     } catch (const Failure& failure) {
       reply = ErrorReply(failure.exit_code, failure.message);
     } catch (const std::bad_alloc&) {
-      reply = ErrorReply(kDevice, "worker: not enough memory.");
+      reply = ErrorReply(kDevice, std::string("worker: ") + kNoMemory);
     }
     output.write(reply);
   }

@@ -35,12 +35,14 @@ Perplexity EvaluatePerplexity(Model& model, const Windows& windows);
 void WritePercentiles(JsonWriter& out, std::vector<double> samples_ms, double tokens);
 
 // Tokens of a file: integers as .npy (count) or (count, w), or raw little-endian of `raw_type`,
-// `uint16` or `int32`. limit: tokens to take at most, 0 is all. Throws kBadInput.
+// `uint16` or `int32`. limit: tokens to take at most, 0 is all. vocab: of the model; a type that
+// cannot hold its tokens has cut them. Throws kBadInput.
 struct TokenFile {
   std::vector<int64_t> tokens;
   size_t row = 0;  // w of a (count, w) array, else 0
 };
-TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint64_t limit);
+TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint64_t limit,
+                     int64_t vocab);
 
 // Consecutive windows that do not overlap, a shorter rest left out.
 Windows CutWindows(const TokenFile& file, uint64_t length, const std::string& path);

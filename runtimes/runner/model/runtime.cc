@@ -68,8 +68,12 @@ Runtime::Runtime(const std::string& path) {
 void Runtime::check(ort::Status* status, ExitCode code, const std::string& where) const {
   if (status == nullptr) return;
   const std::string_view text = ort::kGetErrorMessage(api_)(status);
+  const auto says = [&](const char* words) { return text.find(words) != text.npos; };
+  const bool no_memory =
+      says("bad_alloc") || says("Failed to allocate memory") || says("out of memory");
   std::string message = where + ": " + std::string(text.substr(0, text.find('\n')));
   ort::kReleaseStatus(api_)(status);
+  if (no_memory) BadDevice(where + ": " + kNoMemory);
   throw Failure{code, std::move(message)};
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runner/model/session.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -15,6 +16,9 @@ namespace {
 constexpr const char* kConfigKey = "ssmpress.config";
 constexpr size_t kStateLimit = size_t{1} << 40;  // bytes
 constexpr size_t kAlignment = 64;                // a cache line
+// Least tokens of the last piece: of fewer than 8 rows, ONNX Runtime's matrix product adds in
+// another order, and the last bits would differ.
+constexpr size_t kLastPiece = 64;
 
 // ONNX Runtime's numbers of processors begin at 1; the first thread is the caller's own.
 std::string Affinities(const std::vector<int>& pins) {
@@ -97,7 +101,7 @@ class Model::Decoder {
 
 Model::Model(const Runtime& runtime, const OpLibrary* library, const std::string& path,
              const ModelOptions& options)
-    : runtime_(runtime), path_(path) {
+    : runtime_(runtime), path_(path), piece_tokens_(options.piece_tokens) {
   const ort::Api* api = runtime.api();
   if (!IsFile(path)) BadInput(path + ": expected an ONNX model; there is no such file.");
   ort::SessionOptions* made = nullptr;
@@ -188,6 +192,25 @@ void Model::prefill(const std::vector<int64_t>& tokens, const std::vector<int64_
                     float* logits, State& state) {
   require(Task::kLanguageModel);
   check_tokens(tokens, "tokens");
+  const auto vocab = static_cast<size_t>(interface_.vocab_size);
+  auto wanted = positions.begin();
+  size_t size = 0;
+  for (size_t begin = 0; begin < tokens.size(); begin += size) {
+    const size_t left = tokens.size() - begin;
+    size = left >= piece_tokens_ + std::min(piece_tokens_, kLastPiece) ? piece_tokens_ : left;
+    const auto first = tokens.begin() + static_cast<ptrdiff_t>(begin);
+    const auto end = static_cast<int64_t>(begin + size);
+    std::vector<int64_t> here;
+    for (; wanted != positions.end() && *wanted < end; ++wanted) {
+      here.push_back(*wanted - static_cast<int64_t>(begin));
+    }
+    prefill_piece({first, first + static_cast<ptrdiff_t>(size)}, here, logits, state);
+    logits += here.size() * vocab;
+  }
+}
+
+void Model::prefill_piece(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
+                          float* logits, State& state) {
   const auto length = static_cast<int64_t>(tokens.size());
   const auto wanted = static_cast<int64_t>(positions.size());
   const int64_t vocab = interface_.vocab_size;

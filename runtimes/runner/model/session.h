@@ -127,9 +127,14 @@ class State {
   int front_ = 0;
 };
 
+// A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
+// kB a token, so that a long prompt in one call would need more memory than any model.
+constexpr size_t kPieceTokens = 4096;
+
 struct ModelOptions {
   int threads = 1;
   std::vector<int> pins;  // processor of every thread, or empty
+  size_t piece_tokens = kPieceTokens;
 };
 
 class Model {
@@ -144,8 +149,10 @@ class Model {
   const Interface& interface() const { return interface_; }
   const std::string& path() const { return path_; }
 
-  // Runs tokens from the state and advances it. positions: whose logits are wanted.
-  // logits: (positions, vocab). Throws kBadInput: no token, or one out of range.
+  // Runs tokens from the state and advances it, in pieces; the state, and the logits of all
+  // positions or of the last one, are those of one call to the last bit. positions: whose logits
+  // are wanted, ascending. logits: (positions, vocab). Throws kBadInput: no token, or one out of
+  // range; kDevice: no memory, and then the state is no more good.
   void prefill(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
                float* logits, State& state);
   // Runs one token; its logits (vocab) stay until the next step.
@@ -170,9 +177,12 @@ class Model {
   void run_whole(const char* input, const OwnedValue& from, const char* output,
                  const OwnedValue& to);
   std::string read_config() const;
+  void prefill_piece(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
+                     float* logits, State& state);
 
   const Runtime& runtime_;
   std::string path_;
+  size_t piece_tokens_;
   Owned<ort::Session, ort::kReleaseSession> session_;
   Interface interface_;
   std::unique_ptr<Decoder> decoder_;

@@ -101,9 +101,19 @@ Content ReadNpy(const std::string& file, const std::string& path) {
   return {*layout, data, shape[0] * (row > 0 ? row : 1), row};
 }
 
+void CheckHolds(const Layout& layout, int64_t vocab, const std::string& path) {
+  const int64_t highest = layout.is_signed ? INT16_MAX : UINT16_MAX;
+  if (layout.size > 2 || vocab - 1 <= highest) return;
+  BadInput(path + ": expected integers that hold the model's tokens, 0 to " +
+           std::to_string(vocab - 1) + "; got " + (layout.is_signed ? "int16" : "uint16") +
+           ", which ends at " + std::to_string(highest) +
+           ". Write the tokens as int32, for raw files with --dtype int32.");
+}
+
 }  // namespace
 
-TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint64_t limit) {
+TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint64_t limit,
+                     int64_t vocab) {
   const std::string file = ReadFile(path, kFileLimit);
   const Layout raw = *LayoutOf(raw_type);
   Content content{raw, file, file.size() / raw.size, 0};
@@ -114,6 +124,7 @@ TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint6
              std::to_string(raw.size) + " bytes; got " + std::to_string(file.size()) +
              ". Give --dtype.");
   }
+  CheckHolds(content.layout, vocab, path);
   if (limit > 0) content.count = std::min(content.count, limit);
   TokenFile result;
   result.row = content.row;

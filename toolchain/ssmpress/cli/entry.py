@@ -6,7 +6,15 @@ import os
 
 import typer
 
-from ssmpress.errors import EXIT_BAD_INPUT, EXIT_INTERNAL, WHAT_HELPS, SsmpressError
+from ssmpress.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_DEVICE,
+    EXIT_INTERNAL,
+    NO_MEMORY,
+    WHAT_HELPS,
+    SsmpressError,
+    lacks_memory,
+)
 
 
 def run_app(app: typer.Typer) -> int:
@@ -21,6 +29,9 @@ def run_app(app: typer.Typer) -> int:
             place = error.filename or "the output"
             typer.echo(f"error: {place}: cannot be written: {error.strerror}.", err=True)
             return EXIT_BAD_INPUT
+        if lacks_memory(error):
+            typer.echo(f"error: {NO_MEMORY}", err=True)
+            return EXIT_DEVICE
         if os.environ.get("SSMPRESS_TRACEBACK"):
             raise
         typer.echo(

@@ -408,6 +408,12 @@ def _load_npy(path: Path, vocab_size: int, limit: int | None) -> Tokens:
             f"{path}: expected a 1-D array of integer token ids; "
             f"got {array.dtype} {array.shape}. Flatten it and save the ids themselves."
         )
+    highest = int(np.iinfo(array.dtype).max)
+    if array.dtype.itemsize == 2 and highest < vocab_size - 1:
+        raise BadInputError(
+            f"{path}: expected integers that hold the model's tokens, 0 to {vocab_size - 1}; got "
+            f"{array.dtype}, which ends at {highest}. Write the tokens as int32."
+        )
     array = array[:limit]
     bad = (array < 0) | (array >= vocab_size)
     if bad.any():

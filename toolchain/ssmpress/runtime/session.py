@@ -14,17 +14,33 @@ from __future__ import annotations
 import ctypes
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.errors import BadInputError, DeviceError, UsageError
+from ssmpress.errors import (
+    NO_MEMORY,
+    BadInputError,
+    DeviceError,
+    SsmpressError,
+    UsageError,
+    lacks_memory,
+)
 from ssmpress.runtime.interface import ModelInterface, read_interface
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
 from ssmpress.task_config import Kind
+
+PIECE_TOKENS = 4096
+"""A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
+kB a token, so that a long prompt in one call would need more memory than any model."""
+
+_LAST_PIECE = 64
+"""Least tokens of the last piece: of fewer than 8 rows, ONNX Runtime's matrix product adds in
+another order, and the last bits would differ."""
 
 Logits = NDArray[np.float32]
 Integers = NDArray[np.integer[Any]]
@@ -70,24 +86,32 @@ class State:
 
 
 class Session:
-    """One loaded model. Made by `open_session`; not safe for use from several threads at once."""
+    """One loaded model. Made by `open_session`; not safe for use from several threads at once.
+
+    piece_tokens: a prompt runs in pieces of that many tokens, at least 1.
+    """
 
     def __init__(self, onnx_session: Any, interface: ModelInterface, threads: int) -> None:
         self._onnx = onnx_session
         self.interface = interface
         self.threads = threads
+        self.piece_tokens = PIECE_TOKENS
 
     def initial_state(self, batch: int) -> State:
         """The zero state, where every text starts."""
         self._expect(Kind.LANGUAGE_MODEL)
         if batch < 1:
             raise UsageError(f"batch: expected at least 1; got {batch}.")
-        return State(self, batch)
+        with _memory(self.interface.path):
+            return State(self, batch)
 
     def prefill(
         self, tokens: Integers, state: State | None = None, positions: Integers | None = None
     ) -> tuple[Logits, State]:
-        """Run a piece of text.
+        """Run a text of any length, in pieces that carry the state.
+
+        States, and the logits of all positions or of the last one, are those of one call to the
+        last bit. (Of a few positions, ONNX Runtime's matrix product may add in another order.)
 
         Args:
             tokens: int (b, l), 0 .. vocab-1, l >= 1.
@@ -101,14 +125,27 @@ class Session:
         Raises:
             BadInputError: a token or position out of range, or shapes that disagree.
             UsageError: the state belongs to another session.
+            DeviceError: no memory; the state is then no more good.
         """
         ids = self._tokens(tokens, 2)
         state = self.initial_state(len(ids)) if state is None else self._own(state, len(ids))
         wanted = self._positions(positions, ids.shape[1])
-        logits = np.empty((len(ids), len(wanted), self.interface.vocab_size), np.float32)
-        binding = self._bind(ids, wanted, logits, state, state.front)
-        self._run(binding)
-        state.swap()
+        vocab = self.interface.vocab_size
+        with _memory(self.interface.path):
+            logits = np.empty((len(ids), len(wanted), vocab), np.float32)
+        begin = 0
+        for size in _pieces(ids.shape[1], self.piece_tokens):
+            here = np.flatnonzero((wanted >= begin) & (wanted < begin + size))
+            # A binding keeps addresses alone: what it reads must have a name until it has run.
+            piece = np.ascontiguousarray(ids[:, begin : begin + size])
+            places = wanted[here] - begin
+            one_call = size == ids.shape[1]
+            part = logits if one_call else np.empty((len(ids), len(here), vocab), np.float32)
+            self._run(self._bind(piece, places, part, state, state.front))
+            state.swap()
+            if not one_call:
+                logits[:, here] = part
+            begin += size
         return logits, state
 
     def predict(self, tokens: Integers, state: State | None = None) -> tuple[Logits, State]:
@@ -210,9 +247,7 @@ class Session:
         try:
             result: NDArray[np.float32] = self._onnx.run(None, {name: array})[0]
         except Exception as error:
-            raise BadInputError(
-                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
-            ) from error
+            raise self._failure(error) from error
         return result
 
     def _expect(self, kind: Kind) -> None:
@@ -245,9 +280,14 @@ class Session:
         try:
             self._onnx.run_with_iobinding(binding)
         except Exception as error:
-            raise BadInputError(
-                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
-            ) from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> SsmpressError:
+        if lacks_memory(error):
+            return DeviceError(f"{self.interface.path}: {NO_MEMORY}")
+        return BadInputError(
+            f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
+        )
 
     def _tokens(self, tokens: Integers, dimensions: int) -> NDArray[np.int64]:
         """Checked and as int64; a Gather in the graph would read out of bounds of nothing."""
@@ -332,6 +372,8 @@ def open_session(
             str(path), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
+        if lacks_memory(error):
+            raise DeviceError(f"{path}: {NO_MEMORY}") from error
         raise BadInputError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}"
         ) from error
@@ -392,6 +434,23 @@ def aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
     raw = np.zeros(size + 64, np.uint8)
     offset = -raw.ctypes.data % 64
     return raw[offset : offset + size].view(np.float32).reshape(shape)
+
+
+def _pieces(length: int, most: int) -> Iterator[int]:
+    """Sizes that add up to a prompt's length: `most`, and a last one that is not too short."""
+    while length >= most + min(most, _LAST_PIECE):
+        yield most
+        length -= most
+    yield length
+
+
+@contextmanager
+def _memory(path: Path) -> Iterator[None]:
+    """Raise a DeviceError that begins with the path where memory runs out inside."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceError(f"{path}: {NO_MEMORY}") from error
 
 
 def first_line(error: BaseException) -> str:
