@@ -312,7 +312,8 @@ def test_window_arguments_are_checked() -> None:
 
 
 def test_data_imports_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; from ssmpress import data; data.default_text()"
+    block = "import sys; sys.modules['torch'] = None"
+    code = f"{block}; from ssmpress.data import text; text.default_text()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 

@@ -142,7 +142,7 @@ def test_output_that_is_no_reply_is_reported(monkeypatch: pytest.MonkeyPatch) ->
 def test_prints_of_a_library_do_not_reach_the_replies(model: Path) -> None:
     """Whatever writes to file descriptor 1 in the worker lands on its stderr."""
     code = (
-        "import os, ssmpress.device_worker as w\n"
+        "import os, ssmpress.measure.worker as w\n"
         "old = w.Worker.answer\n"
         "def noisy(self, request): os.write(1, b'noise\\n'); print('more'); "
         "return old(self, request)\n"

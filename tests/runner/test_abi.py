@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import ssmrun_bundle as sb
+from paths import ROOT
 
 INSTALLED = (
     "/usr/include/onnxruntime/onnxruntime_c_api.h",
@@ -48,14 +48,14 @@ def header_slots(text: str) -> list[str]:
 def our_slots() -> dict[str, int]:
     found = {}
     for name in ABI_HEADERS:
-        text = (sb.ROOT / "runtimes" / name).read_text()
+        text = (ROOT / "runtimes" / name).read_text()
         for slot, declared in re.findall(r"Slot<(\d+),[^;]*?>\s*k(\w+);", text):
             found[declared] = int(slot)
     return found
 
 
 def test_every_slot_is_found() -> None:
-    text = "".join((sb.ROOT / "runtimes" / name).read_text() for name in ABI_HEADERS)
+    text = "".join((ROOT / "runtimes" / name).read_text() for name in ABI_HEADERS)
     assert len(our_slots()) == len(re.findall(r"inline constexpr Slot<", text)) > 40
 
 

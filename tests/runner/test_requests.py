@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import ssmrun_bundle as sb
+from paths import ROOT
 from ssmpress.formats import Values
 
 
@@ -162,7 +163,7 @@ def test_requests_are_read_however_they_arrive(bundle: Path) -> None:
 def test_under_the_sanitizers(tmp_path: Path) -> None:
     """All of ssmrun's tests again, with ASan and UBSan in the runner."""
     flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
-    source, build = sb.ROOT / "runtimes" / "runner", tmp_path / "build"
+    source, build = ROOT / "runtimes" / "runner", tmp_path / "build"
     beside = Path(sys.executable).with_name("cmake")
     cmake = shutil.which("cmake") or (str(beside) if beside.is_file() else None)
     if cmake is None:
@@ -179,6 +180,6 @@ def test_under_the_sanitizers(tmp_path: Path) -> None:
         [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider",
          "-k", "not needs_nothing_but and not nothing_is_loaded", *map(str, tests)],
         env={**os.environ, "SSMRUN": str(build / "ssmrun"), "ASAN_OPTIONS": "exitcode=99"},
-        cwd=sb.ROOT, capture_output=True, text=True,
+        cwd=ROOT, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:]

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from tokenizers.normalizers import NFD
 
 import ssmrun_bundle as sb
+from paths import ROOT
 
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False}
 ADDED = [
@@ -176,7 +177,7 @@ def test_any_tokens_decode_to_the_same_text(pair: Pair, tokens: list[int]) -> No
 
 def run_bounds() -> list[str]:
     """The characters on either side of where the class changes."""
-    text = (sb.ROOT / "runtimes" / "runner" / "unicode_classes.h").read_text()
+    text = (ROOT / "runtimes" / "runner" / "text" / "unicode_classes.h").read_text()
     starts = [int(run, 16) >> 2 for run in re.findall(r"0x[0-9a-f]+", text)]
     return [chr(c) for start in starts for c in (start - 1, start) if 0 <= c < 0xD800 or c > 0xDFFF]
 
@@ -236,7 +237,7 @@ def test_composition_of_all_characters(tmp_path: Path, library: Path) -> None:
      ("generate_normalization", "normalization_tables.h")],
 )  # fmt: skip
 def test_tables_are_what_their_generators_write(generator: str, table: str) -> None:
-    folder = sb.ROOT / "runtimes" / "runner"
+    folder = ROOT / "runtimes" / "runner" / "text"
     spec = importlib.util.spec_from_file_location(generator, folder / f"{generator}.py")
     assert spec is not None
     assert spec.loader is not None
