@@ -26,7 +26,7 @@ from ssmpress.recipe.settings import (
     Recipe,
     RecoverSettings,
 )
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Classification, Forecasting, Task
 
 CLASSES = ("few", "many")
 SIZES = {"d_model": 16, "n_layer": 2, "d_state": 4, "d_inner": 32, "dt_rank": 2}
@@ -65,7 +65,7 @@ def train(task: Task, folder: Path, load: Any, vocab_size: int) -> Path:
     model = Mamba(ModelConfig(vocab_size=vocab_size, task=task, **SIZES))
     dense.initialize(model)
     training = dense.Training(steps=150, batch=32, learning_rate=1e-2, checks=3)
-    sign = 1 if task.kind is Kind.CLASSIFICATION else -1
+    sign = 1 if isinstance(task, Classification) else -1
     name = "accuracy" if sign == 1 else "mse"
     samples = load("train")
     dense.train(model, [samples], samples, training, lambda line: None, lambda m: sign * m[name])
@@ -79,7 +79,7 @@ def make_classifier(folder: Path) -> Path:
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     for seed, (part, count) in enumerate((("train", 400), ("test", 200))):
         write_texts(folder / f"{part}.jsonl", count, seed)
-    task = Task(kind=Kind.CLASSIFICATION, classes=CLASSES, max_length=50)
+    task = Classification(classes=CLASSES, max_length=50)
     tokenizer = data.load_tokenizer(folder / "tokenizer.json")
     train(
         task, folder,
@@ -92,8 +92,8 @@ def make_forecaster(folder: Path) -> Path:
     """The folder, now of model/, train.csv and test.csv."""
     for seed, (part, steps) in enumerate((("train", 500), ("test", 250))):
         write_series(folder / f"{part}.csv", steps, seed)
-    task = Task(
-        kind=Kind.FORECAST, lookback=24, horizon=8, variates=("load", "oil"), mean=(50.0, -3.0),
+    task = Forecasting(
+        lookback=24, horizon=8, variates=("load", "oil"), mean=(50.0, -3.0),
         std=(7.0, 0.7), patch=8, stride=8,
     )  # fmt: skip
     train(task, folder, lambda part: load_series([folder / f"{part}.csv"], task), 0)

@@ -16,6 +16,7 @@ ROOMS = (
     "ssmpress.bundle",
     "ssmpress.runtime",
     "ssmpress.report",
+    "ssmpress.tasks",
     "ssmpress.data",
     "ssmpress.recipe",
 )
@@ -28,7 +29,6 @@ GROUND = (
     "formats",
     "machine",
     "results",
-    "task_config",
 )
 MODULES = sorted(
     {"ssmpress", "ssmpress.cli.gate", "ssmpress.graph.ops", *ROOMS}

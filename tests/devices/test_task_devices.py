@@ -31,7 +31,7 @@ from ssmpress.measure import replies
 from ssmpress.pipeline import compress
 from ssmpress.recipe.settings import DeploySettings, GateSettings, Recipe, RecoverSettings, Target
 from ssmpress.results import Sample, TaskQuality
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Classification, Forecasting
 from target_bundle import require_emulator
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of
 from tolerances import TASK_METRIC_TOLERANCE
@@ -156,7 +156,7 @@ def texts_reference() -> TaskReference:
     texts = from_lists([np.array([1, 2, 3])] * 4, [0, 1, 0, 0], 9)
     logits = np.array([[2, -2], [-1, 1], [0.01, 0], [-3, 3]], np.float32)
     quality = TaskQuality(0.75, (1.0, 1.0, 1.0, 0.0), 3, 4)
-    task = Task(kind=Kind.CLASSIFICATION, classes=CLASSES, max_length=9)
+    task = Classification(classes=CLASSES, max_length=9)
     return TaskReference(task, texts, logits, quality, Path("sample.jsonl"), 3, 6e-2)
 
 
@@ -167,13 +167,13 @@ def series_reference() -> TaskReference:
     forecasts = targets + np.float32(0.1)
     errors = ((forecasts - targets.astype(np.float64)) ** 2).mean(axis=(1, 2))
     quality = TaskQuality(float(errors.mean()), tuple(errors), 4, 6)
-    task = Task(kind=Kind.FORECAST, lookback=4, horizon=2, variates=("x",), mean=(0.0,),
+    task = Forecasting(lookback=4, horizon=2, variates=("x",), mean=(0.0,),
                 std=(1.0,), patch=2, stride=2)  # fmt: skip
     return TaskReference(task, windows, forecasts, quality, Path("sample.csv"), 4, 1e-2)
 
 
 def checked(reference: TaskReference, predictions: NDArray[np.float32], said: Any) -> Sample:
-    key = "logits" if reference.task.kind is Kind.CLASSIFICATION else "forecast"
+    key = "logits" if isinstance(reference.task, Classification) else "forecast"
     device: Any = Device(key, predictions)
     return check(device, reference, "ssh://pi", lambda file: dict(said))[1]
 
@@ -222,7 +222,7 @@ def test_what_ssmrun_prints_is_checked() -> None:
 
 def test_the_sample_is_read_again_as_it_was(tmp_path: Path) -> None:
     """A device reads a file: the same windows must come out of it, whatever units they have."""
-    task = Task(kind=Kind.FORECAST, lookback=24, horizon=8, variates=("a, b", 'c "d"'),
+    task = Forecasting(lookback=24, horizon=8, variates=("a, b", 'c "d"'),
                 mean=(-4321.0, 1e-3), std=(0.02, 7e5), patch=8, stride=8)  # fmt: skip
     values = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     taken = task_check._some_windows(SeriesWindows(values, 24, 8))
@@ -241,6 +241,6 @@ def test_texts_are_taken_from_the_whole_file() -> None:
     assert set(taken.lengths.tolist()) == {task_check.SAMPLE_TOKENS}
     few = task_check._some_texts(texts.head(3))
     assert few.text(2).tolist() == [2] * 256 and few.count == 3
-    task = Task(kind=Kind.CLASSIFICATION, classes=CLASSES, max_length=300)
+    task = Classification(classes=CLASSES, max_length=300)
     rows = [json.loads(line) for line in task_check._jsonl(taken, task).splitlines()]
     assert rows[-1] == {"tokens": [999] * 256, "label": CLASSES[1]}

@@ -15,10 +15,10 @@ from recorded import Recorded
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.data.labelled import LabelledTexts, from_lists
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Classification
 
 CPU = torch.device("cpu")
-TASK = Task(kind=Kind.CLASSIFICATION, classes=("low", "high"), max_length=16)
+TASK = Classification(classes=("low", "high"), max_length=16)
 
 
 def texts(count: int, seed: int, lengths: tuple[int, int] = (16, 16)) -> LabelledTexts:

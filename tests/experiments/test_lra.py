@@ -13,7 +13,7 @@ from lra import archives, listops, pathfinder, prepare, train
 
 from ssmpress.data.labelled import load_labelled
 from ssmpress.errors import BadInputError
-from ssmpress.task_config import Task
+from ssmpress.tasks import read_task
 
 
 def test_listops_values_lengths_and_operators() -> None:
@@ -158,7 +158,7 @@ def test_imdb_image_and_retrieval_files(tmp_path: Path) -> None:
         out = tmp_path / task
         files = ["--train", *[str(tmp_path / name)] * (20 if task == "retrieval" else 1)]
         prepare.main([task, "--out", str(out), *files, "--test", str(tmp_path / name)])
-        block = Task.from_dict(json.loads((out / "task.json").read_text()))
+        block = read_task(json.loads((out / "task.json").read_text()))
         size = prepare.vocab_size(task)
         parts = [load_labelled([out / f"{part}.npz"], None, block, size).count
                  for part in prepare.SPLITS]  # fmt: skip
@@ -196,7 +196,7 @@ def test_parts_of_generated_sets_share_nothing_and_repeat() -> None:
 def test_pathfinder_sets_from_easy_to_hard(tmp_path: Path) -> None:
     counts = ["--counts", "64", "4", "4", "--workers", "1"]
     prepare.main(["pathfinder", "--out", str(tmp_path), *counts])
-    task = Task.from_dict(json.loads((tmp_path / "task.json").read_text()))
+    task = read_task(json.loads((tmp_path / "task.json").read_text()))
     lit = []
     parts = (("4", 64), ("6", 64), ("9", 64), ("14", 64), ("train", 64), ("valid", 4), ("test", 4))
     for part, count in parts:

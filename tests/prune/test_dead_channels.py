@@ -26,7 +26,7 @@ from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import PackSettings, Recipe, Values
 from ssmpress.results import TextUse
 from ssmpress.runtime.session import open_session
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Classification, Forecasting, Task
 from ssmpress.validate import reference_model
 from ssmrun_bundle import array
 
@@ -197,24 +197,24 @@ def test_the_runner_reads_it(tmp_path: Path) -> None:
     assert shapes == [list(array.shape) for array in state.arrays().values()]
 
 
-@pytest.mark.parametrize("kind", [Kind.CLASSIFICATION, Kind.FORECAST])
-def test_tasks_start_every_layer_from_its_own_zero_state(kind: Kind, tmp_path: Path) -> None:
-    task = Task(kind=Kind.CLASSIFICATION, classes=("a", "b"), max_length=64, pooling="mean")
-    if kind is Kind.FORECAST:
-        task = Task(
-            kind=kind, lookback=16, horizon=4, patch=4, stride=4, variates=("x", "y"),
-            mean=(0.0, 0.0), std=(1.0, 1.0),
-        )  # fmt: skip
-    vocab = 61 if kind is Kind.CLASSIFICATION else 0
+CLASSIFIER = Classification(classes=("a", "b"), max_length=64, pooling="mean")
+FORECASTER = Forecasting(
+    lookback=16, horizon=4, patch=4, stride=4, variates=("x", "y"), mean=(0.0, 0.0), std=(1.0, 1.0)
+)
+
+
+@pytest.mark.parametrize("task", [CLASSIFIER, FORECASTER])
+def test_tasks_start_every_layer_from_its_own_zero_state(task: Task, tmp_path: Path) -> None:
+    vocab = 61 if task.reads_tokens else 0
     checkpoint = with_dead_channels(small_config(task=task, vocab_size=vocab))
     path = export(packed(checkpoint, Values.FP32), tmp_path / "m.onnx")[0]
     session = open_session(path, threads=1, library=get_library_path())
     inputs = np.random.default_rng(0).normal(size=(3, 16, 2)).astype(np.float32)
-    if kind is Kind.CLASSIFICATION:
+    if task.reads_tokens:
         inputs = draw_tokens(checkpoint.config, 3, 20).numpy()
     with torch.no_grad():
         wanted = Mamba.from_checkpoint(checkpoint).predict(torch.from_numpy(inputs)).numpy()
-    got = session.forecast(inputs) if kind is Kind.FORECAST else session.classify(inputs)
+    got = session.classify(inputs) if task.reads_tokens else session.forecast(inputs)
     # The head is fp16 at least only beside int8: here everything is float32.
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
     assert json.loads(json.dumps(session.interface.config))["channels"] == [37, 10]

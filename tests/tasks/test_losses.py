@@ -29,6 +29,7 @@ from ssmpress.gate.judge import judge
 from ssmpress.machine import LIBRARY_NAME, get_runner_path
 from ssmpress.pipeline import compress
 from ssmpress.plan import make_plan
+from ssmpress.prune import batches
 from ssmpress.recipe.settings import (
     DataSettings,
     GateSettings,
@@ -37,8 +38,7 @@ from ssmpress.recipe.settings import (
 )
 from ssmpress.report.tables import comparison
 from ssmpress.runtime.session import open_session
-from ssmpress.task_config import Kind
-from ssmpress.tasks import losses as tasks
+from ssmpress.tasks import Classification, Forecasting
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of, write_series
 from tolerances import TASK_METRIC_TOLERANCE
 
@@ -61,10 +61,11 @@ def pruned_metric(folder: Path, recipe: Recipe) -> dict[str, float]:
     checkpoint = read_checkpoint(recipe.save_checkpoint / "mamba-ssm")
     task = checkpoint.config.task
     model = Mamba.from_checkpoint(checkpoint)
-    if task.kind is Kind.FORECAST:
-        return tasks.metric(model, load_series(recipe.data.evaluation, task))
+    if isinstance(task, Forecasting):
+        return batches.metric(model, load_series(recipe.data.evaluation, task))
+    assert isinstance(task, Classification)
     tokenizer = data.load_tokenizer(folder / "tokenizer.json")
-    return tasks.metric(model, load_labelled(recipe.data.evaluation, tokenizer, task, 256))
+    return batches.metric(model, load_labelled(recipe.data.evaluation, tokenizer, task, 256))
 
 
 def ssmrun(bundle: Path, evaluation: Path) -> dict[str, Any]:

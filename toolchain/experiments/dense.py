@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from ssmpress.blocks.model import Layer, Mamba, Mixer
 from ssmpress.checkpoint.read import write_checkpoint
 from ssmpress.data.labelled import LabelledTexts
+from ssmpress.prune import batches as tasks
 from ssmpress.prune.order import SampleOrder
-from ssmpress.tasks import losses as tasks
-from ssmpress.tasks.losses import Samples
+from ssmpress.tasks.task import Samples
 
 CHECK_BATCH = 256
 """Samples at once where nothing is kept for a backward pass."""
@@ -200,7 +200,7 @@ def step_of(
 
     An empty tensor stands for none.
     """
-    kind = model.config.task.kind
+    task = model.config.task
     device = next(model.parameters()).device.type
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
@@ -212,7 +212,7 @@ def step_of(
         ):
             hidden = model.hidden(inputs, checkpoint_level=0)
             outputs = model.outputs(hidden, inputs, lengths if lengths.numel() else None)
-            loss = tasks.target_loss(outputs, targets, kind)
+            loss = task.target_loss(outputs, targets)
             hinted = loss.new_zeros(())
             if hint is not None and hints.numel():
                 hinted = training.hint_weight * hint.head(hidden, hints)

@@ -37,12 +37,12 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.data.series import SeriesWindows, read_csv, scaled
 from ssmpress.errors import BadInputError
+from ssmpress.prune import batches as tasks
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.recover import prune_and_recover
 from ssmpress.recipe.settings import PROJECTIONS, PruneSettings, RecoverSettings
-from ssmpress.task_config import Kind, Task
-from ssmpress.tasks import losses as tasks
+from ssmpress.tasks import Forecasting
 
 SETS = ("ETTh1", "ETTh2", "ETTm1", "ETTm2")
 LOOKBACK = HORIZON = 96
@@ -89,16 +89,16 @@ class Series:
     heading: list[str]
     raw: dict[str, NDArray[np.float64]]
 
-    def task(self, settings: Settings) -> Task:
+    def task(self, settings: Settings) -> Forecasting:
         """The task of a model for this set."""
         train = self.raw["train"]
-        return Task(
-            kind=Kind.FORECAST, lookback=LOOKBACK, horizon=HORIZON, variates=tuple(self.heading),
+        return Forecasting(
+            lookback=LOOKBACK, horizon=HORIZON, variates=tuple(self.heading),
             mean=tuple(map(float, train.mean(0))), std=tuple(map(float, train.std(0))),
             patch=settings.patch, stride=settings.stride,
         )  # fmt: skip
 
-    def windows(self, part: str, task: Task) -> SeriesWindows:
+    def windows(self, part: str, task: Forecasting) -> SeriesWindows:
         """Every window of a part, z-scored."""
         return SeriesWindows(scaled(self.raw[part], task), LOOKBACK, HORIZON)
 
@@ -125,7 +125,7 @@ def read_series(data: Path, name: str) -> Series:
     return Series(name, heading, {part: values[start:end] for part, start, end in parts})
 
 
-def linear_baseline(series: Series, task: Task) -> dict[str, float]:
+def linear_baseline(series: Series, task: Forecasting) -> dict[str, float]:
     """One linear map for all variates, from the lookback less its last value; least squares.
 
     Source: NLinear of Zeng et al., arXiv 2205.13504, solved in closed form with a small ridge.

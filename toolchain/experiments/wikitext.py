@@ -31,7 +31,6 @@ from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.order import Tokens
 from ssmpress.prune.recover import prune_and_recover
-from ssmpress.prune.saliency import next_token_loss
 from ssmpress.recipe.settings import Method, PruneSettings, RecoverSettings, Scope
 
 
@@ -74,7 +73,7 @@ def perplexity(model: Mamba, tokens: Tokens, window: int, batch: int = 16) -> fl
         part = part.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             logits = model.logits(part)
-        total += float(next_token_loss(logits, part)) * part[:, 1:].numel()
+        total += float(model.config.task.target_loss(logits, part)) * part[:, 1:].numel()
         count += part[:, 1:].numel()
     return math.exp(total / count)
 

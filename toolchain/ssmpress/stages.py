@@ -56,8 +56,8 @@ from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
 from ssmpress.results import LanguageModelQuality, TaskQuality, TextUse
-from ssmpress.task_config import Kind, Task
-from ssmpress.tasks.losses import Samples
+from ssmpress.tasks import Classification, Forecasting, task_of
+from ssmpress.tasks.task import Samples
 
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
@@ -162,7 +162,7 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
             note(
                 f"--evaluation {judged}: is --calibration too; on unseen data quality may be lower"
             )
-    if checkpoint.config.task.kind is not Kind.LANGUAGE_MODEL:
+    if not checkpoint.config.is_language_model:
         return _read_task(recipe, checkpoint)
     path = recipe.data.tokenizer or checkpoint.tokenizer
     if path is None:
@@ -195,24 +195,27 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
 
 def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
     """The data of a classifier or forecaster; there is no default for either."""
-    kind, settings = checkpoint.config.task.kind, recipe.data
-    what = "labelled texts" if kind is Kind.CLASSIFICATION else "a CSV file of the series"
+    task, settings = checkpoint.config.task, recipe.data
+    what = "labelled texts" if isinstance(task, Classification) else "a CSV file of the series"
     for option, paths in (
         ("--calibration", settings.calibration), ("--evaluation", settings.evaluation),
     ):  # fmt: skip
         if not paths:
-            raise UsageError(f"{option}: expected {what}, since the model is a {kind}; got none.")
+            raise UsageError(
+                f"{option}: expected {what}, since the model is a {task.kind}; got none."
+            )
     if settings.evaluation_tokens is not None:
         raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
     path = None
-    if kind is Kind.CLASSIFICATION:
+    if task.reads_tokens:
         path = settings.tokenizer or checkpoint.tokenizer
     tokenizer = None if path is None else data.load_tokenizer(path)
 
     def load(paths: tuple[Path, ...]) -> Samples:
-        if kind is Kind.FORECAST:
-            return load_series(paths, checkpoint.config.task)
-        return load_labelled(paths, tokenizer, checkpoint.config.task, checkpoint.config.vocab_size)
+        if isinstance(task, Forecasting):
+            return load_series(paths, task)
+        assert isinstance(task, Classification)
+        return load_labelled(paths, tokenizer, task, checkpoint.config.vocab_size)
 
     def steps(samples: Samples) -> int:
         if isinstance(samples, SeriesWindows):
@@ -351,7 +354,7 @@ def check_save_checkpoint(folder: Path | None) -> None:
 
 def _layouts(config: ModelConfig) -> tuple[str, ...]:
     """Hugging Face has none for classifiers and forecasters."""
-    return LAYOUTS if config.task.kind is Kind.LANGUAGE_MODEL else LAYOUTS[:1]
+    return LAYOUTS if config.is_language_model else LAYOUTS[:1]
 
 
 def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None) -> Path:
@@ -516,6 +519,6 @@ def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    kind = Task.from_dict(report["model"]["config"].get("task", {"kind": "language-model"})).kind
-    commands = run_it(recipe.out.name, recipe.target.machine, kind)
+    task = task_of(report["model"]["config"])
+    commands = run_it(recipe.out.name, recipe.target.machine, task)
     files.write_text(folder / "README.md", render_card(report, commands))

@@ -18,6 +18,7 @@ from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.callbacks import Progress
 from ssmpress.checkpoint.config import tensor_shapes
 from ssmpress.data import text as data
+from ssmpress.data.labelled import LabelledTexts
 from ssmpress.data.series import SeriesWindows
 from ssmpress.devices.boards import lower_bounds
 from ssmpress.devices.check import AnyReference, make_reference
@@ -47,8 +48,8 @@ from ssmpress.results import (
 )
 from ssmpress.runtime.session import Session, open_session
 from ssmpress.stages import Bundle, Pruned, Source, describe_model
-from ssmpress.task_config import Kind
-from ssmpress.tasks.losses import Samples
+from ssmpress.tasks import Forecasting
+from ssmpress.tasks.task import Samples
 
 PARITY_TOKENS = 128
 PARITY_DECODE_TOKENS = 8
@@ -154,6 +155,7 @@ def validate_devices(
             return make_reference(
                 model, library, source.windows, threads=threads, tolerance=tolerance
             )
+        assert isinstance(source.samples, LabelledTexts | SeriesWindows)
         return make_task_reference(
             model, library, source.samples, bundle.dense.model.parent, threads=threads,
             tolerance=tolerance,
@@ -233,6 +235,7 @@ def _task_quality(recipe: Recipe, samples: Samples, bundle: Bundle, progress: Pr
 
         if isinstance(samples, SeriesWindows):
             return evaluate.forecast_error(session.forecast, samples, progress=advance)
+        assert isinstance(samples, LabelledTexts)
         return evaluate.accuracy(session.classify, samples, progress=advance)
 
     known = bundle.dense.quality
@@ -299,7 +302,7 @@ def _task_parity(samples: Samples, packed: PackedModel, bundle: Bundle, recipe: 
 
 
 def _predict(session: Session, inputs: NDArray[Any]) -> NDArray[np.float32]:
-    if session.interface.task.kind is Kind.FORECAST:
+    if isinstance(session.interface.task, Forecasting):
         return session.forecast(inputs)
     return session.classify(inputs)
 

@@ -28,16 +28,14 @@ from rich.progress import track
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from ssmpress.data.labelled import LabelledTexts, from_lists
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Classification
 
 TASKS = {
-    "listops": Task(kind=Kind.CLASSIFICATION, classes=listops.DIGITS, max_length=2000),
-    "text": Task(kind=Kind.CLASSIFICATION, classes=archives.IMDB_CLASSES, max_length=4096),
-    "pathfinder": Task(kind=Kind.CLASSIFICATION, classes=pathfinder.CLASSES, max_length=1024),
-    "image": Task(kind=Kind.CLASSIFICATION, classes=archives.CIFAR_CLASSES, max_length=1024),
-    "retrieval": Task(
-        kind=Kind.CLASSIFICATION, classes=archives.RETRIEVAL_CLASSES, max_length=8001
-    ),
+    "listops": Classification(classes=listops.DIGITS, max_length=2000),
+    "text": Classification(classes=archives.IMDB_CLASSES, max_length=4096),
+    "pathfinder": Classification(classes=pathfinder.CLASSES, max_length=1024),
+    "image": Classification(classes=archives.CIFAR_CLASSES, max_length=1024),
+    "retrieval": Classification(classes=archives.RETRIEVAL_CLASSES, max_length=8001),
 }
 COUNTS = {"listops": (96_000, 2_000, 2_000), "pathfinder": (160_000, 20_000, 20_000)}
 EASIER = (4, 6, 9, 14)  # dashes of the curves in the sets that Pathfinder's training begins with

@@ -31,12 +31,13 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.data.labelled import LabelledTexts, load_labelled
+from ssmpress.prune import batches as tasks
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.recover import device_name, prune_and_recover
 from ssmpress.recipe.settings import PROJECTIONS, PruneSettings, RecoverSettings
-from ssmpress.task_config import Task
-from ssmpress.tasks import losses as tasks
+from ssmpress.tasks import Classification
+from ssmpress.tasks.block import read_block
 
 CHECK_TEXTS = 2000
 """Texts of the validation part that a check during training looks at."""
@@ -94,7 +95,7 @@ class Bench:
 
     name: str
     settings: Settings
-    task: Task
+    task: Classification
     data: Path
     out: Path
     device: torch.device
@@ -226,7 +227,7 @@ def open_bench(given: argparse.Namespace) -> Bench:
     return Bench(
         name=given.task,
         settings=replace(settings, training=training, **sizes),
-        task=Task.from_dict(json.loads((given.data / "task.json").read_text())),
+        task=read_block(Classification, json.loads((given.data / "task.json").read_text())),
         data=given.data,
         out=given.out,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),

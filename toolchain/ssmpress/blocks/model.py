@@ -35,7 +35,6 @@ from ssmpress.blocks.ordered_scan import ordered_kernels
 from ssmpress.blocks.selective_scan import selective_scan
 from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.checkpoint.read import Checkpoint
-from ssmpress.task_config import INSTANCE_EPS, Kind, Task
 
 ScanFunction = Callable[..., tuple[Tensor, Tensor]]
 """Takes and returns what `selective_scan` does."""
@@ -215,24 +214,6 @@ class Layer(nn.Module):
         return x + y
 
 
-def patch_positions(task: Task) -> Tensor:
-    """Time steps of each token of a forecaster: int64 (patches, patch)."""
-    return torch.arange(task.patches)[:, None] * task.stride + torch.arange(task.patch)
-
-
-def instance_scale(series: Tensor, task: Task) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over time of each variate of each window, (b, 1, v) each.
-
-    Source: Kim et al., "Reversible Instance Normalization", ICLR 2022, without the affine part.
-    """
-    if task.normalisation == "none":
-        shape = (series.shape[0], 1, series.shape[2])
-        return series.new_zeros(shape), series.new_ones(shape)
-    mean = series.mean(dim=1, keepdim=True)
-    variance = (series - mean).square().mean(dim=1, keepdim=True)
-    return mean, torch.sqrt(variance + INSTANCE_EPS)
-
-
 class Backbone(nn.Module):
     """Embedding, layers and the last norm; parameter names are mamba-ssm's."""
 
@@ -257,13 +238,8 @@ class Backbone(nn.Module):
         Returns:
             (b, l, d_model), or (b * variates, patches, d_model): each variate is a sequence.
         """
-        if self.task.kind is not Kind.FORECAST:
-            tokens: Tensor = self.embedding(inputs)
-            return tokens.float()
-        mean, scale = instance_scale(inputs, self.task)
-        series = ((inputs - mean) / scale).transpose(1, 2).flatten(0, 1)  # (b v, lookback)
-        patches = series[:, patch_positions(self.task).to(series.device)]  # (b v, patches, patch)
-        embedded: Tensor = self.patch_embedding(patches)
+        embedding = self.embedding if self.task.reads_tokens else self.patch_embedding
+        embedded: Tensor = embedding(self.task.entries(inputs))
         return embedded.float()
 
 
@@ -278,7 +254,7 @@ class Mamba(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = Backbone(config)
-        if config.task.kind is not Kind.LANGUAGE_MODEL:
+        if config.outputs:
             self.head = Projection(config.d_model, config.outputs, bias=True)
             return
         self.lm_head = Projection(config.d_model, config.vocab_size, bias=False)
@@ -399,30 +375,9 @@ class Mamba(nn.Module):
         Returns:
             float32 logits (b, classes), or forecasts (b, horizon, variates).
         """
-        task = self.config.task
-        if task.kind is Kind.CLASSIFICATION:
-            logits: Tensor = self.head(pool(hidden, task.pooling, lengths))
-            return logits.float()
-        forecast: Tensor = self.head(hidden[:, -1]).float()  # (b v, horizon)
-        forecast = forecast.view(inputs.shape[0], -1, task.horizon).transpose(1, 2)
-        mean, scale = instance_scale(inputs, task)
-        return forecast * scale + mean
+        head = self.head if self.config.outputs else self.lm_head
+        return self.config.task.read_out(head, hidden, inputs, lengths)
 
     def predict(self, inputs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """`outputs` of `hidden`: from the inputs to a classifier's or forecaster's predictions."""
         return self.outputs(self.hidden(inputs), inputs, lengths)
-
-
-def pool(hidden: Tensor, pooling: str, lengths: Tensor | None) -> Tensor:
-    """What a classifier's head sees. hidden (b, l, d), lengths int (b,) or None -> (b, d).
-
-    Layers are causal: padding after the text changes nothing before it.
-    """
-    b, length, _ = hidden.shape
-    if lengths is None:
-        return hidden.mean(dim=1) if pooling == "mean" else hidden[:, -1]
-    if pooling == "last":
-        return hidden[torch.arange(b, device=hidden.device), lengths - 1]
-    inside = torch.arange(length, device=hidden.device) < lengths[:, None]  # (b, l)
-    total = (hidden * inside[:, :, None]).sum(dim=1)
-    return total / lengths[:, None]

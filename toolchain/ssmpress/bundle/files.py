@@ -10,7 +10,7 @@ from pathlib import Path
 from ssmpress.bundle.runtime_library import RUNTIME_NAME, RuntimeLibrary
 from ssmpress.files import copy, replaced
 from ssmpress.machine import RUNNER_NAME, get_runner_path
-from ssmpress.task_config import Kind
+from ssmpress.tasks import Classification, Forecasting, LanguageModel, Task
 
 RUNTIME_FILES = (RUNTIME_NAME, RUNNER_NAME)
 """What every bundle of one version and machine has in common beside the op library."""
@@ -30,15 +30,15 @@ checksum of every file; ssmrun checks them first."""
 
 
 _COMMANDS = {
-    Kind.LANGUAGE_MODEL: 'generate {name} --prompt "The river" --max-tokens 50',
-    Kind.CLASSIFICATION: "eval {name} labelled.jsonl",
-    Kind.FORECAST: "eval {name} series.csv",
+    LanguageModel.kind: 'generate {name} --prompt "The river" --max-tokens 50',
+    Classification.kind: "eval {name} labelled.jsonl",
+    Forecasting.kind: "eval {name} series.csv",
 }
 
 
-def run_it(name: str, machine: str, kind: Kind = Kind.LANGUAGE_MODEL) -> str:
+def run_it(name: str, machine: str, task: Task | None = None) -> str:
     """Commands for a bundle's README. name: of its folder. machine: that it is for."""
-    command = _COMMANDS[kind].format(name=name)
+    command = _COMMANDS[(task or LanguageModel()).kind].format(name=name)
     return _RUN_IT.format(name=name, machine=machine, command=command)
 
 

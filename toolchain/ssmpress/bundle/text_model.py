@@ -15,7 +15,7 @@ from ssmpress.errors import BadInputError, UsageError
 from ssmpress.machine import LIBRARY_NAME
 from ssmpress.recipe.settings import available_threads
 from ssmpress.runtime.session import Session, open_session
-from ssmpress.task_config import Kind
+from ssmpress.tasks import LanguageModel
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -88,9 +88,9 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
         threads=available_threads() if threads is None else threads,
         library=folder / LIBRARY_NAME,
     )
-    if (kind := session.interface.task.kind) is not Kind.LANGUAGE_MODEL:
+    if not isinstance(task := session.interface.task, LanguageModel):
         raise UsageError(
-            f"{folder}: expected the bundle of a language model; got that of a {kind} model. Open "
-            f"{folder / 'model.onnx'} with ssmpress.open_session instead."
+            f"{folder}: expected the bundle of a language model; got that of a {task.kind} model. "
+            f"Open {folder / 'model.onnx'} with ssmpress.open_session instead."
         )
     return TextModel(session, load_tokenizer(folder / "tokenizer.json"))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Task, task_of
+from ssmpress.tasks.language_model import LanguageModel
 
 LIMITS = {
     "d_model": 1 << 16,
@@ -107,7 +108,7 @@ class ModelConfig:
     proj_bias: bool = False
     tie_embeddings: bool = True
     norm_eps: float = NORM_EPS
-    task: Task = field(default_factory=Task)
+    task: Task = field(default_factory=LanguageModel)
     channels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -117,14 +118,19 @@ class ModelConfig:
                 reader.integer(name, limit=limit)
         for name in ("conv_bias", "proj_bias", "tie_embeddings"):
             reader.boolean(name, False)
-        if self.task.kind is not Kind.LANGUAGE_MODEL:  # its head has a shape of its own
+        if self.task.outputs:  # its head has a shape of its own
             object.__setattr__(self, "tie_embeddings", False)
         reader.number("norm_eps", NORM_EPS)
 
     @property
+    def is_language_model(self) -> bool:
+        """The model is what a checkpoint without a `task` block is for."""
+        return self.task == LanguageModel()
+
+    @property
     def has_vocabulary(self) -> bool:
         """The model reads tokens; a forecaster reads numbers."""
-        return self.task.kind is not Kind.FORECAST
+        return self.task.reads_tokens
 
     @property
     def patch(self) -> int:
@@ -146,7 +152,7 @@ class ModelConfig:
         values = asdict(self) | {"task": self.task.to_dict()}
         if not self.channels:
             del values["channels"]
-        if self.task.kind is Kind.LANGUAGE_MODEL:
+        if self.is_language_model:
             del values["task"]
         return values
 
@@ -163,7 +169,7 @@ class ModelConfig:
                 f"model configuration: expected only {', '.join(sorted(names))}; "
                 f"got {unknown[0]!r}. Write it with the same version of ssmpress."
             )
-        task = Task.from_dict(values["task"]) if "task" in values else Task()
+        task = task_of(values)
         for name in ("d_model", "n_layer", "d_inner", "dt_rank"):
             _Reader(values, "model configuration").integer(name)
         return cls(**{"vocab_size": 0, **values, "task": task})
@@ -253,12 +259,12 @@ def _parse_mamba_ssm(reader: _Reader) -> ModelConfig:
     if unknown := sorted(set(ssm) - _SSM_KEYS):
         raise inner.fail(unknown[0], "a setting of Mamba-1 or nothing", only)
     d_model = reader.integer("d_model", limit=LIMITS["d_model"])
-    task = Task.from_dict(values["task"]) if "task" in values else Task()
+    task = task_of(values)
     return ModelConfig(
         task=task,
         d_model=d_model,
         n_layer=reader.integer("n_layer", limit=LIMITS["n_layer"]),
-        vocab_size=0 if task.kind is Kind.FORECAST else _padded_vocabulary(reader),
+        vocab_size=_padded_vocabulary(reader) if task.reads_tokens else 0,
         d_state=inner.integer("d_state", 16, LIMITS["d_state"]),
         d_conv=inner.integer("d_conv", 4, LIMITS["d_conv"]),
         d_inner=_d_inner(inner, d_model),
@@ -326,7 +332,7 @@ def config_json(config: ModelConfig, layout: str) -> dict[str, Any]:
     """
     if layout == "mamba-ssm":
         return _mamba_ssm_json(config)
-    if config.task.kind is not Kind.LANGUAGE_MODEL:
+    if not config.is_language_model:
         raise BadInputError(
             f"task {config.task.kind}: Hugging Face's layout has language models only. "
             + _OTHER_LAYOUT
@@ -367,7 +373,7 @@ def _mamba_ssm_json(config: ModelConfig) -> dict[str, Any]:
     while int(expand * config.d_model) < config.d_inner:  # the quotient was rounded down
         expand = math.nextafter(expand, math.inf)
     task = {"task": config.task.to_dict()}
-    return (task if config.task.kind is not Kind.LANGUAGE_MODEL else {}) | {
+    return ({} if config.is_language_model else task) | {
         "d_model": config.d_model,
         "d_intermediate": 0,
         "n_layer": config.n_layer,
@@ -412,7 +418,7 @@ def tensor_axes(config: ModelConfig) -> dict[str, tuple[_Axis, ...]]:
             if name not in _OPTIONAL or getattr(config, _OPTIONAL[name]):
                 axes[f"backbone.layers.{layer}.{name}"] = layer_axes
     axes["backbone.norm_f.weight"] = (("d_model",),)
-    if config.task.kind is not Kind.LANGUAGE_MODEL:
+    if config.outputs:
         axes[f"{HEAD}.weight"] = (("outputs",), ("d_model",))
         axes[f"{HEAD}.bias"] = (("outputs",),)
     elif not config.tie_embeddings:

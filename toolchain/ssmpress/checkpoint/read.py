@@ -46,7 +46,6 @@ from ssmpress.checkpoint.weight_files import (
 )
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.files import blaming, copy, make_readable, replaced, sha256, write_text
-from ssmpress.task_config import Kind
 
 __all__ = ["Checkpoint", "ModelConfig", "read_checkpoint", "tensor_shapes", "write_checkpoint"]
 
@@ -304,7 +303,7 @@ def _check_shapes(
 ) -> None:
     """Compare names and shapes with the configuration; one error says the first difference."""
     guessed: ModelConfig | None = None
-    language_model = config.task.kind is Kind.LANGUAGE_MODEL
+    language_model = config.is_language_model
     try:
         guessed = infer_config(shapes, where)
     except BadInputError:

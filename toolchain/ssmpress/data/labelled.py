@@ -10,20 +10,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.data import text as data
 from ssmpress.errors import BadInputError
-from ssmpress.task_config import Task
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _PLAIN = (".jsonl", ".tsv", ".csv")
 _EXPECTED = "a .jsonl, .tsv or .csv file with the keys or columns `text` and `label`, or a .npz"
+
+
+class Labels(Protocol):
+    """What is read of a text: its class, one of `classes`, and its first `max_length` tokens."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def max_length(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def from_lists(
 
 
 def load_labelled(
-    paths: Iterable[Path], tokenizer: Tokenizer | None, task: Task, vocab_size: int,
+    paths: Iterable[Path], tokenizer: Tokenizer | None, task: Labels, vocab_size: int,
     limit: int | None = None,
 ) -> LabelledTexts:  # fmt: skip
     """Read files of labelled texts, one after the other.
@@ -102,7 +111,7 @@ def load_labelled(
             `label`, plain, .xz or .gz; or .npz with `tokens` (n, l), or (n,) and `starts`, and
             `labels`, numbers of the classes.
         tokenizer: from data.load_tokenizer; None will do for .npz.
-        task: gives the classes and the longest text.
+        task: a classifier's.
         vocab_size: rows of the embedding.
         limit: texts to return at most.
 
@@ -132,7 +141,7 @@ def load_labelled(
 
 
 def _load_texts(
-    path: Path, tokenizer: Tokenizer, task: Task, vocab_size: int, limit: int | None
+    path: Path, tokenizer: Tokenizer, task: Labels, vocab_size: int, limit: int | None
 ) -> LabelledTexts:
     texts, labels = [], []
     numbers = {name: number for number, name in enumerate(task.classes)}
@@ -218,7 +227,7 @@ def _table(path: Path, content: str, kind: str) -> Iterator[tuple[int, str, str]
         ) from error
 
 
-def _load_npz(path: Path, task: Task, vocab_size: int) -> LabelledTexts:
+def _load_npz(path: Path, task: Labels, vocab_size: int) -> LabelledTexts:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}

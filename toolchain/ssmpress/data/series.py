@@ -8,13 +8,36 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.data.text import read_text
 from ssmpress.errors import BadInputError
-from ssmpress.task_config import Task
+
+
+class Scale(Protocol):
+    """The columns that are read of a series, and the mean and deviation of each."""
+
+    @property
+    def variates(self) -> tuple[str, ...]: ...
+
+    @property
+    def mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def std(self) -> tuple[float, ...]: ...
+
+
+class Windows(Scale, Protocol):
+    """A scale, and the time steps that a window reads and those after them."""
+
+    @property
+    def lookback(self) -> int: ...
+
+    @property
+    def horizon(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -120,15 +143,15 @@ def _number(text: str) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def scaled(values: NDArray[np.float64], task: Task) -> NDArray[np.float32]:
-    """(x - mean) / std by the task's statistics. values: float (n, variates)."""
-    result: NDArray[np.float32] = ((values - np.array(task.mean)) / np.array(task.std)).astype(
+def scaled(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float32]:
+    """(x - mean) / std. values: float (n, variates)."""
+    result: NDArray[np.float32] = ((values - np.array(scale.mean)) / np.array(scale.std)).astype(
         np.float32
     )
     return result
 
 
-def load_series(paths: Iterable[Path], task: Task) -> SeriesWindows:
+def load_series(paths: Iterable[Path], task: Windows) -> SeriesWindows:
     """The windows of CSV files, one after the other as one series.
 
     Raises:

@@ -20,7 +20,7 @@ from ssmpress.machine import LIBRARY_NAME, RUNNER_NAME
 from ssmpress.measure import replies
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.results import EMULATED, EMULATED_TIME, DeviceResult, Instructions
-from ssmpress.task_config import Kind
+from ssmpress.tasks import Classification
 
 REPLY_S = 1800.0
 """Seconds for one answer: emulation is slow."""
@@ -56,7 +56,7 @@ class Count:
 def _what_counts(reference: AnyReference) -> Count:
     if not isinstance(reference, TaskReference):
         return Count(COUNTED_TOKENS, 1)
-    texts = reference.task.kind is Kind.CLASSIFICATION
+    texts = isinstance(reference.task, Classification)
     return Count(COUNTED_TEXTS if texts else COUNTED_TOKENS, reference.length)
 
 

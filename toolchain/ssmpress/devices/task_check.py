@@ -22,7 +22,7 @@ from ssmpress.measure import replies
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.results import Parity, Sample, TaskQuality
 from ssmpress.runtime.session import Session, open_session
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import Classification, Forecasting
 
 SAMPLES = 32
 SAMPLE_TOKENS = 256
@@ -46,7 +46,7 @@ class TaskReference:
     tolerance: of the predictions, relative to the largest.
     """
 
-    task: Task
+    task: Classification | Forecasting
     samples: LabelledTexts | SeriesWindows
     predictions: NDArray[np.float32]
     quality: TaskQuality
@@ -57,7 +57,7 @@ class TaskReference:
     @property
     def metric(self) -> str:
         """With its article."""
-        return "an accuracy" if self.task.kind is Kind.CLASSIFICATION else "an MSE"
+        return "an accuracy" if isinstance(self.task, Classification) else "an MSE"
 
 
 def make_task_reference(
@@ -74,6 +74,7 @@ def make_task_reference(
     task = session.interface.task
     taken: LabelledTexts | SeriesWindows
     if isinstance(samples, SeriesWindows):
+        assert isinstance(task, Forecasting)
         taken = _some_windows(samples)
         file = folder / "sample.csv"
         write_text(file, _csv(taken, task))
@@ -81,6 +82,7 @@ def make_task_reference(
         predictions = session.forecast(inputs)
         quality = evaluate.forecast_error(session.forecast, taken)
     else:
+        assert isinstance(task, Classification)
         taken = _some_texts(samples)
         file = folder / "sample.jsonl"
         write_text(file, _jsonl(taken, task))
@@ -105,7 +107,7 @@ def _some_texts(samples: LabelledTexts) -> LabelledTexts:
     return from_lists([samples.text(number) for number in chosen], labels, SAMPLE_TOKENS)
 
 
-def _csv(windows: SeriesWindows, task: Task) -> str:
+def _csv(windows: SeriesWindows, task: Forecasting) -> str:
     """The values in their own units, in double precision: z-scored again they are the same."""
     values = windows.values.astype(np.float64) * np.array(task.std) + np.array(task.mean)
     text = io.StringIO()
@@ -115,7 +117,7 @@ def _csv(windows: SeriesWindows, task: Task) -> str:
     return text.getvalue()
 
 
-def _jsonl(texts: LabelledTexts, task: Task) -> str:
+def _jsonl(texts: LabelledTexts, task: Classification) -> str:
     rows = (
         {"tokens": texts.text(number).tolist(), "label": task.classes[texts.labels[number]]}
         for number in range(texts.count)

@@ -43,7 +43,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ssmpress._version import __version__
-from ssmpress.checkpoint.config import EMBEDDING, HEAD, PATCH_EMBEDDING
+from ssmpress.checkpoint.config import EMBEDDING, HEAD, PATCH_EMBEDDING, ModelConfig
 from ssmpress.errors import BadInputError
 from ssmpress.files import blaming
 from ssmpress.formats import CONFIG_KEY, Structure, Values
@@ -51,7 +51,6 @@ from ssmpress.graph import fallback, ops
 from ssmpress.graph.builder import GraphBuilder
 from ssmpress.pack.matrix import FrequentRows, PackedMatrix
 from ssmpress.pack.model import PackedModel
-from ssmpress.task_config import INSTANCE_EPS, Kind
 
 FloatArray = NDArray[np.float32]
 EXTERNAL_DATA_BYTES = 1 << 30
@@ -117,34 +116,42 @@ class _MambaGraph(GraphBuilder):
     """A Mamba of packed matrices; every method returns the values it made."""
 
     def __init__(self, model: PackedModel) -> None:
-        super().__init__(partial(_described, kind=model.config.task.kind))
+        super().__init__(partial(_described, config=model.config))
         self.model, self.config = model, model.config
+        self.states: list[ir.Value] = []  # after the tokens, two of each layer
 
     def build(self) -> None:
-        """The whole model."""
-        if self.config.task.kind is Kind.LANGUAGE_MODEL:
-            self.language_model()
-        elif self.config.task.kind is Kind.CLASSIFICATION:
-            self.classifier()
-        else:
-            self.forecaster()
-
-    def language_model(self) -> None:
-        """States go in and out, logits at the wanted positions."""
-        tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
-        positions = self.input("logits_positions", ir.DataType.INT64, ("positions",))
-        x = self.embedding(tokens)
-        states: list[ir.Value] = []
-        for i in range(self.config.n_layer):
-            x, *after = self.layer(i, x, self.past_states(i))
-            states += after
-        wanted = self.node("Gather", "logits/positions", [x, positions], axis=1)
-        normalized = self.rms_norm("backbone.norm_f", wanted)
-        logits = self.head(normalized)
-        self.output(logits, ("batch", "positions", self.config.vocab_size))
-        for i, pair in enumerate(zip(states[::2], states[1::2], strict=True)):
+        """The whole model: the task's inputs and nodes, around all layers."""
+        task = self.config.task
+        ports = task.ports(self.config.vocab_size)
+        inputs = [self.input(port.name, _TYPES[port.type], port.shape) for port in ports.inputs]
+        outputs = task.nodes(self, *inputs)
+        for value, port in zip(outputs, ports.outputs, strict=True):
+            self.output(value, port.shape)
+        for i, pair in enumerate(zip(self.states[::2], self.states[1::2], strict=True)):
             for value, rows in zip(pair, self.state_rows(), strict=True):
                 self.output(value, ("batch", rows, self.config.channels_of(i)))
+
+    def layers(self, entries: ir.Value) -> ir.Value:
+        """The embedding and all layers: the residual stream (b, l, d_model) before the last norm.
+
+        Args:
+            entries: int64 (b, l), tokens, or float32 (b, l, patch).
+        """
+        if self.config.has_vocabulary:
+            x = self.embedding(entries)
+        else:
+            x = self.linear(f"{PATCH_EMBEDDING}.weight", entries, "patch_embedding")
+        if not self.config.task.recurrent:
+            return self.from_zero_states(x)
+        for i in range(self.config.n_layer):
+            x, *after = self.layer(i, x, self.past_states(i))
+            self.states += after
+        return x
+
+    def norm(self, x: ir.Value) -> ir.Value:
+        """The last norm. x: (..., d_model)."""
+        return self.rms_norm("backbone.norm_f", x)
 
     def past_states(self, i: int) -> list[ir.Value]:
         """Inputs that hold the states of layer i before the tokens."""
@@ -178,69 +185,16 @@ class _MambaGraph(GraphBuilder):
             states.append(self.node("ConstantOfShape", f"zero_{name}", [shape]))
         return states
 
-    def classifier(self) -> None:
-        """Tokens -> logits of the classes."""
-        task = self.config.task
-        tokens = self.input("input_ids", ir.DataType.INT64, ("batch", "length"))
-        x = self.rms_norm("backbone.norm_f", self.from_zero_states(self.embedding(tokens)))
-        if task.pooling == "mean":
-            axes = self.constant("axis_time", np.array([1], np.int64))
-            x = self.node("ReduceMean", "pooled", [x, axes], keepdims=0)
-        else:
-            x = self.node("Gather", "pooled", [x, self.constant("last", np.array(-1))], axis=1)
-        logits = self.linear(f"{HEAD}.weight", x, "logits")
-        self.output(logits, ("batch", task.outputs))
-
-    def forecaster(self) -> None:
-        """Each variate of a window is a sequence of patches; its last position forecasts."""
-        task = self.config.task
-        variates = len(task.variates)
-        series = self.input("series", ir.DataType.FLOAT, ("batch", task.lookback, variates))
-        normal, scale = self.instance_scale(series)
-        by_variate = self.node("Transpose", "by_variate", [normal], perm=[0, 2, 1])
-        steps = np.arange(task.patches)[:, None] * task.stride + np.arange(task.patch)
-        positions = self.constant("patch_positions", steps)
-        cut = self.node("Gather", "patches/by_variate", [by_variate, positions], axis=2)
-        shape = self.constant("patches_shape", np.array([-1, task.patches, task.patch]))
-        patches = self.node("Reshape", "patches", [cut, shape])  # (b v, patches, patch)
-        x = self.from_zero_states(
-            self.linear(f"{PATCH_EMBEDDING}.weight", patches, "patch_embedding")
-        )
-        last = self.node("Gather", "last_patch", [x, self.constant("last", np.array(-1))], axis=1)
-        head = self.linear(f"{HEAD}.weight", self.rms_norm("backbone.norm_f", last), "head")
-        shape = self.constant("forecast_shape", np.array([-1, variates, task.horizon]))
-        rows = self.node("Reshape", "head/by_variate", [head, shape])
-        if not scale:
-            forecast = self.node("Transpose", "forecast", [rows], perm=[0, 2, 1])
-        else:
-            steps_first = self.node("Transpose", "head/by_time", [rows], perm=[0, 2, 1])
-            wide = self.node("Mul", "head/scaled", [steps_first, scale[1]])
-            forecast = self.node("Add", "forecast", [wide, scale[0]])
-        self.output(forecast, ("batch", task.horizon, variates))
-
-    def instance_scale(self, series: ir.Value) -> tuple[ir.Value, tuple[ir.Value, ...]]:
-        """`model.instance_scale`: the normalised windows, and their mean and deviation."""
-        if self.config.task.normalisation == "none":
-            return series, ()
-        axes = self.constant("axis_time", np.array([1], np.int64))
-        mean = self.node("ReduceMean", "instance/mean", [series, axes], keepdims=1)
-        centred = self.node("Sub", "instance/centred", [series, mean])
-        squares = self.node("Mul", "instance/squares", [centred, centred])
-        variance = self.node("ReduceMean", "instance/variance", [squares, axes], keepdims=1)
-        eps = self.constant("instance_eps", np.array(INSTANCE_EPS, np.float32))
-        sum_ = self.node("Add", "instance/variance_eps", [variance, eps])
-        deviation = self.node("Sqrt", "instance/deviation", [sum_])
-        normal = self.node("Div", "instance/normal", [centred, deviation])
-        return normal, (mean, deviation)
-
     def state_rows(self) -> tuple[int, int]:
         return self.config.d_conv - 1, self.config.d_state
 
-    def head(self, x: ir.Value) -> ir.Value:
-        """Scores of the next token, (b, p, vocab_size)."""
+    def head(self, x: ir.Value, output: str) -> ir.Value:
+        """The head's rows by x (..., d_model): the task's own, or scores of the next token."""
+        if self.config.outputs:
+            return self.linear(f"{HEAD}.weight", x, output)
         name, frequent = self.model.head_name, self.model.frequent
         if frequent is None:
-            return self.linear(name, x, "logits")
+            return self.linear(name, x, output)
         logits = self.linear(name, x, "logits/rounded")
         (errors,) = self.call(
             ops.LINEAR[frequent.errors.format],
@@ -404,23 +358,20 @@ def matrix_attributes(matrix: PackedMatrix) -> dict[str, Any]:
     }
 
 
-_DESCRIBED = {
-    "input_ids": "tokens, 0 .. vocab_size - 1",
-    "logits_positions": "positions in the sequence whose logits are wanted: all, the last or none",
-    "logits": "scores of the next token at the wanted positions",
+_TYPES = {"int64": ir.DataType.INT64, "float32": ir.DataType.FLOAT}
+_STATES = {
     "past_conv_state": "last inputs of the convolution, oldest first; zeros start a sequence",
     "past_scan_state": "state of the selective scan; zeros start a sequence",
     "present_conv_state": "the next call's past_conv_state",
     "present_scan_state": "the next call's past_scan_state",
-    "series": "time steps that are read, z-scored by the task's mean and std",
-    "forecast": "the time steps after them, z-scored",
 }
-_CLASS_LOGITS = "scores of the classes, in the order of the task's classes"
 
 
-def _described(name: str, kind: Kind) -> str:
+def _described(name: str, config: ModelConfig) -> str:
     """What an input or output is, for viewers; `.3` at its end is the layer."""
-    if name == "logits" and kind is Kind.CLASSIFICATION:
-        return _CLASS_LOGITS
+    ports = config.task.ports(config.vocab_size)
+    texts = {port.name: port.text for port in (*ports.inputs, *ports.outputs)}
+    if name in texts:
+        return texts[name]
     base, _, layer = name.partition(".")
-    return _DESCRIBED[base] + (f" (layer {layer})" if layer else "")
+    return f"{_STATES[base]} (layer {layer})"

@@ -30,7 +30,7 @@ from ssmpress.errors import SsmpressError
 from ssmpress.results import TASK_BATCH
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.session import Session, open_session
-from ssmpress.task_config import Kind
+from ssmpress.tasks import Classification, Forecasting, LanguageModel
 
 _PR_SET_PDEATHSIG = 1
 
@@ -74,7 +74,7 @@ class Worker:
         session = self._session
         if session is None:
             raise SsmpressError("worker: a round was asked for before a model was loaded.")
-        if session.interface.task.kind is not Kind.LANGUAGE_MODEL:
+        if not isinstance(session.interface.task, LanguageModel):
             return self.task_round(session, prompt_tokens, decode_tokens)
         vocab = session.interface.vocab_size
         prompt = self._random.integers(vocab, size=(1, prompt_tokens))
@@ -100,7 +100,7 @@ class Worker:
         run: Callable[[NDArray[Any]], Any] = session.classify
         batch: NDArray[Any]
         samples: NDArray[Any]
-        if task.kind is Kind.FORECAST:
+        if isinstance(task, Forecasting):
             run = session.forecast
             shape = (predictions, task.lookback, len(task.variates))
             batch = self._random.normal(size=(TASK_BATCH, *shape[1:])).astype(np.float32)
@@ -121,11 +121,11 @@ class Worker:
 
     def _first_prediction(self, session: Session) -> None:
         task = session.interface.task
-        if task.kind is Kind.LANGUAGE_MODEL:
+        if isinstance(task, LanguageModel):
             session.prefill(np.zeros((1, 1), np.int64))
-        elif task.kind is Kind.CLASSIFICATION:
+        elif isinstance(task, Classification):
             session.classify(np.zeros((1, 1), np.int64))
-        else:
+        elif isinstance(task, Forecasting):
             session.forecast(np.zeros((1, task.lookback, len(task.variates)), np.float32))
 
 

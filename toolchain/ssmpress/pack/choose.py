@@ -12,7 +12,6 @@ from ssmpress.pack import matrix as compact
 from ssmpress.pack.layouts import int4
 from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.settings import PackSettings
-from ssmpress.task_config import Kind
 
 SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
 """Ends of a classifier or forecaster: as fp16 at least. They are small, and int8 would round the
@@ -37,8 +36,8 @@ def matrix_format(
     if name in SMALL_MATRICES:
         return small_format(settings.values), "small, and next to the numbers"
     embedding = name == EMBEDDING
-    head = name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
-    head = head and config.task.kind is Kind.LANGUAGE_MODEL
+    scores_tokens = not config.outputs
+    head = scores_tokens and name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
     values = settings.head_values() if head else settings.values
     if values is Values.INT4 and shape[1] > int4.MAX_COLUMNS:
         values = Values.INT8

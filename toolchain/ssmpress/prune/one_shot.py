@@ -13,12 +13,12 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune import baselines
+from ssmpress.prune.batches import Batch, load_batch
 from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect, zero_counts
 from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe.settings import Method, PruneSettings, Scope
-from ssmpress.tasks.losses import Batch, load_batch
 
 
 def check_combination(names: tuple[str, ...], prune: PruneSettings, sparsity: float) -> None:

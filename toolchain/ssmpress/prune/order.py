@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError
-from ssmpress.tasks.losses import Samples
+from ssmpress.tasks.task import Samples
 
 Tokens = NDArray[np.integer[Any]]
 """Token ids (n,), any integer type; np.load(..., mmap_mode="r") will do."""

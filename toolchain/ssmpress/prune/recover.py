@@ -21,6 +21,7 @@ from ssmpress.data.labelled import LabelledTexts
 from ssmpress.errors import DeviceError
 from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
+from ssmpress.prune.batches import load_batch, noisy, predict
 from ssmpress.prune.distill import RowTerms, Teacher, row_terms
 from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
 from ssmpress.prune.one_shot import (
@@ -34,7 +35,6 @@ from ssmpress.prune.order import Calibration, SampleOrder, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.training import Batch, Plan, TaskBatch, Training
 from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSettings, Scope
-from ssmpress.tasks.losses import load_batch, noisy, predict
 
 _GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
 _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest

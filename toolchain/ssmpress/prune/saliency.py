@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.errors import BadInputError
-from ssmpress.tasks.losses import Batch, task_loss
+from ssmpress.prune.batches import Batch, task_loss
 
 
 def parameters_of(model: Mamba, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
@@ -102,9 +101,4 @@ def _loss(model: Mamba, batch: Tensor | Batch) -> Tensor:
     if isinstance(batch, Batch):
         return task_loss(model, batch)
     tokens = batch.to(next(model.parameters()).device).long()
-    return next_token_loss(model.logits(tokens), tokens)
-
-
-def next_token_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Mean negative log likelihood of each token given those before it. tokens: int (b, l)."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten())
+    return task_loss(model, Batch(tokens, tokens))

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
 from ssmpress.errors import UsageError
+from ssmpress.prune import batches
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
 from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import combine, magnitude, parameters_of
 from ssmpress.prune.schedule import cosine_factor, cubic_sparsity
 from ssmpress.recipe.settings import RecoverSettings, Scope
-from ssmpress.tasks import losses as tasks
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Batch:
 class TaskBatch:
     """Samples of a task and what the dense model predicts for them, or None."""
 
-    samples: tasks.Batch
+    samples: batches.Batch
     teacher: Tensor | None
 
 
@@ -127,14 +127,14 @@ class Training:
         return {key: value.detach() for key, value in terms.items()}
 
     def _task(self, batch: TaskBatch) -> dict[str, Tensor]:
-        s, kind, weight = self.settings, self.model.config.task.kind, self.settings.distill
-        outputs = tasks.predict(
+        s, task, weight = self.settings, batches.sample_task(self.model), self.settings.distill
+        outputs = batches.predict(
             self.model, batch.samples, s.activation_checkpointing, s.deterministic
         )
-        own = tasks.target_loss(outputs, batch.samples.targets, kind)
+        own = task.target_loss(outputs, batch.samples.targets)
         if batch.teacher is None:
             return {"loss": own, "target": own}
-        taught = tasks.teacher_loss(outputs, batch.teacher, kind)
+        taught = task.teacher_loss(outputs, batch.teacher)
         return {"loss": weight * taught + (1 - weight) * own, "teacher": taught, "target": own}
 
     def _text(self, batch: Batch) -> dict[str, Tensor]:

@@ -23,11 +23,13 @@ from typing import Any
 
 from ssmpress.errors import BadInputError
 from ssmpress.formats import CONFIG_KEY
-from ssmpress.task_config import Kind, Task
+from ssmpress.tasks import LanguageModel, Task, task_of
+from ssmpress.tasks.task import Port
 
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> type, shape
 
 _SIZES = ("n_layer", "vocab_size", "d_conv", "d_state", "d_inner")
+_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}  # ONNX Runtime's names
 _FREE = -1  # a dimension that the caller chooses
 _LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage
 
@@ -46,7 +48,7 @@ class ModelInterface:
     d_state: int
     d_inner: int
     config: dict[str, Any]
-    task: Task = field(default_factory=Task)
+    task: Task = field(default_factory=LanguageModel)
     channels: tuple[int, ...] = ()
 
     def state_shapes(self, batch: int) -> dict[str, tuple[int, int, int]]:
@@ -67,30 +69,25 @@ def read_interface(session: Any, path: Path) -> ModelInterface:
             another type or another shape.
     """
     interface = _parse(session.get_modelmeta().custom_metadata_map.get(CONFIG_KEY), path)
-    inputs, outputs = _language_model(interface)
-    task = interface.task
-    if task.kind is Kind.CLASSIFICATION:
-        inputs = {"input_ids": ("tensor(int64)", (_FREE, _FREE))}
-        outputs = {"logits": ("tensor(float)", (_FREE, len(task.classes)))}
-    elif task.kind is Kind.FORECAST:
-        variates = len(task.variates)
-        inputs = {"series": ("tensor(float)", (_FREE, task.lookback, variates))}
-        outputs = {"forecast": ("tensor(float)", (_FREE, task.horizon, variates))}
+    ports = interface.task.ports(interface.vocab_size)
+    inputs, outputs = _signature(ports.inputs), _signature(ports.outputs)
+    if interface.task.recurrent:
+        states = interface.state_shapes(_FREE).items()
+        inputs |= {f"past_{name}": (_TYPES["float32"], shape) for name, shape in states}
+        outputs |= {f"present_{name}": (_TYPES["float32"], shape) for name, shape in states}
     _check(path, "input", inputs, session.get_inputs(), fixed=True)
     _check(path, "output", outputs, session.get_outputs(), fixed=False)
     return interface
 
 
-def _language_model(interface: ModelInterface) -> tuple[_Tensors, _Tensors]:
-    states = interface.state_shapes(_FREE)
-    inputs: _Tensors = {
-        "input_ids": ("tensor(int64)", (_FREE, _FREE)),
-        "logits_positions": ("tensor(int64)", (_FREE,)),
+def _signature(ports: tuple[Port, ...]) -> _Tensors:
+    return {
+        port.name: (
+            _TYPES[port.type],
+            tuple(size if isinstance(size, int) else _FREE for size in port.shape),
+        )
+        for port in ports
     }
-    outputs: _Tensors = {"logits": ("tensor(float)", (_FREE, _FREE, interface.vocab_size))}
-    inputs |= {f"past_{name}": ("tensor(float)", shape) for name, shape in states.items()}
-    outputs |= {f"present_{name}": ("tensor(float)", shape) for name, shape in states.items()}
-    return inputs, outputs
 
 
 def _parse(text: str | None, path: Path) -> ModelInterface:
@@ -103,16 +100,14 @@ def _parse(text: str | None, path: Path) -> ModelInterface:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadInputError(f"{path}: {CONFIG_KEY}: expected JSON; got {text[:40]!r}.") from error
-    task = Task()
-    if isinstance(config, dict) and "task" in config:
-        try:
-            task = Task.from_dict(config["task"])
-        except BadInputError as error:
-            raise BadInputError(f"{path}: {CONFIG_KEY}: {error}") from error
+    try:
+        task = task_of(config) if isinstance(config, dict) else LanguageModel()
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {CONFIG_KEY}: {error}") from error
     sizes = {}
     for name in _SIZES:
         value = config.get(name) if isinstance(config, dict) else None
-        if name == "vocab_size" and value == 0 and task.kind is Kind.FORECAST:
+        if name == "vocab_size" and value == 0 and not task.reads_tokens:
             sizes[name] = 0
             continue
         if type(value) is not int or not 1 <= value <= _LIMIT:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from ssmpress.errors import (
 from ssmpress.runtime.interface import ModelInterface, read_interface
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
-from ssmpress.task_config import Kind
+from ssmpress.tasks import Classification, Forecasting, LanguageModel
 
 PIECE_TOKENS = 4096
 """A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
@@ -44,6 +44,7 @@ another order, and the last bits would differ."""
 
 Logits = NDArray[np.float32]
 Integers = NDArray[np.integer[Any]]
+_Expected = TypeVar("_Expected", LanguageModel, Classification, Forecasting)
 
 
 class State:
@@ -99,7 +100,7 @@ class Session:
 
     def initial_state(self, batch: int) -> State:
         """The zero state, where every text starts."""
-        self._expect(Kind.LANGUAGE_MODEL)
+        self._expect(LanguageModel)
         if batch < 1:
             raise UsageError(f"batch: expected at least 1; got {batch}.")
         with _memory(self.interface.path):
@@ -214,7 +215,7 @@ class Session:
         Raises:
             BadInputError: a token out of range. UsageError: the model is no classifier.
         """
-        self._expect(Kind.CLASSIFICATION)
+        self._expect(Classification)
         return self._whole("input_ids", self._tokens(tokens, 2))
 
     def forecast(self, series: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
@@ -230,8 +231,8 @@ class Session:
             BadInputError: another shape, or a value that is not finite. UsageError: the model is
                 no forecaster.
         """
-        self._expect(Kind.FORECAST)
-        task, array = self.interface.task, np.ascontiguousarray(series, np.float32)
+        task = self._expect(Forecasting)
+        array = np.ascontiguousarray(series, np.float32)
         wanted = (task.lookback, len(task.variates))
         if array.ndim != 3 or not len(array) or array.shape[1:] != wanted:
             raise BadInputError(
@@ -250,12 +251,14 @@ class Session:
             raise self._failure(error) from error
         return result
 
-    def _expect(self, kind: Kind) -> None:
-        if self.interface.task.kind is not kind:
+    def _expect(self, cls: type[_Expected]) -> _Expected:
+        task = self.interface.task
+        if not isinstance(task, cls):
             raise UsageError(
-                f"{self.interface.path}: expected a {kind} model; got a {self.interface.task.kind} "
-                "model. Call the method of its task."
+                f"{self.interface.path}: expected a {cls.kind} model; got a {task.kind} model. "
+                "Call the method of its task."
             )
+        return task
 
     def end_profiling(self) -> Path:
         """Stop a session opened with `profile=True`; the path of its JSON trace."""

@@ -1,11 +1,4 @@
-"""Classification and forecasting: what a batch is, and the losses that train and recover on it.
-
-    L = w D(teacher, student) + (1 - w) T(target, student)
-
-A classifier's D is the KL divergence between the class probabilities and its T the cross-entropy; a
-forecaster's D and T are mean squared errors. A language model's loss is in prune/distill.py: its
-logits are too large to exist at once.
-"""
+"""Batches of samples on the model's device, and the model's predictions and loss on them."""
 
 from __future__ import annotations
 
@@ -14,18 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
-from ssmpress.data.labelled import LabelledTexts
-from ssmpress.data.series import SeriesWindows
-from ssmpress.task_config import Kind
-
-Samples = LabelledTexts | SeriesWindows
-"""What a classifier, or a forecaster, learns from and is judged by: `count`, `lengths`, `arrays`
-and `digest`."""
+from ssmpress.tasks.language_model import LanguageModel
+from ssmpress.tasks.task import Samples, SampleTask
 
 CUDA_MULTIPLE = 64
 """Texts are padded to a multiple of so many tokens on a GPU, whose kernels then load vectors."""
@@ -87,32 +74,25 @@ def predict(model: Mamba, batch: Batch, recompute: bool = False, ordered: bool =
     return model.outputs(hidden, batch.inputs, batch.lengths)
 
 
-def target_loss(outputs: Tensor, targets: Tensor, kind: Kind) -> Tensor:
-    """T: cross-entropy of the classes, nats, or mean squared error of the forecasts."""
-    if kind is Kind.CLASSIFICATION:
-        return F.cross_entropy(outputs.float(), targets)
-    return F.mse_loss(outputs.float(), targets)
-
-
-def teacher_loss(outputs: Tensor, teacher: Tensor, kind: Kind) -> Tensor:
-    """D: KL(teacher || student) of the classes, nats, or the mean squared difference."""
-    if kind is Kind.CLASSIFICATION:
-        log_p, log_q = (F.log_softmax(x.float(), dim=-1) for x in (outputs, teacher))
-        return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
-    return F.mse_loss(outputs.float(), teacher.float())
-
-
 def task_loss(model: Mamba, batch: Batch) -> Tensor:
     """T of the model's predictions: the loss whose gradients say which weights matter."""
-    return target_loss(predict(model, batch), batch.targets, model.config.task.kind)
+    return model.config.task.target_loss(predict(model, batch), batch.targets)
+
+
+def sample_task(model: Mamba) -> SampleTask:
+    """The task of a model that learns from samples."""
+    task = model.config.task
+    assert not isinstance(task, LanguageModel)
+    return task
 
 
 @torch.no_grad()
 def metric(model: Mamba, samples: Samples, batch: int = 64) -> dict[str, float]:
-    """Accuracy, or MSE and MAE, of a PyTorch model over all samples; bfloat16 on a GPU.
+    """Metrics of a PyTorch model over all samples, by name; bfloat16 on a GPU.
 
-    The bundle's own figures come from evaluate.py, through ONNX Runtime.
+    The bundle's own figures come through ONNX Runtime.
     """
+    task = sample_task(model)
     device = next(model.parameters()).device
     sums: dict[str, float] = {}
     order = np.argsort(samples.lengths, kind="stable")  # alike lengths together: little padding
@@ -120,14 +100,6 @@ def metric(model: Mamba, samples: Samples, batch: int = 64) -> dict[str, float]:
         part = load_batch(samples, order[start : start + batch], device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             outputs = model.predict(part.inputs, part.lengths).float()
-        if model.config.task.kind is Kind.CLASSIFICATION:
-            found = {"accuracy": float((outputs.argmax(-1) == part.targets).sum())}
-        else:
-            difference = (outputs - part.targets).double()
-            per = difference[0].numel()
-            found = {
-                "mse": float(difference.square().sum()) / per,
-                "mae": float(difference.abs().sum()) / per,
-            }
-        sums = {key: sums.get(key, 0.0) + value for key, value in found.items()}
-    return {key: value / samples.count for key, value in sums.items()}
+        for name, value in task.metric_sums(outputs, part.targets).items():
+            sums[name] = sums.get(name, 0.0) + value
+    return {name: value / samples.count for name, value in sums.items()}

@@ -1,0 +1,205 @@
+"""A forecaster: a window of a time series in, the time steps after it out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ssmpress.tasks.block import (
+    block_dict,
+    block_error,
+    check_choice,
+    check_integer,
+    check_names,
+    check_numbers,
+)
+from ssmpress.tasks.task import Graph, Port, Ports
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from torch import Tensor
+
+INSTANCE_EPS = 1e-5
+"""Added to the variance of a window before the root: a constant window has none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecasting:
+    """The block of a forecaster, checked when built.
+
+        {"kind": "forecast", "lookback": 96, "horizon": 96, "variates": ["load", "oil"],
+         "mean": [7.4, 13.3], "std": [7.1, 8.6], "patch": 16, "stride": 8,
+         "normalisation": "instance"}
+
+    lookback, horizon: time steps that are read and predicted.
+    variates: names of the columns, each once. The model forecasts each by itself, with the same
+        weights.
+    mean, std: of each variate over the training part; inputs and forecasts are (x - mean) / std.
+    patch, stride: time steps per token and between the starts of two tokens.
+    normalisation: "instance" subtracts each window's mean and divides by its standard deviation
+        before the model, and undoes it after; "none".
+
+    Raises:
+        BadInputError: a field is out of its range.
+    """
+
+    lookback: int
+    horizon: int
+    variates: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    patch: int
+    stride: int
+    normalisation: str = "instance"
+
+    kind: ClassVar[str] = "forecast"
+    reads_tokens: ClassVar[bool] = False
+    recurrent: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name in ("lookback", "horizon", "patch", "stride"):
+            check_integer(name, getattr(self, name))
+        check_names("variates", self.variates, least=1)
+        check_choice("normalisation", self.normalisation, ("instance", "none"))
+        count = len(self.variates)
+        check_numbers("mean", self.mean, count, "variate", positive=False)
+        check_numbers("std", self.std, count, "variate", positive=True)
+        if self.patch > self.lookback or (self.lookback - self.patch) % self.stride:
+            raise block_error(
+                "patch",
+                f"patches of {self.patch} every {self.stride} steps that end with the lookback",
+                f"lookback {self.lookback}",
+            )
+
+    @property
+    def outputs(self) -> int:
+        """Rows of the head: a value per time step of the horizon."""
+        return self.horizon
+
+    @property
+    def patches(self) -> int:
+        """Tokens that one variate's window becomes."""
+        return (self.lookback - self.patch) // self.stride + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The block."""
+        return block_dict(self)
+
+    def ports(self, vocab_size: int) -> Ports:
+        """A window, and the time steps after it."""
+        read = "time steps that are read, z-scored by the task's mean and std"
+        predicted = "the time steps after them, z-scored"
+        variates = len(self.variates)
+        return Ports(
+            (Port("series", "float32", ("batch", self.lookback, variates), read),),
+            (Port("forecast", "float32", ("batch", self.horizon, variates), predicted),),
+        )
+
+    def nodes(self, graph: Graph, *inputs: ir.Value) -> list[ir.Value]:
+        """`entries` and `read_out`: each variate is a sequence of patches, and its last position
+        forecasts."""
+        normal, scale = self._instance_nodes(graph, *inputs)
+        by_variate = graph.node("Transpose", "by_variate", [normal], perm=[0, 2, 1])
+        steps = np.arange(self.patches)[:, None] * self.stride + np.arange(self.patch)
+        positions = graph.constant("patch_positions", steps)
+        cut = graph.node("Gather", "patches/by_variate", [by_variate, positions], axis=2)
+        shape = graph.constant("patches_shape", np.array([-1, self.patches, self.patch]))
+        x = graph.layers(graph.node("Reshape", "patches", [cut, shape]))  # (b v, patches, patch)
+        last = graph.node("Gather", "last_patch", [x, graph.constant("last", np.array(-1))], axis=1)
+        head = graph.head(graph.norm(last), "head")
+        shape = graph.constant("forecast_shape", np.array([-1, len(self.variates), self.horizon]))
+        rows = graph.node("Reshape", "head/by_variate", [head, shape])
+        if not scale:
+            return [graph.node("Transpose", "forecast", [rows], perm=[0, 2, 1])]
+        mean, deviation = scale
+        steps_first = graph.node("Transpose", "head/by_time", [rows], perm=[0, 2, 1])
+        wide = graph.node("Mul", "head/scaled", [steps_first, deviation])
+        return [graph.node("Add", "forecast", [wide, mean])]
+
+    def _instance_nodes(
+        self, graph: Graph, series: ir.Value
+    ) -> tuple[ir.Value, tuple[ir.Value, ...]]:
+        """`instance_scale`: the normalised windows, and their mean and deviation."""
+        if self.normalisation == "none":
+            return series, ()
+        axes = graph.constant("axis_time", np.array([1], np.int64))
+        mean = graph.node("ReduceMean", "instance/mean", [series, axes], keepdims=1)
+        centred = graph.node("Sub", "instance/centred", [series, mean])
+        squares = graph.node("Mul", "instance/squares", [centred, centred])
+        variance = graph.node("ReduceMean", "instance/variance", [squares, axes], keepdims=1)
+        eps = graph.constant("instance_eps", np.array(INSTANCE_EPS, np.float32))
+        above_zero = graph.node("Add", "instance/variance_eps", [variance, eps])
+        deviation = graph.node("Sqrt", "instance/deviation", [above_zero])
+        normal = graph.node("Div", "instance/normal", [centred, deviation])
+        return normal, (mean, deviation)
+
+    # ---- what it computes ----
+
+    def entries(self, inputs: Tensor) -> Tensor:
+        """Patches of each variate's normalised window: a sequence of its own.
+
+        Args:
+            inputs: float (b, lookback, variates).
+
+        Returns:
+            float (b * variates, patches, patch).
+        """
+        import torch
+
+        mean, scale = self.instance_scale(inputs)
+        series = ((inputs - mean) / scale).transpose(1, 2).flatten(0, 1)  # (b v, lookback)
+        starts = torch.arange(self.patches) * self.stride
+        steps = starts[:, None] + torch.arange(self.patch)  # (patches, patch)
+        return series[:, steps.to(series.device)]
+
+    def read_out(
+        self,
+        head: Callable[[Tensor], Tensor],
+        hidden: Tensor,
+        inputs: Tensor,
+        lengths: Tensor | None,
+    ) -> Tensor:
+        """Forecasts (b, horizon, variates) by the last patch of hidden (b v, patches, d_model)."""
+        forecast = head(hidden[:, -1]).float()  # (b v, horizon)
+        forecast = forecast.view(inputs.shape[0], -1, self.horizon).transpose(1, 2)
+        mean, scale = self.instance_scale(inputs)
+        return forecast * scale + mean
+
+    def instance_scale(self, series: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation over time of each variate of each window, (b, 1, v) each.
+
+        Args:
+            series: float (b, lookback, variates).
+
+        Source: Kim et al., "Reversible Instance Normalization", ICLR 2022, without the affine part.
+        """
+        if self.normalisation == "none":
+            shape = (series.shape[0], 1, series.shape[2])
+            return series.new_zeros(shape), series.new_ones(shape)
+        mean = series.mean(dim=1, keepdim=True)
+        variance = (series - mean).square().mean(dim=1, keepdim=True)
+        return mean, (variance + INSTANCE_EPS).sqrt()
+
+    def target_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """T: the mean squared error. Both: (b, horizon, variates)."""
+        import torch.nn.functional as F
+
+        return F.mse_loss(outputs.float(), targets)
+
+    def teacher_loss(self, outputs: Tensor, teacher: Tensor) -> Tensor:
+        """D: the mean squared difference of two forecasts (b, horizon, variates)."""
+        import torch.nn.functional as F
+
+        return F.mse_loss(outputs.float(), teacher.float())
+
+    def metric_sums(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
+        """Each window's mean squared and mean absolute error."""
+        difference = (outputs - targets).double()
+        numbers = difference[0].numel()
+        return {
+            "mse": float(difference.square().sum()) / numbers,
+            "mae": float(difference.abs().sum()) / numbers,
+        }
