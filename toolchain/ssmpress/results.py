@@ -15,9 +15,6 @@ VARIANTS = ("dense", "stock", "compressed")
 """dense: the unpruned checkpoint with the op library, the baseline of every gate. stock: the same
 file in ONNX Runtime without the library. compressed: the bundle."""
 
-TASK_BATCH = 8
-"""Samples per batch where a classifier's or forecaster's throughput is measured."""
-
 HOST, EMULATED, REAL = "host", "emulated", "real"
 EMULATED_TIME = (
     "not measured: an emulator's wall time says nothing about the processor it stands for"

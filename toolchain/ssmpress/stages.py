@@ -55,8 +55,9 @@ from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
+from ssmpress.report.wording import words
 from ssmpress.results import LanguageModelQuality, TaskQuality, TextUse
-from ssmpress.tasks import Classification, Forecasting, task_of
+from ssmpress.tasks import Classification, Forecasting
 from ssmpress.tasks.task import Samples
 
 CPU_CALIBRATION_TOKENS = 4_000_000
@@ -519,6 +520,6 @@ def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    task = task_of(report["model"]["config"])
-    commands = run_it(recipe.out.name, recipe.target.machine, task)
+    command = words(report).command
+    commands = run_it(recipe.out.name, recipe.target.machine, command)
     files.write_text(folder / "README.md", render_card(report, commands))

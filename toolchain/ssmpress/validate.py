@@ -34,7 +34,6 @@ from ssmpress.pack.model import PackedModel
 from ssmpress.prune import mask
 from ssmpress.recipe.settings import Recipe
 from ssmpress.results import (
-    TASK_BATCH,
     DeviceResult,
     LanguageModelQuality,
     Matrix,
@@ -50,6 +49,7 @@ from ssmpress.runtime.session import Session, open_session
 from ssmpress.stages import Bundle, Pruned, Source, describe_model
 from ssmpress.tasks import Forecasting
 from ssmpress.tasks.task import Samples
+from ssmpress.tasks.words import TASK_BATCH
 
 PARITY_TOKENS = 128
 PARITY_DECODE_TOKENS = 8

@@ -10,7 +10,7 @@ from pathlib import Path
 from ssmpress.bundle.runtime_library import RUNTIME_NAME, RuntimeLibrary
 from ssmpress.files import copy, replaced
 from ssmpress.machine import RUNNER_NAME, get_runner_path
-from ssmpress.tasks import Classification, Forecasting, LanguageModel, Task
+from ssmpress.tasks import LanguageModel
 
 RUNTIME_FILES = (RUNTIME_NAME, RUNNER_NAME)
 """What every bundle of one version and machine has in common beside the op library."""
@@ -29,17 +29,13 @@ ssh USER@DEVICE {name}/ssmrun {command}
 checksum of every file; ssmrun checks them first."""
 
 
-_COMMANDS = {
-    LanguageModel.kind: 'generate {name} --prompt "The river" --max-tokens 50',
-    Classification.kind: "eval {name} labelled.jsonl",
-    Forecasting.kind: "eval {name} series.csv",
-}
+def run_it(name: str, machine: str, command: str = LanguageModel.words.command) -> str:
+    """Commands for a bundle's README.
 
-
-def run_it(name: str, machine: str, task: Task | None = None) -> str:
-    """Commands for a bundle's README. name: of its folder. machine: that it is for."""
-    command = _COMMANDS[(task or LanguageModel()).kind].format(name=name)
-    return _RUN_IT.format(name=name, machine=machine, command=command)
+    Args:
+        name: of its folder. machine: that it is for. command: of ssmrun, for the model's task.
+    """
+    return _RUN_IT.format(name=name, machine=machine, command=command.format(name=name))
 
 
 def write_runtime_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ssmpress.recipe.settings import Sweep
+from ssmpress.tasks import task_of
 
 if TYPE_CHECKING:
     from ssmpress.pipeline import Watch
@@ -86,7 +87,7 @@ def print_plan(plan: Plan) -> None:
     c = plan.config
     vocabulary = f"vocabulary {c['vocab_size']}, " if c["vocab_size"] else ""
     console.print(
-        f"Mamba-1{_task(c)}: d_model {c['d_model']}, {c['n_layer']} layers, "
+        f"Mamba-1{task_of(c).summary()}: d_model {c['d_model']}, {c['n_layer']} layers, "
         f"d_state {c['d_state']}, {vocabulary}{plan.model_weights / 1e6:.1f} M weights"
     )
     console.print(
@@ -135,19 +136,6 @@ def print_plans(plans: Mapping[str, Plan]) -> None:
         f"Recovery of each sparsity: {first.recovery}. Memory about "
         f"{_mb(max(plan.ram_bytes for plan in plans.values()))}, time very roughly "
         f"{seconds / 60:.0f} min at most."
-    )
-
-
-def _task(config: Mapping[str, Any]) -> str:
-    """What a classifier or forecaster predicts; nothing of a language model."""
-    task = config.get("task")
-    if task is None:
-        return ""
-    if task["kind"] == "classification":
-        return f" classifier of {len(task['classes'])} classes"
-    return (
-        f" forecaster of {len(task['variates'])} variates, {task['horizon']} steps from "
-        f"{task['lookback']}"
     )
 
 

@@ -50,7 +50,7 @@ class MeasureSettings:
 
     prompt_tokens, decode_tokens: per round and variant, >= 1. rounds: measured ones, >= 1, after
     one to warm up; the gate wants at least 5 to tell noise from a difference. threads: >= 1.
-    prompts: sequences of prompt_tokens per prefill; results.TASK_BATCH for a task's model.
+    prompts: sequences of prompt_tokens per prefill, more than one of a model without states.
     seed: of the prompt's random tokens. timeout_s: seconds one reply of a worker may take.
     """
 

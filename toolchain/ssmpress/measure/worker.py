@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.errors import SsmpressError
-from ssmpress.results import TASK_BATCH
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.session import Session, open_session
 from ssmpress.tasks import Classification, Forecasting, LanguageModel
+from ssmpress.tasks.words import TASK_BATCH
 
 _PR_SET_PDEATHSIG = 1
 

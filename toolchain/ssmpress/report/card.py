@@ -10,7 +10,7 @@ from ssmpress.report import prose, tables
 from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
-from ssmpress.report.wording import words
+from ssmpress.report.wording import kind_of, words
 from ssmpress.results import Report
 
 
@@ -52,10 +52,10 @@ def render_card(report: Report, run_it: str | None = None) -> str:
 
 def _metadata(report: Report) -> str:
     """YAML that Hugging Face reads. Every string is JSON, which YAML reads as it is."""
-    task = words(report).pipeline
+    said = words(report)
     lines = [
         "library_name: onnx",
-        f"pipeline_tag: {task}",
+        f"pipeline_tag: {said.pipeline}",
         "tags:",
         *(f"- {tag}" for tag in ("onnx", "mamba", "state-space-model", "pruning", "sparse")),
         f"- {_word(lookup(report, 'recipe', 'pack', 'values'))}",
@@ -63,10 +63,10 @@ def _metadata(report: Report) -> str:
         f"- name: {json.dumps(_name(report))}",
         "  results:",
         "  - task:",
-        f"      type: {task}",
+        f"      type: {said.pipeline}",
         "    dataset:",
         f"      name: {json.dumps(str(lookup(report, 'data', 'evaluation', 'description')))}",
-        f"      type: {'series' if task == 'time-series-forecasting' else 'text'}",
+        f"      type: {said.dataset}",
         "    metrics:",
     ]
     for kind, value in (
@@ -97,8 +97,7 @@ def _summary(report: Report) -> str:
     sizes, sparsity = report["size"], report["sparsity"]
     speedup = lookup(report, "latency", "decode", "speedup")
     said = words(report)
-    does = "decodes" if said.one == "token" else "predicts"
-    faster = f", and {does} {ratio(speedup)} as fast" if speedup else ""
+    faster = f", and {said.does} {ratio(speedup)} as fast" if speedup else ""
     return (
         f"{said.model} with {percent(sparsity['prunable'])} of its prunable weights removed ("
         f"{percent(sparsity['model'])} of all {sparsity['model_weights']:,}), packed for "
@@ -108,24 +107,9 @@ def _summary(report: Report) -> str:
     )
 
 
-_STREAM = """\
-model = ssmpress.open_bundle(".")  # this folder
-for piece in model.stream("The list of", max_tokens=40):
-    print(piece, end="", flush=True)"""
-_CLASSIFY = """\
-session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
-logits = session.classify(tokens)  # int64 (1, length) -> float32 (1, classes)
-print(session.interface.task.classes[int(logits[0].argmax())])"""
-_FORECAST = """\
-session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
-task = session.interface.task  # values are (x - mean) / std by it
-forecast = session.forecast(series)  # (1, lookback, variates) -> (1, horizon, variates)"""
-_PYTHON = {"token": _STREAM, "text": _CLASSIFY, "forecast": _FORECAST}
-
-
 def _run_it(report: Report) -> str:
     return (
-        f"```python\nimport ssmpress\n\n{_PYTHON[words(report).one]}\n```\n\n"
+        f"```python\nimport ssmpress\n\n{words(report).python}\n```\n\n"
         "Without ssmpress: ONNX Runtime runs `model.onnx` with `libssmpress_ops.so` registered as "
         "a custom op library, and also, slower, without it."
     )
@@ -173,7 +157,7 @@ def _files(report: Report) -> tables.Rows:
         ["model.onnx", "the graph with its packed weights"],
         ["libssmpress_ops.so", "kernels of its ops, for ONNX Runtime"],
         ["ssmrun, libonnxruntime.so", "runs the model without Python"],
-        *(tokenizer if words(report).one != "forecast" else []),
+        *(tokenizer if kind_of(report).reads_tokens else []),
         ["report.html, .md, .json", "what was measured"],
         ["manifest.json", "SHA-256 of every file, versions, the recipe"],
     ]

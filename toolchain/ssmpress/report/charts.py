@@ -137,11 +137,11 @@ def _distribution(report: Report) -> Chart | None:
         f"99th percentile {number(float(np.percentile(values, 99)))} ms"
         for name, values in found.items()
     )
-    one = words(report).one
-    caption = f"Every {'decode' if one == 'token' else one} sample of the measured rounds: share "
+    said = words(report)
+    caption = f"Every {said.sample} sample of the measured rounds: share "
     caption += "per millisecond bin, log scale"
     domain = [float(edges[0]), float(edges[-1])]
-    spec = _histograms(bins, marks, list(found), domain, one)
+    spec = _histograms(bins, marks, list(found), domain, said.one)
     return Chart("samples", draw(spec, "chart-samples", caption, described), caption)
 
 

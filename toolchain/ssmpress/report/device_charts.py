@@ -39,9 +39,7 @@ def _decode(report: Report) -> Chart | None:
         return None
     spec = _grouped(rows, "device", "variant", ["dense", "compressed"])
     described = ", ".join(f"{row['device']} {row['variant']} {row['text']}" for row in rows)
-    one = words(report).one
-    took = "decode time of one token" if one == "token" else f"time of one {one}"
-    caption = f"Median {took} by device, lower is better"
+    caption = f"Median {words(report).time_of_one} by device, lower is better"
     return _chart(spec, "device-decode", caption, described)
 
 

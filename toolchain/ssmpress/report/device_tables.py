@@ -117,8 +117,7 @@ def conditions(report: Report) -> Rows:
 
 def instructions(report: Report) -> Rows:
     """Dense beside compressed, by part of the program."""
-    one = words(report).one
-    whole = f"whole {'step' if one == 'token' else one}"
+    whole = f"whole {words(report).whole_step}"
     rows = [["device", "part", "dense", "compressed", "change", "spread of the repeats"]]
     for device in _devices(report):
         block = device["instructions"]

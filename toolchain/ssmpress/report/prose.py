@@ -28,9 +28,7 @@ def quality(report: Report) -> str:
             f"; retention {percent(interval['low'])} to {percent(interval['high'])} "
             f"({interval['confidence']:.0%} interval over the {said.samples})"
         )
-    length = f"{block['window']} {said.steps}"
-    if said.samples == "texts":
-        length = f"at most {length}"
+    length = said.length.format(block["window"])
     return (
         f"Quality: {block['metric']} over {block['tokens']:,} predictions in "
         f"{block['windows']:,} {said.samples} of {length}{spread}.{_seen(report)}"
@@ -57,11 +55,10 @@ def latency(report: Report) -> str:
     if not block:
         return ""
     said = words(report)
-    each = " each" if said.many != "prefill" else ""
     rounds = len(next(iter(block["samples"].values()))) - 1
     return (
-        f"Latency: {block['threads']} thread(s), {said.many} of {block['prompt_tokens']} "
-        f"{said.steps}{each}, {rounds} interleaved rounds after one to warm up."
+        f"Latency: {block['threads']} thread(s), {said.prompt.format(block['prompt_tokens'])}, "
+        f"{rounds} interleaved rounds after one to warm up."
     )
 
 

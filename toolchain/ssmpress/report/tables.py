@@ -9,7 +9,7 @@ from typing import Any
 
 from ssmpress.recipe.option import options_of, settings_of
 from ssmpress.recipe.settings import NAMED_RECIPES, PROJECTIONS, Recipe
-from ssmpress.report.wording import METRICS, words
+from ssmpress.report.wording import words
 from ssmpress.results import VARIANTS, Report
 
 Rows = list[list[str]]
@@ -75,7 +75,7 @@ def comparison(report: Report) -> Rows:
     )  # fmt: skip
     for key, values in (quality.get("also") or {}).items():
         dense, compressed = (number(lookup(values, which)) for which in ("dense", "compressed"))
-        rows.append([METRICS.get(key, key), dense, _MISSING, compressed, ""])
+        rows.append([said.also.get(key, key), dense, _MISSING, compressed, ""])
     rows.append(
         ["model", size(sizes.get("dense_fp32_bytes")), _MISSING, size(sizes.get("model_bytes")),
          _times(sizes.get("ratio"), "smaller", "larger")]

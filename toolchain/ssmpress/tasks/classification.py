@@ -10,10 +10,17 @@ import numpy as np
 
 from ssmpress.tasks.block import block_dict, check_choice, check_integer, check_names
 from ssmpress.tasks.task import Graph, Port, Ports
+from ssmpress.tasks.words import BATCH, Words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import Tensor
+
+
+_PYTHON = """\
+session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
+logits = session.classify(tokens)  # int64 (1, length) -> float32 (1, classes)
+print(session.interface.task.classes[int(logits[0].argmax())])"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,30 @@ class Classification:
     recurrent: ClassVar[bool] = False
     patch: ClassVar[int] = 0
 
+    words: ClassVar[Words] = Words(
+        model="A Mamba classifier",
+        does="predicts",
+        one="text",
+        single="one text",
+        time_of_one="time of one text",
+        sample="text",
+        step="a text",
+        whole_step="text",
+        steps="tokens",
+        length="at most {} tokens",
+        many=BATCH,
+        throughput=f"{BATCH} tokens/s",
+        prompt=f"{BATCH} of {{}} tokens each",
+        samples="texts",
+        evaluated="labelled texts",
+        more="Evaluate more labelled texts: a longer --evaluation.",
+        counted="text of {length} tokens",
+        pipeline="text-classification",
+        dataset="text",
+        python=_PYTHON,
+        command="eval {name} labelled.jsonl",
+    )
+
     def __post_init__(self) -> None:
         check_names("classes", self.classes, least=2)
         check_choice("pooling", self.pooling, ("mean", "last"))
@@ -49,6 +80,10 @@ class Classification:
     def outputs(self) -> int:
         """Rows of the head: a logit per class."""
         return len(self.classes)
+
+    def summary(self) -> str:
+        """How many classes there are."""
+        return f" classifier of {len(self.classes)} classes"
 
     def to_dict(self) -> dict[str, Any]:
         """The block."""

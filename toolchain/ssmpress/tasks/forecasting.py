@@ -17,6 +17,7 @@ from ssmpress.tasks.block import (
     check_numbers,
 )
 from ssmpress.tasks.task import Graph, Port, Ports
+from ssmpress.tasks.words import BATCH, Words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 
 INSTANCE_EPS = 1e-5
 """Added to the variance of a window before the root: a constant window has none."""
+
+
+_PYTHON = """\
+session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
+task = session.interface.task  # values are (x - mean) / std by it
+forecast = session.forecast(series)  # (1, lookback, variates) -> (1, horizon, variates)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +66,31 @@ class Forecasting:
     reads_tokens: ClassVar[bool] = False
     recurrent: ClassVar[bool] = False
 
+    words: ClassVar[Words] = Words(
+        model="A Mamba forecaster",
+        does="predicts",
+        one="forecast",
+        single="one forecast",
+        time_of_one="time of one forecast",
+        sample="forecast",
+        step="a forecast",
+        whole_step="forecast",
+        steps="time steps",
+        length="{} time steps",
+        many=BATCH,
+        throughput=f"{BATCH} steps/s",
+        prompt=f"{BATCH} of {{}} time steps each",
+        samples="windows",
+        evaluated="windows of the series that do not overlap",
+        more="Evaluate more time steps: a longer series as --evaluation.",
+        also={"mae": "MAE"},
+        counted="forecast",
+        pipeline="time-series-forecasting",
+        dataset="series",
+        python=_PYTHON,
+        command="eval {name} series.csv",
+    )
+
     def __post_init__(self) -> None:
         for name in ("lookback", "horizon", "patch", "stride"):
             check_integer(name, getattr(self, name))
@@ -83,6 +115,13 @@ class Forecasting:
     def patches(self) -> int:
         """Tokens that one variate's window becomes."""
         return (self.lookback - self.patch) // self.stride + 1
+
+    def summary(self) -> str:
+        """How many variates there are, and how far it looks."""
+        return (
+            f" forecaster of {len(self.variates)} variates, {self.horizon} steps from "
+            f"{self.lookback}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The block."""

@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ssmpress.tasks.block import block_dict
 from ssmpress.tasks.task import Graph, Port, Ports
+from ssmpress.tasks.words import Words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import Tensor
+
+
+_PYTHON = """\
+model = ssmpress.open_bundle(".")  # this folder
+for piece in model.stream("The list of", max_tokens=40):
+    print(piece, end="", flush=True)"""
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,35 @@ class LanguageModel:
     recurrent: ClassVar[bool] = True
     outputs: ClassVar[int] = 0
     patch: ClassVar[int] = 0
+
+    words: ClassVar[Words] = Words(
+        model="A Mamba language model",
+        does="decodes",
+        one="token",
+        single="decode",
+        time_of_one="decode time of one token",
+        sample="decode",
+        step="a decode step",
+        whole_step="step",
+        steps="tokens",
+        length="{} tokens",
+        many="prefill",
+        throughput="prefill tokens/s",
+        prompt="prefill of {} tokens",
+        samples="windows",
+        evaluated="windows of evaluation text",
+        more="Evaluate more text: a longer --evaluation, or more --evaluation-tokens.",
+        also={"word_perplexity": "word perplexity", "bits_per_byte": "bits per byte"},
+        counted="decoded token",
+        pipeline="text-generation",
+        dataset="text",
+        python=_PYTHON,
+        command='generate {name} --prompt "The river" --max-tokens 50',
+    )
+
+    def summary(self) -> str:
+        """Nothing: it is what a model usually is."""
+        return ""
 
     def to_dict(self) -> dict[str, Any]:
         """The block."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ssmpress.tasks.words import Words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -66,23 +68,24 @@ class Task(Protocol):
     reads_tokens: the model has a vocabulary; one that has none reads numbers, `patch` of them per
         token.
     recurrent: its graph takes and gives the layers' states; others start from the zero state.
+    words: how a report, a gate and a card speak of it.
     outputs: rows of the task's own head; 0 where the head scores the tokens of the vocabulary.
     """
 
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def reads_tokens(self) -> bool: ...
-
-    @property
-    def recurrent(self) -> bool: ...
+    kind: ClassVar[str]
+    reads_tokens: ClassVar[bool]
+    recurrent: ClassVar[bool]
+    words: ClassVar[Words]
 
     @property
     def patch(self) -> int: ...
 
     @property
     def outputs(self) -> int: ...
+
+    def summary(self) -> str:
+        """What kind of model it is, for the plan of a run, after "Mamba-1"; with a leading space,
+        or nothing."""
 
     def to_dict(self) -> dict[str, Any]:
         """The block, in JSON types."""
