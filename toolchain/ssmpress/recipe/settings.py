@@ -535,7 +535,7 @@ NAMED_RECIPES: dict[str, tuple[PruneSettings, RecoverSettings]] = {
     "default": (PruneSettings(), RecoverSettings()),
     "wikitext": (
         PruneSettings(alpha=0.5),
-        RecoverSettings(gpu_steps=2300, ramp=0.4, muon=True, match_hidden=0.7, compile=True),
+        RecoverSettings(gpu_steps=3200, ramp=0.4, muon=True, match_hidden=0.7, compile=True),
     ),
 }
 """Settings by the name that `--recipe` takes. `wikitext` is the one of docs/pruning.md: found on
