@@ -7,6 +7,10 @@ state that is lost, swapped or stale shows in them:
     conv   = causal depthwise convolution of x with past_conv_state
     h_t    = h_{t-1} + x_t, starting at past_scan_state (b, n, d), summed over n for the output
     logits = layer norm(x + conv + h)[positions] Eᵀ
+
+`growing_model` has a state that every token makes longer, as attention has one:
+
+    logits = (mean over all tokens until now of E[token])[positions] Eᵀ
 """
 
 from __future__ import annotations
@@ -24,9 +28,19 @@ VOCAB, D, N, TAPS, LAYERS = 50, 8, 4, 4, 2
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """The model's metadata."""
+    """`ssmpress.config` as it was before bundles listed their states: the sizes tell those."""
     sizes = {"d_model": D, "n_layer": LAYERS, "vocab_size": VOCAB, "d_state": N}
     return {**sizes, "d_conv": TAPS, "d_inner": D, "dt_rank": 1, **changes}
+
+
+def states(d: int = D) -> list[dict[str, Any]]:
+    """`ssmpress.states`."""
+    fixed = {"dtype": "float32", "grows": None}
+    return [
+        {"name": f"{kind}_state.{i}", "shape": [rows, d], **fixed}
+        for i in range(LAYERS)
+        for kind, rows in (("conv", TAPS - 1), ("scan", N))
+    ]
 
 
 def weights(seed: int = 0, vocab: int = VOCAB, d: int = D) -> dict[str, NDArray[Any]]:
@@ -40,12 +54,13 @@ def weights(seed: int = 0, vocab: int = VOCAB, d: int = D) -> dict[str, NDArray[
 
 def toy_model(
     path: Path, *, seed: int = 0, vocab: int = VOCAB, d: int = D, repeats: int = 1,
-    metadata: str | None = "", custom_op: bool = False,
+    metadata: str | None = "", listed: str | None = "", custom_op: bool = False,
 ) -> Path:  # fmt: skip
     """Write the model.
 
     repeats: multiplies the work of the head, for variants of different speed.
     metadata: the text of `ssmpress.config`; empty is the right one, None is none.
+    listed: the text of `ssmpress.states`, likewise; without it the bundle is an old one.
     custom_op: adds an op of the library without a fallback.
     """
     arrays = weights(seed, vocab, d)
@@ -79,11 +94,70 @@ def toy_model(
         opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("ssmpress", 1)],
         ir_version=10,
     )  # fmt: skip
-    if metadata is not None:
-        text = metadata or json.dumps(config(vocab_size=vocab, d_inner=d))
-        helper.set_model_props(model, {"ssmpress.config": text})
+    entries = {
+        "ssmpress.config": metadata
+        if metadata != ""
+        else json.dumps(config(vocab_size=vocab, d_inner=d)),
+        "ssmpress.states": listed if listed != "" else json.dumps(states(d)),
+    }
+    helper.set_model_props(model, {key: text for key, text in entries.items() if text is not None})
     onnx.save(model, path)
     return path
+
+
+def growing_model(path: Path, dtype: str = "float32") -> Path:
+    """Write the model whose state grows: `seen_state.0`, (b, 2, tokens, d / 2) of `dtype`."""
+    node, make = helper.make_node, helper.make_tensor_value_info
+    element = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
+    arrays = {
+        "E": weights()["E"], "ET": np.ascontiguousarray(weights()["E"].T),
+        "split": np.array([0, 0, 2, D // 2]), "joined": np.array([0, 0, D]),
+        "axis1": np.array(1), "one": np.array([1]),
+    }  # fmt: skip
+    one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    nodes = [
+        node("Gather", ["E", "input_ids"], ["x"]),
+        node("Reshape", ["x", "split"], ["heads"]),
+        node("Transpose", ["heads"], ["news"], perm=[0, 2, 1, 3]),
+        node("Cast", ["news"], ["stored"], to=element),
+        node("Concat", ["past_seen_state.0", "stored"], ["present_seen_state.0"], axis=2),
+        node("Cast", ["present_seen_state.0"], ["all"], to=TensorProto.FLOAT),
+        node("Transpose", ["all"], ["by_token"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["by_token", "joined"], ["tokens"]),
+        node("CumSum", ["tokens", "axis1"], ["sums"]),
+        node("Shape", ["tokens"], ["size"]),
+        node("ConstantOfShape", ["size"], ["ones"], value=one),
+        node("CumSum", ["ones", "axis1"], ["counts"]),
+        node("Div", ["sums", "counts"], ["means"]),
+        node("Shape", ["past_seen_state.0"], ["before"], start=2, end=3),
+        node("Shape", ["tokens"], ["until"], start=1, end=2),
+        node("Slice", ["means", "before", "until", "one"], ["new"]),
+        node("Gather", ["new", "logits_positions"], ["picked"], axis=1),
+        node("MatMul", ["picked", "ET"], ["logits"]),
+    ]
+    shape = ["b", 2, "past", D // 2]
+    graph = helper.make_graph(
+        nodes, "growing",
+        [*_inputs(D)[:2], make("past_seen_state.0", element, shape)],
+        [_outputs(VOCAB, D)[0], make("present_seen_state.0", element, ["b", 2, "all", D // 2])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 21)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    state = {"name": "seen_state.0", "shape": [2, 0, D // 2], "dtype": dtype, "grows": 1}
+    entries = {"ssmpress.config": {"vocab_size": VOCAB}, "ssmpress.states": [state]}
+    helper.set_model_props(model, {key: json.dumps(value) for key, value in entries.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    return path
+
+
+def growing_reference(tokens: NDArray[Any]) -> NDArray[np.float64]:
+    """`growing_model`'s logits of every position in float64. (l,) -> (l, vocab)."""
+    table = weights()["E"].astype(np.float64)
+    means = np.cumsum(table[tokens], axis=0) / np.arange(1, len(tokens) + 1)[:, None]
+    result: NDArray[np.float64] = means @ table.T
+    return result
 
 
 def _layer(i: int, d: int) -> list[onnx.NodeProto]:

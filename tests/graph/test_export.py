@@ -26,7 +26,6 @@ from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data import text as data
 from ssmpress.errors import BadInputError
 from ssmpress.formats import (
-    CONFIG_KEY,
     EMBEDDINGS,
     FORMATS,
     SECTION_ALIGNMENT,
@@ -39,7 +38,8 @@ from ssmpress.measure import metrics as evaluate
 from ssmpress.pack.choose import is_matrix
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
-from ssmpress.runtime.session import Session, State, open_session
+from ssmpress.runtime.session import Session, open_session
+from ssmpress.runtime.state import State
 from ssmpress.validate import reference_model
 
 Arrays = dict[str, np.ndarray]
@@ -170,9 +170,23 @@ def test_documented_names_types_and_shapes(model: Exported, runtime: Path | None
 
 
 def test_metadata_is_the_configuration(model: Exported) -> None:
-    (entry,) = onnx.load(model.path).metadata_props
-    assert entry.key == CONFIG_KEY == "ssmpress.config"
-    assert ModelConfig.from_dict(json.loads(entry.value)) == model.config
+    entries = {entry.key: entry.value for entry in onnx.load(model.path).metadata_props}
+    assert ModelConfig.from_dict(json.loads(entries.pop("ssmpress.config"))) == model.config
+    assert list(entries) == ["ssmpress.states"]
+
+
+def test_metadata_lists_the_states(model: Exported) -> None:
+    graph = onnx.load(model.path)
+    (text,) = [e.value for e in graph.metadata_props if e.key == "ssmpress.states"]
+    listed = json.loads(text)
+    for side, values in (("past", graph.graph.input), ("present", graph.graph.output)):
+        shapes = {
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
+            for value in values
+            if value.name.startswith(side)
+        }
+        assert shapes == {f"{side}_{state['name']}": state["shape"] for state in listed}
+    assert {(s["dtype"], s["grows"]) for s in listed} == {("float32", None)}
 
 
 def test_initializers_are_the_packed_bytes_once(model: Exported) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +20,9 @@ import toy_onnx
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.machine import get_library_path
 from ssmpress.runtime.sampling import SplitMix64, sample, sample_exp
-from ssmpress.runtime.session import Session, aligned_zeros, library_isa, open_session
+from ssmpress.runtime.session import Session, library_isa, open_session
+from ssmpress.runtime.state import aligned_zeros
+from ssmpress.states import StateTensor, read_states, states_json
 
 TOLERANCE = 2e-5
 """Absolute, of toy logits of about 10: float32 sums of 30 terms through two layers."""
@@ -122,6 +125,63 @@ def test_decoding_allocates_no_state(session: Session) -> None:
     for side in (0, 1):
         assert {n: a.ctypes.data for n, a in state.buffers(side).items()} == addresses[side]
         assert all(address % 64 == 0 for address in addresses[side].values())
+
+
+# ---- a state that every token makes longer ----
+
+ROUNDING = {"float32": TOLERANCE, "float16": 2e-2}
+"""The toy's logits are about 10; float16 rounds its inputs by 2^-11."""
+
+
+@pytest.fixture(params=ROUNDING)
+def growing(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Session, float]:
+    """A model whose state grows, stored as float32 or float16, and how exact it is."""
+    model = toy_onnx.growing_model(tmp_path / "growing.onnx", request.param)
+    return open_session(model, threads=1, library=None), ROUNDING[request.param]
+
+
+def test_what_grows_has_an_entry_per_token(growing: tuple[Session, float]) -> None:
+    session, tolerance = growing
+    assert session.initial_state(3).arrays()["seen_state.0"].shape == (3, 2, 0, 4)
+    expected = toy_onnx.growing_reference(TOKENS)
+    _, state = session.prefill(TOKENS[None, :3])
+    for position, token in enumerate(TOKENS[3:20], start=3):
+        logits, state = session.step(np.array([token]), state)
+        assert np.abs(logits[0] - expected[position]).max() < tolerance
+        assert state.arrays()["seen_state.0"].shape == (1, 2, position + 1, 4)
+    logits, state = session.predict(TOKENS[None, 20:], state)
+    assert np.abs(logits[0] - expected[20:]).max() < tolerance
+    assert state.tokens == len(TOKENS)
+
+
+def test_a_growing_state_is_kept_by_its_copy(growing: tuple[Session, float]) -> None:
+    session, _ = growing
+    _, state = session.prefill(TOKENS[None, :7])
+    kept = state.copy()
+    first = session.step(TOKENS[7:8], state)[0]
+    for token in TOKENS[8:]:
+        session.step(np.array([token]), state)
+    assert kept.tokens == 7
+    assert np.array_equal(session.step(TOKENS[7:8], kept)[0], first)
+    assert kept.arrays()["seen_state.0"].shape == (1, 2, 8, 4)
+
+
+def test_growing_states_of_a_batch_do_not_mix(growing: tuple[Session, float]) -> None:
+    session, tolerance = growing
+    rows = np.stack([TOKENS, TOKENS[::-1]])
+    state = session.initial_state(2)
+    for position in range(len(TOKENS)):
+        logits, state = session.step(rows[:, position], state)
+    for row, text in zip(logits, rows, strict=True):
+        assert np.abs(row - toy_onnx.growing_reference(text)[-1]).max() < tolerance
+
+
+def test_the_list_of_states_survives_its_json() -> None:
+    states = (
+        StateTensor("conv_state.0", (0, 7)), StateTensor("key_state.1", (2, 0, 8), "float16", 1),
+    )  # fmt: skip
+    assert read_states(states_json(states), "m.onnx") == states
+    assert read_states(states_json(()), "m.onnx") == ()
 
 
 def test_generate(session: Session) -> None:
@@ -246,12 +306,85 @@ def test_an_unknown_op_is_named_without_noise(
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [(None, "Only models that ssmpress exported"), ("{", "expected JSON"), ("[]", "n_layer"),
-     ("[" * 100_000, "expected JSON"),
-     ({"n_layer": 3}, r"expected an input named past_conv_state\.2"),
+    [(None, "Only models that ssmpress exported"), ("{", "expected JSON"),
+     ("[]", r"expected an object; got '\[\]'"), ("[" * 100_000, "expected JSON"),
+     ({"vocab_size": None}, "vocab_size: expected an integer of at least 1; got None"),
+     ({"vocab_size": 51}, r"output logits: expected tensor\(float\) \(any, any, 51\)")],
+)  # fmt: skip
+def test_the_configuration_must_fit_the_graph(tmp_path: Path, metadata: Any, message: str) -> None:
+    if isinstance(metadata, dict):
+        metadata = json.dumps(toy_onnx.config(**metadata))
+    model = toy_onnx.toy_model(tmp_path / "m.onnx", metadata=metadata)
+    with pytest.raises(BadInputError, match=message):
+        open_session(model, threads=1, library=None)
+
+
+def _changed(number: int, **changes: Any) -> list[dict[str, Any]]:
+    states = toy_onnx.states()
+    states[number] |= changes
+    return states
+
+
+SPOILED_STATES = [
+    ("{", "ssmpress.states: expected JSON"), ("[" * 100_000, "ssmpress.states: expected JSON"),
+    ("{}", "expected a list of states"), ([1], "state 0: name: expected a name"),
+    ([{}] * 70_000, "expected a list of states"),
+    (toy_onnx.states()[:-1], "unexpected input past_scan_state.1"),
+    ([*toy_onnx.states(), {**toy_onnx.states()[0], "name": "more"}], "an input named past_more"),
+    ([*toy_onnx.states(), toy_onnx.states()[0]], "each state once"),
+    (_changed(1, name=""), "state 1: name: expected a name"),
+    (_changed(1, name=7), "state 1: name: expected a name"),
+    (_changed(1, dtype="float64"), "state 1: dtype: expected float32 or float16; got 'float64'"),
+    (_changed(1, dtype="float16"), "input past_scan_state.0: expected"),
+    (_changed(1, shape=[4, 9]), "input past_scan_state.0: expected"),
+    (_changed(1, shape=[4]), "input past_scan_state.0: expected"),
+    (_changed(1, shape=[]), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, shape="48"), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, shape=[4, True]), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, shape=[4, -8]), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, shape=[4, 8.5]), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, shape=[1] * 8), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, shape=[2**24 + 1, 1]), "1 to 7 sizes of at most 16777216"),
+    (_changed(1, shape=[2**24, 2**24]), "state 1: shape: expected 1 to 7 sizes"),
+    (_changed(1, grows=2), "state 1: grows: expected an axis of the shape, or null; got 2"),
+    (_changed(1, grows=True), "state 1: grows: expected an axis"),
+    (_changed(1, grows=0), "state 1: shape: expected 1 to 7 sizes of at most 16777216, 0 where"),
+    (_changed(1, grows=0, shape=[0, 8]), "input past_scan_state.0: expected"),
+]  # fmt: skip
+"""`ssmpress.states` as somebody may have spoiled it, and what is said of it; ssmrun is tested with
+the same."""
+
+
+@pytest.mark.parametrize(("listed", "message"), SPOILED_STATES)
+def test_the_states_must_fit_the_graph(tmp_path: Path, listed: Any, message: str) -> None:
+    text = listed if isinstance(listed, str) else json.dumps(listed)
+    model = toy_onnx.toy_model(tmp_path / "m.onnx", listed=text)
+    with pytest.raises(BadInputError, match=re.escape(message)) as caught:
+        open_session(model, threads=1, library=None)
+    assert len(str(caught.value)) < 400
+
+
+# ---- bundles from before they listed their states ----
+
+
+@pytest.mark.parametrize("channels", [None, [8, 8]])
+def test_an_old_bundle_loads(tmp_path: Path, channels: list[int] | None) -> None:
+    sizes = toy_onnx.config(**({"channels": channels} if channels else {}))
+    model = toy_onnx.toy_model(tmp_path / "m.onnx", metadata=json.dumps(sizes), listed=None)
+    session = open_session(model, threads=1, library=None)
+    assert session.interface.state_shapes(2) == {
+        state["name"]: (2, *state["shape"]) for state in toy_onnx.states()
+    }
+    assert np.abs(session.predict(TOKENS[None])[0][0] - toy_onnx.reference(TOKENS)).max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [({"n_layer": 3}, r"expected an input named past_conv_state\.2"),
      ({"n_layer": 1}, r"unexpected input past_conv_state\.1"),
      ({"n_layer": True}, "n_layer: expected an integer"),
      ({"n_layer": 10**9}, "n_layer: expected an integer"),
+     ({"n_layer": 2**24}, "expected two states of every layer; the graph has 6 inputs"),
      ({"d_inner": 9}, r"past_conv_state\.0: expected tensor\(float\) \(any, 3, 9\)"),
      ({"d_state": 5}, r"past_scan_state\.0: expected"),
      ({"d_conv": 3}, r"past_conv_state\.0: expected"),
@@ -259,13 +392,13 @@ def test_an_unknown_op_is_named_without_noise(
      ({"channels": [8]}, r"channels: expected 2 integers from 1 to 8; got \[8\]"),
      ({"channels": [8, 9]}, "channels: expected"), ({"channels": [8, 0]}, "channels: expected"),
      ({"channels": [8, True]}, "channels: expected"), ({"channels": "88"}, "channels: expected"),
-     ({"channels": [8, 7]}, r"past_conv_state\.1: expected tensor\(float\) \(any, 3, 7\)"),
-     ({"vocab_size": 51}, r"output logits: expected tensor\(float\) \(any, any, 51\)")],
+     ({"channels": [8, 7]}, r"past_conv_state\.1: expected tensor\(float\) \(any, 3, 7\)")],
 )  # fmt: skip
-def test_metadata_must_fit_the_graph(tmp_path: Path, metadata: Any, message: str) -> None:
-    if isinstance(metadata, dict):
-        metadata = json.dumps(toy_onnx.config(**metadata))
-    model = toy_onnx.toy_model(tmp_path / "m.onnx", metadata=metadata)
+def test_the_sizes_of_an_old_bundle_must_fit_the_graph(
+    tmp_path: Path, metadata: Any, message: str
+) -> None:
+    sizes = json.dumps(toy_onnx.config(**metadata))
+    model = toy_onnx.toy_model(tmp_path / "m.onnx", metadata=sizes, listed=None)
     with pytest.raises(BadInputError, match=message):
         open_session(model, threads=1, library=None)
 

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ssmpress.recipe.settings import RecoverSettings as RecoverSettings
     from ssmpress.recipe.settings import Sweep as Sweep
     from ssmpress.runtime.session import Session as Session
-    from ssmpress.runtime.session import State as State
     from ssmpress.runtime.session import open_session as open_session
+    from ssmpress.runtime.state import State as State
     from ssmpress.stages import compact as pack_weights
     from ssmpress.stages import prune as prune_weights
     from ssmpress.stages import read as load
@@ -56,7 +56,8 @@ _HOMES = {
         "RecoverSettings", "Sweep",
     ),
     "bundle.manifest": ("verify_manifest",),
-    "runtime.session": ("Session", "State", "open_session"),
+    "runtime.session": ("Session", "open_session"),
+    "runtime.state": ("State",),
     "sweep": ("SweepResult", "run_sweep"),
     "bundle.text_model": ("TextModel", "open_bundle"),
 }  # fmt: skip

@@ -51,6 +51,7 @@ from ssmpress.graph import fallback, ops
 from ssmpress.graph.builder import GraphBuilder
 from ssmpress.pack.matrix import FrequentRows, PackedMatrix
 from ssmpress.pack.model import PackedModel
+from ssmpress.states import STATES_KEY, StateTensor, states_json
 
 FloatArray = NDArray[np.float32]
 EXTERNAL_DATA_BYTES = 1 << 30
@@ -109,6 +110,7 @@ def build(model: PackedModel) -> ir.Model:
         "ssmpress.",
     )
     result.metadata_props[CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
+    result.metadata_props[STATES_KEY] = states_json(graph.states)
     return result
 
 
@@ -118,7 +120,8 @@ class _MambaGraph(GraphBuilder):
     def __init__(self, model: PackedModel) -> None:
         super().__init__(partial(_described, config=model.config))
         self.model, self.config = model, model.config
-        self.states: list[ir.Value] = []  # after the tokens, two of each layer
+        self.states: list[StateTensor] = []
+        self.present: list[ir.Value] = []  # the same after the tokens
 
     def build(self) -> None:
         """The whole model: the task's inputs and nodes, around all layers."""
@@ -128,9 +131,8 @@ class _MambaGraph(GraphBuilder):
         outputs = task.nodes(self, *inputs)
         for value, port in zip(outputs, ports.outputs, strict=True):
             self.output(value, port.shape)
-        for i, pair in enumerate(zip(self.states[::2], self.states[1::2], strict=True)):
-            for value, rows in zip(pair, self.state_rows(), strict=True):
-                self.output(value, ("batch", rows, self.config.channels_of(i)))
+        for value, state in zip(self.present, self.states, strict=True):
+            self.output(value, ("batch", *state.shape))
 
     def layers(self, entries: ir.Value) -> ir.Value:
         """The embedding and all layers: the residual stream (b, l, d_model) before the last norm.
@@ -146,7 +148,7 @@ class _MambaGraph(GraphBuilder):
             return self.from_zero_states(x)
         for i in range(self.config.n_layer):
             x, *after = self.layer(i, x, self.past_states(i))
-            self.states += after
+            self.present += after
         return x
 
     def norm(self, x: ir.Value) -> ir.Value:
@@ -155,13 +157,14 @@ class _MambaGraph(GraphBuilder):
 
     def past_states(self, i: int) -> list[ir.Value]:
         """Inputs that hold the states of layer i before the tokens."""
-        return [
-            self.input(
-                f"past_{kind}_state.{i}",
-                ir.DataType.FLOAT,
-                ("batch", rows, self.config.channels_of(i)),
-            )
+        states = [
+            StateTensor(f"{kind}_state.{i}", (rows, self.config.channels_of(i)))
             for kind, rows in zip(("conv", "scan"), self.state_rows(), strict=True)
+        ]
+        self.states += states
+        return [
+            self.input(f"past_{state.name}", ir.DataType.FLOAT, ("batch", *state.shape))
+            for state in states
         ]
 
     def from_zero_states(self, x: ir.Value) -> ir.Value:

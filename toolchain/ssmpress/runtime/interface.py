@@ -1,64 +1,60 @@
 """Names, types and shapes of a bundle's ONNX inputs and outputs, checked when it is opened.
 
-    input_ids          int64   (b, l)                     logits               float32 (b, p, vocab)
-    logits_positions   int64   (p)                        present_conv_state.i  as past_...
-    past_conv_state.i  float32 (b, d_conv - 1, d)         present_scan_state.i  as past_...
-    past_scan_state.i  float32 (b, d_state, d)
+    input_ids         int64  (b, l)        logits        float32 (b, p, vocab)
+    logits_positions  int64  (p)           present_NAME  as past_NAME
+    past_NAME         state  (b, ...)      for every state of the metadata entry `ssmpress.states`
 
-of a language model, with d = d_inner, or the layer's entry of `channels` where dead channels were
-removed; a classifier and a forecaster carry no state:
+of a language model; a classifier and a forecaster carry no state:
 
-    input_ids          int64   (b, l)                     logits    float32 (b, classes)
-    series             float32 (b, lookback, variates)    forecast  float32 (b, horizon, variates)
+    input_ids  int64   (b, l)                     logits    float32 (b, classes)
+    series     float32 (b, lookback, variates)    forecast  float32 (b, horizon, variates)
 
-The model's configuration is the metadata entry `ssmpress.config`, as JSON.
+Task and vocabulary are in the metadata entry `ssmpress.config`, as JSON.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
 from ssmpress.formats import CONFIG_KEY
+from ssmpress.runtime import old_bundles
+from ssmpress.states import STATES_KEY, StateTensor, read_states
 from ssmpress.tasks import LanguageModel, Task, task_of
 from ssmpress.tasks.task import Port
 
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> type, shape
 
-_SIZES = ("n_layer", "vocab_size", "d_conv", "d_state", "d_inner")
-_TYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}  # ONNX Runtime's names
+_TYPES = {  # ONNX Runtime's names
+    "int64": "tensor(int64)",
+    "float32": "tensor(float)",
+    "float16": "tensor(float16)",
+}
 _FREE = -1  # a dimension that the caller chooses
-_LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage
+_LIMIT = 1 << 24  # no vocabulary comes near; one beyond it is damage
 
 
 @dataclass(frozen=True)
 class ModelInterface:
-    """What a caller needs to know to feed the model. config: all of the metadata's entry.
+    """What a caller needs to know to feed the model.
 
-    vocab_size: 0 in a forecaster. channels: of each layer where dead ones were removed, else none.
+    config: all of the metadata's `ssmpress.config`. vocab_size: 0 in a forecaster. states: in the
+    order of layers; none but in a language model.
     """
 
     path: Path
-    n_layer: int
-    vocab_size: int
-    d_conv: int
-    d_state: int
-    d_inner: int
     config: dict[str, Any]
+    vocab_size: int
+    states: tuple[StateTensor, ...] = ()
     task: Task = field(default_factory=LanguageModel)
-    channels: tuple[int, ...] = ()
 
-    def state_shapes(self, batch: int) -> dict[str, tuple[int, int, int]]:
-        """Name without `past_` or `present_` -> shape, in layer order."""
-        shapes = {}
-        for layer in range(self.n_layer):
-            channels = self.channels[layer] if self.channels else self.d_inner
-            shapes[f"conv_state.{layer}"] = (batch, self.d_conv - 1, channels)
-            shapes[f"scan_state.{layer}"] = (batch, self.d_state, channels)
-        return shapes
+    def state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """Name without `past_` or `present_` -> shape before the first token, in layer order."""
+        return {state.name: state.shape_at(batch) for state in self.states}
 
 
 def read_interface(session: Any, path: Path) -> ModelInterface:
@@ -68,13 +64,13 @@ def read_interface(session: Any, path: Path) -> ModelInterface:
         BadInputError: metadata missing or damaged; an input or output missing, surplus, of
             another type or another shape.
     """
-    interface = _parse(session.get_modelmeta().custom_metadata_map.get(CONFIG_KEY), path)
+    metadata = session.get_modelmeta().custom_metadata_map
+    interface = _parse(metadata, len(session.get_inputs()), path)
     ports = interface.task.ports(interface.vocab_size)
     inputs, outputs = _signature(ports.inputs), _signature(ports.outputs)
-    if interface.task.recurrent:
-        states = interface.state_shapes(_FREE).items()
-        inputs |= {f"past_{name}": (_TYPES["float32"], shape) for name, shape in states}
-        outputs |= {f"present_{name}": (_TYPES["float32"], shape) for name, shape in states}
+    for state in interface.states:
+        tensor = _TYPES[state.dtype], state.shape_at(_FREE, _FREE)
+        inputs[f"past_{state.name}"] = outputs[f"present_{state.name}"] = tensor
     _check(path, "input", inputs, session.get_inputs(), fixed=True)
     _check(path, "output", outputs, session.get_outputs(), fixed=False)
     return interface
@@ -90,7 +86,8 @@ def _signature(ports: tuple[Port, ...]) -> _Tensors:
     }
 
 
-def _parse(text: str | None, path: Path) -> ModelInterface:
+def _parse(metadata: Mapping[str, str], inputs: int, path: Path) -> ModelInterface:
+    text, where = metadata.get(CONFIG_KEY), f"{path}: {CONFIG_KEY}"
     if text is None:
         raise BadInputError(
             f"{path}: expected the metadata entry {CONFIG_KEY}; it has none. "
@@ -99,37 +96,24 @@ def _parse(text: str | None, path: Path) -> ModelInterface:
     try:
         config = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{path}: {CONFIG_KEY}: expected JSON; got {text[:40]!r}.") from error
+        raise BadInputError(f"{where}: expected JSON; got {text[:40]!r}.") from error
+    if not isinstance(config, dict):
+        raise BadInputError(f"{where}: expected an object; got {text[:40]!r}.")
     try:
-        task = task_of(config) if isinstance(config, dict) else LanguageModel()
+        task = task_of(config)
     except BadInputError as error:
-        raise BadInputError(f"{path}: {CONFIG_KEY}: {error}") from error
-    sizes = {}
-    for name in _SIZES:
-        value = config.get(name) if isinstance(config, dict) else None
-        if name == "vocab_size" and value == 0 and not task.reads_tokens:
-            sizes[name] = 0
-            continue
-        if type(value) is not int or not 1 <= value <= _LIMIT:
-            raise BadInputError(
-                f"{path}: {CONFIG_KEY}: {name}: expected an integer of at least 1; got {value!r}."
-            )
-        sizes[name] = value
-    channels = _channels(config, sizes, path)
-    return ModelInterface(path=path, config=config, task=task, channels=channels, **sizes)
-
-
-def _channels(config: dict[str, Any], sizes: dict[str, int], path: Path) -> tuple[int, ...]:
-    if "channels" not in config:
-        return ()
-    channels, layers, most = config["channels"], sizes["n_layer"], sizes["d_inner"]
-    integers = isinstance(channels, list) and all(type(count) is int for count in channels)
-    if not integers or len(channels) != layers or not all(1 <= n <= most for n in channels):
+        raise BadInputError(f"{where}: {error}") from error
+    vocab_size, least = config.get("vocab_size"), int(task.reads_tokens)
+    if type(vocab_size) is not int or not least <= vocab_size <= _LIMIT:
         raise BadInputError(
-            f"{path}: {CONFIG_KEY}: channels: expected {layers} integers from 1 to {most}; "
-            f"got {str(channels)[:40]}."
+            f"{where}: vocab_size: expected an integer of at least {least}; got {vocab_size!r}."
         )
-    return tuple(channels)
+    states: tuple[StateTensor, ...] = ()
+    if STATES_KEY in metadata:
+        states = read_states(metadata[STATES_KEY], f"{path}: {STATES_KEY}")
+    elif task.recurrent:
+        states = old_bundles.states_of(config, inputs, where)
+    return ModelInterface(path, config, vocab_size, states, task)
 
 
 def _check(
@@ -144,7 +128,7 @@ def _check(
         raise BadInputError(f"{path}: expected an {kind} named {missing[0]}; it has none.")
     if surplus := [name for name in actual if name not in expected]:
         raise BadInputError(
-            f"{path}: unexpected {kind} {surplus[0]}; {CONFIG_KEY} and the graph disagree."
+            f"{path}: unexpected {kind} {surplus[0]}; the metadata and the graph disagree."
         )
     for name, (dtype, shape) in expected.items():
         item = actual[name]
@@ -156,5 +140,5 @@ def _check(
             want_text = ", ".join("any" if size == _FREE else str(size) for size in shape)
             raise BadInputError(
                 f"{path}: {kind} {name}: expected {dtype} ({want_text}); got {item.type} "
-                f"{tuple(item.shape)}. {CONFIG_KEY} and the graph disagree."
+                f"{tuple(item.shape)}. The metadata and the graph disagree."
             )

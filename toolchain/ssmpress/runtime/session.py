@@ -4,9 +4,7 @@
     logits, state = session.prefill(prompt)          # prompt int (b, l) -> (b, 1, vocab)
     logits, state = session.step(token, state)       # token int (b,)    -> (b, vocab)
 
-A state has two sets of buffers; a run reads one and writes the other, then they change places,
-so that decoding copies no state. That makes `prefill` and `step` advance the state they are
-given in place; `State.copy` keeps one.
+`prefill` and `step` advance the state they are given in place; `State.copy` keeps one.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +31,7 @@ from ssmpress.errors import (
 from ssmpress.runtime.interface import ModelInterface, read_interface
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
+from ssmpress.runtime.state import State, bind
 from ssmpress.tasks import Classification, Forecasting, LanguageModel
 
 PIECE_TOKENS = 4096
@@ -47,45 +47,6 @@ Integers = NDArray[np.integer[Any]]
 _Expected = TypeVar("_Expected", LanguageModel, Classification, Forecasting)
 
 
-class State:
-    """What the layers carry to the next token, for one session and one batch size.
-
-    conv: float32 (b, d_conv - 1, d) per layer. scan: float32 (b, d_state, d). d: its channels.
-    """
-
-    def __init__(self, session: Session, batch: int) -> None:
-        self.session = session
-        self.batch = batch
-        shapes = session.interface.state_shapes(batch)
-        self._sets = [{name: aligned_zeros(s) for name, s in shapes.items()} for _ in range(2)]
-        self._front = 0
-        self.decoder: _Decoder | None = None
-
-    @property
-    def front(self) -> int:
-        """0 or 1: the set of buffers that holds the state now."""
-        return self._front
-
-    def buffers(self, side: int) -> dict[str, NDArray[np.float32]]:
-        """The set of buffers of one side: name such as `conv_state.0` -> array."""
-        return self._sets[side]
-
-    def arrays(self) -> dict[str, NDArray[np.float32]]:
-        """Copies by name, `conv_state.0`, `scan_state.0`, `conv_state.1` ..., in layer order."""
-        return {name: array.copy() for name, array in self._sets[self._front].items()}
-
-    def swap(self) -> None:
-        """Make the set that was just written the current one."""
-        self._front ^= 1
-
-    def copy(self) -> State:
-        """An independent state with the same values."""
-        twin = State(self.session, self.batch)
-        for name, array in self._sets[self._front].items():
-            twin._sets[0][name][...] = array
-        return twin
-
-
 class Session:
     """One loaded model. Made by `open_session`; not safe for use from several threads at once.
 
@@ -97,6 +58,7 @@ class Session:
         self.interface = interface
         self.threads = threads
         self.piece_tokens = PIECE_TOKENS
+        self._decoders: WeakKeyDictionary[State, _Decoder] = WeakKeyDictionary()
 
     def initial_state(self, batch: int) -> State:
         """The zero state, where every text starts."""
@@ -104,7 +66,7 @@ class Session:
         if batch < 1:
             raise UsageError(f"batch: expected at least 1; got {batch}.")
         with _memory(self.interface.path):
-            return State(self, batch)
+            return State(self.interface.states, batch, self)
 
     def prefill(
         self, tokens: Integers, state: State | None = None, positions: Integers | None = None
@@ -142,8 +104,10 @@ class Session:
             places = wanted[here] - begin
             one_call = size == ids.shape[1]
             part = logits if one_call else np.empty((len(ids), len(here), vocab), np.float32)
+            with _memory(self.interface.path):
+                state.make_room(size)
             self._run(self._bind(piece, places, part, state, state.front))
-            state.swap()
+            state.advance(size)
             if not one_call:
                 logits[:, here] = part
             begin += size
@@ -169,10 +133,11 @@ class Session:
         """
         ids = self._tokens(token, 1)
         self._own(state, len(ids))
-        if state.decoder is None:
-            state.decoder = _Decoder(self, state)
-        logits = state.decoder.run(ids, state.front)
-        state.swap()
+        decoder = self._decoders.get(state)
+        if decoder is None:
+            decoder = self._decoders[state] = _Decoder(self, state)
+        logits = decoder.run(ids, state)
+        state.advance(1)
         return logits, state
 
     def generate(
@@ -270,13 +235,9 @@ class Session:
     ) -> Any:  # fmt: skip
         """A binding that reads the buffers of `side` and writes the other ones, all in place."""
         binding = self._onnx.io_binding()
-        inputs: dict[str, NDArray[Any]] = {"input_ids": ids, "logits_positions": wanted}
-        inputs |= {f"past_{name}": array for name, array in state.buffers(side).items()}
-        outputs: dict[str, NDArray[Any]] = {"logits": logits}
-        outputs |= {f"present_{name}": a for name, a in state.buffers(side ^ 1).items()}
-        for bind, arrays in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
-            for name, array in arrays.items():
-                bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        bind(binding.bind_input, {"input_ids": ids, "logits_positions": wanted})
+        bind(binding.bind_output, {"logits": logits})
+        state.bind(binding, side)
         return binding
 
     def _run(self, binding: Any) -> None:
@@ -317,7 +278,7 @@ class Session:
         return array
 
     def _own(self, state: State, batch: int) -> State:
-        if state.session is not self:
+        if state.owner is not self:
             raise UsageError("state: expected one of this session; it belongs to another one.")
         if state.batch != batch:
             raise BadInputError(f"tokens: expected a batch of {state.batch}; got {batch}.")
@@ -336,9 +297,13 @@ class _Decoder:
             session._bind(self._ids, self._positions, self._logits, state, side) for side in (0, 1)
         ]
 
-    def run(self, ids: NDArray[np.int64], side: int) -> Logits:
+    def run(self, ids: NDArray[np.int64], state: State) -> Logits:
         self._ids[:, 0] = ids
-        self._session._run(self._bindings[side])
+        binding = self._bindings[state.front]
+        with _memory(self._session.interface.path):
+            state.make_room(1)
+        state.bind_growing(binding)
+        self._session._run(binding)
         return self._logits[:, 0].copy()
 
 
@@ -429,14 +394,6 @@ def library_isa(library: str | Path) -> str:
     if not answer.replace("_", "").isalnum():
         raise DeviceError(f"{path.name}: {answer}.")
     return str(answer)
-
-
-def aligned_zeros(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """float32 zeros that start on a cache line (64 bytes)."""
-    size = 4 * int(np.prod(shape))
-    raw = np.zeros(size + 64, np.uint8)
-    offset = -raw.ctypes.data % 64
-    return raw[offset : offset + size].view(np.float32).reshape(shape)
 
 
 def _pieces(length: int, most: int) -> Iterator[int]:
