@@ -211,3 +211,38 @@ def reference(tokens: NDArray[Any], seed: int = 0) -> NDArray[np.float64]:
     normed = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5)
     result: NDArray[np.float64] = normed @ arrays["E"].T
     return result
+
+
+def changed_states(number: int, **changes: Any) -> list[dict[str, Any]]:
+    listed = states()
+    listed[number] |= changes
+    return listed
+
+
+SPOILED_STATES = [
+    ("{", "ssmpress.states: expected JSON"), ("[" * 100_000, "ssmpress.states: expected JSON"),
+    ("{}", "expected a list of states"), ([1], "state 0: name: expected a name"),
+    ([{}] * 70_000, "expected a list of states"),
+    (states()[:-1], "unexpected input past_scan_state.1"),
+    ([*states(), {**states()[0], "name": "more"}], "an input named past_more"),
+    ([*states(), states()[0]], "each state once"),
+    (changed_states(1, name=""), "state 1: name: expected a name"),
+    (changed_states(1, name=7), "state 1: name: expected a name"),
+    (changed_states(1, dtype="float64"), "state 1: dtype: expected float32 or float16; got"),
+    (changed_states(1, dtype="float16"), "input past_scan_state.0: expected"),
+    (changed_states(1, shape=[4, 9]), "input past_scan_state.0: expected"),
+    (changed_states(1, shape=[4]), "input past_scan_state.0: expected"),
+    (changed_states(1, shape=[]), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, shape="48"), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, shape=[4, True]), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, shape=[4, -8]), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, shape=[4, 8.5]), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, shape=[1] * 8), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, shape=[2**24 + 1, 1]), "1 to 7 sizes of at most 16777216"),
+    (changed_states(1, shape=[2**24, 2**24]), "state 1: shape: expected 1 to 7 sizes"),
+    (changed_states(1, grows=2), "grows: expected an axis of the shape, or null; got 2"),
+    (changed_states(1, grows=True), "state 1: grows: expected an axis"),
+    (changed_states(1, grows=0), "sizes of at most 16777216, 0 where it grows"),
+    (changed_states(1, grows=0, shape=[0, 8]), "input past_scan_state.0: expected"),
+]  # fmt: skip
+"""`ssmpress.states` as somebody may have spoiled it, and what Python and ssmrun say of it."""

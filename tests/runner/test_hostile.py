@@ -225,9 +225,36 @@ def test_models_that_are_none(copy: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [(None, "Only models that ssmpress exported"), ("{", "expected JSON"), ("[]", "n_layer"),
+    [(None, "Only models that ssmpress exported"), ("{", "expected JSON"),
+     ("[]", "expected an object; got []"),
      ("[" * 100_000, "expected JSON with at most 100 levels"),
-     ({"n_layer": 3}, "expected an input named past_conv_state.2"),
+     ({"vocab_size": 51}, "output logits: expected float32 (any, any, 51)"),
+     ({"vocab_size": 1e3}, "vocab_size: expected an integer")],
+)  # fmt: skip
+def test_the_configuration_must_fit_the_graph(copy: Path, metadata: Any, message: str) -> None:
+    if isinstance(metadata, dict):
+        metadata = json.dumps(toy_onnx.config(**metadata))
+    assert message in refusal(copy, metadata=metadata)
+
+
+def refusal(copy: Path, **entries: str | None) -> str:
+    """What ssmrun says of a bundle with this metadata."""
+    toy_onnx.toy_model(copy / "model.onnx", **entries)
+    sb.remake_manifest(copy)
+    code, text = sb.failure(sb.ssmrun("info", copy))
+    assert code == 6
+    return text
+
+
+@pytest.mark.parametrize(("listed", "message"), toy_onnx.SPOILED_STATES)
+def test_the_states_must_fit_the_graph(copy: Path, listed: Any, message: str) -> None:
+    text = listed if isinstance(listed, str) else json.dumps(listed)
+    assert message in refusal(copy, listed=text)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [({"n_layer": 3}, "expected an input named past_conv_state.2"),
      ({"n_layer": 1}, "unexpected input past_conv_state.1"),
      ({"n_layer": True}, "n_layer: expected an integer"),
      ({"n_layer": 10**9}, "n_layer: expected an integer"),
@@ -237,18 +264,13 @@ def test_models_that_are_none(copy: Path, content: bytes) -> None:
      ({"channels": [8]}, "channels: expected 2 integers from 1 to 8"),
      ({"channels": [8, 9]}, "channels: expected"), ({"channels": [0, 8]}, "channels: expected"),
      ({"channels": [8, 7.5]}, "channels: expected"), ({"channels": {}}, "channels: expected"),
-     ({"channels": [8, 7]}, "past_conv_state.1: expected float32 (any, 3, 7)"),
-     ({"vocab_size": 51}, "output logits: expected float32 (any, any, 51)"),
-     ({"vocab_size": 1e3}, "vocab_size: expected an integer")],
+     ({"channels": [8, 7]}, "past_conv_state.1: expected float32 (any, 3, 7)")],
 )  # fmt: skip
-def test_metadata_must_fit_the_graph(copy: Path, metadata: Any, message: str) -> None:
-    if isinstance(metadata, dict):
-        metadata = json.dumps(toy_onnx.config(**metadata))
-    toy_onnx.toy_model(copy / "model.onnx", metadata=metadata)
-    sb.remake_manifest(copy)
-    code, text = sb.failure(sb.ssmrun("info", copy))
-    assert code == 6
-    assert message in text
+def test_the_sizes_of_an_old_bundle_must_fit_the_graph(
+    copy: Path, metadata: Any, message: str
+) -> None:
+    text = json.dumps(toy_onnx.config(**metadata))
+    assert message in refusal(copy, metadata=text, listed=None)
 
 
 def test_a_model_that_is_not_mambas_runs_too(copy: Path) -> None:
@@ -263,6 +285,25 @@ def test_a_model_that_is_not_mambas_runs_too(copy: Path) -> None:
     for token in got:
         assert token == toy_onnx.reference(np.array(text))[-1].argmax()
         text.append(token)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_state_that_grows(copy: Path, dtype: str) -> None:
+    """The toy's state has an entry per token; texts follow one another in one worker."""
+    toy_onnx.growing_model(copy / "model.onnx", dtype)
+    sb.remake_manifest(copy)
+    session = open_session(copy / "model.onnx", threads=1, library=None)
+    with sb.Worker(copy) as worker:
+        worker.ask("load", threads=1)
+        for length, split in ((30, 3), (7, 7), (40, 0)):
+            ids = np.random.default_rng(length).integers(toy_onnx.VOCAB, size=length)
+            got = worker.ask("logits", tokens=ids.tolist(), prefill=split, states=True)
+            logits = sb.array(got, "logits")
+            expected, state = session.predict(ids[None])
+            assert np.abs(logits - expected[0]).max() < 1e-4
+            (seen,) = state.arrays().values()
+            assert got["states"]["seen_state.0"]["shape"] == [1, 2, length, 4] == list(seen.shape)
+            assert np.array_equal(sb.array(got["states"]["seen_state.0"]), seen.astype(np.float32))
 
 
 def test_logits_that_are_not_finite(copy: Path) -> None:

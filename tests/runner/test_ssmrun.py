@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import ssmrun_bundle as sb
 import tolerances
+from paths import OLD_BUNDLE
 from processes import accept_interrupts
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data import text as data
@@ -68,8 +69,21 @@ def test_info(bundle: Path, session: Session) -> None:
     assert info["environment"]["machine"] == os.uname().machine
     assert info["peak_rss_bytes"] > info["model_bytes"]
     text = sb.ssmrun("info", bundle)
-    assert b"4 layers" in text.stdout
+    assert b": language-model, vocabulary 1024, 8 states\n" in text.stdout
     assert text.returncode == 0
+
+
+def test_a_bundle_from_before_it_listed_its_states(bundle: Path, tmp_path: Path) -> None:
+    """The old file's sizes tell the states; its logits are those of its day."""
+    shutil.copytree(bundle, tmp_path / "old")
+    shutil.copyfile(OLD_BUNDLE / "model.onnx", tmp_path / "old" / "model.onnx")
+    sb.remake_manifest(tmp_path / "old")
+    known = json.loads((OLD_BUNDLE / "logits.json").read_text())
+    with sb.Worker(tmp_path / "old") as worker:
+        worker.ask("load", threads=1)
+        got = worker.ask("logits", tokens=known["tokens"], prefill=5, states=True)
+    assert np.abs(sb.array(got, "logits")[-1] - known["logits"]).max() < 0.02
+    assert got["states"]["scan_state.1"]["shape"] == [1, 5, 15]
 
 
 def test_verify(bundle: Path) -> None:

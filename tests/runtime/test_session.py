@@ -17,6 +17,7 @@ import pytest
 
 import tolerances
 import toy_onnx
+from paths import OLD_BUNDLE
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.machine import get_library_path
 from ssmpress.runtime.sampling import SplitMix64, sample, sample_exp
@@ -319,43 +320,7 @@ def test_the_configuration_must_fit_the_graph(tmp_path: Path, metadata: Any, mes
         open_session(model, threads=1, library=None)
 
 
-def _changed(number: int, **changes: Any) -> list[dict[str, Any]]:
-    states = toy_onnx.states()
-    states[number] |= changes
-    return states
-
-
-SPOILED_STATES = [
-    ("{", "ssmpress.states: expected JSON"), ("[" * 100_000, "ssmpress.states: expected JSON"),
-    ("{}", "expected a list of states"), ([1], "state 0: name: expected a name"),
-    ([{}] * 70_000, "expected a list of states"),
-    (toy_onnx.states()[:-1], "unexpected input past_scan_state.1"),
-    ([*toy_onnx.states(), {**toy_onnx.states()[0], "name": "more"}], "an input named past_more"),
-    ([*toy_onnx.states(), toy_onnx.states()[0]], "each state once"),
-    (_changed(1, name=""), "state 1: name: expected a name"),
-    (_changed(1, name=7), "state 1: name: expected a name"),
-    (_changed(1, dtype="float64"), "state 1: dtype: expected float32 or float16; got 'float64'"),
-    (_changed(1, dtype="float16"), "input past_scan_state.0: expected"),
-    (_changed(1, shape=[4, 9]), "input past_scan_state.0: expected"),
-    (_changed(1, shape=[4]), "input past_scan_state.0: expected"),
-    (_changed(1, shape=[]), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, shape="48"), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, shape=[4, True]), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, shape=[4, -8]), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, shape=[4, 8.5]), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, shape=[1] * 8), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, shape=[2**24 + 1, 1]), "1 to 7 sizes of at most 16777216"),
-    (_changed(1, shape=[2**24, 2**24]), "state 1: shape: expected 1 to 7 sizes"),
-    (_changed(1, grows=2), "state 1: grows: expected an axis of the shape, or null; got 2"),
-    (_changed(1, grows=True), "state 1: grows: expected an axis"),
-    (_changed(1, grows=0), "state 1: shape: expected 1 to 7 sizes of at most 16777216, 0 where"),
-    (_changed(1, grows=0, shape=[0, 8]), "input past_scan_state.0: expected"),
-]  # fmt: skip
-"""`ssmpress.states` as somebody may have spoiled it, and what is said of it; ssmrun is tested with
-the same."""
-
-
-@pytest.mark.parametrize(("listed", "message"), SPOILED_STATES)
+@pytest.mark.parametrize(("listed", "message"), toy_onnx.SPOILED_STATES)
 def test_the_states_must_fit_the_graph(tmp_path: Path, listed: Any, message: str) -> None:
     text = listed if isinstance(listed, str) else json.dumps(listed)
     model = toy_onnx.toy_model(tmp_path / "m.onnx", listed=text)
@@ -365,6 +330,20 @@ def test_the_states_must_fit_the_graph(tmp_path: Path, listed: Any, message: str
 
 
 # ---- bundles from before they listed their states ----
+
+
+def test_an_old_bundle_computes_what_it_did(library: Path) -> None:
+    known = json.loads((OLD_BUNDLE / "logits.json").read_text())
+    for ops_library in (library, None):
+        session = open_session(OLD_BUNDLE / "model.onnx", threads=1, library=ops_library)
+        assert session.interface.state_shapes(1) == {
+            "conv_state.0": (1, 3, 21), "scan_state.0": (1, 5, 21),
+            "conv_state.1": (1, 3, 15), "scan_state.1": (1, 5, 15),
+        }  # fmt: skip
+        tokens = np.array([known["tokens"]])
+        _, state = session.prefill(tokens[:, :5])
+        logits, _ = session.prefill(tokens[:, 5:], state)
+        assert np.abs(logits[0, 0] - known["logits"]).max() < 0.02  # an int8 step
 
 
 @pytest.mark.parametrize("channels", [None, [8, 8]])

@@ -90,19 +90,17 @@ void RunInfo(const Options& options, const Output& output) {
   }
   const uint64_t peak = MemoryBytes("VmHWM");
   if (!options.json) {
-    output.write(
-        Format("%s: %s, %lld layers, d_inner %lld, d_state %lld, vocabulary %lld\n",
-               options.bundle.c_str(), interface.task.name(),
-               static_cast<long long>(interface.n_layer), static_cast<long long>(interface.d_inner),
-               static_cast<long long>(interface.d_state),
-               static_cast<long long>(interface.vocab_size)) +
-        Format("model %.1f MB, bundle %.1f MB, state %.1f kB, peak memory %.1f MB\n",
-               1e-6 * static_cast<double>(model_bytes), 1e-6 * static_cast<double>(all),
-               1e-3 * static_cast<double>(loaded.state->bytes()),
-               1e-6 * static_cast<double>(peak)) +
-        Format("ops: %s; ONNX Runtime %s; ssmpress %s; loaded in %.0f ms\n",
-               options.stock ? "none" : opened.isa().c_str(), opened.runtime().version().c_str(),
-               bundle.version("ssmpress").c_str(), loaded.load_ms));
+    output.write(Format("%s: %s, vocabulary %lld, %zu states\n", options.bundle.c_str(),
+                        interface.task.name(), static_cast<long long>(interface.vocab_size),
+                        interface.states.size()) +
+                 Format("model %.1f MB, bundle %.1f MB, state %.1f kB, peak memory %.1f MB\n",
+                        1e-6 * static_cast<double>(model_bytes), 1e-6 * static_cast<double>(all),
+                        1e-3 * static_cast<double>(loaded.state->bytes()),
+                        1e-6 * static_cast<double>(peak)) +
+                 Format("ops: %s; ONNX Runtime %s; ssmpress %s; loaded in %.0f ms\n",
+                        options.stock ? "none" : opened.isa().c_str(),
+                        opened.runtime().version().c_str(), bundle.version("ssmpress").c_str(),
+                        loaded.load_ms));
     return;
   }
   JsonWriter out;

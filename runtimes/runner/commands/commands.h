@@ -12,6 +12,7 @@
 #include "runner/json/json.h"
 #include "runner/model/manifest.h"
 #include "runner/model/session.h"
+#include "runner/model/state.h"
 
 namespace ssmrun {
 

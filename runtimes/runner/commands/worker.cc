@@ -275,9 +275,10 @@ class Worker {
   void write_states(JsonWriter& out) const {
     out.key("states").begin_object();
     for (const State::Tensor& tensor : loaded_.state->tensors()) {
-      const float* data = tensor.data[loaded_.state->front()];
-      out.key(tensor.shape.name).begin_object().field("shape", tensor.shape.shape);
-      out.field("data", Base64(data, sizeof(float) * tensor.shape.elements())).end_object();
+      const int side = loaded_.state->front();
+      const std::vector<float> values = tensor.values(side);
+      out.key(tensor.kind.name).begin_object().field("shape", tensor.shape[side]);
+      out.field("data", Base64(values.data(), sizeof(float) * values.size())).end_object();
     }
     out.end_object();
   }

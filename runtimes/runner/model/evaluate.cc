@@ -6,6 +6,8 @@
 #include <limits>
 #include <numeric>
 
+#include "runner/model/state.h"
+
 namespace ssmrun {
 
 double TokenNll(const float* logits, size_t vocab, int64_t target) {

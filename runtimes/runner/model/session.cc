@@ -2,20 +2,16 @@
 #include "runner/model/session.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <new>
-#include <numeric>
 #include <string_view>
 
 #include "runner/files.h"
+#include "runner/model/state.h"
 
 namespace ssmrun {
 namespace {
 
 constexpr const char* kConfigKey = "ssmpress.config";
-constexpr size_t kStateLimit = size_t{1} << 40;  // bytes
-constexpr size_t kAlignment = 64;                // a cache line
+constexpr const char* kStatesKey = "ssmpress.states";
 // Least tokens of the last piece: of fewer than 8 rows, ONNX Runtime's matrix product adds in
 // another order, and the last bits would differ.
 constexpr size_t kLastPiece = 64;
@@ -29,45 +25,16 @@ std::string Affinities(const std::vector<int>& pins) {
   return text;
 }
 
+// Reads the tensor from the buffer of `side` and writes the other one.
+void BindState(const Model& model, ort::IoBinding* binding, const State::Tensor& tensor, int side) {
+  const Runtime& runtime = model.runtime();
+  const auto check = [&](ort::Status* status) { runtime.check(status, kBadInput, model.path()); };
+  const std::string past = "past_" + tensor.kind.name, present = "present_" + tensor.kind.name;
+  check(ort::kBindInput(runtime.api())(binding, past.c_str(), tensor.value[side].get()));
+  check(ort::kBindOutput(runtime.api())(binding, present.c_str(), tensor.value[side ^ 1].get()));
+}
+
 }  // namespace
-
-size_t TensorShape::elements() const {
-  return std::accumulate(shape.begin(), shape.end(), size_t{1},
-                         [](size_t a, int64_t b) { return a * static_cast<size_t>(b); });
-}
-
-void State::Free::operator()(void* block) const { std::free(block); }
-
-State::State(const Model& model) {
-  static uint64_t made = 0;
-  id_ = ++made;
-  const auto padded = [](size_t bytes) {
-    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-  };
-  const std::vector<TensorShape> shapes = model.interface().states(1);
-  for (const TensorShape& shape : shapes) {
-    bytes_ += padded(sizeof(float) * shape.elements());
-    if (bytes_ > kStateLimit) BadInput(model.path() + ": the states are larger than any memory.");
-  }
-  void* block = nullptr;
-  if (posix_memalign(&block, kAlignment, 2 * bytes_ + kAlignment) != 0) throw std::bad_alloc();
-  block_.reset(block);
-  std::memset(block, 0, 2 * bytes_ + kAlignment);
-  size_t offset = 0;
-  for (const TensorShape& shape : shapes) {
-    const size_t size = sizeof(float) * shape.elements();
-    Tensor tensor{shape, {}, {}};
-    for (int side = 0; side < 2; ++side) {
-      char* place = static_cast<char*>(block) + offset + (side == 0 ? 0 : bytes_);
-      tensor.data[side] = reinterpret_cast<float*>(place);
-      tensor.value[side] = model.runtime().tensor(place, size, shape.shape, ort::kFloat);
-    }
-    tensors_.push_back(std::move(tensor));
-    offset += padded(size);
-  }
-}
-
-void State::clear() { std::memset(block_.get(), 0, 2 * bytes_); }
 
 // The two bindings for single tokens, made once: a step only writes its token.
 class Model::Decoder {
@@ -85,9 +52,14 @@ class Model::Decoder {
   }
 
   uint64_t state_id() const { return state_id_; }
-  const OwnedBinding& binding(int64_t token, int side) {
+  // What grows is bound again: it has another shape, and perhaps another place.
+  const OwnedBinding& binding(const Model& model, int64_t token, const State& state) {
     id_ = token;
-    return bindings_[side];
+    const OwnedBinding& binding = bindings_[state.front()];
+    for (const State::Tensor& tensor : state.tensors()) {
+      if (tensor.kind.grows >= 0) BindState(model, binding.get(), tensor, state.front());
+    }
+    return binding;
   }
   const float* logits() const { return logits_.data(); }
 
@@ -125,29 +97,36 @@ Model::Model(const Runtime& runtime, const OpLibrary* library, const std::string
   runtime.check(ort::kCreateSession(api)(runtime.env(), path.c_str(), made, &session), kBadInput,
                 path + ": ONNX Runtime " + runtime.version() + " cannot load it");
   session_ = {session, {api}};
-  interface_ = ReadInterface(read_config(), path);
+  size_t inputs = 0;
+  runtime.check(ort::kSessionGetInputCount(api)(session, &inputs), kInternal, path);
+  interface_ = ReadInterface(read_metadata(), inputs, path);
   CheckInterface(runtime, session, interface_, path);
 }
 
 Model::~Model() = default;
 
-std::string Model::read_config() const {
+Metadata Model::read_metadata() const {
   const ort::Api* api = runtime_.api();
   ort::ModelMetadata* metadata = nullptr;
   runtime_.check(ort::kSessionGetModelMetadata(api)(session_.get(), &metadata), kInternal, path_);
   const Owned<ort::ModelMetadata, ort::kReleaseModelMetadata> owner(metadata, {api});
   ort::Allocator* allocator = nullptr;
   runtime_.check(ort::kGetAllocatorWithDefaultOptions(api)(&allocator), kInternal, path_);
-  char* text = nullptr;
-  runtime_.check(ort::kModelMetadataLookup(api)(metadata, allocator, kConfigKey, &text), kInternal,
-                 path_);
-  if (text == nullptr) {
+  const auto entry = [&](const char* key) -> std::optional<std::string> {
+    char* text = nullptr;
+    runtime_.check(ort::kModelMetadataLookup(api)(metadata, allocator, key, &text), kInternal,
+                   path_);
+    if (text == nullptr) return std::nullopt;
+    std::string copy = text;
+    runtime_.check(ort::kAllocatorFree(api)(allocator, text), kInternal, path_);
+    return copy;
+  };
+  const std::optional<std::string> config = entry(kConfigKey);
+  if (!config) {
     BadInput(path_ + ": expected the metadata entry " + kConfigKey +
              "; it has none. Only models that ssmpress exported can be opened.");
   }
-  std::string config = text;
-  runtime_.check(ort::kAllocatorFree(api)(allocator, text), kInternal, path_);
-  return config;
+  return {*config, entry(kStatesKey)};
 }
 
 OwnedBinding Model::bind(const OwnedValue& ids, const OwnedValue& positions,
@@ -156,19 +135,11 @@ OwnedBinding Model::bind(const OwnedValue& ids, const OwnedValue& positions,
   ort::IoBinding* made = nullptr;
   runtime_.check(ort::kCreateIoBinding(api)(session_.get(), &made), kInternal, path_);
   OwnedBinding binding(made, {api});
-  const auto input = [&](const std::string& name, const OwnedValue& value) {
-    runtime_.check(ort::kBindInput(api)(made, name.c_str(), value.get()), kBadInput, path_);
-  };
-  const auto output = [&](const std::string& name, const OwnedValue& value) {
-    runtime_.check(ort::kBindOutput(api)(made, name.c_str(), value.get()), kBadInput, path_);
-  };
-  input("input_ids", ids);
-  input("logits_positions", positions);
-  output("logits", logits);
-  for (const State::Tensor& tensor : state.tensors()) {
-    input("past_" + tensor.shape.name, tensor.value[side]);
-    output("present_" + tensor.shape.name, tensor.value[side ^ 1]);
-  }
+  const auto check = [&](ort::Status* status) { runtime_.check(status, kBadInput, path_); };
+  check(ort::kBindInput(api)(made, "input_ids", ids.get()));
+  check(ort::kBindInput(api)(made, "logits_positions", positions.get()));
+  check(ort::kBindOutput(api)(made, "logits", logits.get()));
+  for (const State::Tensor& tensor : state.tensors()) BindState(*this, made, tensor, side);
   return binding;
 }
 
@@ -223,8 +194,9 @@ void Model::prefill_piece(const std::vector<int64_t>& tokens, const std::vector<
   const OwnedValue result =
       runtime_.tensor(logits, sizeof(float) * positions.size() * static_cast<size_t>(vocab),
                       {1, wanted, vocab}, ort::kFloat);
+  state.make_room(tokens.size());
   run(bind(ids, places, result, state, state.front()));
-  state.swap();
+  state.advance(tokens.size());
 }
 
 const float* Model::step(int64_t token, State& state) {
@@ -233,8 +205,9 @@ const float* Model::step(int64_t token, State& state) {
   if (decoder_ == nullptr || decoder_->state_id() != state.id()) {
     decoder_ = std::make_unique<Decoder>(*this, state);
   }
-  run(decoder_->binding(token, state.front()));
-  state.swap();
+  state.make_room(1);
+  run(decoder_->binding(*this, token, state));
+  state.advance(1);
   return decoder_->logits();
 }
 

@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // ONNX Runtime, the op library and one opened model: prefill, decode, state in and out. The twin of
-// toolchain/ssmpress/run.py and interface.py.
+// toolchain/ssmpress/runtime/session.py and interface.py.
 #ifndef SSMPRESS_RUNNER_SESSION_H_
 #define SSMPRESS_RUNNER_SESSION_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "runner/failure.h"
 #include "runner/json/json.h"
 #include "runner/model/onnx_runtime_abi.h"
+#include "runner/model/state_tensor.h"
 
 namespace ssmrun {
 
@@ -66,12 +68,6 @@ class OpLibrary {
   ort::Status* (*register_)(ort::SessionOptions*, const ort::ApiBase*) = nullptr;
 };
 
-struct TensorShape {
-  std::string name;  // without past_ or present_
-  std::vector<int64_t> shape;
-  size_t elements() const;
-};
-
 // What a model is for: the `task` of its config. Without one it is a language model.
 struct Task {
   enum Kind { kLanguageModel, kClassification, kForecast };
@@ -84,48 +80,23 @@ struct Task {
   const char* name() const;
 };
 
-// Sizes from the model's `ssmpress.config`. Inputs and outputs are as in docs/ops.md; only
-// language models carry states, and a forecaster has no vocabulary.
+// What a model's metadata says, checked. Inputs and outputs are as in docs/ops.md; only language
+// models carry states, and a forecaster has no vocabulary.
 struct Interface {
   std::string config;  // JSON
   Task task;
-  int64_t n_layer = 0, vocab_size = 0, d_conv = 0, d_state = 0, d_inner = 0;
-  std::vector<int64_t> channels;  // of each layer where dead ones were removed, else empty
-  std::vector<TensorShape> states(int64_t batch) const;
+  int64_t vocab_size = 0;
+  std::vector<StateTensor> states;
 };
 
-// Throws kBadInput; the message begins with `path`.
-Interface ReadInterface(std::string config, const std::string& path);
-
-class Model;
-
-// What the layers carry to the next token, for one sequence: two sets of buffers. A run reads one
-// and writes the other, then they change places, so that decoding copies no state.
-class State {
- public:
-  explicit State(const Model& model);
-  struct Tensor {
-    TensorShape shape;
-    float* data[2];
-    OwnedValue value[2];
-  };
-  const std::vector<Tensor>& tensors() const { return tensors_; }
-  size_t bytes() const { return bytes_; }  // of one set
-  uint64_t id() const { return id_; }      // no other state has had it
-  int front() const { return front_; }     // the set that holds the state now
-  void swap() { front_ ^= 1; }
-  void clear();  // the zero state, where every text starts
-
- private:
-  struct Free {
-    void operator()(void* block) const;
-  };
-  uint64_t id_ = 0;
-  size_t bytes_ = 0;
-  std::unique_ptr<void, Free> block_;
-  std::vector<Tensor> tensors_;
-  int front_ = 0;
+// The entries of a model's metadata. states: none in a bundle from before it listed them.
+struct Metadata {
+  std::string config;
+  std::optional<std::string> states;
 };
+
+// inputs: of the graph. Throws kBadInput; the message begins with `path`.
+Interface ReadInterface(const Metadata& metadata, size_t inputs, const std::string& path);
 
 // A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
 // kB a token, so that a long prompt in one call would need more memory than any model.
@@ -136,6 +107,8 @@ struct ModelOptions {
   std::vector<int> pins;  // processor of every thread, or empty
   size_t piece_tokens = kPieceTokens;
 };
+
+class State;
 
 class Model {
  public:
@@ -176,7 +149,7 @@ class Model {
   void run(const OwnedBinding& binding);
   void run_whole(const char* input, const OwnedValue& from, const char* output,
                  const OwnedValue& to);
-  std::string read_config() const;
+  Metadata read_metadata() const;
   void prefill_piece(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
                      float* logits, State& state);
 
@@ -188,7 +161,7 @@ class Model {
   std::unique_ptr<Decoder> decoder_;
 };
 
-// Checks the inputs and outputs of a session against its `ssmpress.config`; throws kBadInput.
+// Checks the inputs and outputs of a session against its metadata; throws kBadInput.
 void CheckInterface(const Runtime& runtime, const ort::Session* session, const Interface& expected,
                     const std::string& path);
 

@@ -11,16 +11,13 @@ from typing import Any
 
 from ssmpress.errors import BadInputError
 from ssmpress.states import StateTensor
-from ssmpress.task_config import Kind, Task
 
 _SIZES = ("n_layer", "d_conv", "d_state", "d_inner")
 _LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage
 
 
-def states_of(
-    config: Mapping[str, Any], task: Task, inputs: int, where: str
-) -> tuple[StateTensor, ...]:
-    """The states that the configuration of an old bundle implies.
+def states_of(config: Mapping[str, Any], inputs: int, where: str) -> tuple[StateTensor, ...]:
+    """The states that the configuration of an old language model implies.
 
     Args:
         config: the object in `ssmpress.config`.
@@ -31,8 +28,6 @@ def states_of(
         BadInputError: a size is missing or out of range.
     """
     layers, d_conv, d_state, d_inner = (_size(config, name, where) for name in _SIZES)
-    if task.kind is not Kind.LANGUAGE_MODEL:
-        return ()
     if layers > inputs:
         raise BadInputError(
             f"{where}: n_layer {layers}: expected two states of every layer; the graph has "
