@@ -16,12 +16,12 @@ from ssmpress import stages, validate
 from ssmpress.bundle.out_folder import check_out, staged
 from ssmpress.checkpoint.config import EMBEDDING
 from ssmpress.checkpoint.read import read_checkpoint
-from ssmpress.errors import ParityError, UsageError
+from ssmpress.errors import BadInputError, ParityError, UsageError
 from ssmpress.formats import Values
 from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.layouts.int4 import MAX_COLUMNS
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import DataSettings, Head, PackSettings, Recipe
+from ssmpress.recipe.settings import DataSettings, Head, PackSettings, Recipe, RecoverSettings
 from ssmpress.results import TextUse
 
 
@@ -110,16 +110,51 @@ def test_a_head_too_wide_for_int4_is_int8():
 
 def test_text_that_is_calibration_and_evaluation_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.save("a.npy", np.arange(600, dtype=np.int32))
+    np.save("a.npy", np.arange(1500, dtype=np.int32) % 1024)
     notes: list[str] = []
     files = DataSettings(calibration=(Path("a.npy"),), evaluation=(tmp_path / "a.npy",))
-    stages.read(Recipe(DEMO, Path("out"), data=files), notes.append)
+    unheard = Recipe(DEMO, Path("out"), data=files, recover=RecoverSettings(steps=0))
+    source = stages.read(unheard, notes.append)
     assert [note for note in notes if "a.npy: is --calibration too" in note]
+    assert source.seen == 1.0
     notes.clear()
     stages.read(
         Recipe(DEMO, Path("out"), data=dataclasses.replace(files, calibration=())), notes.append
     )
     assert not [note for note in notes if "is --calibration" in note]
+
+
+def test_recovery_does_not_train_on_the_evaluation_text_unasked(tmp_path):
+    """Whatever the file is called: its contents are compared."""
+    tokens = np.arange(1500, dtype=np.int32) % 1024
+    for name in ("a.npy", "copy.npy"):
+        np.save(tmp_path / name, tokens)
+    for name, words in (("a.npy", "a.npy: is"), ("copy.npy", "100% of it is in")):
+        files = DataSettings(calibration=tmp_path / "a.npy", evaluation=tmp_path / name)
+        with pytest.raises(UsageError, match=rf"{words} --calibration too, which recovery trains"):
+            stages.read(Recipe(DEMO, tmp_path / "out", data=files))
+        allowed = dataclasses.replace(files, allow_leak=True)
+        assert stages.read(Recipe(DEMO, tmp_path / "out", data=allowed)).seen == 1.0
+
+
+@pytest.mark.parametrize(
+    ("calibration", "evaluation", "words"),
+    [
+        (4, 1500, "--calibration has 4 tokens, one window needs 512"),
+        (1500, 9, "--evaluation has 9 tokens, one window needs 1,024"),
+    ],
+)
+def test_text_shorter_than_a_window_is_refused_before_the_work(
+    tmp_path, calibration, evaluation, words
+):
+    random = np.random.default_rng(0)
+    for name, count in (("c", calibration), ("e", evaluation)):
+        np.save(tmp_path / f"{name}.npy", random.integers(0, 1024, count).astype(np.int32))
+    files = DataSettings(calibration=tmp_path / "c.npy", evaluation=tmp_path / "e.npy")
+    for steps in (0, None):
+        recover = RecoverSettings(steps=steps)
+        with pytest.raises(BadInputError, match=words):
+            stages.read(Recipe(DEMO, tmp_path / "out", recover=recover, data=files))
 
 
 def write_bundle(folder: Path, *names: str) -> None:

@@ -42,3 +42,12 @@ def test_the_architecture_and_its_evidence(rendered, assumed: bool) -> None:
     assert evidence in text
     assert "Mamba-1" in text
     assert ("was assumed" in text or '"assumed": true' in text) == assumed
+
+
+@pytest.mark.parametrize("seen", [0.05, 1.0])
+def test_quality_on_data_that_was_calibrated_on(rendered, seen: float) -> None:
+    """In the verdict's sentence too, whatever the verdict."""
+    report = example.judged(seen=seen)
+    words = "100.0 % of the evaluation data served for calibration too: on data that was not seen"
+    assert (words in report["verdict"]["sentence"]) == (seen == 1.0)
+    assert (words in rendered(report)) == (seen == 1.0)

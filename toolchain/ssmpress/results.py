@@ -334,7 +334,8 @@ class Results:
     """Everything a run found out. The report is a function of this and the recipe.
 
     model: the model's configuration and how it was read. measurements: by variant name; empty
-    where latency cannot be measured (emulation). recovery: steps, seconds, device, losses. target:
+    where latency cannot be measured (emulation). seen: part of the evaluation data, 0 .. 1, that
+    the calibration has too. recovery: steps, seconds, device, losses. target:
     what vouches for the bundle. devices: one for each --device. measurements are those of the
     first device that was measured, or of this host.
     timings_s: seconds per stage. model_weights, model_zeros: over all parameters, tied ones once.
@@ -353,6 +354,7 @@ class Results:
     environment: dict[str, Any]
     calibration: TextUse
     evaluation: TextUse
+    seen: float = 0.0
     recovery: dict[str, Any] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     target: TargetResult | None = None

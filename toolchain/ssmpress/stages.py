@@ -30,6 +30,7 @@ from ssmpress.checkpoint.read import (
     read_checkpoint,
     write_checkpoint,
 )
+from ssmpress.data import overlap
 from ssmpress.data import text as data
 from ssmpress.data.labelled import load_labelled
 from ssmpress.data.series import SeriesWindows, load_series
@@ -70,6 +71,7 @@ class Source:
 
     tokenizer: None of a forecaster. calibration: int32 (n,), or samples of the model's task.
     windows: evaluation, int32 (count, length), none for a task. samples: a task's evaluation.
+    seen: part of the evaluation, 0 .. 1, that the calibration has too.
     """
 
     checkpoint: Checkpoint
@@ -79,6 +81,7 @@ class Source:
     calibration_use: TextUse
     evaluation_use: TextUse
     samples: Samples | None = None
+    seen: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -150,21 +153,16 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
 
     Raises:
         BadInputError: one of them is missing, damaged or disagrees with another.
-        UsageError: `--sparsity-of model` asks for more than the prunable weights hold.
+        UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
+            would train on the evaluation data.
     """
     checkpoint = read_checkpoint(recipe.model)
     note(f"architecture {checkpoint.architecture}")
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint.config)
-    seen = {path.resolve() for path in recipe.data.calibration}
-    for judged in recipe.data.evaluation:
-        if judged.resolve() in seen:
-            note(
-                f"--evaluation {judged}: is --calibration too; on unseen data quality may be lower"
-            )
     if not checkpoint.config.is_language_model:
-        return _read_task(recipe, checkpoint)
+        return _read_task(recipe, checkpoint, note)
     path = recipe.data.tokenizer or checkpoint.tokenizer
     if path is None:
         raise BadInputError(
@@ -183,7 +181,15 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
 
     calibration = tokens(recipe.data.calibration, parts[0], limit)
     evaluation = tokens(recipe.data.evaluation, parts[1], recipe.data.evaluation_tokens)
-    windows = data.windows(evaluation, min(recipe.data.window, len(evaluation)))
+    for option, text, window in (
+        ("--calibration", calibration, recipe.prune.calibration_window),
+        ("--evaluation", evaluation, recipe.data.window),
+    ):
+        data.check_window(text, window, option)
+    windows = data.windows(evaluation, recipe.data.window)
+    runs = overlap.every_run(calibration, overlap.TEXT_SPAN)
+    seen = overlap.part_in(overlap.run_keys(windows.reshape(-1), overlap.TEXT_SPAN), runs)
+    overlap.check_unseen(recipe, seen, note)
     uses = (
         _text_use(recipe.data.calibration, len(calibration)),
         _text_use(recipe.data.evaluation, windows.size),
@@ -191,10 +197,10 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
     for purpose, use in zip(("calibration", "evaluation"), uses, strict=True):
         if use.default_text:
             note(f"{purpose}: no file given, using the default text (Python's language manual)")
-    return Source(checkpoint, path, calibration, windows, *uses)
+    return Source(checkpoint, path, calibration, windows, *uses, seen=seen)
 
 
-def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
+def _read_task(recipe: Recipe, checkpoint: Checkpoint, note: Note) -> Source:
     """The data of a classifier or forecaster; there is no default for either."""
     task, settings = checkpoint.config.task, recipe.data
     what = "labelled texts" if isinstance(task, Classification) else "a CSV file of the series"
@@ -224,11 +230,13 @@ def _read_task(recipe: Recipe, checkpoint: Checkpoint) -> Source:
         return int(samples.lengths.sum())
 
     calibration, evaluation = load(settings.calibration), load(settings.evaluation)
+    seen = evaluation.part_in(calibration)
+    overlap.check_unseen(recipe, seen, note)
     return Source(
         checkpoint, path, calibration, np.empty((0, 0), np.int32),
         _text_use(settings.calibration, steps(calibration)),
         _text_use(settings.evaluation, steps(evaluation)),
-        evaluation,
+        evaluation, seen,
     )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def validate(
         environment=host_environment(threads=recipe.threads, library=bundle.host_library),
         calibration=source.calibration_use,
         evaluation=source.evaluation_use,
+        seen=source.seen,
         recovery=pruned.summary(),
         target=describe_target(deployment, devices, lower_bounds(deployment.machine, sizes)),
         devices=devices,

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.data import text as data
+from ssmpress.data.overlap import part_in
 from ssmpress.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -81,6 +82,17 @@ class LabelledTexts:
         count = min(count, self.count)
         end = int(self.starts[count])
         return LabelledTexts(self.tokens[:end], self.starts[: count + 1], self.labels[:count])
+
+    def keys(self) -> NDArray[np.uint64]:
+        """One key (count,) of each text, for `overlap.part_in`."""
+        texts = (self.text(i).astype("<i8").tobytes() for i in range(self.count))
+        digests = b"".join(hashlib.blake2b(text, digest_size=8).digest() for text in texts)
+        return np.frombuffer(digests, "<u8").astype(np.uint64)
+
+    def part_in(self, other: object) -> float:
+        """Part of the texts, 0 .. 1, that other samples of this kind have too."""
+        assert isinstance(other, LabelledTexts)
+        return part_in(self.keys(), [other.keys()])
 
     def digest(self) -> bytes:
         """SHA-256 of everything."""

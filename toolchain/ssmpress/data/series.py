@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.data.overlap import every_run, part_in, run_keys
 from ssmpress.data.text import read_text
 from ssmpress.errors import BadInputError
 
@@ -77,6 +78,13 @@ class SeriesWindows:
         steps = np.asarray(numbers)[:, None] + np.arange(self.lookback + self.horizon)
         windows = self.values[steps]
         return windows[:, : self.lookback].copy(), windows[:, self.lookback :].copy(), None
+
+    def part_in(self, other: object) -> float:
+        """Part of the series, 0 .. 1, that other samples of this kind have too, in runs as long as
+        what a window reads."""
+        assert isinstance(other, SeriesWindows)
+        keys = run_keys(self.values, self.lookback)
+        return part_in(keys, every_run(other.values, self.lookback))
 
     def digest(self) -> bytes:
         """SHA-256 of what decides the windows."""

@@ -439,16 +439,22 @@ def windows(tokens: Tokens, length: int) -> Tokens:
         BadInputError: n < length.
         UsageError: length < 1.
     """
-    count = _window_count(tokens, length)
+    check_window(tokens, length)
+    count = len(tokens) // length
     return np.array(tokens[: count * length], np.int32).reshape(count, length)
 
 
-def _window_count(tokens: Tokens, length: int) -> int:
+def check_window(tokens: Tokens, length: int, name: str = "the text") -> None:
+    """Whether there is at least one window. name: what the message calls the text.
+
+    Raises:
+        BadInputError: there is none.
+        UsageError: length < 1.
+    """
     if length < 1:
         raise UsageError(f"length: expected at least 1 token per window; got {length}.")
     if len(tokens) < length:
         raise BadInputError(
-            f"the text has {len(tokens):,} tokens, one window needs {length:,}. "
+            f"{name} has {len(tokens):,} tokens, one window needs {length:,}. "
             "Give a longer text or a shorter window."
         )
-    return len(tokens) // length

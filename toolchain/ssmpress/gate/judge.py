@@ -22,6 +22,7 @@ from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings import GateSettings
+from ssmpress.report.prose import seen
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
@@ -93,7 +94,8 @@ def judge(
     status = status_of(code)
     messages = " ".join(result.message for result in deciding) or "no limit was set."
     advice = "" if status == PASS else f" {deciding[0].help}"
-    return Verdict(status, results, code, f"{status.capitalize()}: {messages}{advice}".strip())
+    sentence = f"{status.capitalize()}: {messages}{advice} {seen(report)}"
+    return Verdict(status, results, code, " ".join(sentence.split()))
 
 
 def _judge_agreement(report: Report) -> tuple[RuleResult, ...]:

@@ -410,6 +410,13 @@ class DataSettings:
             check=at_least(2, "tokens"),
         ),
     ] = 1024
+    allow_leak: Annotated[
+        bool,
+        Option(
+            "Let recovery train on data that --evaluation holds too; the verdict says so.",
+            Panel.DATA,
+        ),
+    ] = False
 
     def __post_init__(self) -> None:
         check_settings(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ssmpress.data.overlap import LEAK
 from ssmpress.report.tables import lookup, number, percent
 from ssmpress.report.wording import words
 from ssmpress.results import Report
@@ -31,21 +32,24 @@ def quality(report: Report) -> str:
     length = said.length.format(block["window"])
     return (
         f"Quality: {block['metric']} over {block['tokens']:,} predictions in "
-        f"{block['windows']:,} {said.samples} of {length}{spread}.{_seen(report)}"
+        f"{block['windows']:,} {said.samples} of {length}{spread}. {seen(report)}".rstrip()
     )
 
 
-def _seen(report: Report) -> str:
-    """A warning where quality was measured on what the model was pruned with."""
+def seen(report: Report) -> str:
+    """A warning where quality was measured on what the model was pruned with; else empty."""
     calibration, evaluation = (
         {Path(name).absolute() for name in lookup(report, "data", purpose, "files") or ()}
         for purpose in ("calibration", "evaluation")
     )
-    if not calibration & evaluation:
-        return ""
     names = ", ".join(sorted(path.name for path in calibration & evaluation))
+    part = lookup(report, "data", "seen")
+    if not names and isinstance(part, int | float) and part >= LEAK:
+        names = f"{percent(part)} of the evaluation data"
+    if not names:
+        return ""
     return (
-        f" {names} served for calibration too: on data that was not seen the quality may be lower."
+        f"{names} served for calibration too: on data that was not seen the quality may be lower."
     )
 
 

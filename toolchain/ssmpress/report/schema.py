@@ -51,6 +51,7 @@ def build_report(recipe: Recipe, results: Results) -> dict[str, Any]:
         "data": {
             "calibration": _text(results.calibration),
             "evaluation": _text(results.evaluation),
+            "seen": results.seen,
         },
         "quality": _quality(results.quality),
         "sparsity": sparsity_summary(results),

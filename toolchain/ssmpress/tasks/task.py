@@ -139,6 +139,9 @@ class Samples(Protocol):
         """Inputs (b, ...), padded at the end, and targets (b, ...) of the samples with these
         numbers, and the lengths (b,) before the padding; None where nothing is padded."""
 
+    def part_in(self, other: object) -> float:
+        """Part of these samples, 0 .. 1, that others of the same class have too."""
+
     def digest(self) -> bytes:
         """SHA-256 of everything."""
 
