@@ -25,6 +25,7 @@ from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path, get_runner_path
 from ssmpress.pack import matrix as compact
+from ssmpress.pack.choose import choose_format
 from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.settings import Recipe
 
@@ -137,7 +138,7 @@ def packed_model(values: Values | None, sparsity: float = SPARSITY) -> PackedMod
         keep_mask = array != 0
         if projection and values is not None:
             rows, columns = array.shape
-            chosen, _ = compact.choose_format(rows, columns, int(keep_mask.sum()), values)
+            chosen, _ = choose_format(rows, columns, int(keep_mask.sum()), values)
         else:
             chosen = Format(Structure.DENSE, values or Values.FP32)
         if projection or name == "backbone.embedding.weight":

@@ -19,6 +19,7 @@ from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import BadInputError, ParityError, UsageError
 from ssmpress.formats import Values
 from ssmpress.pack.choose import matrix_format
+from ssmpress.pack.layouts import sections_of
 from ssmpress.pack.layouts.int4 import MAX_COLUMNS
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import DataSettings, Head, PackSettings, Recipe, RecoverSettings
@@ -57,7 +58,7 @@ def test_parity_names_the_first_bad_layer(values, tmp_path):
     recipe, packed, bundle = bundle_of(source, values, tmp_path)
     name = "backbone.layers.2.mixer.in_proj.weight"
     matrix = packed.matrices[name]
-    key = "scale" if "scale" in matrix.sections else matrix.format.weight_inputs[-1]
+    key = "scale" if "scale" in matrix.sections else sections_of(matrix.format)[-1]
     sections = dict(matrix.sections) | {key: 2 * matrix.sections[key]}
     matrices = dict(packed.matrices) | {name: dataclasses.replace(matrix, sections=sections)}
     other = dataclasses.replace(packed, matrices=matrices)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrices packed for the benchmark: the bytes of docs/sparse_format.md, made as compact.py and
-// windows.py make them, but for the rounding of fp16, which costs no time.
+// Matrices packed for the benchmark: the bytes of docs/sparse_format.md, made as pack/matrix.py and
+// pack/layouts/ make them, but for the rounding of fp16, which costs no time.
 #ifndef SSMPRESS_BENCH_PACKED_MATRIX_H_
 #define SSMPRESS_BENCH_PACKED_MATRIX_H_
 

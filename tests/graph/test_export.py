@@ -26,8 +26,6 @@ from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data import text as data
 from ssmpress.errors import BadInputError
 from ssmpress.formats import (
-    EMBEDDINGS,
-    FORMATS,
     SECTION_ALIGNMENT,
     Format,
     Structure,
@@ -36,6 +34,7 @@ from ssmpress.formats import (
 from ssmpress.graph import export, fallback, ops
 from ssmpress.measure import metrics as evaluate
 from ssmpress.pack.choose import is_matrix
+from ssmpress.pack.layouts import FORMATS, sections_of
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
 from ssmpress.runtime.session import Session, open_session
@@ -51,7 +50,7 @@ CONFIGS = {
     "no conv bias, d_conv 2": small_config(conv_bias=False, d_conv=2, n_layer=1, norm_eps=0.1),
 }
 CUSTOM_OPS = {"SelectiveScan", "CausalConv1d"} | {f.op_type for f in FORMATS}
-CUSTOM_OPS |= set(EMBEDDINGS.values())
+CUSTOM_OPS |= {op.name for op in ops.EMBEDDING.values()}
 FUSED_OPS = {"RMSNorm": "SimplifiedLayerNormalization"}
 """Ops whose function ONNX Runtime itself replaces by one kernel, and that kernel's name."""
 
@@ -372,7 +371,7 @@ def run_linear(x: np.ndarray, packed: Any, library: Path | None) -> np.ndarray:
     f = packed.format
     attributes = {ops.COLUMNS_ATTRIBUTE: packed.columns, ops.VERSION_ATTRIBUTE: f.version}
     node = helper.make_node(
-        f.op_type, ["x", *f.weight_inputs], ["y"], domain=ops.DOMAIN, **attributes
+        f.op_type, ["x", *sections_of(f)], ["y"], domain=ops.DOMAIN, **attributes
     )
     graph = helper.make_graph(
         [node],

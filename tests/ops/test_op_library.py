@@ -19,9 +19,10 @@ from onnx import TensorProto, helper, numpy_helper
 from isas import ISAS_BY_MACHINE
 from paths import TESTS
 from ssmpress.errors import DeviceError
-from ssmpress.formats import EMBEDDINGS, FORMATS, Format, Structure, Values
+from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph import ops
 from ssmpress.machine import ISA_VARIABLE, get_library_path, host_machine
+from ssmpress.pack.layouts import FORMATS, sections_of
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,7 +40,7 @@ BY_ROWS = pytest.mark.parametrize(
     [f for f in FORMATS if f.structure is not Structure.WINDOW and f.values is not Values.INT4],
     ids=lambda f: f.name,
 )
-EMBEDDING = pytest.mark.parametrize("fmt", list(EMBEDDINGS), ids=lambda f: f.name)
+EMBEDDING = pytest.mark.parametrize("fmt", list(ops.EMBEDDING), ids=lambda f: f.name)
 INT8 = next(f for f in FORMATS if f.name == "bitmask-int8")
 INT4 = next(f for f in FORMATS if f.name == "dense-int4")
 WINDOW = next(f for f in FORMATS if f.name == "window-int8")
@@ -114,7 +115,7 @@ def selective_scan(a: Arrays) -> tuple[np.ndarray, np.ndarray]:
 
 
 def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
-    """Sections by docs/sparse_format.md, written without a look at the library or at compact.py."""
+    """Sections by docs/sparse_format.md, written without a look at the library or at pack/."""
     rows, columns = weight.shape
     weight = np.where(keep_mask, weight, 0).astype(np.float32)
     sections: Arrays = {}
@@ -145,7 +146,7 @@ def pack(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> Arrays:
         )
     if fmt.values is Values.INT8:
         sections["scale"] = scale.astype(np.float32)
-    assert tuple(sections) == fmt.weight_inputs
+    assert tuple(sections) == sections_of(fmt)
     return sections
 
 
@@ -610,7 +611,7 @@ def test_embedding(fmt: Format, shape: tuple[int, ...]) -> None:
     sections = pack(weight, keep_mask, fmt)
     identity = np.eye(70, dtype=np.float32) * 127  # a scale of 1
     (by_column,) = run(fmt.op_type, {"x": identity}, sections, **linear_attributes(70))
-    op = EMBEDDINGS[fmt]
+    op = ops.EMBEDDING[fmt].name
     (y,) = run(op, {"ids": np.asarray(ids)}, sections, **linear_attributes(70))
     assert y.shape == (*shape, 70)
     np.testing.assert_allclose(y, by_column.T[ids] / 127, rtol=1e-6)
@@ -624,7 +625,7 @@ def test_embedding_refuses_rows_that_are_not_there(fmt: Format, bad: int) -> Non
     sections = pack(*draw_matrix(45, 70, 3), fmt)
     ids = np.array([3, bad])
     with pytest.raises(Exception, match=f"ids: expected rows 0 to 44, got {bad}"):
-        run(EMBEDDINGS[fmt], {"ids": ids}, sections, **linear_attributes(70))
+        run(ops.EMBEDDING[fmt].name, {"ids": ids}, sections, **linear_attributes(70))
 
 
 def test_refuses_tokens_of_another_width() -> None:

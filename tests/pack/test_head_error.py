@@ -118,7 +118,7 @@ def test_the_stage_rounds_the_head_by_the_calibration_text() -> None:
 
     weight = checkpoint.tensors[EMBEDDING].numpy()
     rounded = int4.round_weights(weight)
-    nearest = compact.pack(weight, weight != 0, matrix.format, round_int4=lambda _: rounded)
+    nearest = compact.pack_as(int4.Int4(lambda _: rounded), weight, weight != 0)
     assert cost(compact.unpack(matrix)) < 0.95 * cost(compact.unpack(nearest))
     corrected = reference_model(packed).backbone.embedding.weight.detach().numpy()
     assert cost(corrected) < 0.8 * cost(compact.unpack(matrix))

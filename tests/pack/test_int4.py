@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack import matrix as compact
-from ssmpress.pack.layouts import int4
+from ssmpress.pack.layouts import LAYOUTS, int4, sections_of
 from ssmpress.pack.matrix import PackedMatrix
 
 INT4 = Format(Structure.DENSE, Values.INT4)
@@ -22,7 +22,7 @@ def pack(weight: np.ndarray, hessian: np.ndarray | None = None) -> PackedMatrix:
     def rounded(w: np.ndarray) -> int4.Rounded:
         return int4.round_weights(w, hessian)
 
-    return compact.pack(weight, np.ones(weight.shape, bool), INT4, round_int4=rounded)
+    return compact.pack_as(int4.Int4(rounded), weight, np.ones(weight.shape, bool))
 
 
 def correlated(columns: int, seed: int) -> np.ndarray:
@@ -53,7 +53,7 @@ def matrices(draw: st.DrawFn) -> np.ndarray:
 
 def read_slowly(packed: PackedMatrix) -> np.ndarray:
     """docs/sparse_format.md, weight by weight, with no code in common with int4.py."""
-    weight, ratio, scale = (packed.sections[name] for name in INT4.weight_inputs)
+    weight, ratio, scale = (packed.sections[name] for name in sections_of(INT4))
     dense = np.zeros((packed.rows, packed.columns))
     for i in range(packed.rows):
         for j in range(packed.columns):
@@ -67,8 +67,8 @@ def read_slowly(packed: PackedMatrix) -> np.ndarray:
 def test_sections_hold_the_matrix(weight: np.ndarray) -> None:
     packed = pack(weight)
     compact.check(packed)
-    assert tuple(packed.sections) == INT4.weight_inputs
-    assert packed.nbytes == compact.predicted_bytes(INT4, *weight.shape, weight.size)
+    assert tuple(packed.sections) == sections_of(INT4)
+    assert packed.nbytes == LAYOUTS[INT4].predicted_bytes(*weight.shape, weight.size)
     np.testing.assert_allclose(compact.unpack(packed), read_slowly(packed), rtol=1e-6)
 
 

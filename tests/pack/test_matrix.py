@@ -14,10 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ssmpress.errors import BadInputError
-from ssmpress.formats import FORMATS, Format, Structure, Values
+from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack import matrix as compact
+from ssmpress.pack.choose import choose_format
 from ssmpress.pack.costs import predicted_ns
+from ssmpress.pack.csr import from_csr, to_csr
+from ssmpress.pack.layouts import FORMATS, LAYOUTS, sections_of
 from ssmpress.pack.matrix import PackedMatrix, pack, unpack
+from ssmpress.pack.values import INT8_MAX_COLUMNS
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
 BITMASK_FORMATS = [f for f in FORMATS if f.structure is Structure.BITMASK]
@@ -126,7 +130,7 @@ def test_int8_never_leaves_its_range(fmt: Format) -> None:
     """So near to 0 the scale is rounded to 2 units of 1e-45, and the quotient is 150."""
     weight = np.full((1, 3), -300 * 2.0**-149, np.float32)
     packed = pack(weight, weight != 0, fmt)
-    assert packed.sections[fmt.weight_inputs[-2]].min() == -127
+    assert packed.sections[sections_of(fmt)[-2]].min() == -127
     compact.check(packed)
 
 
@@ -161,7 +165,7 @@ def test_a_weight_that_is_not_kept_may_be_anything() -> None:
 
 
 def spell_out(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> dict[str, bytes]:
-    """docs/sparse_format.md, one weight at a time, with no code in common with compact.py."""
+    """docs/sparse_format.md, one weight at a time, with no code in common with pack/."""
     rows, columns = weight.shape
     code = {Values.FP32: "<f", Values.FP16: "<e", Values.INT8: "<b"}[fmt.values]
     bits, value, start, scales = bytearray(), bytearray(), [0], []
@@ -213,7 +217,7 @@ def test_bytes_are_those_of_the_specification(
     packed = pack(weight, keep_mask, fmt)
     expected = spell_out(weight, keep_mask, fmt)
     assert {name: a.tobytes() for name, a in packed.sections.items()} == expected
-    assert tuple(packed.sections) == fmt.weight_inputs
+    assert tuple(packed.sections) == sections_of(fmt)
     assert packed.nbytes == sum(map(len, expected.values()))
     if "value" in expected:
         stored_bytes = packed.stored * packed.sections["value"].itemsize
@@ -228,7 +232,7 @@ def test_bytes_are_those_of_the_specification(
 def test_predicted_bytes(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> None:
     weight, keep_mask = matrix
     packed = pack(weight, keep_mask, fmt)
-    predicted = compact.predicted_bytes(fmt, *weight.shape, int(keep_mask.sum()))
+    predicted = LAYOUTS[fmt].predicted_bytes(*weight.shape, int(keep_mask.sum()))
     padding = 0
     if "value" in packed.sections:
         value = packed.sections["value"]
@@ -244,11 +248,11 @@ def test_predicted_bytes(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> 
 @settings(max_examples=30)
 def test_csr_round_trip(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> None:
     packed = pack(*matrix, fmt)
-    csr = compact.to_csr(packed)
+    csr = to_csr(packed)
     assert csr.nnz == packed.stored  # zeros that are kept stay
     assert csr.has_canonical_format
     np.testing.assert_array_equal(csr.toarray(), unpack(packed))
-    again = compact.from_csr(csr, fmt)
+    again = from_csr(csr, fmt)
     np.testing.assert_array_equal(again.sections["bits"], packed.sections["bits"])
     np.testing.assert_array_equal(again.sections["start"], packed.sections["start"])
     if fmt.values is not Values.INT8:
@@ -266,10 +270,10 @@ def test_chosen_format_is_never_larger_than_dense(
     rows: int, columns: int, density: float, values: Values, machine: str
 ) -> None:
     stored = round(density * rows * columns)
-    chosen, reason = compact.choose_format(rows, columns, stored, values, machine)
+    chosen, reason = choose_format(rows, columns, stored, values, machine)
     dense = Format(Structure.DENSE, values)
     assert chosen.values is values
-    size, dense_size = (compact.predicted_bytes(f, rows, columns, stored) for f in (chosen, dense))
+    size, dense_size = (LAYOUTS[f].predicted_bytes(rows, columns, stored) for f in (chosen, dense))
     assert size <= dense_size
     if chosen != dense:
         ns, dense_ns = (
@@ -282,10 +286,10 @@ def test_chosen_format_is_never_larger_than_dense(
 
 @pytest.mark.parametrize("values", [Values.FP32, Values.FP16, Values.INT8])
 def test_dense_where_most_is_kept_and_packed_where_most_is_not(values: Values) -> None:
-    dense, reason = compact.choose_format(1024, 512, 1024 * 512, values)
+    dense, reason = choose_format(1024, 512, 1024 * 512, values)
     assert dense.structure is Structure.DENSE
     assert reason == "100% kept: packing saves nothing"
-    packed, reason = compact.choose_format(1024, 512, 1024 * 512 * 3 // 10, values)
+    packed, reason = choose_format(1024, 512, 1024 * 512 * 3 // 10, values)
     best = Structure.BITMASK if values is Values.FP32 else Structure.WINDOW
     assert packed.structure is best
     assert re.fullmatch(
@@ -295,7 +299,7 @@ def test_dense_where_most_is_kept_and_packed_where_most_is_not(values: Values) -
 
 def test_dense_where_packing_is_slower() -> None:
     """A mask costs time to expand."""
-    chosen, reason = compact.choose_format(1024, 512, 1024 * 512 * 95 // 100, Values.FP32)
+    chosen, reason = choose_format(1024, 512, 1024 * 512 * 95 // 100, Values.FP32)
     assert chosen == named("dense-fp32")
     assert reason == "95% kept: smaller packed, but slower"
 
@@ -305,7 +309,7 @@ def test_dense_where_packing_is_slower() -> None:
 )
 def test_int8_structure_by_density(percent: int, name: str) -> None:
     stored = 1024 * 512 * percent // 100
-    chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8)
+    chosen, _ = choose_format(1024, 512, stored, Values.INT8)
     assert chosen == named(f"{name}-int8")
 
 
@@ -315,7 +319,7 @@ def test_int8_structure_by_density(percent: int, name: str) -> None:
 def test_arm64_never_expands_int8_masks(percent: int, name: str) -> None:
     """They take nine times the instructions of a dense row, and windows read no more."""
     stored = 1024 * 512 * percent // 100
-    chosen, _ = compact.choose_format(1024, 512, stored, Values.INT8, "aarch64")
+    chosen, _ = choose_format(1024, 512, stored, Values.INT8, "aarch64")
     assert chosen == named(f"{name}-int8")
 
 
@@ -324,15 +328,15 @@ def test_arm64_never_expands_int8_masks(percent: int, name: str) -> None:
 )
 def test_fp16_structure_by_density(percent: int, structure: str) -> None:
     stored = 1024 * 512 * percent // 100
-    chosen, _ = compact.choose_format(1024, 512, stored, Values.FP16)
+    chosen, _ = choose_format(1024, 512, stored, Values.FP16)
     assert chosen == named(f"{structure}-fp16")
 
 
 @pytest.mark.parametrize("values", list(Values))
 def test_a_matrix_without_weights_has_a_format(values: Values) -> None:
     for rows, columns in [(0, 5), (5, 0)]:
-        chosen, _ = compact.choose_format(rows, columns, 0, values)
-        assert compact.predicted_bytes(chosen, rows, columns, 0) <= 4 * rows
+        chosen, _ = choose_format(rows, columns, 0, values)
+        assert LAYOUTS[chosen].predicted_bytes(rows, columns, 0) <= 4 * rows
 
 
 # ---- what cannot be packed ----
@@ -365,7 +369,7 @@ def test_largest_fp16_fits() -> None:
 
 
 def test_refuses_sums_that_could_overflow() -> None:
-    columns = compact.INT8_MAX_COLUMNS
+    columns = INT8_MAX_COLUMNS
     assert 127**2 * columns < 2**31
     weight = np.ones((1, columns + 1), np.float32)
     with pytest.raises(BadInputError, match="133144 columns: int8 sums hold 133143 at most; use"):
@@ -409,7 +413,7 @@ def test_good_matrices_pass(fmt: Format) -> None:
 @FORMAT
 def test_refuses_missing_and_extra_sections(fmt: Format) -> None:
     packed = good(fmt)
-    for name in fmt.weight_inputs:
+    for name in sections_of(fmt):
         refused(packed, "sections: expected", **{name: None})
     refused(packed, "sections: expected", zero_point=np.zeros(20, np.int8))
 

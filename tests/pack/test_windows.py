@@ -16,6 +16,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph import fallback, ops
 from ssmpress.pack import matrix as compact
+from ssmpress.pack.layouts import LAYOUTS, sections_of
 from ssmpress.pack.layouts import window_fp16 as float_windows
 from ssmpress.pack.layouts import window_int8 as windows
 from ssmpress.pack.matrix import PackedMatrix
@@ -40,7 +41,7 @@ def matrices(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def read_slowly(
     sections: dict[str, np.ndarray], rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """docs/sparse_format.md, slot by slot, with no code in common with windows.py."""
+    """docs/sparse_format.md, slot by slot, with no code in common with window_int8.py."""
     values, stored = np.zeros((rows, columns), np.int8), np.zeros((rows, columns), bool)
     order = sections["order"].tolist()
     assert sorted(order) == [-1] * (len(order) - rows) + list(range(rows))
@@ -80,7 +81,7 @@ def test_sections_hold_the_matrix(matrix: tuple[np.ndarray, np.ndarray]) -> None
     sections = windows.pack(values, keep_mask)
     expected = windows.shapes(len(values), len(sections["step"]))
     assert {name: (a.dtype, a.shape) for name, a in sections.items()} == expected
-    assert tuple(sections) == WINDOW.weight_inputs[:-1]
+    assert tuple(sections) == sections_of(WINDOW)[:-1]
     assert windows.problem(sections, *values.shape) is None
     read, stored = read_slowly(sections, *values.shape)
     np.testing.assert_array_equal(read, values)
@@ -130,7 +131,7 @@ def test_predicted_size_is_near() -> None:
     for density in (0.05, 0.1, 0.3, 0.5, 0.7, 1.0):
         keep_mask = random.random((256, 512)) < density
         packed = compact.pack(keep_mask.astype(np.float32), keep_mask, WINDOW)
-        predicted = compact.predicted_bytes(WINDOW, 256, 512, packed.stored)
+        predicted = LAYOUTS[WINDOW].predicted_bytes(256, 512, packed.stored)
         assert 0.7 < predicted / packed.nbytes < 1.3
 
 
@@ -241,7 +242,7 @@ def test_fallback_multiplies_the_same_integers(rows: int, columns: int, density:
 def read_fp16_slowly(
     sections: dict[str, np.ndarray], rows: int, columns: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """docs/sparse_format.md, slot by slot, with no code in common with float_windows.py."""
+    """docs/sparse_format.md, slot by slot, with no code in common with window_fp16.py."""
     values, stored = np.zeros((rows, columns), np.float16), np.zeros((rows, columns), bool)
     order, start = sections["order"].tolist(), sections["start"].tolist()
     assert sorted(order[:rows]) == list(range(rows))
@@ -272,7 +273,7 @@ def test_fp16_sections_hold_the_matrix(matrix: tuple[np.ndarray, np.ndarray]) ->
     sections = float_windows.pack(values, keep_mask)
     expected = float_windows.shapes(len(values), len(sections["step"]))
     assert {name: (a.dtype, a.shape) for name, a in sections.items()} == expected
-    assert tuple(sections) == FP16_WINDOW.weight_inputs
+    assert tuple(sections) == sections_of(FP16_WINDOW)
     assert float_windows.problem(sections, *values.shape) is None
     read, stored = read_fp16_slowly(sections, *values.shape)
     np.testing.assert_array_equal(read, values)
@@ -292,7 +293,7 @@ def test_fp16_predicted_size_is_near() -> None:
     for density in (0.05, 0.1, 0.3, 0.5, 0.7, 1.0):
         keep_mask = random.random((256, 512)) < density
         packed = compact.pack(keep_mask.astype(np.float32), keep_mask, FP16_WINDOW)
-        predicted = compact.predicted_bytes(FP16_WINDOW, 256, 512, packed.stored)
+        predicted = LAYOUTS[FP16_WINDOW].predicted_bytes(256, 512, packed.stored)
         assert 0.8 < predicted / packed.nbytes < 1.25
 
 

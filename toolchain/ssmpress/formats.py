@@ -32,16 +32,9 @@ class Structure(StrEnum):
     WINDOW = "window"
 
 
-_SECTIONS = {
-    Structure.DENSE: ("weight",),
-    Structure.BITMASK: ("bits", "start", "value"),
-    Structure.WINDOW: ("order", "start", "step", "position", "value"),
-}
-
-
 @dataclass(frozen=True)
 class Format:
-    """One packed-matrix format = one op name and version."""
+    """One packed-matrix format = one op name and version; `pack/layouts/` has its layout."""
 
     structure: Structure
     values: Values
@@ -57,32 +50,6 @@ class Format:
         """ONNX op type, for example `BitmaskLinearInt8`."""
         return f"{self.structure.capitalize()}Linear{self.values.capitalize()}"
 
-    @property
-    def weight_inputs(self) -> tuple[str, ...]:
-        """Names of the packed sections, in the order of the op's inputs after `x`."""
-        sections = _SECTIONS[self.structure]
-        if self.values is Values.INT4:
-            sections = (*sections, "ratio")
-        return (*sections, "scale") if self.values.quantizes_activations else sections
-
-
-FORMATS: tuple[Format, ...] = (
-    *(
-        Format(s, v)
-        for s in (Structure.DENSE, Structure.BITMASK)
-        for v in (Values.FP32, Values.FP16, Values.INT8)
-    ),
-    Format(Structure.DENSE, Values.INT4),
-    Format(Structure.WINDOW, Values.FP16),
-    Format(Structure.WINDOW, Values.INT8),
-)
-"""Every format; y = x · Wᵀ with x float32 (..., c), W (r, c) packed, y float32 (..., r)."""
-
-EMBEDDINGS = {
-    Format(Structure.DENSE, v): f"DenseEmbedding{v.capitalize()}"
-    for v in (Values.INT8, Values.INT4)
-}
-"""Op that reads rows of a matrix: ids int64 (...), the format's sections -> float32 (..., c)."""
 
 SECTION_ALIGNMENT = 64
 """Bytes. Every packed section starts on, and is padded with zeros to, a multiple of this."""

@@ -10,7 +10,7 @@ from ssmpress import stages
 from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
 from ssmpress.checkpoint.read import read_config
 from ssmpress.pack.choose import is_matrix, matrix_format
-from ssmpress.pack.matrix import predicted_bytes
+from ssmpress.pack.layouts import LAYOUTS
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.settings import Recipe
@@ -120,7 +120,7 @@ def _planned(
     chosen, _ = matrix_format(
         config, name, (rows, columns), stored, recipe.pack, recipe.target.machine
     )
-    size = predicted_bytes(chosen, rows, columns, stored)
+    size = LAYOUTS[chosen].predicted_bytes(rows, columns, stored)
     return PlannedMatrix(name, rows, columns, chosen.name, 4 * rows * columns, size)
 
 

@@ -39,12 +39,12 @@ from ssmpress.errors import BadInputError, UsageError
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
-from ssmpress.pack.choose import pack_model
+from ssmpress.pack.frequent import frequent_rows
 from ssmpress.pack.head_error import TEXT as HEAD_TEXT
 from ssmpress.pack.head_error import frequent_tokens, head_hessian
+from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import int4
-from ssmpress.pack.matrix import frequent_rows
-from ssmpress.pack.model import PackedModel
+from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.prune import dead_channels, mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores, check_combination
@@ -417,14 +417,14 @@ def _head_text(source: Source) -> Tokens:
     return text[:HEAD_TEXT] if isinstance(text, np.ndarray) else np.zeros(0, np.int32)
 
 
-def correct_rows(packed: PackedModel, weight: int4.Matrix, rows: NDArray[np.int64]) -> PackedModel:
+def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -> PackedModel:
     """With the rounding errors of `rows` of its head's matrix, which was packed from `weight`."""
     found = frequent_rows(weight, packed.matrices[packed.head_name], rows)
     return replace(packed, frequent=found)
 
 
 def _round_head(
-    recipe: Recipe, source: Source, pruned: Pruned, weight: int4.Matrix, progress: Progress
+    recipe: Recipe, source: Source, pruned: Pruned, weight: Matrix, progress: Progress
 ) -> int4.Rounded:
     """On the CPU wherever the training was: the same bytes."""
     torch.set_num_threads(recipe.threads)

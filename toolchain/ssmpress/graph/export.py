@@ -46,10 +46,11 @@ from ssmpress._version import __version__
 from ssmpress.checkpoint.config import EMBEDDING, HEAD, PATCH_EMBEDDING, ModelConfig
 from ssmpress.errors import BadInputError
 from ssmpress.files import blaming
-from ssmpress.formats import CONFIG_KEY, Structure, Values
+from ssmpress.formats import CONFIG_KEY, Values
 from ssmpress.graph import fallback, ops
 from ssmpress.graph.builder import GraphBuilder
-from ssmpress.pack.matrix import FrequentRows, PackedMatrix
+from ssmpress.pack.frequent import FrequentRows
+from ssmpress.pack.matrix import PackedMatrix
 from ssmpress.pack.model import PackedModel
 from ssmpress.states import STATES_KEY, StateTensor, states_json
 
@@ -250,7 +251,7 @@ class _MambaGraph(GraphBuilder):
         """Rows of the embedding, read from the packed bytes that a tied head uses too."""
         name = "backbone.embedding.weight"
         matrix = self.model.matrices[name]
-        if matrix.format.structure is not Structure.DENSE:
+        if not matrix.layout.whole:
             raise BadInputError(
                 f"{name}: expected a dense format, since rows are read; got {matrix.format.name}."
             )

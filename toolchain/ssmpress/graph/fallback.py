@@ -2,7 +2,8 @@
 
 A model carries the functions of the ops it uses. Where the op library is loaded its kernels take
 over; where it is not, ONNX Runtime (or any other backend) inlines these, so that the same file
-runs everywhere. Written in ONNX's textual syntax.
+runs everywhere. Written in ONNX's textual syntax. How a packed matrix is unpacked stands in the
+file of its layout, in `pack/layouts/`; what is done with it here.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from collections.abc import Iterable
 import onnx
 import onnx.parser
 
-from ssmpress.formats import Format, Structure, Values
+from ssmpress.formats import Format, Values
 from ssmpress.graph import ops
+from ssmpress.pack.layouts import LAYOUTS
 
 _SELECTIVE_SCAN = """
     biased = Add(delta, delta_bias)
@@ -76,201 +78,6 @@ _RMS_NORM = """
 """
 """In exactly the nodes, Pow and all, that ONNX Runtime replaces by its SimplifiedLayerNormalization
 kernel."""
-
-_UNPACK_BITMASK = """
-    powers = Constant <value = uint8[8] {1, 2, 4, 8, 16, 32, 64, 128}> ()
-    last = Constant <value_ints = [-1]> ()
-    one = Constant <value_ints = [1]> ()
-    zero = Constant <value_ints = [0]> ()
-    bytes = Unsqueeze(bits, last)
-    of_bit = BitwiseAnd(bytes, powers)
-    is_set = Cast <to = 9> (of_bit)
-    row_shape = Constant <value_ints = [0, -1]> ()
-    rows_of_bits = Reshape(is_set, row_shape)
-    columns_scalar = Constant <value_int: int = @columns> ()
-    columns = Reshape(columns_scalar, last)
-    keep = Slice(rows_of_bits, zero, columns, one)
-    keep_shape = Shape(keep)
-    flat = Reshape(keep, last)
-    flat_int = Cast <to = 6> (flat)
-    axis = Constant <value_int = 0> ()
-    ordinal = CumSum <exclusive = 1> (flat_int, axis)
-    value_float = Cast <to = 1> (value)
-    at_place = Gather(value_float, ordinal)
-    in_rows = Reshape(at_place, keep_shape)
-    nothing = Constant <value_float = 0.0> ()
-    weight = Where(keep, in_rows, nothing)
-"""
-
-"""Unpacked as float32, whatever the values: ONNX Runtime has no Where for fp16, and folds all of
-this into a dense constant when it loads the model."""
-
-# What both layouts of windows have in common.
-_TILE_OF_RECORD = """
-    zero = Constant <value_ints = [0]> ()
-    one = Constant <value_ints = [1]> ()
-    last = Constant <value_ints = [-1]> ()
-    end = Constant <value_ints = [2147483647]> ()
-    axis = Constant <value_int = 0> ()
-    records = Shape <start = 0, end = 1> (step)
-    records_and_one = Add(records, one)
-    no_tile = ConstantOfShape <value = int64[1] {0}> (records_and_one)
-    first_records = Cast <to = 7> (start)
-    after_tiles = Slice(first_records, one, end, zero)
-    tiles = Shape(after_tiles)
-    each_tile = ConstantOfShape <value = int64[1] {1}> (tiles)
-    tile_ends = ScatterElements <axis = 0, reduction = "add"> (no_tile, after_tiles, each_tile)
-    tiles_before = CumSum(tile_ends, axis)
-    tile = Slice(tiles_before, zero, records, zero)
-    step_int = Cast <to = 7> (step)
-"""
-_FIRST_COLUMN = """
-    reach = CumSum(all_steps, axis)
-    record_reach = Slice(reach, one, end, zero)
-    first_record = Gather(first_records, tile)
-    tile_reach = Gather(reach, first_record)
-    first_column = Sub(record_reach, tile_reach)
-"""
-_NIBBLES = """
-    fifteen = Constant <value = uint8 {15}> ()
-    four = Constant <value = uint8 {4}> ()
-    low = BitwiseAnd(position, fifteen)
-    high = BitShift <direction = "RIGHT"> (position, four)
-"""
-_PLACES = """
-    columns_scalar = Constant <value_int: int = @columns> ()
-    columns = Reshape(columns_scalar, last)
-    row_begin = Mul(row, columns)
-    place = Add(row_begin, column)
-    place_flat = Reshape(place, last)
-"""
-
-_UNPACK_WINDOWS = (
-    _TILE_OF_RECORD
-    + """
-    no_step = Constant <value = int64[1, 2] {0, 0}> ()
-    all_steps = Concat <axis = 0> (no_step, step_int)
-"""
-    + _FIRST_COLUMN
-    + """
-    lanes_shape = Constant <value_ints = [0, 2, 1, 1]> ()
-    window = Reshape(first_column, lanes_shape)
-"""
-    + _NIBBLES
-    + """
-    both = Concat <axis = 1> (low, high)
-    both_int = Cast <to = 7> (both)
-    slots_shape = Constant <value_ints = [0, 2, 4, 4]> ()
-    in_window = Reshape(both_int, slots_shape)
-    column = Add(window, in_window)
-    order_int = Cast <to = 7> (order)
-    tile_shape = Constant <value_ints = [-1, 8]> ()
-    tile_rows = Reshape(order_int, tile_shape)
-    record_rows = Gather(tile_rows, tile)
-    rows_shape = Constant <value_ints = [0, 2, 4, 1]> ()
-    row = Reshape(record_rows, rows_shape)
-"""
-    + _PLACES
-    + """
-    value_flat = Reshape(value, last)
-    is_weight = Cast <to = 9> (value_flat)
-    place_of_weight = Where(is_weight, place_flat, zero)
-    value_float = Cast <to = 1> (value_flat)
-    rows = Shape(scale)
-    size = Mul(rows, columns)
-    nothing = ConstantOfShape(size)
-    flat = ScatterElements <axis = 0, reduction = "add"> (nothing, place_of_weight, value_float)
-    shape = Concat <axis = 0> (rows, columns)
-    weight = Reshape <allowzero = 1> (flat, shape)
-"""
-)
-"""Zeros, of which slots that are not in use hold plenty, are added at the first weight."""
-
-_UNPACK_FP16_WINDOWS = (
-    _TILE_OF_RECORD
-    + """
-    all_steps = Concat <axis = 0> (zero, step_int)
-"""
-    + _FIRST_COLUMN
-    + """
-    window = Unsqueeze(first_column, last)
-"""
-    + _NIBBLES
-    + """
-    low_column = Unsqueeze(low, last)
-    high_column = Unsqueeze(high, last)
-    both = Concat <axis = 2> (low_column, high_column)
-    both_int = Cast <to = 7> (both)
-    slots_shape = Constant <value_ints = [0, 8]> ()
-    in_window = Reshape(both_int, slots_shape)
-    column = Add(window, in_window)
-    order_int = Cast <to = 7> (order)
-    tile_shape = Constant <value_ints = [-1, 8]> ()
-    tile_rows = Reshape(order_int, tile_shape)
-    row = Gather(tile_rows, tile)
-"""
-    + _PLACES
-    + """
-    value_float = Cast <to = 1> (value)
-    value_flat = Reshape(value_float, last)
-    is_weight = Cast <to = 9> (value_flat)
-    place_of_weight = Where(is_weight, place_flat, zero)
-    is_row = GreaterOrEqual(order_int, zero)
-    is_row_int = Cast <to = 7> (is_row)
-    rows = ReduceSum(is_row_int, zero)
-    size = Mul(rows, columns)
-    nothing = ConstantOfShape(size)
-    flat = ScatterElements <axis = 0, reduction = "add"> (nothing, place_of_weight, value_flat)
-    shape = Concat <axis = 0> (rows, columns)
-    weight = Reshape <allowzero = 1> (flat, shape)
-"""
-)
-
-_UNPACK_INT4 = """
-    tiles_by = Constant <value_ints = [0, 0, 2, 1, 16, 4]> ()
-    fifteen = Constant <value = uint8 {15}> ()
-    four = Constant <value = uint8 {4}> ()
-    low = BitwiseAnd(weight, fifteen)
-    high = BitShift <direction = "RIGHT"> (weight, four)
-    low_parts = Reshape(low, tiles_by)
-    high_parts = Reshape(high, tiles_by)
-    parts = Concat <axis = 3> (low_parts, high_parts)
-    by_row = Transpose <perm = [0, 4, 1, 2, 3, 5]> (parts)
-    groups_shape = Constant <value_ints = [0, 0, 0, 16]> ()
-    nibble = Reshape(by_row, groups_shape)
-    nibble_float = Cast <to = 1> (nibble)
-    eight = Constant <value_float = 8.0> ()
-    code = Sub(nibble_float, eight)
-    ratio_float = Cast <to = 1> (ratio)
-    ratio_by_row = Transpose <perm = [0, 2, 1]> (ratio_float)
-    last = Constant <value_ints = [-1]> ()
-    ratios = Unsqueeze(ratio_by_row, last)
-    product = Mul(code, ratios)
-    sizes = Shape(product)
-    zero = Constant <value_ints = [0]> ()
-    one = Constant <value_ints = [1]> ()
-    two = Constant <value_ints = [2]> ()
-    four_axes = Constant <value_ints = [4]> ()
-    row_sizes = Slice(sizes, zero, two, zero)
-    column_sizes = Slice(sizes, two, four_axes, zero)
-    all_rows = ReduceProd(row_sizes, zero)
-    all_columns = ReduceProd(column_sizes, zero)
-    shape = Concat <axis = 0> (all_rows, all_columns)
-    padded = Reshape <allowzero = 1> (product, shape)
-    rows = Shape(scale)
-    columns_scalar = Constant <value_int: int = @columns> ()
-    columns = Reshape(columns_scalar, last)
-    begin = Constant <value_ints = [0, 0]> ()
-    end = Concat <axis = 0> (rows, columns)
-    integers = Slice(padded, begin, end)
-"""
-"""Codes times ratios: at most 1016, exact in float32."""
-
-_UNPACK = {
-    Structure.DENSE: "",
-    Structure.BITMASK: _UNPACK_BITMASK,
-    Structure.WINDOW: _UNPACK_WINDOWS,
-}
 
 _QUANTIZE = """
     feature_axis = Constant <value_ints = [-1]> ()
@@ -335,20 +142,11 @@ are rounded, as float32 products."""
 
 
 def _linear(f: Format) -> str:
-    if f.values is Values.INT4:
-        unpack = _UNPACK_INT4
-    elif f.structure is Structure.WINDOW and f.values is Values.FP16:
-        unpack = _UNPACK_FP16_WINDOWS
-    else:
-        unpack = _UNPACK[f.structure]
-    return unpack + _MULTIPLY[f.values]
+    return LAYOUTS[f].onnx_matrix + _MULTIPLY[f.values]
 
 
 def _embedding(f: Format) -> str:
-    integers = (
-        _UNPACK_INT4 if f.values is Values.INT4 else "    integers = Cast <to = 1> (weight)\n"
-    )
-    return f"""{integers}
+    return f"""{LAYOUTS[f].onnx_rows}
     of_token = Gather <axis = 0> (integers, ids)
     scale_of_token = Gather <axis = 0> (scale, ids)
     feature_axis = Constant <value_ints = [-1]> ()

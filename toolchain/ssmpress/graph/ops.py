@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssmpress.formats import EMBEDDINGS, FORMATS, Format, Structure, Values
+from ssmpress.formats import Format, Values
+from ssmpress.pack.layouts import LAYOUTS, sections_of
 
 DOMAIN = "ssmpress"
 DOMAIN_VERSION = 1
@@ -76,11 +77,6 @@ Source: arXiv 1910.07467. Inputs and shapes: docs/ops.md of ssmpress.""",
 """x, y (..., d); weight (d). The op library has no kernel for it: ONNX Runtime fuses the nodes of
 its function into one, as fast as opset 23's RMSNormalization, which needs ONNX Runtime 1.23."""
 
-_STORED = {
-    Structure.DENSE: "every weight is stored, row after row",
-    Structure.BITMASK: "a bit per weight says whether it is stored; the stored ones follow",
-    Structure.WINDOW: "stored weights name their column by 4 bits within a window of 16",
-}
 _COMPUTED = {
     Values.FP32: "products in float32",
     Values.FP16: "weights in float16, products in float32",
@@ -96,28 +92,28 @@ def _linear(f: Format) -> Op:
     """y = x W^T; x float32 (..., c), y float32 (..., r)."""
     return Op(
         f.op_type,
-        inputs=("x", *f.weight_inputs),
+        inputs=("x", *sections_of(f)),
         outputs=("y",),
-        doc=f"y = x W^T with W stored as {f.name}: {_STORED[f.structure]}; {_COMPUTED[f.values]}.\n"
+        doc=f"y = x W^T with W stored as {f.name}: {LAYOUTS[f].sentence}; {_COMPUTED[f.values]}.\n"
         + _BYTE_BY_BYTE,
         attributes=_MATRIX_ATTRIBUTES,
     )
 
 
-def _embedding(f: Format, name: str) -> Op:
+def _embedding(f: Format) -> Op:
     """Rows of a matrix; ids int64 (...), y float32 (..., c)."""
     return Op(
-        name,
-        inputs=("ids", *f.weight_inputs),
+        f"{f.structure.capitalize()}Embedding{f.values.capitalize()}",
+        inputs=("ids", *sections_of(f)),
         outputs=("y",),
         doc=f"Rows of a matrix stored as {f.name}, by number, as float32.\n" + _BYTE_BY_BYTE,
         attributes=_MATRIX_ATTRIBUTES,
     )
 
 
-LINEAR = {f: _linear(f) for f in FORMATS}
+LINEAR = {f: _linear(f) for f in LAYOUTS}
 """The product with a packed matrix, by its format."""
-EMBEDDING = {f: _embedding(f, name) for f, name in EMBEDDINGS.items()}
+EMBEDDING = {f: _embedding(f) for f, layout in LAYOUTS.items() if layout.onnx_rows}
 """The rows of a packed matrix, by its format."""
 
 OPS = {

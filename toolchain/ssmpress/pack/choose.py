@@ -1,16 +1,16 @@
-"""Which tensors of a model are packed matrices, in which format, and the packed model of them."""
+"""Which tensors of a model are packed matrices, and in which format: the exceptions, then the rule.
+
+The rule weighs the bytes that a layout predicts and the times of `costs.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
-import torch
+from dataclasses import dataclass
 
 from ssmpress.checkpoint.config import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING, ModelConfig
 from ssmpress.formats import Format, Structure, Values
-from ssmpress.pack import matrix as compact
-from ssmpress.pack.layouts import int4
-from ssmpress.pack.model import PackedModel
+from ssmpress.pack.costs import predicted_ns
+from ssmpress.pack.layouts import LAYOUTS, int4
 from ssmpress.recipe.settings import PackSettings
 
 SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
@@ -20,7 +20,7 @@ numbers that go in and come out."""
 
 def small_format(values: Values) -> Format:
     """The format of SMALL_MATRICES in a bundle of these values."""
-    return Format(Structure.DENSE, Values.FP16 if values in (Values.INT8, Values.INT4) else values)
+    return Format(Structure.DENSE, Values.FP16 if values.quantizes_activations else values)
 
 
 def is_matrix(name: str) -> bool:
@@ -43,30 +43,54 @@ def matrix_format(
         values = Values.INT8
     if embedding:
         return Format(Structure.DENSE, values), "rows are read one by one"
-    return compact.choose_format(*shape, stored, values, machine)
+    return choose_format(*shape, stored, values, machine)
 
 
-def pack_model(
-    config: ModelConfig,
-    tensors: Mapping[str, torch.Tensor],
-    settings: PackSettings | None,
-    rounding: Mapping[str, Callable[[int4.Matrix], int4.Rounded]] | None = None,
-    machine: str = "x86_64",
-) -> PackedModel:
-    """settings None: everything dense float32. rounding: of int4 matrices, by name; the others are
-    rounded to the nearest. machine: that the formats are chosen for."""
-    matrices, rest = {}, {}
-    for name, tensor in tensors.items():
-        array = tensor.numpy()
-        if not is_matrix(name):
-            rest[name] = array
+@dataclass(frozen=True)
+class Cost:
+    """Predicted size of a matrix in one format, and decode time in ns per weight."""
+
+    format: Format
+    nbytes: int
+    time: float
+
+
+SAME_SPEED = 1.05
+"""Less than what two runs of the benchmark differ by."""
+
+
+def choose_format(
+    rows: int, columns: int, stored: int, values: Values, machine: str = "x86_64"
+) -> tuple[Format, str]:
+    """The fastest format that is not larger than the dense one, and why.
+
+    Of formats that are as fast within `SAME_SPEED`, the smallest.
+
+    Args:
+        rows, columns: shape. stored: weights that are kept. values: type of the stored weights.
+        machine: that runs it.
+    """
+    density = stored / max(1, rows * columns)
+    costs = []
+    for f, layout in LAYOUTS.items():
+        if f.values is not values:
             continue
-        keep_mask = array != 0
-        if settings is None:
-            chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
-        else:
-            stored = int(keep_mask.sum())
-            chosen, reason = matrix_format(config, name, array.shape, stored, settings, machine)
-        round_int4 = (rounding or {}).get(name, int4.round_weights)
-        matrices[name] = compact.pack(array, keep_mask, chosen, reason, round_int4)
-    return PackedModel(config, rest, matrices)
+        size = layout.predicted_bytes(rows, columns, stored)
+        time = predicted_ns(f, density, size / max(1, rows * columns), machine)
+        costs.append(Cost(f, size, time))
+    dense = next(cost for cost in costs if LAYOUTS[cost.format].whole)
+    candidates = [c for c in costs if c.nbytes <= dense.nbytes and c.time <= dense.time]
+    fastest = min(c.time for c in candidates)
+    fast = [c for c in candidates if c.time <= fastest * SAME_SPEED]
+    best = min(fast, key=lambda c: (c.nbytes, c.time))
+    return best.format, _reason(best, dense, costs, density)
+
+
+def _reason(best: Cost, dense: Cost, costs: list[Cost], density: float) -> str:
+    kept = f"{density:.0%} kept"
+    if best is not dense:
+        size, speed = best.nbytes / dense.nbytes, dense.time / best.time
+        faster = f"{speed:.1f} x as fast" if speed >= SAME_SPEED else "not slower"
+        return f"{kept}: {size:.0%} of the dense bytes, {faster}"
+    smaller = any(c.nbytes < dense.nbytes for c in costs)
+    return f"{kept}: smaller packed, but slower" if smaller else f"{kept}: packing saves nothing"

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig
-from ssmpress.pack.matrix import FrequentRows, PackedMatrix
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.pack.choose import is_matrix, matrix_format
+from ssmpress.pack.frequent import FrequentRows
+from ssmpress.pack.layout import Matrix
+from ssmpress.pack.layouts import LAYOUTS, int4
+from ssmpress.pack.matrix import PackedMatrix, pack_as
+from ssmpress.recipe.settings import PackSettings
+
+if TYPE_CHECKING:
+    import torch
 
 FloatArray = NDArray[np.float32]
 
@@ -52,3 +62,36 @@ class PackedModel:
         """Bytes of all weights."""
         packed = sum(map(self.bytes_of, self.matrices))
         return packed + sum(t.nbytes for t in self.tensors.values())
+
+
+def pack_model(
+    config: ModelConfig,
+    tensors: Mapping[str, torch.Tensor],
+    settings: PackSettings | None,
+    rounding: Mapping[str, Callable[[Matrix], int4.Rounded]] | None = None,
+    machine: str = "x86_64",
+) -> PackedModel:
+    """Pack every matrix of a checkpoint, in the format that suits it; the rest stays as it is.
+
+    Args:
+        tensors: float32, by canonical name, pruned weights being 0. settings: None packs
+            everything dense float32. rounding: of int4 matrices, by name; the others are rounded
+            to the nearest. machine: that the formats are chosen for.
+    """
+    matrices, rest = {}, {}
+    for name, tensor in tensors.items():
+        array = tensor.numpy()
+        if not is_matrix(name):
+            rest[name] = array
+            continue
+        keep_mask = array != 0
+        if settings is None:
+            chosen, reason = Format(Structure.DENSE, Values.FP32), "the dense baseline"
+        else:
+            stored = int(keep_mask.sum())
+            chosen, reason = matrix_format(config, name, array.shape, stored, settings, machine)
+        layout = LAYOUTS[chosen]
+        if rounding and name in rounding and isinstance(layout, int4.Int4):
+            layout = int4.Int4(rounding[name])
+        matrices[name] = pack_as(layout, array, keep_mask, reason)
+    return PackedModel(config, rest, matrices)

@@ -5,17 +5,16 @@ Symbols: r rows, c columns, e tiles of 16 rows, g groups of 16 columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.callbacks import Steps
-
-Array = NDArray[Any]
-Matrix = NDArray[np.float32]
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.pack.layout import Array, Fault, Mask, Matrix, Sections, Shapes, bytes_of
+from ssmpress.pack.values import refuse_wide, scale_shape
 
 ROWS = 16
 """Rows of a tile."""
@@ -47,13 +46,13 @@ class Rounded:
     scale: NDArray[np.float32]
 
 
-def shapes(rows: int, columns: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+def shapes(rows: int, columns: int) -> Shapes:
     """Element type and shape of every section."""
     tiles, groups = -(-rows // ROWS), -(-columns // GROUP)
     return {
         "weight": (np.dtype(np.uint8), (tiles, groups, BYTES)),
         "ratio": (np.dtype(np.int8), (tiles, groups, ROWS)),
-        "scale": (np.dtype(np.float32), (rows,)),
+        **scale_shape(Values.INT4, rows),
     }
 
 
@@ -183,7 +182,7 @@ def pack(rounded: Rounded) -> dict[str, Array]:
     }
 
 
-def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> Matrix:
+def unpack(sections: Sections, rows: int, columns: int) -> Matrix:
     """The matrix without its scales: code times ratio, float32 (r, c)."""
     tiles, groups, _ = sections["weight"].shape
     packed = sections["weight"].reshape(tiles, groups, 2, ROWS, 4)
@@ -192,3 +191,85 @@ def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> Matrix:
     ratio = sections["ratio"].transpose(0, 2, 1).reshape(tiles * ROWS, groups, 1)
     dense = (code * ratio.astype(np.int16)).reshape(tiles * ROWS, groups * GROUP)
     return dense[:rows, :columns].astype(np.float32)
+
+
+_ONNX_MATRIX = """
+    tiles_by = Constant <value_ints = [0, 0, 2, 1, 16, 4]> ()
+    fifteen = Constant <value = uint8 {15}> ()
+    four = Constant <value = uint8 {4}> ()
+    low = BitwiseAnd(weight, fifteen)
+    high = BitShift <direction = "RIGHT"> (weight, four)
+    low_parts = Reshape(low, tiles_by)
+    high_parts = Reshape(high, tiles_by)
+    parts = Concat <axis = 3> (low_parts, high_parts)
+    by_row = Transpose <perm = [0, 4, 1, 2, 3, 5]> (parts)
+    groups_shape = Constant <value_ints = [0, 0, 0, 16]> ()
+    nibble = Reshape(by_row, groups_shape)
+    nibble_float = Cast <to = 1> (nibble)
+    eight = Constant <value_float = 8.0> ()
+    code = Sub(nibble_float, eight)
+    ratio_float = Cast <to = 1> (ratio)
+    ratio_by_row = Transpose <perm = [0, 2, 1]> (ratio_float)
+    last = Constant <value_ints = [-1]> ()
+    ratios = Unsqueeze(ratio_by_row, last)
+    product = Mul(code, ratios)
+    sizes = Shape(product)
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    two = Constant <value_ints = [2]> ()
+    four_axes = Constant <value_ints = [4]> ()
+    row_sizes = Slice(sizes, zero, two, zero)
+    column_sizes = Slice(sizes, two, four_axes, zero)
+    all_rows = ReduceProd(row_sizes, zero)
+    all_columns = ReduceProd(column_sizes, zero)
+    shape = Concat <axis = 0> (all_rows, all_columns)
+    padded = Reshape <allowzero = 1> (product, shape)
+    rows = Shape(scale)
+    columns_scalar = Constant <value_int: int = @columns> ()
+    columns = Reshape(columns_scalar, last)
+    begin = Constant <value_ints = [0, 0]> ()
+    end = Concat <axis = 0> (rows, columns)
+    integers = Slice(padded, begin, end)
+"""
+"""Codes times ratios: at most 1016, exact in float32."""
+
+
+@dataclass(frozen=True)
+class Int4:
+    """Every weight is stored in 4 bits, with a ratio for 16 columns and a scale for a row.
+
+    round_weights: chooses the codes and ratios.
+    """
+
+    round_weights: Callable[[Matrix], Rounded] = round_weights
+    format = Format(Structure.DENSE, Values.INT4)
+    whole = True
+    sentence = "every weight is stored, row after row"
+    onnx_matrix = _ONNX_MATRIX
+    onnx_rows = _ONNX_MATRIX
+
+    def shapes(self, rows: int, columns: int, sections: Sections) -> Shapes:
+        """Codes, ratios, scales."""
+        return shapes(rows, columns)
+
+    def pack(self, weight: Matrix, keep_mask: Mask) -> dict[str, Array]:
+        """The weights, rounded by `round_weights`."""
+        refuse_wide(weight.shape[1], Values.INT4, MAX_COLUMNS)
+        return pack(self.round_weights(weight))
+
+    def unpack(self, sections: Sections, rows: int, columns: int) -> Matrix:
+        """Codes times ratios."""
+        return unpack(sections, rows, columns)
+
+    def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
+        """All of them."""
+        return np.ones((rows, columns), bool)
+
+    def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
+        """-128 is no ratio."""
+        lowest = bool((sections["ratio"] == -128).any())
+        return ("ratio", "-127 to 127", -128) if lowest else None
+
+    def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
+        """Exact."""
+        return bytes_of(shapes(rows, columns))

@@ -5,26 +5,31 @@ Symbols: r rows, c columns, e tiles of 8 entries, n records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.pack.layouts.window_int8 import (
-    Array,
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.pack.layout import Array, Fault, Mask, Matrix, Sections, Shapes, length
+from ssmpress.pack.layouts import windows
+from ssmpress.pack.layouts.windows import (
+    FIRST_COLUMN,
+    LARGEST_STEP,
+    NIBBLES,
+    PLACES,
+    TILE,
+    TILE_OF_RECORD,
+    WINDOW,
     Ints,
-    Mask,
     Slots,
+    bad_start,
     mask_of_slots,
     misplaced_weights,
+    tile_count,
 )
+from ssmpress.pack.values import round_to
 
-WINDOW = 16
-"""Columns that the 4 bits of a position reach."""
-TILE = 8
-"""Entries that share a window; each has one slot in a record."""
-LARGEST_STEP = 255
 RECORD_BYTES = 1 + TILE // 2 + 2 * TILE
 """Step, positions, values."""
 
@@ -32,12 +37,7 @@ _NOTHING = 0x8000
 """Bits of -0: a slot that is not in use. A stored 0 is +0."""
 
 
-def tile_count(rows: int) -> int:
-    """Tiles of 8 entries that hold the rows."""
-    return -(-rows // TILE)
-
-
-def shapes(rows: int, records: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+def shapes(rows: int, records: int) -> Shapes:
     """Element type and shape of every section."""
     tiles = tile_count(rows)
     return {
@@ -119,7 +119,7 @@ def _fill(kept: Mask, tiles: int) -> tuple[Ints, Ints, Ints, Array, Ints]:
     return tile, turn, step, position, source
 
 
-def read_slots(sections: Mapping[str, Array]) -> Slots:
+def read_slots(sections: Sections) -> Slots:
     """Row, column and use of every slot, (n, 8). `start` must have passed `problem`."""
     start = sections["start"].astype(np.int64)
     tile = np.repeat(np.arange(start.size - 1), np.diff(start))
@@ -130,12 +130,12 @@ def read_slots(sections: Mapping[str, Array]) -> Slots:
     return Slots(row, first[:, None] + _positions(sections), used)
 
 
-def _positions(sections: Mapping[str, Array]) -> Ints:
+def _positions(sections: Sections) -> Ints:
     packed = sections["position"]
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(-1, TILE).astype(np.int64)
 
 
-def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np.float16]:
+def unpack(sections: Sections, rows: int, columns: int) -> NDArray[np.float16]:
     """The float16 matrix (r, c)."""
     slots = read_slots(sections)
     dense = np.zeros((rows, columns), np.float16)
@@ -143,22 +143,21 @@ def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np
     return dense
 
 
-def keep_mask_of(sections: Mapping[str, Array], rows: int, columns: int) -> Mask:
+def keep_mask_of(sections: Sections, rows: int, columns: int) -> Mask:
     """Which weights are stored, bool (r, c)."""
     return mask_of_slots(read_slots(sections), rows, columns)
 
 
-def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str, str, str] | None:
+def problem(sections: Sections, rows: int, columns: int) -> Fault | None:
     """The first limit of docs/sparse_format.md that is broken: section, expected, got.
 
     Types and shapes (see `shapes`) must be right already.
     """
-    order, start = sections["order"], sections["start"].astype(np.int64)
+    order = sections["order"]
     if not np.array_equal(np.sort(order[:rows]), np.arange(rows)) or (order[rows:] != -1).any():
         return "order", f"each of {rows} rows once, then -1", "other"
-    records = len(sections["step"])
-    if start[0] != 0 or start[-1] != records or (np.diff(start) < 0).any():
-        return "start", f"non-decreasing from 0 to {records}", "other"
+    if fault := bad_start(sections):
+        return fault
     slots = read_slots(sections)
     position = _positions(sections)
     if (slots.column - position >= columns).any():
@@ -168,11 +167,82 @@ def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str
     return misplaced_weights(slots, columns)
 
 
-def predicted_records(rows: int, columns: int, stored: int) -> int:
-    """About how many records a matrix takes; the share of slots in use is that of random masks."""
-    density = stored / max(1, rows * columns)
-    in_use = np.interp(density, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), _SHARE_IN_USE)
-    return round(stored / (TILE * float(in_use)))
-
+_ONNX_MATRIX = (
+    TILE_OF_RECORD
+    + """
+    all_steps = Concat <axis = 0> (zero, step_int)
+"""
+    + FIRST_COLUMN
+    + """
+    window = Unsqueeze(first_column, last)
+"""
+    + NIBBLES
+    + """
+    low_column = Unsqueeze(low, last)
+    high_column = Unsqueeze(high, last)
+    both = Concat <axis = 2> (low_column, high_column)
+    both_int = Cast <to = 7> (both)
+    slots_shape = Constant <value_ints = [0, 8]> ()
+    in_window = Reshape(both_int, slots_shape)
+    column = Add(window, in_window)
+    order_int = Cast <to = 7> (order)
+    tile_shape = Constant <value_ints = [-1, 8]> ()
+    tile_rows = Reshape(order_int, tile_shape)
+    row = Gather(tile_rows, tile)
+"""
+    + PLACES
+    + """
+    value_float = Cast <to = 1> (value)
+    value_flat = Reshape(value_float, last)
+    is_weight = Cast <to = 9> (value_flat)
+    place_of_weight = Where(is_weight, place_flat, zero)
+    is_row = GreaterOrEqual(order_int, zero)
+    is_row_int = Cast <to = 7> (is_row)
+    rows = ReduceSum(is_row_int, zero)
+    size = Mul(rows, columns)
+    nothing = ConstantOfShape(size)
+    flat = ScatterElements <axis = 0, reduction = "add"> (nothing, place_of_weight, value_flat)
+    shape = Concat <axis = 0> (rows, columns)
+    weight = Reshape <allowzero = 1> (flat, shape)
+"""
+)
 
 _SHARE_IN_USE = (0.13, 0.4, 0.56, 0.75, 0.84, 0.92, 1.0)
+"""That of random masks."""
+
+
+@dataclass(frozen=True)
+class WindowFp16:
+    """fp16 weights in windows of 16 columns, one of each of 8 rows in a record."""
+
+    format = Format(Structure.WINDOW, Values.FP16)
+    whole = False
+    sentence = windows.SENTENCE
+    onnx_matrix = _ONNX_MATRIX
+    onnx_rows = ""
+
+    def shapes(self, rows: int, columns: int, sections: Sections) -> Shapes:
+        """The records."""
+        return shapes(rows, length(sections, "step"))
+
+    def pack(self, weight: Matrix, keep_mask: Mask) -> dict[str, Array]:
+        """The kept weights, rounded, in records."""
+        return pack(round_to(Values.FP16, weight)[0], keep_mask)
+
+    def unpack(self, sections: Sections, rows: int, columns: int) -> Matrix:
+        """The stored numbers at their places."""
+        return unpack(sections, rows, columns).astype(np.float32)
+
+    def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
+        """Where slots are in use."""
+        return keep_mask_of(sections, rows, columns)
+
+    def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
+        """The first limit that is broken."""
+        fault = problem(sections, rows, columns)
+        return fault or windows.miscounted(read_slots(sections), stored)
+
+    def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
+        """By the share of slots in use of random masks."""
+        records = windows.predicted_records(rows, columns, stored, TILE, _SHARE_IN_USE)
+        return windows.predicted_bytes(rows, records, RECORD_BYTES)

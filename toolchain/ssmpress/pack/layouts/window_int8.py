@@ -5,25 +5,35 @@ Symbols: r rows, c columns, e tiles of two lanes of 4 entries, n records.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Ints = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from ssmpress.formats import Format, Structure, Values
+from ssmpress.pack.layout import Array, Fault, Mask, Matrix, Sections, Shapes, length
+from ssmpress.pack.layouts import windows
+from ssmpress.pack.layouts.windows import (
+    FIRST_COLUMN,
+    LARGEST_STEP,
+    NIBBLES,
+    PLACES,
+    TILE,
+    TILE_OF_RECORD,
+    WINDOW,
+    Ints,
+    Slots,
+    bad_start,
+    mask_of_slots,
+    misplaced_weights,
+    tile_count,
+)
+from ssmpress.pack.values import bad_int8, round_to, scale_shape
 
-WINDOW = 16
-"""Columns that the 4 bits of a position reach."""
 SLOTS = 4
 """Weights of one entry in one record."""
 LANE = 4
 """Entries that share a window."""
-TILE = 2 * LANE
-LARGEST_STEP = 255
 RECORD_BYTES = 2 + WINDOW + TILE * SLOTS
 """Steps, positions, values."""
 
@@ -31,12 +41,7 @@ _NOTHING = np.array([1, 0, 0, 0], np.uint8)
 """Positions of an entry that has no weight in a record."""
 
 
-def tile_count(rows: int) -> int:
-    """Tiles of 8 entries that hold the rows."""
-    return -(-rows // TILE)
-
-
-def shapes(rows: int, records: int) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+def shapes(rows: int, records: int) -> Shapes:
     """Element type and shape of every section but the scales."""
     tiles = tile_count(rows)
     return {
@@ -219,17 +224,7 @@ def _positions(relative: Ints, used: Mask) -> NDArray[np.uint8]:
     return position
 
 
-@dataclass(frozen=True)
-class Slots:
-    """What the slots of all records stand for. row, column, used: one shape,
-    here (n, 8, 4); row -1 is none."""
-
-    row: Ints
-    column: Ints
-    used: Mask
-
-
-def read_slots(sections: Mapping[str, Array]) -> Slots:
+def read_slots(sections: Sections) -> Slots:
     """Row, column and use of every slot. `start` must have passed `problem`."""
     start = sections["start"].astype(np.int64)
     tile = np.repeat(np.arange(start.size - 1), np.diff(start))
@@ -252,7 +247,7 @@ def _by_entry(position: Array) -> Ints:
     return both.reshape(-1, TILE, SLOTS).astype(np.int64)
 
 
-def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np.int8]:
+def unpack(sections: Sections, rows: int, columns: int) -> NDArray[np.int8]:
     """The int8 matrix (r, c)."""
     slots = read_slots(sections)
     dense = np.zeros((rows, columns), np.int8)
@@ -261,44 +256,24 @@ def unpack(sections: Mapping[str, Array], rows: int, columns: int) -> NDArray[np
     return dense
 
 
-def keep_mask_of(sections: Mapping[str, Array], rows: int, columns: int) -> Mask:
+def keep_mask_of(sections: Sections, rows: int, columns: int) -> Mask:
     """Which weights are stored, bool (r, c)."""
     return mask_of_slots(read_slots(sections), rows, columns)
 
 
-def mask_of_slots(slots: Slots, rows: int, columns: int) -> Mask:
-    """Where the slots in use lie, bool (r, c)."""
-    keep_mask = np.zeros((rows, columns), bool)
-    keep_mask[slots.row[slots.used], slots.column[slots.used]] = True
-    return keep_mask
-
-
-def misplaced_weights(slots: Slots, columns: int) -> tuple[str, str, str] | None:
-    """What `problem` says of weights outside the matrix, or out of order in their row."""
-    row, column = slots.row[slots.used], slots.column[slots.used]
-    if (row < 0).any() or (column >= columns).any():
-        return "position", f"weights of rows, in columns below {columns}", "other"
-    by_row = np.argsort(row, kind="stable")
-    row, column = row[by_row], column[by_row]
-    if (np.diff(column)[np.diff(row) == 0] <= 0).any():
-        return "position", "ascending columns in each row", "other"
-    return None
-
-
-def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str, str, str] | None:
+def problem(sections: Sections, rows: int, columns: int) -> Fault | None:
     """The first limit of docs/sparse_format.md that is broken: section, expected, got.
 
     Types and shapes (see `shapes`) must be right already.
     """
-    order, start = sections["order"], sections["start"].astype(np.int64)
+    order = sections["order"]
     if (
         not np.array_equal(np.sort(order)[order.size - rows :], np.arange(rows))
         or (np.sort(order)[: order.size - rows] != -1).any()
     ):
         return "order", f"each of {rows} rows once, and -1", "other"
-    records = len(sections["step"])
-    if start[0] != 0 or start[-1] != records or (np.diff(start) < 0).any():
-        return "start", f"non-decreasing from 0 to {records}", "other"
+    if fault := bad_start(sections):
+        return fault
     slots = read_slots(sections)
     position = _by_entry(sections["position"])
     if (slots.column - position >= columns).any():
@@ -313,15 +288,84 @@ def problem(sections: Mapping[str, Array], rows: int, columns: int) -> tuple[str
     return misplaced_weights(slots, columns)
 
 
-def predicted_records(rows: int, columns: int, stored: int) -> int:
-    """About how many records a matrix takes.
-
-    The fuller a matrix, the fuller its slots: the share in use is that of the projections of
-    mamba-31m, pruned to 70 and 90 %.
-    """
-    density = stored / max(1, rows * columns)
-    in_use = np.interp(density, (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), _SHARE_IN_USE)
-    return round(stored / (TILE * SLOTS * float(in_use)))
-
+_ONNX_MATRIX = (
+    TILE_OF_RECORD
+    + """
+    no_step = Constant <value = int64[1, 2] {0, 0}> ()
+    all_steps = Concat <axis = 0> (no_step, step_int)
+"""
+    + FIRST_COLUMN
+    + """
+    lanes_shape = Constant <value_ints = [0, 2, 1, 1]> ()
+    window = Reshape(first_column, lanes_shape)
+"""
+    + NIBBLES
+    + """
+    both = Concat <axis = 1> (low, high)
+    both_int = Cast <to = 7> (both)
+    slots_shape = Constant <value_ints = [0, 2, 4, 4]> ()
+    in_window = Reshape(both_int, slots_shape)
+    column = Add(window, in_window)
+    order_int = Cast <to = 7> (order)
+    tile_shape = Constant <value_ints = [-1, 8]> ()
+    tile_rows = Reshape(order_int, tile_shape)
+    record_rows = Gather(tile_rows, tile)
+    rows_shape = Constant <value_ints = [0, 2, 4, 1]> ()
+    row = Reshape(record_rows, rows_shape)
+"""
+    + PLACES
+    + """
+    value_flat = Reshape(value, last)
+    is_weight = Cast <to = 9> (value_flat)
+    place_of_weight = Where(is_weight, place_flat, zero)
+    value_float = Cast <to = 1> (value_flat)
+    rows = Shape(scale)
+    size = Mul(rows, columns)
+    nothing = ConstantOfShape(size)
+    flat = ScatterElements <axis = 0, reduction = "add"> (nothing, place_of_weight, value_float)
+    shape = Concat <axis = 0> (rows, columns)
+    weight = Reshape <allowzero = 1> (flat, shape)
+"""
+)
+"""Zeros, of which slots that are not in use hold plenty, are added at the first weight."""
 
 _SHARE_IN_USE = (0.25, 0.30, 0.47, 0.69, 0.84, 0.93, 1.0)
+"""That of the projections of mamba-31m, pruned to 70 and 90 %."""
+
+
+@dataclass(frozen=True)
+class WindowInt8:
+    """int8 weights in windows of 16 columns, 4 of each of 8 rows in a record."""
+
+    format = Format(Structure.WINDOW, Values.INT8)
+    whole = False
+    sentence = windows.SENTENCE
+    onnx_matrix = _ONNX_MATRIX
+    onnx_rows = ""
+
+    def shapes(self, rows: int, columns: int, sections: Sections) -> Shapes:
+        """The records, then the scales."""
+        return {**shapes(rows, length(sections, "step")), **scale_shape(Values.INT8, rows)}
+
+    def pack(self, weight: Matrix, keep_mask: Mask) -> dict[str, Array]:
+        """The kept weights, rounded, in records."""
+        numbers, scale = round_to(Values.INT8, weight)
+        return {**pack(numbers, keep_mask), **scale}
+
+    def unpack(self, sections: Sections, rows: int, columns: int) -> Matrix:
+        """The stored numbers at their places."""
+        return unpack(sections, rows, columns).astype(np.float32)
+
+    def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
+        """Where slots are in use."""
+        return keep_mask_of(sections, rows, columns)
+
+    def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
+        """The first limit that is broken."""
+        fault = problem(sections, rows, columns) or windows.miscounted(read_slots(sections), stored)
+        return fault or bad_int8("values", sections["value"])
+
+    def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
+        """By the share of slots in use of trained masks."""
+        records = windows.predicted_records(rows, columns, stored, TILE * SLOTS, _SHARE_IN_USE)
+        return windows.predicted_bytes(rows, records, RECORD_BYTES) + 4 * rows
