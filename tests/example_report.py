@@ -8,10 +8,18 @@ from typing import Any
 import numpy as np
 
 from ssmpress.gate.judge import judge
-from ssmpress.measure.metrics import parity, percentiles, retention, retention_interval
+from ssmpress.measure.metrics import (
+    parity,
+    percentiles,
+    retention,
+    retention_interval,
+    task_retention,
+    task_retention_interval,
+)
 from ssmpress.recipe.settings import PROJECTIONS, GateSettings, Recipe
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.results import (
+    Guess,
     LanguageModelQuality,
     Matrix,
     Measurement,
@@ -19,8 +27,11 @@ from ssmpress.results import (
     Results,
     Round,
     Size,
+    TaskQuality,
     TextUse,
 )
+from ssmpress.tasks.confusion import answers
+from ssmpress.tasks.guess import class_guess
 
 PROMPT = 64
 CHARTS = ("quality", "size", "memory", "decode", "prefill", "samples", "sparsity", "formats")
@@ -53,9 +64,36 @@ def measurement(
     )  # fmt: skip
 
 
+def classifier_report(dense: list[list[int]], compressed: list[list[int]]) -> dict[str, Any]:
+    """The report of a classifier of ham and spam with these confusion matrices, and its guess."""
+    rows = []
+    for table in (dense, compressed):
+        scores = [float(i == j) for i in (0, 1) for j in (0, 1) for _ in range(table[i][j])]
+        chosen = tuple(j for i in (0, 1) for j in (0, 1) for _ in range(table[i][j]))
+        rows.append(TaskQuality(float(np.mean(scores)), tuple(scores), 40, len(scores), {}, chosen))
+    labels = np.repeat([0, 1], [sum(row) for row in dense])
+    names = ("ham", "spam")
+    classes = {
+        "names": list(names),
+        "texts": np.bincount(labels, minlength=2).tolist(),
+        "dense": answers(labels, rows[0].chosen, 2),
+        "compressed": answers(labels, rows[1].chosen, 2),
+    }
+    ((how, guess),) = class_guess(labels, 40).items()
+    quality = Quality(
+        rows[0], rows[1], task_retention(*rows, error=False),
+        task_retention_interval(*rows, error=False), "accuracy",
+        guess=Guess(how, guess.value, task_retention(guess, rows[0], error=False)),
+        classes=classes,
+    )  # fmt: skip
+    task = {"kind": "classification", "classes": list(names)}
+    return report(quality=quality, model={"config": {"n_layer": 2, "task": task}})
+
+
 def results(
-    *, dense: float = 30.0, compressed: float = 31.0, measurements: Any = None, **changes: Any
-) -> Results:
+    *, dense: float = 30.0, compressed: float = 31.0, measurements: Any = None,
+    guess: Guess | None = None, **changes: Any,
+) -> Results:  # fmt: skip
     """A run of a model with 2 layers. dense, compressed: perplexities."""
     quality = (quality_of(dense), quality_of(compressed))
     if measurements is None:
@@ -70,7 +108,9 @@ def results(
                 "name": "Mamba-1", "evidence": "config.json says so", "assumed": False,
             },
         },
-        "quality": Quality(*quality, retention(*quality), retention_interval(*quality)),
+        "quality": Quality(
+            *quality, retention(*quality), retention_interval(*quality), guess=guess
+        ),
         "matrices": matrices(),
         "model_weights": 400_000,
         "model_zeros": 113_200,

@@ -19,7 +19,7 @@ from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.judge import judge, read_report
 from ssmpress.measure.metrics import task_retention, task_retention_interval
 from ssmpress.recipe.settings import GateSettings, Relative
-from ssmpress.results import INCONCLUSIVE, PASS, Quality, TaskQuality
+from ssmpress.results import INCONCLUSIVE, PASS, Guess, Quality, TaskQuality
 
 LOOSE = GateSettings(0.1, max_decode_ms=1e6, max_perplexity_increase=9.0)
 STATED = (
@@ -45,6 +45,13 @@ def changed(report: dict[str, Any], path: str, factor: float) -> dict[str, Any]:
         block = block[key]
     block[last] *= factor
     return copy
+
+
+def test_the_advantage_over_a_guess_follows_from_both() -> None:
+    report = example.report(guess=Guess("tokens drawn by lot", 60.0, 2.0))
+    assert contradiction(report) == ""
+    report["quality"]["guess"]["value"] = 90.0
+    assert contradiction(report).startswith("quality.guess.advantage is 2, but the guess and")
 
 
 def test_a_report_agrees_with_itself_also_after_json() -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 
 import example_report as example
+from ssmpress.gate.judge import judge
 from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
+from ssmpress.report.schema import with_verdict
 
 RENDERINGS: dict[str, Callable[[dict[str, Any]], str]] = {
     "json": lambda report: json.dumps(report, ensure_ascii=False),
@@ -51,3 +53,13 @@ def test_quality_on_data_that_was_calibrated_on(rendered, seen: float) -> None:
     words = "100.0 % of the evaluation data served for calibration too: on data that was not seen"
     assert (words in report["verdict"]["sentence"]) == (seen == 1.0)
     assert (words in rendered(report)) == (seen == 1.0)
+
+
+def test_what_an_accuracy_hides(rendered) -> None:
+    """Of the JSON it is the numbers."""
+    good, constant = [[90, 2], [3, 5]], [[92, 0], [8, 0]]
+    report = example.classifier_report(good, constant)
+    report = with_verdict(report, judge(report, example.LIMITS))
+    text = rendered(report)
+    assert "answers 'ham' to every text" in text
+    assert "The texts are unbalanced: 92.0 % are 'ham'" in text or '"texts": [92, 8]' in text

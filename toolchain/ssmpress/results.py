@@ -54,7 +54,8 @@ class TaskQuality:
 
     value: the mean of scores. scores: per sample, 1 or 0 (right or wrong), or the squared error of
     the z-scored forecast. length: tokens of the longest text, or time steps that a window reads.
-    predictions: labels, or numbers forecast. also: further metrics by name.
+    predictions: labels, or numbers forecast. also: further metrics by name. chosen: a classifier's
+    answers, numbers of classes, -1 where a logit is not finite.
     """
 
     value: float
@@ -62,6 +63,22 @@ class TaskQuality:
     length: int
     predictions: int
     also: dict[str, float] = field(default_factory=dict)
+    chosen: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The best that can be had of the same samples without a model.
+
+    how: what it is, as a sentence names it. value: of the metric. advantage: how much better the
+    dense model is, as a retention: > 1 is better. interval: of the advantage, over the samples;
+    None where they are too few.
+    """
+
+    how: str
+    value: float
+    advantage: float
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +86,8 @@ class Quality:
     """The same samples through the dense and the compressed model, both in ONNX Runtime.
 
     metric: perplexity, accuracy or MSE. also: further metrics, name -> dense and compressed.
+    guess: what a model must be better than. classes: of a classifier its answers by class, as the
+    report has them.
     """
 
     dense: LanguageModelQuality | TaskQuality
@@ -77,6 +96,8 @@ class Quality:
     retention_interval: Interval | None = None
     metric: str = "perplexity"
     also: dict[str, dict[str, float]] = field(default_factory=dict)
+    guess: Guess | None = None
+    classes: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

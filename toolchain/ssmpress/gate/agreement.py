@@ -2,6 +2,7 @@
 damaged, and never passes.
 
     perplexity = exp(sum of window_nll / tokens)        p50, p90, p99 = percentiles of the samples
+    accuracy = right / texts, over the classes
     retention = dense / compressed, of an accuracy compressed / dense
     speedup = dense p50 / compressed p50
 
@@ -47,15 +48,19 @@ def _contradictions(report: Report) -> Iterator[str]:
 
 def _derived(report: Report) -> Iterator[tuple[str, float, str]]:
     """(path, what it must be, from what) of every number that others decide."""
-    quality = dict(_perplexities(report))
+    quality = dict(_perplexities(report)) or dict(_accuracies(report))
     for name, value in quality.items():
         yield f"quality.{name}", value, f"its own {words(report).samples}"
     stated = {name: metric_of(report, f"quality.{name}") for name in ("dense", "compressed")}
     dense, compressed = (quality.get(name, value) for name, value in stated.items())
-    if dense and compressed is not None and compressed > 0:
-        rises = higher_is_better(lookup(report, "quality", "metric"))
-        kept = compressed / dense if rises else dense / compressed
-        yield "quality.retention", kept, "the two models' own numbers"
+    guess = metric_of(report, "quality.guess.value")
+    rises = higher_is_better(lookup(report, "quality", "metric"))
+    for path, base, other, source in (
+        ("quality.retention", dense, compressed, "the two models' own numbers"),
+        ("quality.guess.advantage", guess, dense, "the guess and the dense model"),
+    ):
+        if base and other is not None and other > 0:
+            yield path, other / base if rises else base / other, source
     for phase in ("prefill", "decode"):
         yield from _times(report, phase)
 
@@ -68,6 +73,14 @@ def _perplexities(report: Report) -> Iterator[tuple[str, float]]:
             mean = math.fsum(sums) / tokens
             if mean < 700:  # beyond it exp overflows
                 yield name, math.exp(mean)
+
+
+def _accuracies(report: Report) -> Iterator[tuple[str, float]]:
+    texts = _numbers(lookup(report, "quality", "classes", "texts"))
+    for name in ("dense", "compressed"):
+        right = _numbers(lookup(report, "quality", "classes", name, "right"))
+        if texts is not None and right is not None and texts.sum() > 0:
+            yield name, float(right.sum() / texts.sum())
 
 
 def _times(report: Report, phase: str) -> Iterator[tuple[str, float, str]]:

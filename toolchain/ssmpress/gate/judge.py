@@ -19,6 +19,7 @@ from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
 from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
+from ssmpress.gate.unasked import unasked
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings import GateSettings
@@ -88,7 +89,7 @@ def judge(
         a failed one before an inconclusive one.
     """
     results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
-    results += _judge_agreement(report) + _judge_target(report)
+    results += unasked(report)
     code = gravest(result.exit_code for result in results)
     deciding = [result for result in results if result.exit_code == code]
     status = status_of(code)
@@ -96,35 +97,6 @@ def judge(
     advice = "" if status == PASS else f" {deciding[0].help}"
     sentence = f"{status.capitalize()}: {messages}{advice} {seen(report)}"
     return Verdict(status, results, code, " ".join(sentence.split()))
-
-
-def _judge_agreement(report: Report) -> tuple[RuleResult, ...]:
-    """Inconclusive where a number contradicts the samples that the report holds."""
-    why = contradiction(report)
-    if not why:
-        return ()
-    message = f"The report contradicts itself: {why}"
-    return (
-        RuleResult(
-            "agreement", INCONCLUSIVE, None, None, None, EXIT_INCONCLUSIVE, message,
-            "It was changed after the run, or is damaged: take the bundle's own, or run again.",
-        ),
-    )  # fmt: skip
-
-
-def _judge_target(report: Report) -> tuple[RuleResult, ...]:
-    """Inconclusive where the bundle ran nowhere; nothing to say where it did."""
-    target = lookup(report, "target")
-    if target is None or lookup(target, "validated") is not None:
-        return ()
-    why = str(lookup(target, "reason") or "no device was used.")
-    message = f"Whether the bundle runs is undecided: {why}"
-    return (
-        RuleResult(
-            "target", INCONCLUSIVE, None, None, None, EXIT_INCONCLUSIVE, message,
-            "Install qemu-user, or give a device: --device ssh://user@host.",
-        ),
-    )  # fmt: skip
 
 
 def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) -> RuleResult:

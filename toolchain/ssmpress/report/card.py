@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from ssmpress.report import prose, tables
+from ssmpress.report import classes, prose, tables
 from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
@@ -38,7 +38,7 @@ def render_card(report: Report, run_it: str | None = None) -> str:
         _training(safe),
         f"```sh\n{tables.command(safe)}\n```",
         "## Evaluation",
-        markdown_cell(prose.quality(safe)),
+        " ".join(map(markdown_cell, (prose.quality(safe), *classes.notes(safe)))),
         _data(safe),
         "## Limits",
         "The dense model's limits hold for this one too; pruning can hurt rare words and abilities "

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ssmpress.report import device_tables, prose, tables
+from ssmpress.report import classes, device_tables, prose, tables
 from ssmpress.report.charts import draw_charts
+from ssmpress.report.class_charts import draw_confusion
 from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.tables import Rows, lookup, number
 from ssmpress.report.tradeoff import draw_tradeoff
@@ -22,10 +23,17 @@ if TYPE_CHECKING:
 
 BADGES = {"pass": "\u2714 Pass", "fail": "\u2718 Fail", "inconclusive": "? Inconclusive"}
 _SECTIONS = (
-    ("comparison", "Comparison"), ("gates", "Gates"), ("tradeoff", "Trade-off"),
-    ("latency", "Latency"), ("devices", "Devices"), ("sparsity", "Sparsity"), ("size", "Size"),
-    ("setup", "Setup"), ("reproduce", "Reproduce"),
-)  # fmt: skip
+    ("comparison", "Comparison"),
+    ("classes", "Classes"),
+    ("gates", "Gates"),
+    ("tradeoff", "Trade-off"),
+    ("latency", "Latency"),
+    ("devices", "Devices"),
+    ("sparsity", "Sparsity"),
+    ("size", "Size"),
+    ("setup", "Setup"),
+    ("reproduce", "Reproduce"),
+)
 
 
 def render_html(report: Report) -> str:
@@ -59,7 +67,8 @@ def _context(report: Report) -> dict[str, Any]:
     tradeoff = report.get("tradeoff") or {}
     points = tradeoff.get("points") or []
     devices = device_tables.sentences(report)
-    empty = {"tradeoff": not points, "devices": not devices}
+    by_class = classes.block_of(report) is not None
+    empty = {"tradeoff": not points, "devices": not devices, "classes": not by_class}
     return {
         "version": lookup(report, "ssmpress_version"),
         "title": tables.title(report),
@@ -70,6 +79,7 @@ def _context(report: Report) -> dict[str, Any]:
         "sections": [section for section in _SECTIONS if not empty.get(section[0])],
         "charts": [
             *draw_charts(report),
+            *draw_confusion(report),
             *draw_device_charts(report),
             *draw_tradeoff(points, tradeoff.get("this")),
         ],
@@ -78,6 +88,13 @@ def _context(report: Report) -> dict[str, Any]:
         "devices": devices,
         "device_tables": device_tables.sections(report),
         "comparison": [_change_before_stock(row) for row in tables.comparison(report)],
+        "class_notes": classes.notes(report),
+        "by_class": classes.by_class(report) if by_class else [],
+        "confusion": [
+            (variant, rows)
+            for variant in classes.VARIANTS
+            if len(rows := classes.confusion(report, variant)) > 1
+        ],
         "rules": lookup(report, "verdict", "rules") or [],
         "gates": tables.gates(report),
         "latency_line": prose.latency(report),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.report import prose
+from ssmpress.report import classes, prose
 from ssmpress.report.tables import lookup, printable, title
 from ssmpress.results import FAIL, INCONCLUSIVE, Report
 
@@ -37,6 +37,8 @@ def _suite(source: str, report: Report) -> Any:
     suite.add_property("verdict", _text(lookup(report, "verdict", "sentence") or "Not judged yet."))
     if line := prose.architecture(report):
         suite.add_property("model", _text(line))
+    for note in classes.notes(report):
+        suite.add_property("note", _text(note))
     rules = lookup(report, "verdict", "rules") or []
     for rule in rules:
         suite.add_testcase(_case(source, rule))

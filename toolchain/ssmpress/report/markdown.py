@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ssmpress.report import device_tables, prose, tables
+from ssmpress.report import classes, device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
 from ssmpress.report.wording import words
 from ssmpress.results import Report
@@ -19,6 +19,7 @@ def render_markdown(report: Report) -> str:
         _sentence(report),
         markdown_table(tables.comparison(report)),
         _explanation(report),
+        *_classes(report),
         "## Gates",
         _gates(report),
         *_devices(report),
@@ -74,6 +75,19 @@ def _explanation(report: Report) -> str:
 def _gates(report: Report) -> str:
     rows = tables.gates(report)
     return markdown_table(rows) if len(rows) > 1 else "No limit was set."
+
+
+def _classes(report: Report) -> list[str]:
+    """A classifier's answers."""
+    if classes.block_of(report) is None:
+        return []
+    found = ["## Answers by class", *map(markdown_cell, classes.notes(report))]
+    found.append(markdown_table(classes.by_class(report)))
+    for variant in classes.VARIANTS:
+        rows = classes.confusion(report, variant)
+        if len(rows) > 1:
+            found += [f"Texts by true class and answer, {variant}:", markdown_table(rows)]
+    return found
 
 
 def _tradeoff(report: Report) -> list[str]:

@@ -151,6 +151,8 @@ def _quality(quality: Quality) -> dict[str, Any]:
             "windows": len(compressed.scores),
             "window": compressed.length,
             "also": quality.also,
+            "guess": quality.guess and asdict(quality.guess),
+            "classes": quality.classes,
         }
     return {
         "metric": quality.metric,
@@ -163,6 +165,8 @@ def _quality(quality: Quality) -> dict[str, Any]:
         "window": compressed.window,
         "window_nll": {"dense": dense.window_nll, "compressed": compressed.window_nll},
         "also": quality.also,
+        "guess": quality.guess and asdict(quality.guess),
+        "classes": quality.classes,
     }
 
 

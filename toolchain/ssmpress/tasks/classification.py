@@ -64,6 +64,10 @@ class Classification:
         samples="texts",
         evaluated="labelled texts",
         more="Evaluate more labelled texts: a longer --evaluation.",
+        suspects=(
+            "tokenizer.json or the order of the classes is that of another model, or the weights "
+            "are damaged"
+        ),
         counted="text of {length} tokens",
         pipeline="text-classification",
         dataset="text",

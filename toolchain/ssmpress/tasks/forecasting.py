@@ -83,6 +83,10 @@ class Forecasting:
         samples="windows",
         evaluated="windows of the series that do not overlap",
         more="Evaluate more time steps: a longer series as --evaluation.",
+        suspects=(
+            "mean, std or the order of the variates in the task are those of another model, or the "
+            "weights are damaged"
+        ),
         also={"mae": "MAE"},
         counted="forecast",
         pipeline="time-series-forecasting",

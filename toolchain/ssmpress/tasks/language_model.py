@@ -52,6 +52,10 @@ class LanguageModel:
         samples="windows",
         evaluated="windows of evaluation text",
         more="Evaluate more text: a longer --evaluation, or more --evaluation-tokens.",
+        suspects=(
+            "tokenizer.json is that of another model, the weights are damaged, or they are of "
+            "another architecture than they were taken for, with other norms for example"
+        ),
         also={"word_perplexity": "word perplexity", "bits_per_byte": "bits per byte"},
         counted="decoded token",
         pipeline="text-generation",

@@ -26,6 +26,7 @@ class Words:
     they go into it.
     samples: what quality is the mean over. evaluated: what the interval of the quality is resampled
     from. more: how to give more of it. also: names of the further metrics.
+    suspects: what is probably wrong where a trained model is no better than guessing.
     counted: what instructions are counted per, of `length` tokens.
     pipeline, dataset: Hugging Face's names of the task and of its data.
     python, command: how a bundle is run, in Python and by ssmrun, for its card; `{name}` is its
@@ -48,6 +49,7 @@ class Words:
     samples: str
     evaluated: str
     more: str
+    suspects: str
     counted: str
     pipeline: str
     dataset: str

@@ -1,0 +1,111 @@
+"""What must hold of a report whatever the limits are: what does not is a rule of its own."""
+
+from __future__ import annotations
+
+from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_QUALITY
+from ssmpress.gate.agreement import contradiction
+from ssmpress.gate.rules import metric_of
+from ssmpress.report.classes import constant_answer
+from ssmpress.report.prose import architecture
+from ssmpress.report.tables import lookup, number
+from ssmpress.report.wording import words
+from ssmpress.results import FAIL, INCONCLUSIVE, Report, RuleResult
+
+
+def unasked(report: Report) -> tuple[RuleResult, ...]:
+    """Nothing where all of it holds."""
+    return (*_agreement(report), *_dense(report), *_answers(report), *_target(report))
+
+
+def _agreement(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where a number contradicts the samples that the report holds."""
+    why = contradiction(report)
+    if not why:
+        return ()
+    return _inconclusive(
+        "agreement",
+        f"The report contradicts itself: {why}",
+        "It was changed after the run, or is damaged: take the bundle's own, or run again.",
+    )
+
+
+def _dense(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where the dense model is not better than guessing: what is kept of nothing says
+    nothing.
+
+    By the interval over the samples where there is one. A report without the guesses, of before,
+    is held against the size of its vocabulary.
+    """
+    dense, guess = metric_of(report, "quality.dense"), lookup(report, "quality", "guess")
+    if guess is None:
+        chance = metric_of(report, "model.config.vocab_size")
+        perplexity = lookup(report, "quality", "metric") == "perplexity"
+        if not perplexity or chance is None or dense is None or dense < chance:
+            return ()
+        return _guessing(report, dense, chance, "tokens drawn by lot")
+    value, how = metric_of(report, "quality.guess.value"), str(lookup(guess, "how"))
+    advantage = metric_of(report, "quality.guess.advantage")
+    bounded = lookup(guess, "interval") is not None
+    low = metric_of(report, "quality.guess.interval.low") if bounded else advantage
+    if value is None or advantage is None or low is None:
+        missing = "quality.guess has a number that is missing or none."
+        message = f"Whether the dense model is better than guessing is undecided: {missing}"
+        return _inconclusive("dense", message, "Run again with the measurement it needs.")
+    if advantage <= 1 or dense is None:
+        return _guessing(report, dense, value, how)
+    if low <= 1:
+        message = (
+            "Whether the dense model is better than guessing is undecided: "
+            f"{_compared(report, dense, value, how)}, and over the {words(report).samples} the "
+            "difference may be chance."
+        )
+        return _inconclusive("dense", message, words(report).more)
+    return ()
+
+
+def _guessing(
+    report: Report, dense: float | None, value: float, how: str
+) -> tuple[RuleResult, ...]:
+    """The result of a model that knows nothing, with what is probably wrong."""
+    compared = _compared(report, dense, value, how)
+    assumed = lookup(report, "model", "architecture", "assumed") is True
+    doubt = f" {architecture(report)}" if assumed else ""
+    return _inconclusive(
+        "dense",
+        f"The dense model is no better than guessing: {compared}.",
+        f"Probably {words(report).suspects}.{doubt}",
+    )
+
+
+def _compared(report: Report, dense: float | None, value: float, how: str) -> str:
+    mine = "not finite" if dense is None else number(dense)
+    return f"its {lookup(report, 'quality', 'metric')} is {mine}, that of {how} is {number(value)}"
+
+
+def _answers(report: Report) -> tuple[RuleResult, ...]:
+    """A failure where compression left a classifier that answers the same to every text: on
+    unbalanced text its accuracy may be kept all the same."""
+    name = constant_answer(report, "compressed")
+    if name is None or constant_answer(report, "dense") is not None:
+        return ()
+    message = f"The compressed model answers {name!r} to every text; the dense one does not."
+    advice = "What helps: a lower --sparsity, a longer --recover, or more exact --values."
+    return (RuleResult("answers", FAIL, None, None, None, EXIT_QUALITY, message, advice),)
+
+
+def _target(report: Report) -> tuple[RuleResult, ...]:
+    """Inconclusive where the bundle ran nowhere; nothing to say where it did."""
+    target = lookup(report, "target")
+    if target is None or lookup(target, "validated") is not None:
+        return ()
+    why = str(lookup(target, "reason") or "no device was used.")
+    return _inconclusive(
+        "target",
+        f"Whether the bundle runs is undecided: {why}",
+        "Install qemu-user, or give a device: --device ssh://user@host.",
+    )
+
+
+def _inconclusive(name: str, message: str, advice: str) -> tuple[RuleResult, ...]:
+    code = EXIT_INCONCLUSIVE
+    return (RuleResult(name, INCONCLUSIVE, None, None, None, code, message, advice),)
