@@ -69,6 +69,8 @@ def test_version(compress):
     from ssmpress import __version__
 
     assert compress("--version") == (0, f"ssmpress {__version__}\n", "")
+    command = [sys.executable, "-m", "ssmpress", "--version"]
+    assert subprocess.check_output(command, text=True) == f"ssmpress {__version__}\n"
 
 
 @pytest.mark.parametrize(

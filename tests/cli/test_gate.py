@@ -226,3 +226,9 @@ def test_it_runs_without_torch_and_onnxruntime(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "pass" in done.stdout
     assert (tmp_path / "j.xml").is_file()
+
+
+def test_version(gate) -> None:
+    from ssmpress import __version__
+
+    assert gate("--version") == (0, f"ssmpress {__version__}\n", "")

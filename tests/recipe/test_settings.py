@@ -9,8 +9,10 @@ import pytest
 import ssmpress
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.formats import Values
+from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings import (
     DataSettings,
+    GateSettings,
     Method,
     PackSettings,
     PruneSettings,
@@ -61,3 +63,13 @@ def test_paths_may_be_text_and_one_file_needs_no_tuple():
         ssmpress.read_report("nowhere")
     with pytest.raises(BadInputError, match=r"nowhere/manifest\.json: expected"):
         ssmpress.verify_manifest("nowhere")
+
+
+def test_limits_as_text(tmp_path: Path) -> None:
+    """A policy's spelling is taken in Python too."""
+    settings = GateSettings(min_retention="0.9", max_decode_ms=" 1.05x", baseline=tmp_path)
+    assert settings.limits() == {"min_retention": 0.9, "max_decode_ms": Relative(1.05)}
+    with pytest.raises(UsageError, match=r"max_rss_bytes: expected a number, or a multiple"):
+        GateSettings(max_rss_bytes="many")
+    with pytest.raises(UsageError, match=r"a report\.json that max_decode_ms = 1\.05x refers"):
+        GateSettings(max_decode_ms="1.05x")

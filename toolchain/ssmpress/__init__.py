@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ssmpress._version import __version__ as __version__
+from ssmpress.errors import lacks_package
 
 if TYPE_CHECKING:
     from ssmpress.bundle.manifest import verify_manifest as verify_manifest
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from ssmpress.gate.judge import read_report as read_report
     from ssmpress.graph.export import export as export_model
     from ssmpress.machine import get_library_path as get_library_path
+    from ssmpress.pack.model import PackedModel as PackedModel
     from ssmpress.pipeline import Result as Result
     from ssmpress.pipeline import Watch as Watch
     from ssmpress.pipeline import compress as compress
+    from ssmpress.recipe.limit import Relative as Relative
     from ssmpress.recipe.pick import parse_pick as parse_pick
     from ssmpress.recipe.settings import DataSettings as DataSettings
     from ssmpress.recipe.settings import GateSettings as GateSettings
@@ -35,9 +38,12 @@ if TYPE_CHECKING:
     from ssmpress.recipe.settings import Recipe as Recipe
     from ssmpress.recipe.settings import RecoverSettings as RecoverSettings
     from ssmpress.recipe.settings import Sweep as Sweep
+    from ssmpress.results import Verdict as Verdict
     from ssmpress.runtime.session import Session as Session
     from ssmpress.runtime.session import open_session as open_session
     from ssmpress.runtime.state import State as State
+    from ssmpress.stages import Pruned as Pruned
+    from ssmpress.stages import Source as Source
     from ssmpress.stages import compact as pack_weights
     from ssmpress.stages import prune as prune_weights
     from ssmpress.stages import read as load
@@ -45,22 +51,31 @@ if TYPE_CHECKING:
     from ssmpress.sweep import run_sweep as run_sweep
 
 _HOMES = {
-    "errors": ("BadInputError", "DeviceError", "SsmpressError", "UsageError"),
-    "gate.judge": ("judge", "read_report"),
-    "formats": ("Values",),
-    "machine": ("get_library_path",),
-    "recipe.pick": ("parse_pick",),
-    "pipeline": ("Result", "Watch", "compress"),
-    "recipe.settings": (
-        "DataSettings", "GateSettings", "PackSettings", "PruneSettings", "Recipe",
-        "RecoverSettings", "Sweep",
-    ),
     "bundle.manifest": ("verify_manifest",),
+    "bundle.text_model": ("TextModel", "open_bundle"),
+    "errors": ("BadInputError", "DeviceError", "SsmpressError", "UsageError"),
+    "formats": ("Values",),
+    "gate.judge": ("judge", "read_report"),
+    "machine": ("get_library_path",),
+    "pack.model": ("PackedModel",),
+    "pipeline": ("Result", "Watch", "compress"),
+    "recipe.limit": ("Relative",),
+    "recipe.pick": ("parse_pick",),
+    "recipe.settings": (
+        "DataSettings",
+        "GateSettings",
+        "PackSettings",
+        "PruneSettings",
+        "Recipe",
+        "RecoverSettings",
+        "Sweep",
+    ),
+    "results": ("Verdict",),
     "runtime.session": ("Session", "open_session"),
     "runtime.state": ("State",),
+    "stages": ("Pruned", "Source"),
     "sweep": ("SweepResult", "run_sweep"),
-    "bundle.text_model": ("TextModel", "open_bundle"),
-}  # fmt: skip
+}
 _RENAMED = {
     "export_model": ("graph.export", "export"),
     "load": ("stages", "read"),
@@ -75,11 +90,15 @@ __all__ = [
     "DeviceError",
     "GateSettings",
     "PackSettings",
+    "PackedModel",
     "PruneSettings",
+    "Pruned",
     "Recipe",
     "RecoverSettings",
+    "Relative",
     "Result",
     "Session",
+    "Source",
     "SsmpressError",
     "State",
     "Sweep",
@@ -87,6 +106,7 @@ __all__ = [
     "TextModel",
     "UsageError",
     "Values",
+    "Verdict",
     "Watch",
     "__version__",
     "compress",
@@ -105,11 +125,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        home, original = _PUBLIC[name]
-        return getattr(import_module(f"{__name__}.{home}"), original)
-    raise AttributeError(f"module 'ssmpress' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would take every misspelt name for one of these
+
+    def __getattr__(name: str) -> Any:
+        if name in _PUBLIC:
+            home, original = _PUBLIC[name]
+            try:
+                return getattr(import_module(f"{__name__}.{home}"), original)
+            except ModuleNotFoundError as error:
+                if sentence := lacks_package(error):
+                    raise ImportError(sentence) from error
+                raise
+        raise AttributeError(f"module 'ssmpress' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

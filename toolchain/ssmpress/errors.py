@@ -21,6 +21,7 @@ code  meaning
 from __future__ import annotations
 
 import errno
+from importlib.util import find_spec
 from pathlib import Path
 
 EXIT_PASS = 0
@@ -32,6 +33,9 @@ EXIT_INCONCLUSIVE = 5
 EXIT_BAD_INPUT = 6
 EXIT_DEVICE = 7
 EXIT_INTERRUPTED = 130
+
+COMPRESS_PACKAGES = ("torch", "onnx", "onnx_ir", "safetensors", "scipy")
+"""Packages that only compressing needs: the extra `compress` of pyproject.toml."""
 
 NO_MEMORY = "not enough memory on this device. Free some, give a shorter text, or a smaller model."
 """The end of every sentence about memory."""
@@ -46,6 +50,29 @@ WHAT_HELPS = {
     errno.ENFILE: "Too many files are open on this machine: end another program.",
 }
 """Numbers of an OSError that speaks of the machine, never of a defect of ssmpress, and the cure."""
+
+
+def check_packages() -> None:
+    """Whether what compressing needs is installed, without importing any of it.
+
+    Raises:
+        ModuleNotFoundError: one is not; `lacks_package` has the sentence.
+    """
+    for name in COMPRESS_PACKAGES:
+        if find_spec(name) is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def lacks_package(error: BaseException) -> str:
+    """A sentence for an import that failed because only the plain package is installed, or ""."""
+    name = (getattr(error, "name", None) or "").split(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or name not in COMPRESS_PACKAGES:
+        return ""
+    return (
+        f"compressing a model needs {name}, which is not installed: expected what "
+        "pip install 'ssmpress[compress]' brings. Judging reports and running bundles need none "
+        "of it."
+    )
 
 
 class SsmpressError(Exception):

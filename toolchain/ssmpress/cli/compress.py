@@ -14,7 +14,7 @@ import typer
 
 from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
-from ssmpress.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, UsageError
+from ssmpress.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, UsageError, check_packages
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.pick import parse_pick
 from ssmpress.recipe.settings import (
@@ -114,6 +114,7 @@ def _sweep(name: str, given: options.Given, policy: Path | None, pick: str | Non
 
 def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
     """Plan, or run one point or several; the exit code."""
+    check_packages()
     if sweep.pick and len(sweep.points()) == 1:
         raise UsageError(
             "--pick: expected several --sparsity or --values to pick from; got one of each."

@@ -10,10 +10,12 @@ from ssmpress.errors import (
     EXIT_BAD_INPUT,
     EXIT_DEVICE,
     EXIT_INTERNAL,
+    EXIT_USAGE,
     NO_MEMORY,
     WHAT_HELPS,
     SsmpressError,
     lacks_memory,
+    lacks_package,
 )
 
 
@@ -32,6 +34,9 @@ def run_app(app: typer.Typer) -> int:
         if lacks_memory(error):
             typer.echo(f"error: {NO_MEMORY}", err=True)
             return EXIT_DEVICE
+        if sentence := lacks_package(error):
+            typer.echo(f"error: {sentence}", err=True)
+            return EXIT_USAGE
         if os.environ.get("SSMPRESS_TRACEBACK"):
             raise
         typer.echo(

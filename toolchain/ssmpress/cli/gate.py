@@ -44,6 +44,7 @@ def gate(
         bool, typer.Option("--json", help="Print the verdicts as JSON on stdout.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.", min=0)] = 0,
+    version: options.Version = False,
 ) -> None:
     """Hold stored reports against limits.
 

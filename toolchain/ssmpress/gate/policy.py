@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError, UsageError
-from ssmpress.recipe.limit import Limit, Relative
+from ssmpress.recipe.limit import GivenLimit, Limit, factor_of, parse_limit
 from ssmpress.recipe.settings import RULES, GateSettings
 
 POLICY_LIMIT = 1 << 20
 """Bytes a policy may have; a real one has a few hundred."""
-
-_FACTOR = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*x", re.ASCII)
 
 
 def gate_settings(
     flags: Mapping[str, str | None],
     policy: Path | None,
     baseline: Path | None,
-    default_retention: Limit | None = None,
+    default_retention: GivenLimit | None = None,
 ) -> GateSettings:
     """The limits of a policy file, overridden by those of the flags.
 
@@ -39,12 +36,12 @@ def gate_settings(
     Raises:
         UsageError: a limit is not one, or a factor has no baseline.
     """
-    limits: dict[str, Limit | None] = {"min_retention": default_retention}
+    limits: dict[str, GivenLimit | None] = {"min_retention": default_retention}
     if policy is not None:
         limits = {"min_retention": None, **read_policy(policy)}
     for name, text in flags.items():
         if text is not None:
-            limits[name] = _from_flag("--" + name.replace("_", "-"), text)
+            limits[name] = parse_limit(text, "--" + name.replace("_", "-"))
     return GateSettings(**limits, baseline=baseline)
 
 
@@ -77,8 +74,8 @@ def _from_toml(path: Path, key: str, value: Any) -> Limit:
         close = difflib.get_close_matches(name, RULES, 1)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise UsageError(f"{path}: unknown key {key!r}. {hint}A policy may set {', '.join(RULES)}.")
-    if isinstance(value, str) and (factor := _FACTOR.fullmatch(value.strip())):
-        return Relative(float(factor[1]))
+    if isinstance(value, str) and (factor := factor_of(value)):
+        return factor
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UsageError(
             f'{path}: {key}: expected a number, or a multiple of the baseline such as "1.05x"; '
@@ -91,15 +88,3 @@ def _from_toml(path: Path, key: str, value: Any) -> Limit:
     if not (math.isfinite(number) and number >= 0):
         raise UsageError(f"{path}: {key}: expected a number of at least 0; got {value}.")
     return number
-
-
-def _from_flag(option: str, text: str) -> Limit:
-    if factor := _FACTOR.fullmatch(text.strip()):
-        return Relative(float(factor[1]))
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(
-            f"{option}: expected a number, or a multiple of the baseline such as 1.05x; "
-            f"got {text!r}."
-        ) from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ssmpress.errors import UsageError
 from ssmpress.recipe.option import Check, Typed
 
 
@@ -21,6 +23,31 @@ class Relative:
 
 
 Limit = float | Relative
+GivenLimit = Limit | str
+
+_FACTOR = re.compile(r"([0-9]+(\.[0-9]*)?|\.[0-9]+)\s*x", re.ASCII)
+
+
+def factor_of(text: str) -> Relative | None:
+    """The multiple that a text such as `1.05x` writes; None where it writes none."""
+    match = _FACTOR.fullmatch(text.strip())
+    return Relative(float(match[1])) if match else None
+
+
+def parse_limit(text: str, name: str) -> Limit:
+    """The limit that a text writes. name: of the option or setting, for the error.
+
+    Raises:
+        UsageError: it writes neither a number nor a multiple.
+    """
+    if factor := factor_of(text):
+        return factor
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(
+            f"{name}: expected a number, or a multiple of the baseline such as 1.05x; got {text!r}."
+        ) from error
 
 
 def _in_range(limit: Limit) -> bool:

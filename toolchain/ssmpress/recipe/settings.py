@@ -13,7 +13,15 @@ from ssmpress.errors import UsageError
 from ssmpress.formats import Values
 from ssmpress.machine import host_machine
 from ssmpress.recipe.address import DeviceAddress, parse_device
-from ssmpress.recipe.limit import LIMIT_CHECK, LIMIT_METAVAR, LIMIT_TYPED, Limit, Relative
+from ssmpress.recipe.limit import (
+    LIMIT_CHECK,
+    LIMIT_METAVAR,
+    LIMIT_TYPED,
+    GivenLimit,
+    Limit,
+    Relative,
+    parse_limit,
+)
 from ssmpress.recipe.option import (
     Check,
     Option,
@@ -483,10 +491,13 @@ def _limit(text: str, default: str = "") -> Option:
 
 @dataclass(frozen=True)
 class GateSettings:
-    """Limits the result must keep, each a number or `Relative` to a baseline. None: not checked."""
+    """Limits the result must keep. None: not checked.
+
+    Each is a number, or a multiple of the baseline's value: `Relative(1.05)`, or as text `"1.05x"`.
+    """
 
     min_retention: Annotated[
-        Limit | None,
+        GivenLimit | None,
         _limit(
             "Least quality kept: dense / compressed perplexity or error, compressed / dense "
             "accuracy.",
@@ -494,24 +505,28 @@ class GateSettings:
         ),
     ] = 0.95
     max_decode_ms: Annotated[
-        Limit | None, _limit("Most milliseconds per decoded token, text or forecast (median).")
+        GivenLimit | None,
+        _limit("Most milliseconds per decoded token, text or forecast (median)."),
     ] = None
     min_speedup: Annotated[
-        Limit | None, _limit("Least dense decode time / compressed decode time, of the medians.")
+        GivenLimit | None,
+        _limit("Least dense decode time / compressed decode time, of the medians."),
     ] = None
     max_perplexity_increase: Annotated[
-        Limit | None,
+        GivenLimit | None,
         _limit(
             "Most of compressed / dense perplexity - 1, of a language model; FACTORx compares with "
             "the baseline's."
         ),
     ] = None
     max_decode_p99_ms: Annotated[
-        Limit | None,
+        GivenLimit | None,
         _limit("Most milliseconds per decoded token, text or forecast (99th percentile)."),
     ] = None
-    max_bundle_bytes: Annotated[Limit | None, _limit("Most bytes of what a device needs.")] = None
-    max_rss_bytes: Annotated[Limit | None, _limit("Most bytes of peak memory.")] = None
+    max_bundle_bytes: Annotated[GivenLimit | None, _limit("Most bytes of what a device needs.")] = (
+        None
+    )
+    max_rss_bytes: Annotated[GivenLimit | None, _limit("Most bytes of peak memory.")] = None
     baseline: Annotated[
         Path | None,
         Option(
@@ -520,6 +535,10 @@ class GateSettings:
     ] = None
 
     def __post_init__(self) -> None:
+        for name in RULES:
+            limit = getattr(self, name)
+            if isinstance(limit, str):
+                object.__setattr__(self, name, parse_limit(limit, name))
         check_settings(self)
         for name, limit in self.limits().items():
             require(
