@@ -13,6 +13,8 @@ SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name 
 	-o -name '*.cmake')
 CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
+# PyTorch without CUDA is 0.2 GB there; PyPI's build for x86-64 brings 5 GB of CUDA libraries.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := toolchain/experiments/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
@@ -35,12 +37,15 @@ help:
 $(STAMPS)/venv: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --upgrade pip
-	$(PIP) torch scikit-build-core cmake ninja ziglang
+	$(PIP) --retries 0 --timeout 5 --index-url $(TORCH_INDEX) torch 2> /dev/null || \
+		{ echo "$(TORCH_INDEX) does not answer: torch comes from the configured index" && \
+		$(PIP) torch; }
+	$(PIP) scikit-build-core cmake ninja ziglang
 	mkdir -p $(STAMPS) && touch $@
 
 # The package is installed, not linked: the tests run what a user gets.
 $(STAMPS)/package: $(STAMPS)/venv $(SOURCES)
-	$(PIP) --no-build-isolation ".[dev,docs]"
+	$(PIP) --no-build-isolation ".[compress,dev,docs]"
 	touch $@
 
 # The reference implementation, without its CUDA parts: only a test reads it.

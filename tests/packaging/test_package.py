@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import email
 import json
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -94,9 +96,58 @@ def test_the_wheel_is_of_this_machine_and_complete(wheel: Path) -> None:
                  "lib/aarch64/libssmpress_ops.so", "lib/aarch64/ssmrun"):  # fmt: skip
         assert f"ssmpress/{name}" in names
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
-    assert "none-any" not in wheel.name
+    assert re.search(r"-py3-none-manylinux_2_28_(x86_64|aarch64)\.whl$", wheel.name)
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert "torch>=2.6" in (metadata.get_all("Requires-Dist") or [])
+    needs = [need.partition(";") for need in metadata.get_all("Requires-Dist") or []]
+    plain = {re.split(r"[^\w-]", name)[0] for name, _, marker in needs if not marker}
+    assert {"numpy", "onnxruntime", "tokenizers", "typer"} <= plain
+    assert not plain & {"torch", "scipy", "vl-convert-python", "onnx", "onnx-ir", "safetensors"}
+    compress = [name for name, _, marker in needs if marker.strip() == "extra == 'compress'"]
+    assert any(name.startswith("torch>=2.6") for name in compress)
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_wheel_is_for_every_python(wheel: Path, python: str, tmp_path: Path) -> None:
+    """pip takes it for each; it has no extension module, so that nothing else could differ."""
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", "there",
+        "--python-version", python, "--only-binary=:all:", "--platform", "manylinux_2_28_x86_64",
+        "--platform", "manylinux_2_28_aarch64", wheel, folder=tmp_path)  # fmt: skip
+    names = [path.name for path in (tmp_path / "there").rglob("*.so")]
+    assert set(names) <= {"libssmpress_ops.so", "libssmpress_count.so"}
+    beside = shutil.which(f"python{python}")
+    if beside is None or python == f"{sys.version_info[0]}.{sys.version_info[1]}":
+        return
+    done = run(beside, "-c", "import ssmpress.recipe.settings, ssmpress.results, ssmpress.files",
+               folder=tmp_path / "there")  # fmt: skip
+    assert done.returncode == 0
+
+
+def test_the_plain_install_judges_and_runs(wheel: Path, installed: Path, tmp_path: Path) -> None:
+    """Without torch, scipy, vl-convert and the ONNX packages, in an environment from the index."""
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    done = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        pytest.skip(f"no package index answers: {done.stderr[-200:]}")
+    listed = json.loads(
+        run(python, "-m", "pip", "list", "--format", "json", folder=tmp_path).stdout
+    )
+    names = {package["name"].lower() for package in listed}
+    assert not names & {"torch", "scipy", "vl-convert-python", "onnx", "onnx-ir", "safetensors"}
+    run(installed / "compress", DEMO, "--sparsity", "0.5", "--recover", "none",
+        "--evaluation-tokens", "2000", "--min-retention", "0", "--out", "bundle",
+        folder=tmp_path)  # fmt: skip
+    run(python.parent / "ssmpress-gate", "bundle", "--min-retention", "0.01", folder=tmp_path)
+    text = "import ssmpress; print(*ssmpress.open_bundle('bundle', threads=1).stream('The', 4))"
+    assert run(python, "-c", text, folder=tmp_path).stdout.strip()
+    refused = subprocess.run(
+        [python.parent / "compress", DEMO], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: compressing a model needs torch, which is not")
 
 
 def test_the_installed_command_compresses(installed: Path, tmp_path: Path) -> None:
