@@ -13,8 +13,6 @@ from ssmpress.measure.metrics import (
     percentiles,
     retention,
     retention_interval,
-    task_retention,
-    task_retention_interval,
 )
 from ssmpress.recipe.settings import PROJECTIONS, GateSettings, Recipe
 from ssmpress.report.schema import build_report, with_verdict
@@ -30,6 +28,7 @@ from ssmpress.results import (
     TaskQuality,
     TextUse,
 )
+from ssmpress.tasks import Classification
 from ssmpress.tasks.confusion import answers
 from ssmpress.tasks.guess import class_guess
 
@@ -81,9 +80,9 @@ def classifier_report(dense: list[list[int]], compressed: list[list[int]]) -> di
     }
     ((how, guess),) = class_guess(labels, 40).items()
     quality = Quality(
-        rows[0], rows[1], task_retention(*rows, error=False),
-        task_retention_interval(*rows, error=False), "accuracy",
-        guess=Guess(how, guess.value, task_retention(guess, rows[0], error=False)),
+        rows[0], rows[1], retention(*rows, Classification.metric),
+        retention_interval(*rows, Classification.metric), "accuracy",
+        guess=Guess(how, guess.value, retention(guess, rows[0], Classification.metric)),
         classes=classes,
     )  # fmt: skip
     task = {"kind": "classification", "classes": list(names)}

@@ -14,25 +14,25 @@ from ssmpress import stages
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.devices import plan as deploy
-from ssmpress.devices.check import Reference, make_reference
+from ssmpress.devices.check import Expected, make_expected
 from ssmpress.devices.qemu import find_emulator, find_sysroot
 from ssmpress.devices.real import BundleFiles
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
 from ssmpress.machine import get_runner_path, host_machine
+from ssmpress.parity import PARITY_TOLERANCE
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import PackSettings, Recipe, Target
 from ssmpress.results import TextUse
-from ssmpress.validate import PARITY_TOLERANCE
 
 
 @dataclass(frozen=True)
 class Made:
-    """files: for a device. reference: this host's result."""
+    """files: for a device. expected: this host's result."""
 
     machine: str
     files: BundleFiles
-    reference: Reference
+    expected: Expected
 
 
 def make_bundle(folder: Path, target: Target, values: Values) -> Made:
@@ -64,11 +64,16 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
     deployment = deploy.Deployment(target.machine, runtime, ())
     bundle = stages.export_bundle(source, dense, packed, folder, target.machine)
     bundle = stages.add_runtime(recipe, source, bundle, deployment)
-    reference = make_reference(
-        bundle.model, bundle.host_library, tokens, threads=1, tolerance=PARITY_TOLERANCE[values]
+    expected = make_expected(
+        bundle.model,
+        bundle.host_library,
+        tokens,
+        folder,
+        threads=1,
+        tolerance=PARITY_TOLERANCE[values],
     )
     files = BundleFiles(folder, (*bundle.names, MANIFEST_NAME), bundle.dense.model)
-    return Made(target.machine, files, reference)
+    return Made(target.machine, files, expected)
 
 
 def require_emulator() -> None:

@@ -28,6 +28,7 @@ GROUND = (
     "folders",
     "formats",
     "machine",
+    "replies",
     "results",
 )
 MODULES = sorted(

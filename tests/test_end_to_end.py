@@ -20,8 +20,8 @@ from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.data import text as data
 from ssmpress.machine import LIBRARY_NAME
-from ssmpress.measure.metrics import perplexity
 from ssmpress.runtime.session import open_session
+from ssmpress.tasks.perplexity import perplexity
 
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 

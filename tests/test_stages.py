@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from paths import DEMO
-from ssmpress import stages, validate
+from ssmpress import parity, stages
 from ssmpress.bundle.out_folder import check_out, staged
 from ssmpress.checkpoint.config import EMBEDDING
 from ssmpress.checkpoint.read import read_checkpoint
@@ -48,7 +48,7 @@ def bundle_of(source: stages.Source, values: Values, folder: Path):
 def test_parity_holds(values, tmp_path):
     source = make_source()
     recipe, packed, bundle = bundle_of(source, values, tmp_path)
-    assert validate.check_parity(source, packed, bundle, recipe).ok
+    assert parity.check_parity(source, packed, bundle, recipe).ok
 
 
 @pytest.mark.parametrize("values", list(Values))
@@ -63,7 +63,7 @@ def test_parity_names_the_first_bad_layer(values, tmp_path):
     matrices = dict(packed.matrices) | {name: dataclasses.replace(matrix, sections=sections)}
     other = dataclasses.replace(packed, matrices=matrices)
     with pytest.raises(ParityError, match=r"conv_state\.2: differs by .* expected at most"):
-        validate.check_parity(source, other, bundle, recipe)
+        parity.check_parity(source, other, bundle, recipe)
 
 
 def test_int8_parity_allows_what_the_model_does_to_itself_and_no_more(tmp_path, monkeypatch):
@@ -71,12 +71,12 @@ def test_int8_parity_allows_what_the_model_does_to_itself_and_no_more(tmp_path, 
     source = make_source()
     recipe, packed, bundle = bundle_of(source, Values.INT8, tmp_path)
     for values in (Values.INT8, Values.INT4):
-        monkeypatch.setitem(validate.PARITY_TOLERANCE, values, 1e-7)
-    parity = validate.check_parity(source, packed, bundle, recipe)
-    assert parity.ok and 1e-7 < parity.tolerance < validate.INT8_LIMIT
-    monkeypatch.setattr(validate, "INT8_LIMIT", 1e-7)
+        monkeypatch.setitem(parity.PARITY_TOLERANCE, values, 1e-7)
+    result = parity.check_parity(source, packed, bundle, recipe)
+    assert result.ok and 1e-7 < result.tolerance < parity.INT8_LIMIT
+    monkeypatch.setattr(parity, "INT8_LIMIT", 1e-7)
     with pytest.raises(ParityError, match="expected at most 1e-07"):
-        validate.check_parity(source, packed, bundle, recipe)
+        parity.check_parity(source, packed, bundle, recipe)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ that averages out. Measured 2e-5 on mamba-5m."""
 
 INT8_GRAPH = 6e-2
 """One such activation is 1/127 of its token's largest, and layers add theirs up: the same bound as
-validate.PARITY_TOLERANCE for int8. Measured 1.1e-2 on mamba-5m; a wrong scale or a swapped row
+parity.PARITY_TOLERANCE for int8. Measured 1.1e-2 on mamba-5m; a wrong scale or a swapped row
 gives 0.3 and more."""
 
 FUSED_GRADIENT_TOLERANCE = 1e-4

@@ -25,7 +25,7 @@ def main(model: str, out: str) -> None:
     ssmpress.export_model(packed, Path(out))
 
     session = ssmpress.open_session(out, threads=1, library=ssmpress.get_library_path())
-    tokens = source.windows[:1, :20]
+    tokens = source.evaluation[:1, :20]
     logits, state = session.prefill(tokens)  # the prompt; the state holds all of it
     branch = state.copy()  # a second continuation of the same prompt
     for _ in range(3):

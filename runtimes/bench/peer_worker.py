@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError
-from ssmpress.measure.metrics import token_nll
 from ssmpress.measure.worker import die_with_parent, memory_bytes, wait_until_quiet
+from ssmpress.tasks.perplexity import token_nll
 
 Logits = NDArray[np.float32]
 CHUNK = 256

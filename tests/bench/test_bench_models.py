@@ -203,7 +203,7 @@ def test_llama_cpp_gives_our_logits_from_the_gguf_file(tmp_path: Path) -> None:
 
 
 def test_a_peer_counts_likelihood_as_evaluate_does(tmp_path: Path) -> None:
-    from ssmpress.measure.metrics import perplexity
+    from ssmpress.tasks.perplexity import perplexity
 
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is absent")
     import gguf_models

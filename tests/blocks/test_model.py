@@ -31,7 +31,7 @@ from ssmpress.blocks.model import Mamba, Projection, State, quantize_activations
 from ssmpress.checkpoint.config import config_json
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data import text as data
-from ssmpress.measure import metrics as evaluate
+from ssmpress.tasks import perplexity as evaluate
 from tolerances import assert_close
 
 Shared = Callable[[str], Path]
@@ -462,7 +462,7 @@ def test_perplexity_of_16_windows(mamba_5m: Checkpoint, valid_windows: np.ndarra
 PERPLEXITY_SCRIPT = """
 import json, sys, torch, test_model as t
 from conftest import SHARED
-from ssmpress.measure import metrics as evaluate
+from ssmpress.tasks import perplexity as evaluate
 from ssmpress.checkpoint.read import read_checkpoint
 torch.set_num_threads(2)
 model, text = sys.argv[1:]

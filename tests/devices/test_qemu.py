@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def checked(made: Made, cpu: str) -> tuple[float, float, str]:
         command = qemu.command([made.files.folder / RUNNER_NAME, "worker", made.files.folder])
         with WorkerProcess(cpu, emulate.REPLY_S, command) as worker:
             loaded = worker.ask({"do": "load", "threads": 1, "cold": False, "seed": 0})
-            parity, sample = check(worker, made.reference, cpu, lambda file: {})
+            parity, sample = check(worker, made.expected, cpu, lambda file: {})
     return parity.max_rel, sample.difference, loaded["ops_isa"]
 
 
@@ -70,20 +71,27 @@ def test_every_processor_computes_the_same(int8: Made, fp32: Made, cpu: str) -> 
     assert isa == "neon" if cpu == "cortex-a72" else isa != "neon"
 
 
+def with_reference(made: Made, **changes: Any) -> Made:
+    """The bundle, with a host that computed something else."""
+    reference = dataclasses.replace(made.expected.reference, **changes)
+    return dataclasses.replace(
+        made, expected=dataclasses.replace(made.expected, reference=reference)
+    )
+
+
 def test_another_result_is_refused_by_name(int8: Made) -> None:
     """The host's result of layer 2 is made another one: as if the device had computed otherwise."""
-    wrong = {**int8.reference.outputs}
+    wrong = {**int8.expected.reference.outputs}
     wrong["scan_state.2"] = wrong["scan_state.2"] + 1
-    other = dataclasses.replace(int8.reference, outputs=wrong)
-    made = dataclasses.replace(int8, reference=other)
+    made = with_reference(int8, outputs=wrong)
     with pytest.raises(ParityError, match=r"cortex-a76 computes something else.*scan_state\.2"):
         checked(made, "cortex-a76")
 
 
 def test_another_perplexity_is_refused(int8: Made) -> None:
-    nll = tuple(value + 0.01 * 63 for value in int8.reference.window_nll)
-    other = dataclasses.replace(int8.reference, window_nll=nll)
-    made = dataclasses.replace(int8, reference=other)
+    quality = int8.expected.reference.quality
+    nll = tuple(value + 0.01 * 63 for value in quality.scores)
+    made = with_reference(int8, quality=dataclasses.replace(quality, window_nll=nll))
     with pytest.raises(ParityError, match=r"expected a perplexity within 0\.\d+% of this host's"):
         checked(made, "cortex-a76")
 
@@ -92,7 +100,7 @@ def test_instructions_are_counted_by_part(int8: Made, monkeypatch: pytest.Monkey
     monkeypatch.setattr(emulate, "COUNTED_TOKENS", (1, 3, 5))
     ticks: list[int] = []
     result = emulate.validate_emulated(
-        "qemu", int8.machine, "cortex-a76", int8.files.folder, int8.files.dense, int8.reference,
+        "qemu", int8.machine, "cortex-a76", int8.files.folder, int8.files.dense, int8.expected,
         lambda: ticks.append(1),
     )  # fmt: skip
     assert len(ticks) == emulate.steps(2)

@@ -52,7 +52,7 @@ def measured(
     address = parse_device(server.device + path)
     with deploy.open_link(address) as link:
         return validate_real(
-            link, address.path, made.machine, made.files, made.reference, QUICK, 1, tick
+            link, address.path, made.machine, made.files, made.expected, QUICK, 1, tick
         )
 
 

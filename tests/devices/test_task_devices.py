@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 
 from paths import ROOT
 from ssh_server import SSHD, ssh_server
+from ssmpress import replies
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data.labelled import from_lists
 from ssmpress.data.series import SeriesWindows, load_series
-from ssmpress.devices import emulate, task_check
-from ssmpress.devices.check import check
+from ssmpress.devices import emulate
+from ssmpress.devices.check import Expected, check
 from ssmpress.devices.plan import find_runtime_library
-from ssmpress.devices.task_check import TaskReference
 from ssmpress.errors import DeviceError, ParityError
 from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
 from ssmpress.machine import get_runner_path
-from ssmpress.measure import replies
 from ssmpress.pipeline import compress
 from ssmpress.recipe.settings import DeploySettings, GateSettings, Recipe, RecoverSettings, Target
 from ssmpress.results import Sample, TaskQuality
-from ssmpress.tasks import Classification, Forecasting
+from ssmpress.tasks import Classification, Forecasting, classification, forecasting
+from ssmpress.tasks.task import Reference
 from target_bundle import require_emulator
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of
 from tolerances import TASK_METRIC_TOLERANCE
@@ -89,7 +89,10 @@ def test_a_classifier_under_qemu(
     monkeypatch.setattr(emulate, "COUNTED_TEXTS", (1, 2))
     recipe, report = compressed(classifier, tmp_path / "out", Target.ARM64)
     device = emulated(report, "accuracy")
-    assert device["sample"]["tokens"] == task_check.SAMPLES and device["sample"]["window"] == 50
+    assert (
+        device["sample"]["tokens"] == classification.DEVICE_SAMPLES
+        and device["sample"]["window"] == 50
+    )
     assert device["sample"]["device"] > 0.75
     assert 20 <= device["counted_length"] <= 50
     page = (recipe.out / "report.md").read_text()
@@ -107,7 +110,7 @@ def test_a_forecaster_under_qemu(forecaster: Path, tmp_path: Path) -> None:
     require_emulator()
     recipe, report = compressed(forecaster, tmp_path / "out", Target.ARM64, "qemu:cortex-a76")
     device = emulated(report, "MSE")
-    assert device["sample"]["tokens"] == task_check.SAMPLES * 8 * 2
+    assert device["sample"]["tokens"] == classification.DEVICE_SAMPLES * 8 * 2
     page = (recipe.out / "report.md").read_text()
     assert "Executed instructions per forecast, one thread" in page
     assert "| MSE here | there |" in page and "board allows for a forecast" in page
@@ -151,16 +154,17 @@ class Device:
         return self.reply
 
 
-def texts_reference() -> TaskReference:
+def texts_reference() -> Expected:
     """Four texts, of which the first three are right, the third only just."""
     texts = from_lists([np.array([1, 2, 3])] * 4, [0, 1, 0, 0], 9)
     logits = np.array([[2, -2], [-1, 1], [0.01, 0], [-3, 3]], np.float32)
     quality = TaskQuality(0.75, (1.0, 1.0, 1.0, 0.0), 3, 4)
     task = Classification(classes=CLASSES, max_length=9)
-    return TaskReference(task, texts, logits, quality, Path("sample.jsonl"), 3, 6e-2)
+    reference = Reference(texts, {"predictions": logits}, quality, 3, Path("sample.jsonl"))
+    return Expected(task, reference, 6e-2)
 
 
-def series_reference() -> TaskReference:
+def series_reference() -> Expected:
     """Three windows of a line that is forecast 0.1 too high."""
     windows = SeriesWindows(np.arange(8, dtype=np.float32)[:, None], 4, 2)
     _, targets, _ = windows.arrays(np.arange(3))
@@ -169,18 +173,19 @@ def series_reference() -> TaskReference:
     quality = TaskQuality(float(errors.mean()), tuple(errors), 4, 6)
     task = Forecasting(lookback=4, horizon=2, variates=("x",), mean=(0.0,),
                 std=(1.0,), patch=2, stride=2)  # fmt: skip
-    return TaskReference(task, windows, forecasts, quality, Path("sample.csv"), 4, 1e-2)
+    reference = Reference(windows, {"predictions": forecasts}, quality, 4, Path("sample.csv"))
+    return Expected(task, reference, 1e-2)
 
 
-def checked(reference: TaskReference, predictions: NDArray[np.float32], said: Any) -> Sample:
-    key = "logits" if isinstance(reference.task, Classification) else "forecast"
+def checked(expected: Expected, predictions: NDArray[np.float32], said: Any) -> Sample:
+    key = "logits" if isinstance(expected.task, Classification) else "forecast"
     device: Any = Device(key, predictions)
-    return check(device, reference, "ssh://pi", lambda file: dict(said))[1]
+    return check(device, expected, "ssh://pi", lambda file: dict(said))[1]
 
 
 def test_texts_may_only_fall_otherwise_where_the_logits_did() -> None:
     reference = texts_reference()
-    same = reference.predictions
+    same = reference.reference.outputs["predictions"]
     assert checked(reference, same, {"right": [True, True, True, False]}).difference == 0
     close = same.copy()
     close[2] = [0, 0.01]
@@ -200,17 +205,17 @@ def test_texts_may_only_fall_otherwise_where_the_logits_did() -> None:
 
 def test_an_error_may_only_move_as_far_as_the_forecasts_did() -> None:
     reference = series_reference()
-    mse = reference.quality.value
-    assert checked(reference, reference.predictions, {"mse": mse * 1.0009}).tolerance == 1e-3
+    mse, same = reference.reference.quality.value, reference.reference.outputs["predictions"]
+    assert checked(reference, same, {"mse": mse * 1.0009}).tolerance == 1e-3
     with pytest.raises(ParityError, match=r"expected an MSE within 0\.10% of this host's 0\.0099"):
-        checked(reference, reference.predictions, {"mse": mse * 1.002})
-    moved = reference.predictions + np.float32(0.01)
+        checked(reference, same, {"mse": mse * 1.002})
+    moved = same + np.float32(0.01)
     sample = checked(reference, moved, {"mse": 0.11**2})
     assert sample.tolerance == pytest.approx(0.21, rel=1e-3)
     with pytest.raises(ParityError, match="predictions: differs by"):
         checked(reference, moved + 1, {"mse": mse})
     with pytest.raises(DeviceError, match="mse: expected a number"):
-        checked(reference, reference.predictions, {"mse": None})
+        checked(reference, same, {"mse": None})
 
 
 def test_what_ssmrun_prints_is_checked() -> None:
@@ -225,22 +230,25 @@ def test_the_sample_is_read_again_as_it_was(tmp_path: Path) -> None:
     task = Forecasting(lookback=24, horizon=8, variates=("a, b", 'c "d"'),
                 mean=(-4321.0, 1e-3), std=(0.02, 7e5), patch=8, stride=8)  # fmt: skip
     values = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
-    taken = task_check._some_windows(SeriesWindows(values, 24, 8))
+    taken = forecasting.some_windows(SeriesWindows(values, 24, 8))
     assert taken.count == 60 - 31
-    (tmp_path / "sample.csv").write_text(task_check._csv(taken, task))
+    (tmp_path / "sample.csv").write_text(task.csv(taken))
     again = load_series([tmp_path / "sample.csv"], task)
     np.testing.assert_array_equal(again.values, taken.values)
     wide = SeriesWindows(np.zeros((500, 3000), np.float32), 100, 10)
-    assert task_check._some_windows(wide).count == 1  # of 300,000 numbers
+    assert forecasting.some_windows(wide).count == 1  # of 300,000 numbers
 
 
 def test_texts_are_taken_from_the_whole_file() -> None:
     texts = from_lists([np.full(300, i) for i in range(1000)], [0] * 500 + [1] * 500, 300)
-    taken = task_check._some_texts(texts)
-    assert taken.count == task_check.SAMPLES and taken.labels.sum() == task_check.SAMPLES / 2
-    assert set(taken.lengths.tolist()) == {task_check.SAMPLE_TOKENS}
-    few = task_check._some_texts(texts.head(3))
+    taken = classification.some_texts(texts)
+    assert (
+        taken.count == classification.DEVICE_SAMPLES
+        and taken.labels.sum() == classification.DEVICE_SAMPLES / 2
+    )
+    assert set(taken.lengths.tolist()) == {classification.DEVICE_TOKENS}
+    few = classification.some_texts(texts.head(3))
     assert few.text(2).tolist() == [2] * 256 and few.count == 3
     task = Classification(classes=CLASSES, max_length=300)
-    rows = [json.loads(line) for line in task_check._jsonl(taken, task).splitlines()]
+    rows = [json.loads(line) for line in task.jsonl(taken).splitlines()]
     assert rows[-1] == {"tokens": [999] * 256, "label": CLASSES[1]}

@@ -17,9 +17,10 @@ from ssmpress.errors import BadInputError
 from ssmpress.files import write_json
 from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.judge import judge, read_report
-from ssmpress.measure.metrics import task_retention, task_retention_interval
+from ssmpress.measure.metrics import retention, retention_interval
 from ssmpress.recipe.settings import GateSettings, Relative
 from ssmpress.results import INCONCLUSIVE, PASS, Guess, Quality, TaskQuality
+from ssmpress.tasks import Forecasting
 
 LOOSE = GateSettings(0.1, max_decode_ms=1e6, max_perplexity_increase=9.0)
 STATED = (
@@ -96,8 +97,8 @@ def task_report(**changes: Any) -> dict[str, Any]:
         TaskQuality(factor * sum(scores) / 90, tuple(factor * s for s in scores), 24, 720)
         for factor in (1.0, 1.25)
     ]
-    interval = task_retention_interval(*rows, error=True, block=8)
-    quality = Quality(*rows, task_retention(*rows, error=True), interval, "MSE")
+    interval = retention_interval(*rows, Forecasting.metric, block=8)
+    quality = Quality(*rows, retention(*rows, Forecasting.metric), interval, "MSE")
     report = example.report(quality=quality)
     report["quality"] |= changes
     return report
@@ -122,9 +123,9 @@ def test_an_interval_holds_the_value_it_is_of(scores: list[float], block: int) -
         TaskQuality(sum(s) / len(s), tuple(s), 1, 1)
         for s in (scores, [score * (1 + i % 3) for i, score in enumerate(scores)])
     ]
-    interval = task_retention_interval(*rows, error=True, block=block)
+    interval = retention_interval(*rows, Forecasting.metric, block=block)
     if interval is not None:
-        assert interval.low <= task_retention(*rows, error=True) <= interval.high
+        assert interval.low <= retention(*rows, Forecasting.metric) <= interval.high
 
 
 def test_a_baseline_that_contradicts_itself_is_none() -> None:

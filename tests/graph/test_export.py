@@ -37,9 +37,10 @@ from ssmpress.pack.choose import is_matrix
 from ssmpress.pack.layouts import FORMATS, sections_of
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
+from ssmpress.parity import reference_model
 from ssmpress.runtime.session import Session, open_session
 from ssmpress.runtime.state import State
-from ssmpress.validate import reference_model
+from ssmpress.tasks import perplexity as evaluate_text
 
 Arrays = dict[str, np.ndarray]
 
@@ -502,7 +503,7 @@ def dense_pack(checkpoint: Checkpoint, values: Values) -> PackedModel:
 
 
 def perplexity(session: Session, windows: np.ndarray) -> float:
-    return evaluate.perplexity(session.predict, windows, batch=4).perplexity
+    return evaluate_text.perplexity(session.predict, windows, batch=4).perplexity
 
 
 @pytest.mark.parametrize("values", list(Values))

@@ -18,13 +18,12 @@ from ssmpress.measure.metrics import (
     PARITY_FLOOR,
     parity,
     percentiles,
-    perplexity,
     retention,
     retention_interval,
-    token_nll,
 )
 from ssmpress.results import LanguageModelQuality
 from ssmpress.runtime.session import open_session
+from ssmpress.tasks.perplexity import perplexity, token_nll
 
 NLL_TOLERANCE = 1e-6
 """Relative to the largest logit: float32 differences and exponentials, summed in float64."""

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ssmpress import replies
 from ssmpress.errors import DeviceError
-from ssmpress.measure import replies, worker_process
+from ssmpress.measure import worker_process
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.report.schema import json_types
 

@@ -23,11 +23,11 @@ from ssmpress.pack import matrix as compact
 from ssmpress.pack.head_error import frequent_tokens, head_hessian
 from ssmpress.pack.layouts import int4
 from ssmpress.pack.model import PackedModel
+from ssmpress.parity import reference_model
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import Head, PackSettings, Recipe
 from ssmpress.results import TextUse
 from ssmpress.runtime.session import open_session
-from ssmpress.validate import reference_model
 
 
 def untied(checkpoint: Checkpoint) -> Checkpoint:

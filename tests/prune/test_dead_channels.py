@@ -21,13 +21,13 @@ from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
 from ssmpress.pack.model import PackedModel
+from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import PackSettings, Recipe, Values
 from ssmpress.results import TextUse
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks import Classification, Forecasting, Task
-from ssmpress.validate import reference_model
 from ssmrun_bundle import array
 
 MIXER = "backbone.layers.{}.mixer.{}"

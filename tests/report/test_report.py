@@ -25,7 +25,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.files import read_json, write_bytes, write_json, write_text
 from ssmpress.gate.judge import judge
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
-from ssmpress.measure.metrics import parity, perplexity, retention
+from ssmpress.measure.metrics import parity, retention
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings import DataSettings, GateSettings, PruneSettings, RecoverSettings
 from ssmpress.report.html import render_html
@@ -36,6 +36,7 @@ from ssmpress.report.tables import command, number
 from ssmpress.report.terminal import print_report
 from ssmpress.results import Quality
 from ssmpress.runtime.session import open_session
+from ssmpress.tasks.perplexity import perplexity
 
 
 def validate(report: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ from ssmpress.devices.qemu import Emulator, find_sysroot
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
 from ssmpress.machine import get_library_path, get_runner_path, host_machine
-from ssmpress.measure.metrics import perplexity
 from ssmpress.runtime.session import open_session
+from ssmpress.tasks.perplexity import perplexity
 
 PROMPT = "The quick brown fox, 42 euros: café."
 

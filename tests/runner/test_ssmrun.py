@@ -23,8 +23,9 @@ from processes import accept_interrupts
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data import text as data
 from ssmpress.formats import Values
-from ssmpress.measure.metrics import percentiles, perplexity
+from ssmpress.measure.metrics import percentiles
 from ssmpress.runtime.session import Session, open_session
+from ssmpress.tasks.perplexity import perplexity
 
 TEXT = "The quick brown fox, don't you know, costs 42 euros.\n\n    for x in range(10): pass\n"
 

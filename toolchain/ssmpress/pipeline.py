@@ -15,7 +15,7 @@ from ssmpress.bundle.files import archive_path, write_archive
 from ssmpress.bundle.out_folder import staged
 from ssmpress.cache import check_cache
 from ssmpress.callbacks import Note, Progress, silent
-from ssmpress.devices.plan import Deployment, plan_deployment
+from ssmpress.devices.plan import plan_deployment
 from ssmpress.errors import UsageError
 from ssmpress.files import blaming
 from ssmpress.gate.judge import judge, read_report
@@ -73,21 +73,14 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
                 stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
         with work_folder(folder) as work:
             dense = stages.export_dense(source, work / "dense")
-            report = make_bundle(recipe, source, pruned, dense, folder, watch, checked)
+            run = stages.Run(recipe, source, dense, checked)
+            report = make_bundle(run, pruned, folder, watch)
         if recipe.deploy.archive:
             write_archive(folder, archive_path(recipe.out), recipe.out.name)
     return Result(report, recipe.out, report["verdict"]["exit_code"])
 
 
-@dataclass(frozen=True)
-class Checked:
-    """What is found before any long work. baseline: the gate's, or None."""
-
-    baseline: dict[str, Any] | None
-    deployment: Deployment
-
-
-def check(recipe: Recipe, note: Note) -> Checked:
+def check(recipe: Recipe, note: Note) -> stages.Checked:
     """Whatever should not show only after an hour of training."""
     stages.check_save_checkpoint(recipe.save_checkpoint)
     if recipe.recover.steps != 0 and recipe.pruned is None:
@@ -97,26 +90,25 @@ def check(recipe: Recipe, note: Note) -> Checked:
         raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
     deployment = plan_deployment(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    return Checked(baseline, deployment)
+    return stages.Checked(baseline, deployment)
 
 
 def make_bundle(
-    recipe: Recipe, source: stages.Source, pruned: stages.Pruned, dense: stages.Dense,
-    folder: Path, watch: Watch, checked: Checked,
-) -> dict[str, Any]:  # fmt: skip
+    run: stages.Run, pruned: stages.Pruned, folder: Path, watch: Watch
+) -> dict[str, Any]:
     """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
-    deployment = checked.deployment
+    recipe, source, deployment = run.recipe, run.source, run.deployment
     with watch.stage("compact"):
         packed = stages.compact(recipe, source, pruned, watch.progress)
         watch.note(stages.packing_note(packed))
     with watch.stage("export"):
-        bundle = stages.export_bundle(source, dense, packed, folder, deployment.machine)
+        bundle = stages.export_bundle(source, run.dense, packed, folder, deployment.machine)
         bundle = stages.add_runtime(recipe, source, bundle, deployment)
     with watch.stage("validate"):
-        results = validate(recipe, source, pruned, packed, bundle, deployment, watch.progress)
+        results = validate(run, pruned, packed, bundle, watch.progress)
     with watch.stage("judge"):
         report = build_report(recipe, results)
-        verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=checked.baseline)
+        verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=run.checked.baseline)
     report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
     extra = stages.manifest_entries(source, deployment)
     stages.write(recipe, report, bundle.names, folder, extra)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from ssmpress.errors import EXIT_PASS
 
@@ -47,6 +47,34 @@ class LanguageModelQuality:
     window: int
     window_nll: tuple[float, ...]
 
+    judged_on: ClassVar[str] = "text"
+    scores_key: ClassVar[str] = "window_nll"
+
+    @property
+    def value(self) -> float:
+        """The metric."""
+        return self.perplexity
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """Of each sample: a window."""
+        return self.window_nll
+
+    @property
+    def length(self) -> int:
+        """Steps of the longest sample."""
+        return self.window
+
+    @property
+    def predictions(self) -> int:
+        """All that were made."""
+        return self.tokens
+
+    @property
+    def extent(self) -> str:
+        """How much was judged."""
+        return f"{self.tokens:,} predictions in windows of {self.window}"
+
 
 @dataclass(frozen=True)
 class TaskQuality:
@@ -65,6 +93,14 @@ class TaskQuality:
     also: dict[str, float] = field(default_factory=dict)
     chosen: tuple[int, ...] = ()
 
+    judged_on: ClassVar[str] = "samples"
+    scores_key: ClassVar[str] = ""
+
+    @property
+    def extent(self) -> str:
+        """How much was judged."""
+        return f"{len(self.scores):,}"
+
 
 @dataclass(frozen=True)
 class Guess:
@@ -81,6 +117,11 @@ class Guess:
     interval: Interval | None = None
 
 
+VariantQuality = LanguageModelQuality | TaskQuality
+"""Both have value, scores, length and predictions; `scores_key` is where the report has the scores,
+if it has them."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """The same samples through the dense and the compressed model, both in ONNX Runtime.
@@ -90,8 +131,8 @@ class Quality:
     report has them.
     """
 
-    dense: LanguageModelQuality | TaskQuality
-    compressed: LanguageModelQuality | TaskQuality
+    dense: VariantQuality
+    compressed: VariantQuality
     retention: float
     retention_interval: Interval | None = None
     metric: str = "perplexity"

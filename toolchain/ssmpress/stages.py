@@ -31,11 +31,8 @@ from ssmpress.checkpoint.read import (
     write_checkpoint,
 )
 from ssmpress.data import overlap
-from ssmpress.data import text as data
-from ssmpress.data.labelled import load_labelled
-from ssmpress.data.series import SeriesWindows, load_series
 from ssmpress.devices.plan import Deployment
-from ssmpress.errors import BadInputError, UsageError
+from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
@@ -48,18 +45,17 @@ from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.prune import dead_channels, mask
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores, check_combination
-from ssmpress.prune.order import Calibration, Tokens
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
-from ssmpress.recipe.settings import DataSettings, Recipe
+from ssmpress.recipe.settings import Recipe
 from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.wording import words
-from ssmpress.results import LanguageModelQuality, TaskQuality, TextUse
-from ssmpress.tasks import Classification, Forecasting
-from ssmpress.tasks.task import Samples
+from ssmpress.results import Report, TextUse, VariantQuality
+from ssmpress.tasks import Task
+from ssmpress.tasks.task import Request
 
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
@@ -69,19 +65,23 @@ CPU_CALIBRATION_TOKENS = 4_000_000
 class Source:
     """What was read.
 
-    tokenizer: None of a forecaster. calibration: int32 (n,), or samples of the model's task.
-    windows: evaluation, int32 (count, length), none for a task. samples: a task's evaluation.
+    tokenizer: None where the model reads no tokens. calibration, evaluation: in the form of the
+    model's task; of a language model tokens int32 (n,), and windows int32 (count, length).
     seen: part of the evaluation, 0 .. 1, that the calibration has too.
     """
 
     checkpoint: Checkpoint
     tokenizer: Path | None
-    calibration: Calibration
-    windows: NDArray[np.int32]
+    calibration: Any
+    evaluation: Any
     calibration_use: TextUse
     evaluation_use: TextUse
-    samples: Samples | None = None
     seen: float = 0.0
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.checkpoint.config.task
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Dense:
     """
 
     model: Path
-    quality: LanguageModelQuality | TaskQuality | None = None
+    quality: VariantQuality | None = None
 
 
 @dataclass(frozen=True)
@@ -141,12 +141,35 @@ class Bundle:
         return self.library if self.machine == host_machine() else get_library_path()
 
     def bytes_of(self, names: Iterable[str]) -> int:
-        """Of some of its files."""
+        """Bytes of some of its files."""
         return sum((self.model.parent / name).stat().st_size for name in names)
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What is found before any long work. baseline: the gate's, or None."""
+
+    baseline: Report | None
+    deployment: Deployment
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all stages after pruning have in common."""
+
+    recipe: Recipe
+    source: Source
+    dense: Dense
+    checked: Checked
+
+    @property
+    def deployment(self) -> Deployment:
+        """What the bundle is for, and the devices."""
+        return self.checked.deployment
+
+
 def read(recipe: Recipe, note: Note = silent) -> Source:
-    """Checkpoint, tokenizer and text.
+    """Checkpoint, tokenizer and data.
 
     Args:
         note: called with one sentence about each decision.
@@ -156,96 +179,34 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
         UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
             would train on the evaluation data.
     """
-    checkpoint = read_checkpoint(recipe.model)
+    checkpoint, settings = read_checkpoint(recipe.model), recipe.data
     note(f"architecture {checkpoint.architecture}")
     for sentence in checkpoint.notes:
         note(sentence)
     resolve_sparsity(recipe, checkpoint.config)
-    if not checkpoint.config.is_language_model:
-        return _read_task(recipe, checkpoint, note)
-    path = recipe.data.tokenizer or checkpoint.tokenizer
-    if path is None:
-        raise BadInputError(
-            f"{recipe.model}: expected tokenizer.json beside the weights; there is none. "
-            "Give it with --tokenizer FILE."
-        )
-    tokenizer = data.load_tokenizer(path)
-    vocab_size = checkpoint.config.vocab_size
-    limit = _calibration_limit(recipe)
-    parts = data.default_text() if _needs_default_text(recipe.data) else ("", "")
-
-    def tokens(paths: tuple[Path, ...], default: str, limit: int | None) -> NDArray[np.int32]:
-        if paths:
-            return data.load_tokens(paths, tokenizer, vocab_size, limit=limit)
-        return data.encode(tokenizer, default, vocab_size=vocab_size)[:limit]
-
-    calibration = tokens(recipe.data.calibration, parts[0], limit)
-    evaluation = tokens(recipe.data.evaluation, parts[1], recipe.data.evaluation_tokens)
-    for option, text, window in (
-        ("--calibration", calibration, recipe.prune.calibration_window),
-        ("--evaluation", evaluation, recipe.data.window),
-    ):
-        data.check_window(text, window, option)
-    windows = data.windows(evaluation, recipe.data.window)
-    runs = overlap.every_run(calibration, overlap.TEXT_SPAN)
-    seen = overlap.part_in(overlap.run_keys(windows.reshape(-1), overlap.TEXT_SPAN), runs)
-    overlap.check_unseen(recipe, seen, note)
-    uses = (
-        _text_use(recipe.data.calibration, len(calibration)),
-        _text_use(recipe.data.evaluation, windows.size),
+    request = Request(
+        settings=settings,
+        model=recipe.model,
+        tokenizer=checkpoint.tokenizer,
+        vocab_size=checkpoint.config.vocab_size,
+        calibration_window=recipe.prune.calibration_window,
+        calibration_tokens=_calibration_limit(recipe),
     )
-    for purpose, use in zip(("calibration", "evaluation"), uses, strict=True):
-        if use.default_text:
-            note(f"{purpose}: no file given, using the default text (Python's language manual)")
-    return Source(checkpoint, path, calibration, windows, *uses, seen=seen)
-
-
-def _read_task(recipe: Recipe, checkpoint: Checkpoint, note: Note) -> Source:
-    """The data of a classifier or forecaster; there is no default for either."""
-    task, settings = checkpoint.config.task, recipe.data
-    what = "labelled texts" if isinstance(task, Classification) else "a CSV file of the series"
-    for option, paths in (
-        ("--calibration", settings.calibration), ("--evaluation", settings.evaluation),
-    ):  # fmt: skip
-        if not paths:
-            raise UsageError(
-                f"{option}: expected {what}, since the model is a {task.kind}; got none."
-            )
-    if settings.evaluation_tokens is not None:
-        raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
-    path = None
-    if task.reads_tokens:
-        path = settings.tokenizer or checkpoint.tokenizer
-    tokenizer = None if path is None else data.load_tokenizer(path)
-
-    def load(paths: tuple[Path, ...]) -> Samples:
-        if isinstance(task, Forecasting):
-            return load_series(paths, task)
-        assert isinstance(task, Classification)
-        return load_labelled(paths, tokenizer, task, checkpoint.config.vocab_size)
-
-    def steps(samples: Samples) -> int:
-        if isinstance(samples, SeriesWindows):
-            return len(samples.values)
-        return int(samples.lengths.sum())
-
-    calibration, evaluation = load(settings.calibration), load(settings.evaluation)
-    seen = evaluation.part_in(calibration)
-    overlap.check_unseen(recipe, seen, note)
+    data = checkpoint.config.task.read(request, note)
+    overlap.check_unseen(recipe, data.seen, note)
     return Source(
-        checkpoint, path, calibration, np.empty((0, 0), np.int32),
-        _text_use(settings.calibration, steps(calibration)),
-        _text_use(settings.evaluation, steps(evaluation)),
-        evaluation, seen,
-    )  # fmt: skip
+        checkpoint,
+        data.tokenizer,
+        data.calibration,
+        data.evaluation,
+        _text_use(settings.calibration, data.calibration_steps),
+        _text_use(settings.evaluation, data.evaluation_steps),
+        data.seen,
+    )
 
 
-def _needs_default_text(settings: DataSettings) -> bool:
-    return not (settings.calibration and settings.evaluation)
-
-
-def _text_use(paths: tuple[Path, ...], tokens: int) -> TextUse:
-    return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=tokens)
+def _text_use(paths: tuple[Path, ...], steps: int) -> TextUse:
+    return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=steps)
 
 
 def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
@@ -375,15 +336,10 @@ def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None)
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
-    digest.update(contents(source.calibration))
+    digest.update(source.task.digest(source.calibration))
     for tensor in start.tensors.values() if start else ():
         digest.update(tensor.numpy().tobytes())
     return cache_folder() / f"recovery-{digest.hexdigest()[:24]}.pt"
-
-
-def contents(text: Calibration) -> bytes:
-    """What makes a text, or a task's samples, different from others: for names in the cache."""
-    return text.tobytes() if isinstance(text, np.ndarray) else text.digest()
 
 
 def compact(
@@ -395,10 +351,10 @@ def compact(
     that are used most often are kept; without text it is rounded to the nearest.
     """
     config = source.checkpoint.config
-    text = _head_text(source)
     rounding = {}
     name = EMBEDDING if config.tie_embeddings else LM_HEAD
-    calibrated = len(text) > 1 and name in pruned.tensors
+    scores_tokens = not config.outputs and name in pruned.tensors
+    calibrated = scores_tokens and len(source.calibration) > 1
     if calibrated:
         rounding[name] = partial(_round_head, recipe, source, pruned, progress=progress)
     tensors: Mapping[str, torch.Tensor] = pruned.tensors
@@ -406,15 +362,9 @@ def compact(
         config, tensors = dead_channels.remove(config, tensors)
     packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
     if calibrated and packed.matrices[name].format.values is Values.INT4:
-        frequent = frequent_tokens(text, config.vocab_size)
+        frequent = frequent_tokens(source.calibration[:HEAD_TEXT], config.vocab_size)
         packed = correct_rows(packed, tensors[name].numpy(), frequent)
     return packed
-
-
-def _head_text(source: Source) -> Tokens:
-    """The calibration text for the head, int32 (n,); none for a task."""
-    text = source.calibration
-    return text[:HEAD_TEXT] if isinstance(text, np.ndarray) else np.zeros(0, np.int32)
 
 
 def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -> PackedModel:
@@ -426,10 +376,10 @@ def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -
 def _round_head(
     recipe: Recipe, source: Source, pruned: Pruned, weight: Matrix, progress: Progress
 ) -> int4.Rounded:
-    """On the CPU wherever the training was: the same bytes."""
+    """The head in 4 bits; on the CPU wherever the training was, for the same bytes."""
     torch.set_num_threads(recipe.threads)
     model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(pruned.tensors)))
-    hessian = head_hessian(model, _head_text(source), recipe.seed, progress)
+    hessian = head_hessian(model, source.calibration[:HEAD_TEXT], recipe.seed, progress)
     return int4.round_weights(weight, hessian, partial(progress, "rounding the head"))
 
 
@@ -510,9 +460,8 @@ def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def write(
-    recipe: Recipe, report: dict[str, Any], names: Iterable[str], folder: Path,
-    extra: dict[str, Any],
-) -> None:  # fmt: skip
+    recipe: Recipe, report: Report, names: Iterable[str], folder: Path, extra: dict[str, Any]
+) -> None:
     """Reports and, last, the manifest over every file of the bundle.
 
     Args:
@@ -522,12 +471,11 @@ def write(
     write_manifest(folder, [*names, *REPORTS], recipe, extra)
 
 
-def write_reports(recipe: Recipe, report: dict[str, Any], folder: Path) -> None:
+def write_reports(recipe: Recipe, report: Report, folder: Path) -> None:
     """The report in each of its renderings."""
-    files.write_json(folder / "report.json", report)
+    files.write_json(folder / "report.json", dict(report))
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    command = words(report).command
-    commands = run_it(recipe.out.name, recipe.target.machine, command)
+    commands = run_it(recipe.out.name, recipe.target.machine, words(report).command)
     files.write_text(folder / "README.md", render_card(report, commands))

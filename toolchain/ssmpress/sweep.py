@@ -29,7 +29,7 @@ from ssmpress.bundle.out_folder import staged
 from ssmpress.cache import cache_folder, check_cache
 from ssmpress.errors import BadInputError
 from ssmpress.gate.sweep import judge_sweep
-from ssmpress.pipeline import Checked, Watch, check, make_bundle, work_folder
+from ssmpress.pipeline import Watch, check, make_bundle, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -57,7 +57,7 @@ class _Shared:
     source: stages.Source
     dense: stages.Dense
     cache: Path
-    checked: Checked
+    checked: stages.Checked
     scores: Scores = field(default_factory=Scores)
     pruned: dict[float, stages.Pruned] = field(default_factory=dict)
 
@@ -118,8 +118,7 @@ def _cache(sweep: Sweep, source: stages.Source) -> Path:
     del settings["prune"]["sparsity"], settings["pack"]["values"]
     deciding = [__version__, settings, sorted(sweep.sparsities), source.checkpoint.sha256]
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
-    evaluation = source.windows if source.samples is None else source.samples
-    digest.update(stages.contents(source.calibration) + stages.contents(evaluation))
+    digest.update(source.task.digest(source.calibration) + source.task.digest(source.evaluation))
     folder = cache_folder() / f"sweep-{digest.hexdigest()[:24]}"
     if sweep.recipe.pruned is not None:  # that file may have changed since
         shutil.rmtree(folder, ignore_errors=True)
@@ -142,9 +141,8 @@ def _point(recipe: Recipe, folder: Path, shared: _Shared, watch: Watch) -> dict[
             pruned = _pruned(recipe, shared, watch)
             if recipe.save_checkpoint is not None:
                 stages.save_checkpoint(shared.source, pruned, recipe.save_checkpoint)
-        return make_bundle(
-            recipe, shared.source, pruned, shared.dense, partial, watch, shared.checked
-        )
+        run = stages.Run(recipe, shared.source, shared.dense, shared.checked)
+        return make_bundle(run, pruned, partial, watch)
 
 
 def _pruned(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:

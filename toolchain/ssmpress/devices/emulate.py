@@ -11,16 +11,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ssmpress.devices.check import AnyReference, check
+from ssmpress import replies
+from ssmpress.devices.check import Expected, check
 from ssmpress.devices.elf_symbols import Functions, read_functions
 from ssmpress.devices.qemu import Emulator, get_counter_path, get_symbols_path
-from ssmpress.devices.task_check import TaskReference
 from ssmpress.errors import DeviceError, SsmpressError
 from ssmpress.machine import LIBRARY_NAME, RUNNER_NAME
-from ssmpress.measure import replies
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.results import EMULATED, EMULATED_TIME, DeviceResult, Instructions
-from ssmpress.tasks import Classification
 
 REPLY_S = 1800.0
 """Seconds for one answer: emulation is slow."""
@@ -53,15 +51,13 @@ class Count:
     prompt: int
 
 
-def _what_counts(reference: AnyReference) -> Count:
-    if not isinstance(reference, TaskReference):
-        return Count(COUNTED_TOKENS, 1)
-    texts = isinstance(reference.task, Classification)
-    return Count(COUNTED_TEXTS if texts else COUNTED_TOKENS, reference.length)
+def _what_counts(expected: Expected) -> Count:
+    runs = COUNTED_TEXTS if expected.task.long_samples else COUNTED_TOKENS
+    return Count(runs, expected.reference.length)
 
 
 def validate_emulated(
-    name: str, machine: str, cpu: str, bundle: Path, dense: Path, reference: AnyReference,
+    name: str, machine: str, cpu: str, bundle: Path, dense: Path, expected: Expected,
     tick: Tick,
 ) -> DeviceResult:  # fmt: skip
     """Run a bundle for another machine under QEMU.
@@ -82,7 +78,7 @@ def validate_emulated(
             def run_eval(file: Path) -> dict[str, Any]:
                 return _run_eval(name, emulator, bundle, file)
 
-            parity, sample = check(worker, reference, name, run_eval)
+            parity, sample = check(worker, expected, name, run_eval)
             environment = replies.facts(worker.ask({"do": "environment"}), "environment")
         tick()
         environment |= {
@@ -92,7 +88,7 @@ def validate_emulated(
         }
         for key in ("governor", "max_khz", "mhz", "load_average_1min", "memory_bytes", "board"):
             environment.pop(key, None)  # of the machine that emulates
-        count = _what_counts(reference)
+        count = _what_counts(expected)
         run = _Run(name, emulator, bundle, count, tick)
         instructions, why = _instructions(run, machine, dense)
     return DeviceResult(

@@ -13,7 +13,7 @@ from ssmpress.callbacks import Note, Progress
 from ssmpress.devices import emulate
 from ssmpress.devices import real as remote_device
 from ssmpress.devices.adb import open_adb
-from ssmpress.devices.check import AnyReference
+from ssmpress.devices.check import Expected
 from ssmpress.devices.qemu import Emulator
 from ssmpress.devices.real import BundleFiles
 from ssmpress.devices.remote import Link, preflight
@@ -102,14 +102,14 @@ def run_devices(
     recipe: Recipe,
     deployment: Deployment,
     files: BundleFiles,
-    reference: Callable[[], AnyReference],
+    make_expected: Callable[[], Expected],
     settings: MeasureSettings,
     progress: Progress,
 ) -> tuple[DeviceResult, ...]:
     """Validate the bundle on every device, and measure it on real ones.
 
     Args:
-        reference: makes the host's result; not called without a device.
+        make_expected: makes the host's result; not called without a device.
         settings: how much is measured on real devices, but for the threads.
 
     Raises:
@@ -118,7 +118,7 @@ def run_devices(
     """
     if not deployment.addresses:
         return ()
-    expected = reference()
+    expected = make_expected()
     found = []
     for address in deployment.addresses:
         emulated = address.kind == QEMU

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssmpress.devices.check import AnyReference, check
+from ssmpress import replies
+from ssmpress.devices.check import Expected, check
 from ssmpress.devices.remote import Link, RemoteFolder, preflight
-from ssmpress.devices.task_check import TaskReference
-from ssmpress.measure import replies
 from ssmpress.measure.interleaved import MeasureSettings, Station, measure, measure_steps
 from ssmpress.results import EMULATED, EMULATED_TIME, REAL, VARIANTS, DeviceResult
 
@@ -36,9 +35,9 @@ class BundleFiles:
         }
 
 
-def steps(files: BundleFiles, reference: AnyReference, settings: MeasureSettings) -> int:
+def steps(files: BundleFiles, expected: Expected, settings: MeasureSettings) -> int:
     """How often `validate_real` ticks where nothing had been copied before."""
-    copied = len(files.all()) + len(_sample_file(reference))
+    copied = len(files.all()) + len(_sample_file(expected))
     return copied + 1 + measure_steps(len(VARIANTS), settings)
 
 
@@ -47,7 +46,7 @@ def validate_real(
     path: str | None,
     machine: str,
     files: BundleFiles,
-    reference: AnyReference,
+    expected: Expected,
     settings: MeasureSettings,
     threads: int | None,
     tick: Callable[[], None],
@@ -65,13 +64,13 @@ def validate_real(
     """
     found = preflight(link, machine)
     with RemoteFolder(link, path, found.wrapper) as folder:
-        folder.push(files.all() | _sample_file(reference), tick)
+        folder.push(files.all() | _sample_file(expected), tick)
         folder.prepare_runner()
         with folder.worker("check", settings.timeout_s) as worker:
             load = {"do": "load", "threads": threads or 1, "cold": False, "seed": 0}
             isa = worker.ask(load).get("ops_isa")
             run_eval = partial(folder.run_eval, threads=threads or 1, timeout_s=settings.timeout_s)
-            parity, sample = check(worker, reference, link.name, run_eval)
+            parity, sample = check(worker, expected, link.name, run_eval)
             environment, before = _state(worker.ask({"do": "environment"}))
         tick()
         environment |= {"ops_isa": str(isa)[:20], "libc": found.libc, "wrapper": found.wrapper}
@@ -93,11 +92,10 @@ def validate_real(
     )  # fmt: skip
 
 
-def _sample_file(reference: AnyReference) -> dict[str, Path]:
-    """What `ssmrun eval` reads there: of a classifier or forecaster."""
-    if isinstance(reference, TaskReference):
-        return {reference.file.name: reference.file}
-    return {}
+def _sample_file(expected: Expected) -> dict[str, Path]:
+    """What `ssmrun eval` reads there, if the task's metric comes from it."""
+    file = expected.reference.file
+    return {} if file is None else {file.name: file}
 
 
 def _stations(folder: RemoteFolder, dense: str, timeout_s: float) -> dict[str, Station]:

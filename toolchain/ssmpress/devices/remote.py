@@ -21,10 +21,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ssmpress import replies
 from ssmpress.errors import DeviceError
 from ssmpress.files import sha256
 from ssmpress.machine import RUNNER_NAME
-from ssmpress.measure import replies
 from ssmpress.measure.worker_process import WorkerProcess
 
 GLIBC = (2, 28)

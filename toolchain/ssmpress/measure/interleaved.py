@@ -17,11 +17,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ssmpress import replies
 from ssmpress._version import __version__
 from ssmpress.callbacks import Steps
 from ssmpress.errors import UsageError
 from ssmpress.machine import ISA_VARIABLE
-from ssmpress.measure import replies
 from ssmpress.measure.metrics import percentiles
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.recipe.settings import available_threads

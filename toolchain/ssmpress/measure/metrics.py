@@ -1,38 +1,20 @@
-"""Metrics from a runtime's outputs. NumPy only: the same code runs on a device.
-
-Perplexity is exp(mean negative log likelihood per token) over windows that do not overlap; each
-window starts from the zero state and predicts its tokens 1 .. w-1, so a window of w tokens gives
-w-1 predictions.
-"""
+"""Metrics from a runtime's outputs that every task has. NumPy only: the same code runs on a
+device. Perplexity, accuracy and errors are in `tasks/`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.callbacks import Steps
-from ssmpress.data.labelled import LabelledTexts
-from ssmpress.data.series import SeriesWindows
-from ssmpress.errors import BadInputError, UsageError
-from ssmpress.measure.bootstrap import mean_interval
-from ssmpress.results import (
-    Interval,
-    LanguageModelQuality,
-    Parity,
-    Percentiles,
-    TaskQuality,
-)
-
-Predict = Callable[[NDArray[np.int64], Any], tuple[NDArray[np.float32], Any]]
-"""tokens (b, l), state or None (the zero state) -> logits (b, l, vocab), state afterwards."""
-
-CHUNK_TOKENS = 256
-"""Tokens per call of the model: 256 x a vocabulary of 50,280 are 51 MB of logits, a window of
-1024 would be 206 MB. The state carries the window across calls."""
+from ssmpress.errors import BadInputError
+from ssmpress.measure.bootstrap import MIN_WINDOWS, mean_interval
+from ssmpress.results import Interval, Parity, Percentiles, VariantQuality
+from ssmpress.tasks.language_model import LanguageModel
+from ssmpress.tasks.task import Metric
 
 PARITY_TOLERANCE = 1e-4
 """Of max |a - b| / max |expected| per tensor, for float32 activations (docs/ops.md)."""
@@ -41,276 +23,80 @@ PARITY_FLOOR = 1e-6
 """The least max |expected| that a difference is divided by: a state that is zero in one runtime
 and rounding noise in the other is not an error."""
 
-_ROWS = 64  # rows of logits per block: 64 x 50,280 floats of scratch are 13 MB
+_RESAMPLES = 2000
 
 
-def token_nll(
-    logits: NDArray[np.float32], targets: NDArray[np.integer[Any]]
-) -> NDArray[np.float64]:
-    """Negative log likelihood of each target: log(sum_j exp(x_j)) - x_target, stable.
-
-    Args:
-        logits: float32 (b, p, v).
-        targets: int (b, p), 0 .. v-1.
-
-    Returns:
-        float64 (b, p), nats. NaN where the logits are not finite: it is never hidden.
+def retention(
+    dense: VariantQuality, compressed: VariantQuality, metric: Metric = LanguageModel.metric
+) -> float:
+    """Quality kept: compressed / dense where higher is better, else dense / compressed; 1 is all.
 
     Raises:
-        BadInputError: shapes disagree, or a target is outside the vocabulary.
+        BadInputError: the two were not measured on the same samples.
     """
-    if logits.ndim != 3 or targets.shape != logits.shape[:2]:
+    if dense.extent != compressed.extent:
         raise BadInputError(
-            f"logits and targets: expected (b, p, v) and (b, p); got {logits.shape} and "
-            f"{targets.shape}."
+            f"retention: expected the same {dense.judged_on} for both; got {dense.extent} (dense) "
+            f"and {compressed.extent} (compressed)."
         )
-    vocab = logits.shape[2]
-    if targets.size and (int(targets.min()) < 0 or int(targets.max()) >= vocab):
-        raise BadInputError(
-            f"targets: expected token numbers 0 to {vocab - 1}; got {int(targets.min())} to "
-            f"{int(targets.max())}. The text was made with another tokenizer than the model's."
-        )
-    rows = logits.reshape(-1, vocab)
-    chosen = targets.reshape(-1)
-    nll = np.empty(len(rows), np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):
-        for begin in range(0, len(rows), _ROWS):
-            block = slice(begin, begin + _ROWS)
-            nll[block] = _block_nll(rows[block], chosen[block])
-    return nll.reshape(targets.shape)
-
-
-def _block_nll(x: NDArray[np.float32], targets: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-    top = x.max(axis=1, keepdims=True)
-    picked = np.take_along_axis(x, targets[:, None].astype(np.int64), axis=1)[:, 0]
-    total = np.exp(x - top).sum(axis=1, dtype=np.float64)
-    result: NDArray[np.float64] = np.log(total) + top[:, 0].astype(np.float64) - picked
-    return result
-
-
-def perplexity(
-    predict: Predict,
-    windows: NDArray[np.integer[Any]],
-    *,
-    batch: int = 1,
-    chunk: int = CHUNK_TOKENS,
-    progress: Steps | None = None,
-) -> LanguageModelQuality:
-    """Perplexity of a model over windows that do not overlap.
-
-    Args:
-        predict: the model, for example `run.Session.predict`.
-        windows: int (count, w), w >= 2, from `data.windows`.
-        batch: windows per call, >= 1. chunk: tokens per call and window, >= 1.
-        progress: called with (windows done, windows).
-
-    Returns:
-        The quality over count x (w - 1) predictions. Infinite or NaN logits give a perplexity
-        that is not finite, which no gate passes.
-
-    Raises:
-        BadInputError: no window, or windows of fewer than 2 tokens.
-        UsageError: batch or chunk below 1.
-    """
-    _check_cut(windows, batch, chunk)
-    sums: list[float] = []
-    for begin in range(0, len(windows), batch):
-        rows = windows[begin : begin + batch].astype(np.int64)
-        sums += [float(value) for value in _window_nll(predict, rows, chunk)]
-        if progress is not None:
-            progress(len(sums), len(windows))
-    tokens = windows.shape[0] * (windows.shape[1] - 1)
-    nll = math.fsum(sums) if all(map(math.isfinite, sums)) else float("nan")
-    return LanguageModelQuality(
-        perplexity=_exp(nll / tokens),
-        nll=nll,
-        tokens=tokens,
-        window=windows.shape[1],
-        window_nll=tuple(sums),
-    )
-
-
-def _check_cut(windows: NDArray[np.integer[Any]], batch: int, chunk: int) -> None:
-    if windows.ndim != 2 or windows.shape[0] < 1 or windows.shape[1] < 2:
-        raise BadInputError(
-            f"windows: expected (count, length) with at least 1 window of 2 tokens; got "
-            f"{windows.shape}. Give a longer evaluation text."
-        )
-    if batch < 1 or chunk < 1:
-        raise UsageError(f"expected batch and chunk of at least 1; got {batch} and {chunk}.")
-
-
-def _window_nll(predict: Predict, rows: NDArray[np.int64], chunk: int) -> NDArray[np.float64]:
-    """Sum of each row's negative log likelihoods. rows (b, w) -> (b,)."""
-    inputs, targets = rows[:, :-1], rows[:, 1:]
-    total = np.zeros(len(rows), np.float64)
-    state: Any = None
-    for begin in range(0, inputs.shape[1], chunk):
-        part = slice(begin, begin + chunk)
-        logits, state = predict(np.ascontiguousarray(inputs[:, part]), state)
-        total += token_nll(logits, targets[:, part]).sum(axis=1)
-    return total
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
-
-
-def retention(dense: LanguageModelQuality, compressed: LanguageModelQuality) -> float:
-    """Quality kept: dense perplexity / compressed perplexity; 1 is all of it.
-
-    Raises:
-        BadInputError: the two were not measured on the same number of predictions.
-    """
-    if (dense.tokens, dense.window) != (compressed.tokens, compressed.window):
-        raise BadInputError(
-            f"retention: expected the same text for both; got {dense.tokens:,} predictions in "
-            f"windows of {dense.window} (dense) and {compressed.tokens:,} in windows of "
-            f"{compressed.window} (compressed)."
-        )
-    if not compressed.perplexity > 0:
-        return float("nan")
-    return dense.perplexity / compressed.perplexity
-
-
-def retention_interval(
-    dense: LanguageModelQuality,
-    compressed: LanguageModelQuality,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval | None:
-    """Interval of `retention` over the windows, paired: both models saw the same ones.
-
-    Returns:
-        None with fewer than `bootstrap.MIN_WINDOWS` windows or a value that is not finite.
-    """
-    difference = np.array(dense.window_nll) - np.array(compressed.window_nll)
-    per_window = dense.tokens / max(1, len(difference))
-    interval = mean_interval(difference / per_window, seed=seed, confidence=confidence)
-    return interval and Interval(math.exp(interval.low), math.exp(interval.high), confidence)
-
-
-def accuracy(
-    classify: Callable[[NDArray[np.int64]], NDArray[np.float32]],
-    samples: LabelledTexts,
-    *,
-    progress: Steps | None = None,
-) -> TaskQuality:
-    """Share of texts whose highest logit is their class's; of equal ones the first counts.
-
-    Args:
-        classify: tokens (1, l) -> logits (1, classes), for example `run.Session.classify`.
-        samples: the texts; each runs by itself, whole.
-
-    Returns:
-        The accuracy. A text whose logits are not finite is wrong.
-    """
-    right = []
-    for number in range(samples.count):
-        logits = classify(samples.text(number)[None])[0]
-        found = bool(np.isfinite(logits).all()) and int(logits.argmax()) == samples.labels[number]
-        right.append(float(found))
-        if progress is not None and (number % 64 == 0 or number == samples.count - 1):
-            progress(number + 1, samples.count)
-    longest = int(samples.lengths.max())
-    return TaskQuality(math.fsum(right) / len(right), tuple(right), longest, len(right))
-
-
-def forecast_error(
-    forecast: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    windows: SeriesWindows,
-    *,
-    batch: int = 64,
-    progress: Steps | None = None,
-) -> TaskQuality:
-    """Mean squared error over every window, time step and variate; the mean absolute one beside it.
-
-    Args:
-        forecast: (b, lookback, variates) -> (b, horizon, variates), both z-scored, for example
-            `run.Session.forecast`.
-        windows: all of them are evaluated. batch: windows per call.
-
-    Returns:
-        The error; not finite where a forecast is not, which no gate passes.
-    """
-    squared, absolute, predictions = [], [], 0
-    for begin in range(0, windows.count, batch):
-        numbers = np.arange(begin, min(begin + batch, windows.count))
-        inputs, targets, _ = windows.arrays(numbers)
-        difference = forecast(inputs).astype(np.float64) - targets
-        squared += (difference**2).mean(axis=(1, 2)).tolist()
-        absolute += np.abs(difference).mean(axis=(1, 2)).tolist()
-        predictions += difference.size
-        if progress is not None:
-            progress(len(squared), windows.count)
-    mse, mae = (float(np.mean(values)) for values in (squared, absolute))
-    return TaskQuality(mse, tuple(squared), windows.lookback, predictions, {"mae": mae})
-
-
-def task_retention(dense: TaskQuality, compressed: TaskQuality, *, error: bool) -> float:
-    """Quality kept: compressed / dense accuracy, or dense / compressed error; 1 is all of it.
-
-    Raises:
-        BadInputError: the two were not measured on the same number of samples.
-    """
-    if len(dense.scores) != len(compressed.scores):
-        raise BadInputError(
-            f"retention: expected the same samples for both; got {len(dense.scores):,} (dense) "
-            f"and {len(compressed.scores):,} (compressed)."
-        )
-    over, under = (dense, compressed) if error else (compressed, dense)
+    over, under = (compressed, dense) if metric.higher_is_better else (dense, compressed)
     return over.value / under.value if under.value > 0 else float("nan")
 
 
-def task_retention_interval(
-    dense: TaskQuality, compressed: TaskQuality, *, error: bool, block: int = 1,
-    confidence: float = 0.95, resamples: int = 2000, seed: int = 0,
-) -> Interval | None:  # fmt: skip
-    """Bootstrap interval of `task_retention`, paired over blocks of consecutive samples.
+def retention_interval(
+    dense: VariantQuality,
+    compressed: VariantQuality,
+    metric: Metric = LanguageModel.metric,
+    *,
+    block: int = 1,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval | None:
+    """Interval of `retention` over the samples, paired: both models saw the same ones.
 
     Args:
-        block: samples that are drawn together: windows of a series that overlap are no independent
-            ones, so a forecaster's blocks are as long as a window.
+        block: consecutive samples that are drawn together. Windows of a series that overlap are no
+            independent ones, so a forecaster's blocks are as long as a window.
 
     Returns:
-        None with fewer than 8 blocks or a score that is not finite: too little to resample.
+        None with fewer than `bootstrap.MIN_WINDOWS` blocks or a score that is not finite: too
+        little to resample.
     """
-    table = np.array([dense.scores, compressed.scores])  # (2, samples)
-    blocks = table.shape[1] // block
-    if blocks < 8 or not np.isfinite(table).all():
+    if metric.logarithmic:
+        return _logarithmic(dense, compressed, confidence, seed)
+    pair = (compressed, dense) if metric.higher_is_better else (dense, compressed)
+    scores = np.array([quality.scores for quality in pair])
+    interval = _ratio_interval(scores, block, confidence, seed)
+    value = retention(dense, compressed, metric)  # with the scores that fill no block
+    return interval and Interval(min(interval.low, value), max(interval.high, value), confidence)
+
+
+def _logarithmic(
+    dense: VariantQuality, compressed: VariantQuality, confidence: float, seed: int
+) -> Interval | None:
+    """The logarithm of the retention is the mean of the differences of the scores."""
+    difference = np.array(dense.scores) - np.array(compressed.scores)
+    per_sample = dense.predictions / max(1, len(difference))
+    interval = mean_interval(difference / per_sample, seed=seed, confidence=confidence)
+    return interval and Interval(math.exp(interval.low), math.exp(interval.high), confidence)
+
+
+def _ratio_interval(
+    scores: NDArray[np.float64], block: int, confidence: float, seed: int
+) -> Interval | None:
+    """Bootstrap interval of the ratio of two means. scores: (2, samples), numerator first."""
+    blocks = scores.shape[1] // block
+    if blocks < MIN_WINDOWS or not np.isfinite(scores).all():
         return None
-    sums = table[:, : blocks * block].reshape(2, blocks, block).sum(axis=2)
+    sums = scores[:, : blocks * block].reshape(2, blocks, block).sum(axis=2)
     random = np.random.default_rng(seed)
-    drawn = random.integers(blocks, size=(resamples, blocks))
-    first, second = sums[0][drawn].sum(axis=1), sums[1][drawn].sum(axis=1)
-    over, under = (first, second) if error else (second, first)
+    drawn = random.integers(blocks, size=(_RESAMPLES, blocks))
+    over, under = sums[0][drawn].sum(axis=1), sums[1][drawn].sum(axis=1)
     if not (under > 0).all():
         return None
     tail = (1 - confidence) / 2
     low, high = np.quantile(over / under, [tail, 1 - tail])
-    value = task_retention(dense, compressed, error=error)  # with the scores that fill no block
-    return Interval(min(float(low), value), max(float(high), value), confidence)
-
-
-def text_metrics(quality: LanguageModelQuality, text: str) -> dict[str, float]:
-    """Metrics of a language model that do not depend on its tokenizer.
-
-        word perplexity = exp(nll / words)       bits per byte = nll / (ln 2 * bytes)
-
-    Args:
-        text: what was predicted, decoded; words stand between white space.
-    """
-    words, size = len(text.split()), len(text.encode())
-    if not words:
-        return {}
-    return {
-        "word_perplexity": _exp(quality.nll / words),
-        "bits_per_byte": quality.nll / (math.log(2) * size),
-    }
+    return Interval(float(low), float(high), confidence)
 
 
 def parity(

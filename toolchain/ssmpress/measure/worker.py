@@ -19,18 +19,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssmpress.errors import SsmpressError
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.session import Session, open_session
-from ssmpress.tasks import Classification, Forecasting, LanguageModel
-from ssmpress.tasks.words import TASK_BATCH
 
 _PR_SET_PDEATHSIG = 1
 
@@ -51,8 +47,8 @@ class Worker:
         return {"peak_rss_bytes": memory_bytes("VmHWM")}
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Open the model and run its first token. The runtime is imported before: it is no part
-        of the model's loading time, and its memory is reported by itself."""
+        """Open the model and run its first prediction. The runtime is imported before: it is no
+        part of the model's loading time, and its memory is reported by itself."""
         import_onnxruntime()
         model, library = Path(request["model"]), request["library"]
         if request["cold"]:
@@ -60,73 +56,26 @@ class Worker:
         before = memory_bytes("VmRSS")
         begin = time.perf_counter()
         self._session = open_session(model, threads=request["threads"], library=library)
-        self._first_prediction(self._session)
+        self._session.interface.task.first_prediction(self._session)
         elapsed = 1000 * (time.perf_counter() - begin)
         self._random = np.random.default_rng(request["seed"])
         wait_until_quiet()
         return {"load_ms": elapsed, "runtime_rss_bytes": before}
 
     def round(self, prompt_tokens: int, decode_tokens: int) -> dict[str, Any]:
-        """One prefill from the zero state, then single tokens with the state carried along.
+        """A prefill and single steps, or a batch and single predictions: what the task times.
 
-        The tokens are random but the same for every variant, so that all do the same work.
+        The samples are random but the same for every variant, so that all do the same work.
         """
         session = self._session
         if session is None:
             raise SsmpressError("worker: a round was asked for before a model was loaded.")
-        if not isinstance(session.interface.task, LanguageModel):
-            return self.task_round(session, prompt_tokens, decode_tokens)
-        vocab = session.interface.vocab_size
-        prompt = self._random.integers(vocab, size=(1, prompt_tokens))
-        tokens = self._random.integers(vocab, size=(decode_tokens, 1))
-        state = session.initial_state(1)
-        begin = time.perf_counter()
-        session.prefill(prompt, state)
-        prefill_ms = 1000 * (time.perf_counter() - begin)
-        decode_ms = []
-        for token in tokens:
-            begin = time.perf_counter()
-            session.step(token, state)
-            decode_ms.append(1000 * (time.perf_counter() - begin))
+        task = session.interface.task
+        prefill_ms, decode_ms = task.timed_round(
+            session, self._random, prompt_tokens, decode_tokens
+        )
         wait_until_quiet()
         return {"prefill_ms": prefill_ms, "decode_ms": decode_ms}
-
-    def task_round(self, session: Session, length: int, predictions: int) -> dict[str, Any]:
-        """A batch of TASK_BATCH samples in place of the prefill, single ones of the decode steps.
-
-        Texts of `length` random tokens, or windows of random numbers, the same for every variant.
-        """
-        task, vocab = session.interface.task, session.interface.vocab_size
-        run: Callable[[NDArray[Any]], Any] = session.classify
-        batch: NDArray[Any]
-        samples: NDArray[Any]
-        if isinstance(task, Forecasting):
-            run = session.forecast
-            shape = (predictions, task.lookback, len(task.variates))
-            batch = self._random.normal(size=(TASK_BATCH, *shape[1:])).astype(np.float32)
-            samples = self._random.normal(size=shape).astype(np.float32)
-        else:
-            batch = self._random.integers(vocab, size=(TASK_BATCH, length))
-            samples = self._random.integers(vocab, size=(predictions, length))
-        begin = time.perf_counter()
-        run(batch)
-        batch_ms = 1000 * (time.perf_counter() - begin)
-        single_ms = []
-        for sample in samples:
-            begin = time.perf_counter()
-            run(sample[None])
-            single_ms.append(1000 * (time.perf_counter() - begin))
-        wait_until_quiet()
-        return {"prefill_ms": batch_ms, "decode_ms": single_ms}
-
-    def _first_prediction(self, session: Session) -> None:
-        task = session.interface.task
-        if isinstance(task, LanguageModel):
-            session.prefill(np.zeros((1, 1), np.int64))
-        elif isinstance(task, Classification):
-            session.classify(np.zeros((1, 1), np.int64))
-        elif isinstance(task, Forecasting):
-            session.forecast(np.zeros((1, task.lookback, len(task.variates)), np.float32))
 
 
 def wait_until_quiet() -> None:

@@ -23,7 +23,6 @@ from ssmpress.results import (
     Report,
     Results,
     Size,
-    TaskQuality,
     TextUse,
     Verdict,
     judged_device,
@@ -139,31 +138,21 @@ def _text(text: TextUse) -> dict[str, Any]:
 
 def _quality(quality: Quality) -> dict[str, Any]:
     dense, compressed = quality.dense, quality.compressed
-    if isinstance(dense, TaskQuality) or isinstance(compressed, TaskQuality):
-        assert isinstance(dense, TaskQuality) and isinstance(compressed, TaskQuality)
-        return {
-            "metric": quality.metric,
-            "dense": dense.value,
-            "compressed": compressed.value,
-            "retention": quality.retention,
-            "retention_interval": quality.retention_interval and asdict(quality.retention_interval),
-            "tokens": compressed.predictions,
-            "windows": len(compressed.scores),
-            "window": compressed.length,
-            "also": quality.also,
-            "guess": quality.guess and asdict(quality.guess),
-            "classes": quality.classes,
-        }
-    return {
+    interval = quality.retention_interval
+    block = {
         "metric": quality.metric,
-        "dense": dense.perplexity,
-        "compressed": compressed.perplexity,
+        "dense": dense.value,
+        "compressed": compressed.value,
         "retention": quality.retention,
-        "retention_interval": quality.retention_interval and asdict(quality.retention_interval),
-        "tokens": compressed.tokens,
-        "windows": len(compressed.window_nll),
-        "window": compressed.window,
-        "window_nll": {"dense": dense.window_nll, "compressed": compressed.window_nll},
+        "retention_interval": interval and asdict(interval),
+        "tokens": compressed.predictions,
+        "windows": len(compressed.scores),
+        "window": compressed.length,
+    }
+    if compressed.scores_key:
+        block[compressed.scores_key] = {"dense": dense.scores, "compressed": compressed.scores}
+    return {
+        **block,
         "also": quality.also,
         "guess": quality.guess and asdict(quality.guess),
         "classes": quality.classes,

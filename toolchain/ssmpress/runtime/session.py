@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
 from ssmpress.runtime.state import State, bind
 from ssmpress.tasks import Classification, Forecasting, LanguageModel
+from ssmpress.tasks.task import Port
 
 PIECE_TOKENS = 4096
 """A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
@@ -181,7 +182,7 @@ class Session:
             BadInputError: a token out of range. UsageError: the model is no classifier.
         """
         self._expect(Classification)
-        return self._whole("input_ids", self._tokens(tokens, 2))
+        return self.run({"input_ids": tokens})["logits"]
 
     def forecast(self, series: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """A forecaster's next time steps, z-scored as its input.
@@ -196,25 +197,51 @@ class Session:
             BadInputError: another shape, or a value that is not finite. UsageError: the model is
                 no forecaster.
         """
-        task = self._expect(Forecasting)
-        array = np.ascontiguousarray(series, np.float32)
-        wanted = (task.lookback, len(task.variates))
-        if array.ndim != 3 or not len(array) or array.shape[1:] != wanted:
-            raise BadInputError(
-                f"series: expected (b, {wanted[0]}, {wanted[1]}); got {array.shape}."
+        self._expect(Forecasting)
+        return self.run({"series": series})["forecast"]
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+        """The outputs, by name, of a model that carries no state.
+
+        Args:
+            inputs: by name, as the ports of the model's task say: int64 tokens, or float32.
+
+        Raises:
+            BadInputError: another shape, a token out of range, or a value that is not finite.
+            UsageError: the model carries states.
+        """
+        task = self.interface.task
+        if task.recurrent:
+            raise UsageError(
+                f"{self.interface.path}: expected a model without states; got a {task.kind} model. "
+                "Call prefill and step."
             )
+        ports = task.ports(self.interface.vocab_size)
+        checked = {port.name: self._checked(port, inputs[port.name]) for port in ports.inputs}
+        try:
+            outputs = self._onnx.run([port.name for port in ports.outputs], checked)
+        except Exception as error:
+            raise BadInputError(
+                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
+            ) from error
+        return dict(zip((port.name for port in ports.outputs), outputs, strict=True))
+
+    def _checked(self, port: Port, values: NDArray[Any]) -> NDArray[Any]:
+        if port.type == "int64":
+            return self._tokens(values, len(port.shape))
+        array = np.ascontiguousarray(values, np.float32)
+        fits = len(array.shape) == len(port.shape) and all(
+            size == wanted if isinstance(wanted, int) else size > 0
+            for size, wanted in zip(array.shape, port.shape, strict=True)
+        )
+        if not fits:
+            shape = ", ".join(str(w) if isinstance(w, int) else w[0] for w in port.shape)
+            raise BadInputError(f"{port.name}: expected ({shape}); got {array.shape}.")
         if not np.isfinite(array).all():
             raise BadInputError(
-                "series: expected finite values; got NaN or infinity. Fill the gaps."
+                f"{port.name}: expected finite values; got NaN or infinity. Fill the gaps."
             )
-        return self._whole("series", array)
-
-    def _whole(self, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
-        try:
-            result: NDArray[np.float32] = self._onnx.run(None, {name: array})[0]
-        except Exception as error:
-            raise self._failure(error) from error
-        return result
+        return array
 
     def _expect(self, cls: type[_Expected]) -> _Expected:
         task = self.interface.task

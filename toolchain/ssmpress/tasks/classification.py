@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ssmpress import replies
+from ssmpress.callbacks import Note, Steps, silent
+from ssmpress.data.labelled import LabelledTexts, from_lists, load_labelled
+from ssmpress.files import write_text
+from ssmpress.results import Sample, TaskQuality
+from ssmpress.tasks import whole
 from ssmpress.tasks.block import block_dict, check_choice, check_integer, check_names
-from ssmpress.tasks.task import Graph, Port, Ports
-from ssmpress.tasks.words import BATCH, Words
+from ssmpress.tasks.task import (
+    Data,
+    Metric,
+    Port,
+    Ports,
+    Reference,
+    Request,
+    Times,
+    Timing,
+)
+from ssmpress.tasks.tools import Device, Graph, Model, Outputs, Session
+from ssmpress.tasks.words import BATCH, TASK_BATCH, Words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from tokenizers import Tokenizer
     from torch import Tensor
 
+LATENCY_TOKENS = 1024
+"""Longest text that latency is measured with."""
+DEVICE_SAMPLES = 32
+DEVICE_TOKENS = 256
+"""Texts are cut to so many on a device: an emulator runs some 1e8 instructions a second."""
 
 _PYTHON = """\
 session = ssmpress.open_session("model.onnx", library="libssmpress_ops.so")
@@ -45,6 +72,8 @@ class Classification:
     kind: ClassVar[str] = "classification"
     reads_tokens: ClassVar[bool] = True
     recurrent: ClassVar[bool] = False
+    long_samples: ClassVar[bool] = True
+    metric: ClassVar[Metric] = Metric("accuracy", "an accuracy", higher_is_better=True)
     patch: ClassVar[int] = 0
 
     words: ClassVar[Words] = Words(
@@ -93,6 +122,29 @@ class Classification:
         """The block."""
         return block_dict(self)
 
+    # ---- data ----
+
+    def read(self, request: Request, note: Note) -> Data:
+        """Labelled texts."""
+
+        def load(paths: tuple[Path, ...], tokenizer: Tokenizer | None) -> LabelledTexts:
+            return load_labelled(paths, tokenizer, self, request.vocab_size)
+
+        return whole.read_samples(
+            request,
+            self.kind,
+            "labelled texts",
+            load,
+            lambda texts: int(texts.lengths.sum()),
+            reads_tokens=True,
+        )
+
+    def digest(self, data: LabelledTexts) -> bytes:
+        """SHA-256 of tokens and labels."""
+        return data.digest()
+
+    # ---- the graph ----
+
     def ports(self, vocab_size: int) -> Ports:
         """A whole text, and the scores of the classes."""
         text = "scores of the classes, in the order of the task's classes"
@@ -109,7 +161,7 @@ class Classification:
             x = graph.node("Gather", "pooled", [x, graph.constant("last", np.array(-1))], axis=1)
         return [graph.head(x, "logits")]
 
-    # ---- what it computes ----
+    # ---- what it computes, in PyTorch ----
 
     def entries(self, inputs: Tensor) -> Tensor:
         """The tokens themselves, int (b, l)."""
@@ -142,6 +194,111 @@ class Classification:
         """How many texts are right."""
         return {"accuracy": float((outputs.argmax(-1) == targets).sum())}
 
+    # ---- quality ----
+
+    def evaluate(self, session: Session, evaluation: LabelledTexts, progress: Steps) -> TaskQuality:
+        """Accuracy over the texts."""
+        return accuracy(partial(_logits, session), evaluation, progress=progress)
+
+    def drawn_together(self, evaluation: LabelledTexts) -> int:
+        """Texts are independent."""
+        return 1
+
+    def further(
+        self,
+        qualities: Mapping[str, Any],
+        evaluation: LabelledTexts,
+        tokenizer: Path | None,
+    ) -> dict[str, dict[str, float]]:
+        """None."""
+        return {name: {} for name in qualities}
+
+    # ---- parity ----
+
+    def parity_sample(self, evaluation: LabelledTexts) -> LabelledTexts:
+        """The first texts."""
+        return evaluation.head(whole.PARITY_SAMPLES)
+
+    def by_torch(self, model: Model, sample: LabelledTexts) -> Outputs:
+        """Logits of each text by itself, without padding."""
+        return whole.each_by_torch(model, sample)
+
+    def by_session(self, session: Session, sample: LabelledTexts) -> Outputs:
+        """The same by a bundle's model."""
+        return whole.each_by_session(session, "input_ids", "logits", sample)
+
+    # ---- time ----
+
+    def timing(self, evaluation: LabelledTexts) -> Timing:
+        """A batch, and single texts of the median length."""
+        length = min(LATENCY_TOKENS, int(np.median(evaluation.lengths)))
+        return Timing(steps=length, singles=whole.PREDICTIONS, prefills=TASK_BATCH)
+
+    def first_prediction(self, session: Session) -> None:
+        """The logits of one token."""
+        _logits(session, np.zeros((1, 1), np.int64))
+
+    def timed_round(
+        self, session: Session, random: np.random.Generator, steps: int, singles: int
+    ) -> Times:
+        """Texts of random tokens."""
+        vocab = session.interface.vocab_size
+
+        def draw(count: int) -> whole.Inputs:
+            return {"input_ids": random.integers(vocab, size=(count, steps))}
+
+        return whole.timed_round(session, draw, singles)
+
+    # ---- a device ----
+
+    def reference(self, session: Session, evaluation: LabelledTexts, folder: Path) -> Reference:
+        """Logits and accuracy of some texts."""
+        texts, file = some_texts(evaluation), folder / "sample.jsonl"
+        write_text(file, self.jsonl(texts))
+        rows = [_logits(session, texts.text(number)[None]) for number in range(texts.count)]
+        quality = accuracy(partial(_logits, session), texts)
+        length = int(np.median(texts.lengths))
+        return Reference(texts, {"predictions": np.concatenate(rows)}, quality, length, file)
+
+    def jsonl(self, texts: LabelledTexts) -> str:
+        """Texts as `ssmrun eval` reads them."""
+        rows = (
+            {"tokens": texts.text(number).tolist(), "label": self.classes[texts.labels[number]]}
+            for number in range(texts.count)
+        )
+        return "".join(json.dumps(row) + "\n" for row in rows)
+
+    def by_device(self, device: Device, reference: Reference) -> Outputs:
+        """All logits together: a text that no class suits has logits near 0."""
+        texts: LabelledTexts = reference.sample
+        tokens = [texts.text(number).tolist() for number in range(texts.count)]
+        reply = device.ask({"do": "classify", "texts": tokens})
+        shape = reference.outputs["predictions"].shape
+        return {"predictions": replies.array(reply, "logits", shape)}
+
+    def metric_there(self, device: Device, outputs: Outputs, reference: Reference) -> Sample:
+        """The accuracy. difference: the part of the texts that are right on one side only;
+        tolerance: the part that the device's own logits put there."""
+        texts: LabelledTexts = reference.sample
+        quality, file = reference.quality, reference.file
+        assert file is not None
+        here = np.array(quality.scores, bool)
+        there = np.array(replies.flags(device.evaluate(file), "right", texts.count))
+        moved = (outputs["predictions"].argmax(axis=1) == texts.labels) != here
+        return Sample(
+            tokens=texts.count,
+            window=quality.length,
+            host=quality.value,
+            device=float(there.mean()),
+            difference=float((there != here).mean()),
+            tolerance=float(moved.mean()),
+        )
+
+
+def _logits(session: Session, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """(b, l) -> (b, classes)."""
+    return session.run({"input_ids": tokens})["logits"]
+
 
 def pool(hidden: Tensor, pooling: str, lengths: Tensor | None) -> Tensor:
     """What a classifier's head sees. hidden (b, l, d), lengths int (b,) or None -> (b, d).
@@ -158,3 +315,37 @@ def pool(hidden: Tensor, pooling: str, lengths: Tensor | None) -> Tensor:
     inside = torch.arange(length, device=hidden.device) < lengths[:, None]  # (b, l)
     total = (hidden * inside[:, :, None]).sum(dim=1)
     return total / lengths[:, None]
+
+
+def accuracy(
+    classify: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+    samples: LabelledTexts,
+    *,
+    progress: Steps = silent,
+) -> TaskQuality:
+    """Share of texts whose highest logit is their class's; of equal ones the first counts.
+
+    Args:
+        classify: tokens (1, l) -> logits (1, classes), for example `run.Session.classify`.
+        samples: the texts; each runs by itself, whole.
+
+    Returns:
+        The accuracy. A text whose logits are not finite is wrong.
+    """
+    right = []
+    for number in range(samples.count):
+        logits = classify(samples.text(number)[None])[0]
+        found = bool(np.isfinite(logits).all()) and int(logits.argmax()) == samples.labels[number]
+        right.append(float(found))
+        if number % 64 == 0 or number == samples.count - 1:
+            progress(number + 1, samples.count)
+    longest = int(samples.lengths.max())
+    return TaskQuality(math.fsum(right) / len(right), tuple(right), longest, len(right))
+
+
+def some_texts(texts: LabelledTexts) -> LabelledTexts:
+    """From the whole file: labelled texts are often in the order of their classes."""
+    places = np.linspace(0, texts.count - 1, DEVICE_SAMPLES)
+    chosen = np.unique(places.round().astype(int)).tolist()
+    labels = [int(texts.labels[number]) for number in chosen]
+    return from_lists([texts.text(number) for number in chosen], labels, DEVICE_TOKENS)

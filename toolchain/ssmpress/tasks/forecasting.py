@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import io
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ssmpress import replies
+from ssmpress.callbacks import Note, Steps, silent
+from ssmpress.data.series import SeriesWindows, load_series
+from ssmpress.files import write_text
+from ssmpress.results import Sample, TaskQuality
+from ssmpress.tasks import whole
 from ssmpress.tasks.block import (
     block_dict,
     block_error,
@@ -16,13 +27,29 @@ from ssmpress.tasks.block import (
     check_names,
     check_numbers,
 )
-from ssmpress.tasks.task import Graph, Port, Ports
-from ssmpress.tasks.words import BATCH, Words
+from ssmpress.tasks.task import (
+    Data,
+    Metric,
+    Port,
+    Ports,
+    Reference,
+    Request,
+    Times,
+    Timing,
+)
+from ssmpress.tasks.tools import Device, Graph, Model, Outputs, Session
+from ssmpress.tasks.words import BATCH, TASK_BATCH, Words
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    from tokenizers import Tokenizer
     from torch import Tensor
 
+DEVICE_SAMPLES = 32
+DEVICE_NUMBERS = 200_000
+"""Numbers that are read in all on a device, at most: they travel as text."""
+ERROR_TOLERANCE = 1e-3
+"""Of a device's mean squared error, relative: as of a language model's perplexity."""
 INSTANCE_EPS = 1e-5
 """Added to the variance of a window before the root: a constant window has none."""
 
@@ -65,6 +92,8 @@ class Forecasting:
     kind: ClassVar[str] = "forecast"
     reads_tokens: ClassVar[bool] = False
     recurrent: ClassVar[bool] = False
+    long_samples: ClassVar[bool] = False
+    metric: ClassVar[Metric] = Metric("MSE", "an MSE", higher_is_better=False)
 
     words: ClassVar[Words] = Words(
         model="A Mamba forecaster",
@@ -131,6 +160,29 @@ class Forecasting:
         """The block."""
         return block_dict(self)
 
+    # ---- data ----
+
+    def read(self, request: Request, note: Note) -> Data:
+        """Every window of a series."""
+
+        def load(paths: tuple[Path, ...], tokenizer: Tokenizer | None) -> SeriesWindows:
+            return load_series(paths, self)
+
+        return whole.read_samples(
+            request,
+            self.kind,
+            "a CSV file of the series",
+            load,
+            lambda windows: len(windows.values),
+            reads_tokens=False,
+        )
+
+    def digest(self, data: SeriesWindows) -> bytes:
+        """SHA-256 of what decides the windows."""
+        return data.digest()
+
+    # ---- the graph ----
+
     def ports(self, vocab_size: int) -> Ports:
         """A window, and the time steps after it."""
         read = "time steps that are read, z-scored by the task's mean and std"
@@ -179,7 +231,7 @@ class Forecasting:
         normal = graph.node("Div", "instance/normal", [centred, deviation])
         return normal, (mean, deviation)
 
-    # ---- what it computes ----
+    # ---- what it computes, in PyTorch ----
 
     def entries(self, inputs: Tensor) -> Tensor:
         """Patches of each variate's normalised window: a sequence of its own.
@@ -246,3 +298,154 @@ class Forecasting:
             "mse": float(difference.square().sum()) / numbers,
             "mae": float(difference.abs().sum()) / numbers,
         }
+
+    # ---- quality ----
+
+    def evaluate(self, session: Session, evaluation: SeriesWindows, progress: Steps) -> TaskQuality:
+        """Mean squared error over the windows."""
+        return forecast_error(partial(_forecast, session), evaluation, progress=progress)
+
+    def drawn_together(self, evaluation: SeriesWindows) -> int:
+        """A window overlaps with as many as it has time steps."""
+        return self.lookback + self.horizon
+
+    def further(
+        self,
+        qualities: Mapping[str, Any],
+        evaluation: SeriesWindows,
+        tokenizer: Path | None,
+    ) -> dict[str, dict[str, float]]:
+        """The mean absolute error."""
+        return {name: quality.also for name, quality in qualities.items()}
+
+    # ---- parity ----
+
+    def parity_sample(self, evaluation: SeriesWindows) -> SeriesWindows:
+        """The first windows."""
+        return first_windows(evaluation, whole.PARITY_SAMPLES)
+
+    def by_torch(self, model: Model, sample: SeriesWindows) -> Outputs:
+        """Forecasts of each window by itself."""
+        return whole.each_by_torch(model, sample)
+
+    def by_session(self, session: Session, sample: SeriesWindows) -> Outputs:
+        """The same by a bundle's model."""
+        return whole.each_by_session(session, "series", "forecast", sample)
+
+    # ---- time ----
+
+    def timing(self, evaluation: SeriesWindows) -> Timing:
+        """A batch, and single windows."""
+        return Timing(steps=self.lookback, singles=whole.PREDICTIONS, prefills=TASK_BATCH)
+
+    def first_prediction(self, session: Session) -> None:
+        """The forecast of a window of zeros."""
+        _forecast(session, np.zeros((1, self.lookback, len(self.variates)), np.float32))
+
+    def timed_round(
+        self, session: Session, random: np.random.Generator, steps: int, singles: int
+    ) -> Times:
+        """Windows of random numbers."""
+
+        def draw(count: int) -> whole.Inputs:
+            shape = (count, self.lookback, len(self.variates))
+            return {"series": random.normal(size=shape).astype(np.float32)}
+
+        return whole.timed_round(session, draw, singles)
+
+    # ---- a device ----
+
+    def reference(self, session: Session, evaluation: SeriesWindows, folder: Path) -> Reference:
+        """Forecasts of the first windows, so that the device's runner cuts them from a file as
+        this host does, and their error."""
+        windows, file = some_windows(evaluation), folder / "sample.csv"
+        write_text(file, self.csv(windows))
+        inputs, _, _ = windows.arrays(np.arange(windows.count))
+        outputs = {"predictions": _forecast(session, inputs)}
+        quality = forecast_error(partial(_forecast, session), windows)
+        return Reference(windows, outputs, quality, self.lookback, file)
+
+    def csv(self, windows: SeriesWindows) -> str:
+        """The values in their own units, in double precision: z-scored again they are the same."""
+        values = windows.values.astype(np.float64) * np.array(self.std) + np.array(self.mean)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self.variates)
+        writer.writerows(values.tolist())
+        return text.getvalue()
+
+    def by_device(self, device: Device, reference: Reference) -> Outputs:
+        """All forecasts."""
+        windows: SeriesWindows = reference.sample
+        inputs, _, _ = windows.arrays(np.arange(windows.count))
+        reply = device.ask({"do": "forecast", "series": inputs.ravel().tolist()})
+        shape = reference.outputs["predictions"].shape
+        return {"predictions": replies.array(reply, "forecast", shape)}
+
+    def metric_there(self, device: Device, outputs: Outputs, reference: Reference) -> Sample:
+        """The mean squared error. difference: relative; tolerance: as far as the device's own
+        forecasts move it."""
+        windows: SeriesWindows = reference.sample
+        quality, file = reference.quality, reference.file
+        assert file is not None
+        _, targets, _ = windows.arrays(np.arange(windows.count))
+        own = ((outputs["predictions"].astype(np.float64) - targets) ** 2).mean(axis=(1, 2))
+        least = max(quality.value, float(np.finfo(np.float32).tiny))
+        moved = float(np.abs(own - np.array(quality.scores)).mean()) / least
+        there = replies.number(device.evaluate(file), "mse")
+        return Sample(
+            tokens=quality.predictions,
+            window=quality.length,
+            host=quality.value,
+            device=there,
+            difference=abs(there - quality.value) / least,
+            tolerance=max(ERROR_TOLERANCE, moved),
+        )
+
+
+def _forecast(session: Session, series: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(b, lookback, variates) -> (b, horizon, variates)."""
+    return session.run({"series": series})["forecast"]
+
+
+def some_windows(windows: SeriesWindows) -> SeriesWindows:
+    """The first ones, as many as a device can take."""
+    numbers = windows.lookback * windows.values.shape[1]
+    return first_windows(windows, min(DEVICE_SAMPLES, DEVICE_NUMBERS // numbers))
+
+
+def first_windows(windows: SeriesWindows, count: int) -> SeriesWindows:
+    """At most so many, at least one."""
+    count = max(1, min(count, windows.count))
+    steps = windows.lookback + windows.horizon + count - 1
+    return SeriesWindows(windows.values[:steps], windows.lookback, windows.horizon)
+
+
+def forecast_error(
+    forecast: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+    windows: SeriesWindows,
+    *,
+    batch: int = 64,
+    progress: Steps = silent,
+) -> TaskQuality:
+    """Mean squared error over every window, time step and variate; the mean absolute one beside it.
+
+    Args:
+        forecast: (b, lookback, variates) -> (b, horizon, variates), both z-scored, for example
+            `run.Session.forecast`.
+        windows: all of them are evaluated. batch: windows per call.
+
+    Returns:
+        The error; not finite where a forecast is not, which no gate passes.
+    """
+    squared, absolute, predictions = [], [], 0
+    for begin in range(0, windows.count, batch):
+        numbers = np.arange(begin, min(begin + batch, windows.count))
+        inputs, targets, _ = windows.arrays(numbers)
+        difference = forecast(inputs).astype(np.float64) - targets
+        squared += (difference**2).mean(axis=(1, 2)).tolist()
+        absolute += np.abs(difference).mean(axis=(1, 2)).tolist()
+        predictions += difference.size
+        progress(len(squared), windows.count)
+    mse, mae = (float(np.mean(values)) for values in (squared, absolute))
+    return TaskQuality(mse, tuple(squared), windows.lookback, predictions, {"mae": mae})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.callbacks import Note, Steps
+from ssmpress.recipe.settings import DataSettings
+from ssmpress.results import Sample, VariantQuality
+from ssmpress.tasks.tools import Device, Graph, Model, Outputs, Session
 from ssmpress.tasks.words import Words
 
 if TYPE_CHECKING:
@@ -38,27 +43,79 @@ class Ports:
     outputs: tuple[Port, ...]
 
 
-class Graph(Protocol):
-    """What a task's nodes are built with: see `graph.export`."""
+@dataclass(frozen=True)
+class Request:
+    """What data is asked for.
 
-    def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
-        """An operator with one output, which has this name."""
+    settings: files and limits. model: path of the checkpoint, for messages. tokenizer: the one
+    beside its weights. calibration_window: tokens of a window that saliency looks at.
+    calibration_tokens: of a text to read at most; None is all of it.
+    """
 
-    def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        """A constant of the graph."""
+    settings: DataSettings
+    model: Path
+    tokenizer: Path | None
+    vocab_size: int
+    calibration_window: int
+    calibration_tokens: int | None
 
-    def layers(self, entries: ir.Value) -> ir.Value:
-        """The embedding and all layers: the residual stream (b, l, d_model) before the last norm.
 
-        Args:
-            entries: as of `Task.entries`.
-        """
+@dataclass(frozen=True)
+class Data:
+    """What was read, each in the form that the task's other methods take.
 
-    def norm(self, x: ir.Value) -> ir.Value:
-        """The last norm. x: (..., d_model)."""
+    calibration_steps, evaluation_steps: tokens, or time steps, of each. seen: part of the
+    evaluation, 0 .. 1, that the calibration has too.
+    """
 
-    def head(self, x: ir.Value, output: str) -> ir.Value:
-        """The head by x (..., d_model). output: the name of the result."""
+    tokenizer: Path | None
+    calibration: Any
+    evaluation: Any
+    calibration_steps: int
+    evaluation_steps: int
+    seen: float
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The number that quality is judged by.
+
+    name: in reports. article: the name with its article, in sentences.
+    logarithmic: it is exp of the mean of the samples' scores; others are the mean itself.
+    """
+
+    name: str
+    article: str
+    higher_is_better: bool
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is timed: `prefills` sequences of `steps` each at once, and `singles` by themselves."""
+
+    steps: int
+    singles: int
+    prefills: int
+
+
+@dataclass(frozen=True)
+class Reference:
+    """This host's result on a sample, which a device's is held against.
+
+    sample: in the task's own form. outputs: by name. quality: of the sample. file: the sample as
+    `ssmrun eval` reads it, where the metric comes from that. length: steps of one prediction.
+    """
+
+    sample: Any
+    outputs: Outputs
+    quality: VariantQuality
+    length: int
+    file: Path | None = None
+
+
+Times = tuple[float, list[float]]
+"""Milliseconds of a prefill, or of a batch, and of each single prediction."""
 
 
 class Task(Protocol):
@@ -68,6 +125,7 @@ class Task(Protocol):
     reads_tokens: the model has a vocabulary; one that has none reads numbers, `patch` of them per
         token.
     recurrent: its graph takes and gives the layers' states; others start from the zero state.
+    long_samples: one prediction is as much work as a prefill, so that few of them are counted.
     words: how a report, a gate and a card speak of it.
     outputs: rows of the task's own head; 0 where the head scores the tokens of the vocabulary.
     """
@@ -75,6 +133,8 @@ class Task(Protocol):
     kind: ClassVar[str]
     reads_tokens: ClassVar[bool]
     recurrent: ClassVar[bool]
+    long_samples: ClassVar[bool]
+    metric: ClassVar[Metric]
     words: ClassVar[Words]
 
     @property
@@ -83,12 +143,29 @@ class Task(Protocol):
     @property
     def outputs(self) -> int: ...
 
+    def to_dict(self) -> dict[str, Any]:
+        """The block, in JSON types."""
+
     def summary(self) -> str:
         """What kind of model it is, for the plan of a run, after "Mamba-1"; with a leading space,
         or nothing."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """The block, in JSON types."""
+    # ---- data ----
+
+    def read(self, request: Request, note: Note) -> Data:
+        """Calibration and evaluation.
+
+        Args:
+            note: called with one sentence about each decision.
+
+        Raises:
+            BadInputError, UsageError: something is missing, damaged, or of no use here.
+        """
+
+    def digest(self, data: Any) -> bytes:
+        """What makes calibration or evaluation different from others: for names in the cache."""
+
+    # ---- the graph ----
 
     def ports(self, vocab_size: int) -> Ports:
         """Inputs and outputs of its graph, without the states."""
@@ -96,7 +173,7 @@ class Task(Protocol):
     def nodes(self, graph: Graph, *inputs: ir.Value) -> list[ir.Value]:
         """The graph from the inputs of `ports` to its outputs, in their order."""
 
-    # What it computes, in PyTorch: the definition that the graph is compared with.
+    # ---- what it computes, in PyTorch: the definition that the graph is compared with ----
 
     def entries(self, inputs: Tensor) -> Tensor:
         """What the embedding reads of a batch of samples: tokens (b, l), or numbers
@@ -109,7 +186,7 @@ class Task(Protocol):
         inputs: Tensor,
         lengths: Tensor | None,
     ) -> Tensor:
-        """The predictions, float32.
+        """The predictions.
 
         Args:
             head: (..., d_model) -> (..., outputs).
@@ -120,6 +197,74 @@ class Task(Protocol):
 
     def target_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """T, a scalar: how far predictions are from the samples' targets."""
+
+    # ---- quality ----
+
+    def evaluate(self, session: Session, evaluation: Any, progress: Steps) -> VariantQuality:
+        """The metric of one variant of the model."""
+
+    def drawn_together(self, evaluation: Any) -> int:
+        """Consecutive samples that depend on each other: an interval is drawn from blocks of so
+        many."""
+
+    def further(
+        self, qualities: Mapping[str, Any], evaluation: Any, tokenizer: Path | None
+    ) -> dict[str, dict[str, float]]:
+        """More metrics of each variant by name; `words.also` says what they are called.
+
+        Args:
+            qualities: of each variant, what `evaluate` gave.
+        """
+
+    # ---- parity ----
+
+    def parity_sample(self, evaluation: Any) -> Any:
+        """A small part of the evaluation."""
+
+    def by_torch(self, model: Model, sample: Any) -> Outputs:
+        """What the PyTorch model computes of a parity sample; without gradients."""
+
+    def by_session(self, session: Session, sample: Any) -> Outputs:
+        """The same by a bundle's model."""
+
+    # ---- time ----
+
+    def timing(self, evaluation: Any) -> Timing:
+        """What is timed."""
+
+    def first_prediction(self, session: Session) -> None:
+        """The least that shows that a model is loaded."""
+
+    def timed_round(
+        self, session: Session, random: np.random.Generator, steps: int, singles: int
+    ) -> Times:
+        """Time random samples, the same for the same generator. steps, singles: of `Timing`."""
+
+    # ---- a device ----
+
+    def reference(self, session: Session, evaluation: Any, folder: Path) -> Reference:
+        """This host's result on a sample that is small enough for any device.
+
+        Args:
+            folder: for the file of the sample.
+        """
+
+    def by_device(self, device: Device, reference: Reference) -> Outputs:
+        """A device's outputs for the sample.
+
+        Raises:
+            DeviceError: it answered something else.
+        """
+
+    def metric_there(self, device: Device, outputs: Outputs, reference: Reference) -> Sample:
+        """The metric over the sample, here and there, and how far the two may be apart.
+
+        Args:
+            outputs: of `by_device`, which were found to agree.
+
+        Raises:
+            DeviceError: it answered something else.
+        """
 
 
 class Samples(Protocol):
