@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssmpress.errors import BadInputError, WriteError
+from ssmpress.strict_json import parse_json
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-JSON_LIMIT = 64 << 20
+JSON_LIMIT = 16 << 20
 """Bytes a report or manifest may have; real ones stay far below 1 MB."""
 
 _BLOCK = 1 << 20
@@ -227,7 +228,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read an object, strictly: no NaN, no key twice, at most `JSON_LIMIT` bytes.
+    """Read an object, as strictly as `parse_json`, of at most `JSON_LIMIT` bytes.
 
     Raises:
         BadInputError: the file is missing, too large, or not such an object.
@@ -237,10 +238,8 @@ def read_json(path: Path) -> dict[str, Any]:
             raise BadInputError(f"{path}: expected a JSON file; there is none.")
         if path.stat().st_size > JSON_LIMIT:
             raise BadInputError(f"{path}: expected at most {JSON_LIMIT:,} bytes.")
-        value = json.loads(
-            path.read_bytes(), parse_constant=_no_constant, object_pairs_hook=_unique
-        )
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: expected a JSON object: {error}.") from error
     if not isinstance(value, dict):
         raise BadInputError(f"{path}: expected a JSON object; got {type(value).__name__}.")
@@ -260,17 +259,6 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("an object has the same key twice")
-    return value
 
 
 def make_readable(path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from ssmpress.errors import DeviceError
 from ssmpress.results import Round
+from ssmpress.strict_json import parse_json
 
 Reply = Mapping[str, Any]
 _TEXT_LIMIT = 300
@@ -72,8 +72,8 @@ def document(text: str, what: str) -> dict[str, Any]:
         DeviceError: it is something else.
     """
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise _unexpected(what, "a JSON object", text) from error
     if not isinstance(found, dict):
         raise _unexpected(what, "a JSON object", text)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ssmpress.errors import BadInputError
+from ssmpress.strict_json import parse_json
 
 STATES_KEY = "ssmpress.states"
 
@@ -66,9 +67,9 @@ def read_states(text: str, where: str) -> tuple[StateTensor, ...]:
         BadInputError: it is no such list, or a name, shape, type or axis is out of range.
     """
     try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{where}: expected JSON; got {text[:40]!r}.") from error
+        values = parse_json(text)
+    except ValueError as error:
+        raise BadInputError(f"{where}: expected JSON; got {text[:40]!r}: {error}.") from error
     if not isinstance(values, list) or len(values) > _COUNT_LIMIT:
         raise BadInputError(f"{where}: expected a list of states; got {text[:40]!r}.")
     states = tuple(_state(value, f"{where}: state {i}") for i, value in enumerate(values))

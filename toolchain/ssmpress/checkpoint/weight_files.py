@@ -8,7 +8,6 @@ still in use. Every failure becomes a BadInputError.
 
 from __future__ import annotations
 
-import json
 import re
 import stat
 import zipfile
@@ -19,6 +18,7 @@ import torch
 from safetensors import safe_open
 
 from ssmpress.errors import BadInputError
+from ssmpress.strict_json import parse_json
 
 JSON_LIMIT = 32 << 20
 """Bytes of a config.json or index; the index of a model with 10,000 tensors has 1 MB."""
@@ -57,7 +57,8 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
     """Read a small JSON file that holds an object.
 
     Raises:
-        BadInputError: it is missing, over JSON_LIMIT, not UTF-8, not JSON or not an object.
+        BadInputError: it is missing, over JSON_LIMIT, not UTF-8, not an object, or not what
+            `parse_json` lets through.
     """
     size = regular_file(path, expected).stat().st_size
     if size > JSON_LIMIT:
@@ -66,8 +67,8 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
             "Check that it is the right file."
         )
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(path.read_bytes().decode("utf-8"), foreign=True)
+    except (OSError, ValueError) as error:
         raise BadInputError(
             f"{path}: expected {expected}; it is not valid JSON: {error}. Get the file again."
         ) from error

@@ -14,6 +14,7 @@ import typer
 
 from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
+from ssmpress.cli.streams import say
 from ssmpress.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, UsageError, check_packages
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.pick import parse_pick
@@ -126,7 +127,7 @@ def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
             return _run_sweep(sweep, json_output)
         return _run(sweep.recipe, json_output)
     except KeyboardInterrupt:
-        typer.echo(
+        say(
             "interrupted: no bundle was written; the same command goes on where it stopped.",
             err=True,
         )
@@ -171,7 +172,7 @@ def _run(recipe: Recipe, json_output: bool) -> int:
 
         result = run_recipe(recipe, watch)
     print_report(result.report)
-    typer.echo(f"Bundle: {result.out}", err=True)
+    say(f"Bundle: {result.out}", err=True)
     if json_output:
         _print_json(result.report)
     return result.exit_code
@@ -187,14 +188,14 @@ def _run_sweep(sweep: Sweep, json_output: bool) -> int:
         result = run_sweep(sweep, watch)
     print_sweep(result.summary)
     picked = result.summary["pick"] and result.summary["pick"]["chosen"]
-    typer.echo(f"{'Bundle' if picked else 'Bundles'}: {result.out}", err=True)
+    say(f"{'Bundle' if picked else 'Bundles'}: {result.out}", err=True)
     if json_output:
         _print_json(result.summary)
     return result.exit_code
 
 
 def _print_json(value: dict[str, Any]) -> None:
-    typer.echo(json.dumps(value, allow_nan=False))
+    say(json.dumps(value, allow_nan=False))
 
 
 def _interrupt(*_: object) -> None:
@@ -206,6 +207,10 @@ def main() -> None:
     """Entry point of `compress` and `ssmpress`."""
     signal.signal(signal.SIGTERM, _interrupt)
     if len(sys.argv) == 1 and not any(name.endswith("_COMPLETE") for name in os.environ):
-        typer.echo(INTRODUCTION, err=True, nl=False)
-        sys.exit(EXIT_USAGE)
+        sys.exit(run_app(_introduce))
     sys.exit(run_app(app))
+
+
+def _introduce() -> None:
+    say(INTRODUCTION, err=True, end="")
+    raise SystemExit(EXIT_USAGE)

@@ -10,7 +10,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ssmpress.printable import one_line
 from ssmpress.recipe.settings import Sweep
+from ssmpress.report.terminal import SafeConsole
 from ssmpress.tasks import task_of
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ WIDTH = 80
 
 def make_console() -> Console:
     """stderr, at most 80 columns; rich honours NO_COLOR and TERM."""
-    console = Console(stderr=True, highlight=False, markup=False)
+    console = SafeConsole(stderr=True, highlight=False, markup=False)
     console.width = min(WIDTH, console.width)
     return console
 
@@ -34,14 +36,14 @@ def watching(sweep: Sweep) -> Iterator[Watch]:
     recipe = sweep.recipe
     parts = ", ".join(f"{100 * part:g}" for part in sorted(sweep.sparsities))
     console.print(
-        f"{recipe.model}: {parts} % of the "
+        f"{one_line(str(recipe.model))}: {parts} % of the "
         f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
         f"{recipe.prune.method}, values {', '.join(sweep.values)}, {recipe.threads} threads"
     )
     from ssmpress.pipeline import Watch
 
     progress = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=20),
         TextColumn("{task.completed}/{task.total}"),
         TimeRemainingColumn(),
@@ -51,9 +53,13 @@ def watching(sweep: Sweep) -> Iterator[Watch]:
     )
     lines = _Lines(console, progress)
     try:
-        yield Watch(progress=lines.advance, note=lambda text: console.print(f"  {text}"))
+        yield Watch(progress=lines.advance, note=lambda text: _note(console, text))
     finally:
         progress.stop()
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(f"  {one_line(text)}")
 
 
 class _Lines:
@@ -73,9 +79,9 @@ class _Lines:
             self.progress.start()
             self.task = self.progress.add_task(what, total=total)
             if ":" in what:  # how long recovery will take, or where it goes on
-                self.console.print(f"  {what}")
+                _note(self.console, what)
             elif not self.console.is_terminal:
-                self.console.print(f"  {kind} ...")
+                _note(self.console, f"{kind} ...")
         self.progress.update(self.task, description=what, completed=done, total=total)
 
 
@@ -83,7 +89,7 @@ def print_plan(plan: Plan) -> None:
     """The plan as tables."""
     console = make_console()
     for note in plan.notes:
-        console.print(f"  {note}")
+        _note(console, note)
     c = plan.config
     vocabulary = f"vocabulary {c['vocab_size']}, " if c["vocab_size"] else ""
     console.print(
@@ -121,7 +127,7 @@ def print_plans(plans: Mapping[str, Plan]) -> None:
     console = make_console()
     first = next(iter(plans.values()))
     for note in first.notes:
-        console.print(f"  {note}")
+        _note(console, note)
     table = Table(box=None, pad_edge=False)
     for name in ("bundle", "zeros", "of the model", "model", "dense fp32"):
         table.add_column(name, justify="left" if name == "bundle" else "right")

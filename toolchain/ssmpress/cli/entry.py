@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
-import typer
-
+from ssmpress.cli.streams import checked_streams, say_error
 from ssmpress.errors import (
     EXIT_BAD_INPUT,
     EXIT_DEVICE,
@@ -19,30 +19,44 @@ from ssmpress.errors import (
 )
 
 
-def run_app(app: typer.Typer) -> int:
-    """Run a command; the exit code. A command that ends by itself exits from within."""
+def run_app(app: Callable[[], object]) -> int:
+    """Run a command; its exit code.
+
+    Args:
+        app: a typer application, which ends with SystemExit, or a function.
+    """
+    try:
+        with checked_streams():
+            return _run(app)
+    except SsmpressError as error:  # of the last bytes that were to be printed
+        say_error(f"error: {error}")
+        return error.exit_code
+
+
+def _run(app: Callable[[], object]) -> int:
     try:
         app()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_INTERNAL if stop.code else 0
     except SsmpressError as error:
-        typer.echo(f"error: {error}", err=True)
+        say_error(f"error: {error}")
         return error.exit_code
     except Exception as error:
         if isinstance(error, OSError) and error.errno in WHAT_HELPS:
             place = error.filename or "the output"
-            typer.echo(f"error: {place}: cannot be written: {error.strerror}.", err=True)
+            say_error(f"error: {place}: cannot be written: {error.strerror}.")
             return EXIT_BAD_INPUT
         if lacks_memory(error):
-            typer.echo(f"error: {NO_MEMORY}", err=True)
+            say_error(f"error: {NO_MEMORY}")
             return EXIT_DEVICE
         if sentence := lacks_package(error):
             typer.echo(f"error: {sentence}", err=True)
             return EXIT_USAGE
         if os.environ.get("SSMPRESS_TRACEBACK"):
             raise
-        typer.echo(
+        say_error(
             f"internal error: {type(error).__name__}: {error}. This is a defect of ssmpress; set "
-            "SSMPRESS_TRACEBACK=1 for the place, and please report it.",
-            err=True,
+            "SSMPRESS_TRACEBACK=1 for the place, and please report it."
         )
         return EXIT_INTERNAL
     return 0

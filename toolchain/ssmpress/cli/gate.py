@@ -12,6 +12,7 @@ import typer
 
 from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
+from ssmpress.cli.streams import say
 from ssmpress.errors import UsageError
 from ssmpress.gate.exit_code import gravest
 from ssmpress.gate.policy import gate_settings
@@ -91,13 +92,13 @@ def _write(judged: dict[str, dict[str, Any]], junit: Path | None) -> None:
 def _print(judged: dict[str, dict[str, Any]], json_output: bool) -> None:
     if json_output:
         verdicts = {path: report["verdict"] for path, report in judged.items()}
-        typer.echo(json.dumps(verdicts, allow_nan=False))
+        say(json.dumps(verdicts, allow_nan=False))
         return
     for path, report in judged.items():
         verdict = report["verdict"]
-        typer.echo(f"{path}: {verdict['status']}")
+        say(f"{path}: {verdict['status']}")
         for rule in verdict["rules"]:
-            typer.echo(f"  {rule['status']:<12} {rule['message']}")
+            say(f"  {rule['status']:<12} {rule['message']}")
 
 
 def main() -> None:

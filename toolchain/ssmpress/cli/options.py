@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from ssmpress._version import __version__
+from ssmpress.cli.streams import say
 from ssmpress.recipe.option import Panel, Setting, settings_of
 from ssmpress.recipe.settings import NAMED_RECIPES
 
@@ -34,7 +35,7 @@ def completing(words: Iterable[str]) -> Callable[[str], list[str]]:
 
 def _print_version(asked: bool) -> None:
     if asked:
-        typer.echo(f"ssmpress {__version__}")
+        say(f"ssmpress {__version__}")
         raise typer.Exit
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from ssmpress.data import text as data
 from ssmpress.data.overlap import part_in
 from ssmpress.errors import BadInputError
+from ssmpress.strict_json import parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -194,10 +194,10 @@ def _jsonl(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
         if not row.strip():
             continue
         try:
-            value = json.loads(row)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(row, foreign=True)
+        except ValueError as error:
             raise BadInputError(
-                f"{path}, line {line}: expected a JSON object; got {row[:40]!r}. "
+                f"{path}, line {line}: expected a JSON object; got {row[:40]!r}: {error}. "
                 "Write one object per line."
             ) from error
         text = value.get("text") if isinstance(value, dict) else None

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from ssmpress.errors import EXIT_BAD_INPUT, BadInputError, DeviceError
+from ssmpress.strict_json import parse_json
 
 _COMMAND = (sys.executable, "-m", "ssmpress.measure.worker")
 _REPLY_LIMIT = 1 << 28  # bytes; logits of a real vocabulary take some 1e7
@@ -102,10 +103,10 @@ class WorkerProcess:
             raise self._crashed() from error
         reply = self._line(request["do"])
         try:
-            answer = json.loads(reply)
+            answer = parse_json(reply)
             if not isinstance(answer, dict):
                 raise ValueError("no object")
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DeviceError(f"{self._name}: expected JSON from its worker; got {reply[:80]!r}.") \
                 from error  # fmt: skip
         if "error" in answer:

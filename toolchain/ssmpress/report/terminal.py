@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ssmpress.printable import visible
 from ssmpress.report import tables
 from ssmpress.report.device_tables import headlines
 from ssmpress.report.sweep_page import sweep_status
@@ -19,6 +21,18 @@ WIDTH = 80
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}
 
 
+class SafeConsole(Console):
+    """A console on which only rich itself controls the terminal; texts cannot: see `visible`."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """rich's segments, each with its text made visible."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            yield segment if control else Segment(visible(text), style)
+
+
 def print_report(report: Report, console: Console | None = None) -> None:
     """Print the comparison, the sparsity line and, last, the verdict.
 
@@ -26,13 +40,13 @@ def print_report(report: Report, console: Console | None = None) -> None:
         report: from `schema.build_report`, with or without its verdict.
         console: None is stderr.
     """
-    target = console or Console(stderr=True)
+    target = console or SafeConsole(stderr=True)
     target.print(render_terminal(report), width=min(WIDTH, target.width))
 
 
 def print_sweep(summary: Mapping[str, Any], console: Console | None = None) -> None:
     """Print the bundles of a sweep, the picked one marked, and the verdict."""
-    target = console or Console(stderr=True)
+    target = console or SafeConsole(stderr=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for position, name in enumerate(
         ("bundle", "kept", "decode ms", "speed-up", "model", "front", "verdict")

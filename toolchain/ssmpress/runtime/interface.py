@@ -14,7 +14,6 @@ Task and vocabulary are in the metadata entry `ssmpress.config`, as JSON.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.formats import CONFIG_KEY
 from ssmpress.runtime import old_bundles
 from ssmpress.states import STATES_KEY, StateTensor, read_states
+from ssmpress.strict_json import parse_json
 from ssmpress.tasks import LanguageModel, Task, task_of
 from ssmpress.tasks.task import Port
 
@@ -94,9 +94,9 @@ def _parse(metadata: Mapping[str, str], inputs: int, path: Path) -> ModelInterfa
             "Only models that ssmpress exported can be opened."
         )
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise BadInputError(f"{where}: expected JSON; got {text[:40]!r}.") from error
+        config = parse_json(text)
+    except ValueError as error:
+        raise BadInputError(f"{where}: expected JSON; got {text[:40]!r}: {error}.") from error
     if not isinstance(config, dict):
         raise BadInputError(f"{where}: expected an object; got {text[:40]!r}.")
     try:

@@ -1,0 +1,126 @@
+"""What is printed: nothing that a terminal obeys, and an end where nobody reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from ssmpress.printable import visible
+from ssmpress.report.terminal import SafeConsole
+
+COMPRESS = "from ssmpress.cli.compress import main; main()"
+GATE = "from ssmpress.cli.gate import main; main()"
+OBEYED = {*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), *"\u202e\u2066\u2028\ud800"} - {
+    "\t", "\n"
+}  # fmt: skip
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r"
+
+
+def run(
+    code: str, *arguments: object, redirect: str = "", folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A command as a person types it, in a shell."""
+    return subprocess.run(
+        ["bash", "-c", f'set -o pipefail; "$@" {redirect}', "-", sys.executable, "-c", code,
+         *map(str, arguments)],
+        capture_output=True, text=True, cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+
+@given(st.text(st.characters()))
+@example(HOSTILE)
+def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
+    shown = visible(text)
+    assert not OBEYED & set(shown)
+    assert visible(shown) == shown
+    if not OBEYED & set(text) and text.isascii():
+        assert shown == text
+
+
+@given(st.text(st.characters(), max_size=40))
+@example(HOSTILE)
+def test_a_console_shows_no_more(text: str) -> None:
+    console = SafeConsole(file=io.StringIO(), force_terminal=False, width=200)
+    table = Table(text)
+    table.add_row(text)
+    for what in (text, table):
+        console.print(what, markup=False, highlight=False)
+    assert not OBEYED & set(console.file.getvalue())
+
+
+def test_a_key_of_a_checkpoint_is_shown_not_obeyed(tmp_path: Path) -> None:
+    torch.save({f"x{HOSTILE}": torch.ones(1)}, tmp_path / "weights.pt")
+    done = run(COMPRESS, tmp_path / "weights.pt", folder=tmp_path)
+    assert done.returncode == 6
+    assert not OBEYED & set(done.stdout + done.stderr)
+
+
+def test_a_report_is_shown_not_obeyed(tmp_path: Path) -> None:
+    report = {"schema_version": 1, "recipe": {}, "size": {}, "target": {"reason": HOSTILE},
+              "quality": {"metric": HOSTILE}}  # fmt: skip
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    done = run(GATE, tmp_path / "report.json", "--max-perplexity-increase", "0.1")
+    assert done.returncode in (5, 6), done.stderr
+    assert not OBEYED & set(done.stdout + done.stderr)
+
+
+def test_further_lines_of_an_error_are_set_in(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"d_model": 8, "a\nPass: 100 %": 1}))
+    name = tmp_path / "x\nPass: all"
+    done = run(COMPRESS, name, folder=tmp_path)
+    assert done.returncode == 6
+    assert not [line for line in done.stderr.splitlines() if line.startswith("Pass")]
+    assert "error: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("redirect", "reason"),
+    [(">/dev/full", "No space left on device"), ("| true", "Broken pipe"),
+     (">&-", "Bad file descriptor")],
+    ids=["full", "reader gone", "closed"],
+)  # fmt: skip
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_an_output_that_takes_no_more_is_one_sentence(
+    option: str, redirect: str, reason: str
+) -> None:
+    done = run(COMPRESS, option, redirect=redirect)
+    assert done.stderr == f"error: the output: cannot be written: {reason}.\n"
+    assert done.returncode == 6
+
+
+@pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-", "2> >(true)"])
+def test_a_log_that_nobody_reads_changes_nothing(redirect: str) -> None:
+    code = (
+        "from ssmpress.cli.entry import run_app; from ssmpress.cli.streams import say\n"
+        "from ssmpress.report.terminal import SafeConsole\n"
+        "def app():\n"
+        "    for _ in range(3): say('note', err=True); SafeConsole(stderr=True).print('note')\n"
+        "    say('result'); raise SystemExit(3)\n"
+        "raise SystemExit(run_app(app))"
+    )
+    done = run(code, redirect=redirect)
+    assert (done.returncode, done.stdout) == (3, "result\n")
+
+
+@pytest.mark.parametrize("redirect", [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
+def test_an_error_that_nobody_reads_keeps_its_code(tmp_path: Path, redirect: str) -> None:
+    done = run(COMPRESS, "nowhere.pt", redirect=redirect, folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (6, "", "")
+
+
+def test_an_encoding_that_lacks_characters_is_no_defect(tmp_path: Path) -> None:
+    done = run(COMPRESS.replace("main()", "sys.stderr.reconfigure(encoding='ascii'); main()")
+               .replace("from", "import sys; from", 1), "ä\u2026.pt")  # fmt: skip
+    assert "error: \\xe4\\u2026.pt: expected a folder" in done.stderr
+    assert done.returncode == 6
