@@ -180,6 +180,15 @@ def remake_manifest(folder: Path, **extra: Any) -> None:
     write_manifest(folder, [n for n in names if n != MANIFEST_NAME], recipe, extra)
 
 
+def rewrite_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Replace the manifest by a content whose own hash is made to fit."""
+    from ssmpress.bundle import manifest as module
+
+    rest = {key: value for key, value in content.items() if key != "manifest_sha256"}
+    rest["manifest_sha256"] = module._canonical_sha256(rest)
+    (folder / MANIFEST_NAME).write_text(json.dumps(rest, ensure_ascii=False))
+
+
 def twin(bundle: Path, folder: Path) -> Path:
     """A bundle to damage, its files copied."""
     return Path(shutil.copytree(bundle, folder))

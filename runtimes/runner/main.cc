@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ssmrun: runs a bundle on a device that has no Python. See docs/ssmrun.md.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -12,6 +13,7 @@
 #include "runner/commands/commands.h"
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/text/visible.h"
 
 namespace {
 
@@ -42,8 +44,16 @@ void Run(const ssmrun::Options& options, const ssmrun::Output& output) {
   }
 }
 
+// A file that is opened where stdout or stderr was closed before the start would get its text.
+// Read-only: what is written there fails, as it would have.
+void OpenStandardFiles() {
+  for (int number = 0; number <= STDERR_FILENO; ++number) {
+    if (fcntl(number, F_GETFD) < 0) (void)!open("/dev/null", O_RDONLY);  // takes the lowest number
+  }
+}
+
 int Fail(int code, std::string message) {
-  message = "ssmrun: " + message + "\n";
+  message = "ssmrun: " + ssmrun::VisibleLine(message) + "\n";
   (void)!write(STDERR_FILENO, message.data(), message.size());
   return code;
 }
@@ -51,8 +61,10 @@ int Fail(int code, std::string message) {
 }  // namespace
 
 int main(int count, char** arguments) {
+  OpenStandardFiles();
   signal(SIGINT, Interrupt);
   signal(SIGTERM, Interrupt);
+  signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error of the write
   try {
     const ssmrun::Output output;
     Run(ssmrun::ParseOptions({arguments + (count > 0), arguments + count}), output);

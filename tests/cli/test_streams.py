@@ -15,7 +15,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.table import Table
 
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.cli.console import watching
+from ssmpress.cli.entry import run_app
+from ssmpress.errors import BadInputError
+from ssmpress.formats import Values
 from ssmpress.printable import visible
+from ssmpress.recipe.settings import Recipe, Sweep
 from ssmpress.report.terminal import SafeConsole
 
 COMPRESS = "from ssmpress.cli.compress import main; main()"
@@ -29,13 +35,16 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r"
 def run(
     code: str, *arguments: object, redirect: str = "", folder: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """A command as a person types it, in a shell."""
-    return subprocess.run(
-        ["bash", "-c", f'set -o pipefail; "$@" {redirect}', "-", sys.executable, "-c", code,
-         *map(str, arguments)],
-        capture_output=True, text=True, cwd=folder,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    """A command as a person types it, in a shell; $GONE is a pipe that nobody reads any more."""
+    end, gone = os.pipe()
+    os.close(end)
+    done = subprocess.run(
+        ["bash", "-c", f'"$@" {redirect}', "-", sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, cwd=folder, pass_fds=[gone],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GONE": str(gone)},
     )  # fmt: skip
+    os.close(gone)
+    return done
 
 
 @given(st.text(st.characters()))
@@ -59,11 +68,14 @@ def test_a_console_shows_no_more(text: str) -> None:
     assert not OBEYED & set(console.file.getvalue())
 
 
-def test_a_key_of_a_checkpoint_is_shown_not_obeyed(tmp_path: Path) -> None:
+def test_a_key_of_a_checkpoint_is_shown_not_obeyed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     torch.save({f"x{HOSTILE}": torch.ones(1)}, tmp_path / "weights.pt")
-    done = run(COMPRESS, tmp_path / "weights.pt", folder=tmp_path)
-    assert done.returncode == 6
-    assert not OBEYED & set(done.stdout + done.stderr)
+    assert run_app(lambda: read_checkpoint(tmp_path / "weights.pt")) == 6
+    shown = "".join(capfd.readouterr())
+    assert "error: " in shown
+    assert not OBEYED & set(shown)
 
 
 def test_a_report_is_shown_not_obeyed(tmp_path: Path) -> None:
@@ -75,18 +87,26 @@ def test_a_report_is_shown_not_obeyed(tmp_path: Path) -> None:
     assert not OBEYED & set(done.stdout + done.stderr)
 
 
-def test_further_lines_of_an_error_are_set_in(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"d_model": 8, "a\nPass: 100 %": 1}))
-    name = tmp_path / "x\nPass: all"
-    done = run(COMPRESS, name, folder=tmp_path)
-    assert done.returncode == 6
-    assert not [line for line in done.stderr.splitlines() if line.startswith("Pass")]
-    assert "error: " in done.stderr
+def test_further_lines_of_an_error_are_set_in(capfd: pytest.CaptureFixture[str]) -> None:
+    def app() -> None:
+        raise BadInputError("a name\nPass: all is well")
+
+    assert run_app(app) == 6
+    assert capfd.readouterr().err == "error: a name\n    Pass: all is well\n"
+
+
+def test_a_note_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    sweep = Sweep(Recipe(Path("model\nPass.pt"), Path("out")), (0.7,), (Values.INT8,))
+    with watching(sweep) as watch:
+        watch.note("a key\nPass: all is well")
+    shown = capfd.readouterr().err
+    assert "  a key\\nPass: all is well" in shown
+    assert "model\\nPass.pt: 70 %" in shown
 
 
 @pytest.mark.parametrize(
     ("redirect", "reason"),
-    [(">/dev/full", "No space left on device"), ("| true", "Broken pipe"),
+    [(">/dev/full", "No space left on device"), (">&$GONE", "Broken pipe"),
      (">&-", "Bad file descriptor")],
     ids=["full", "reader gone", "closed"],
 )  # fmt: skip
@@ -99,7 +119,7 @@ def test_an_output_that_takes_no_more_is_one_sentence(
     assert done.returncode == 6
 
 
-@pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-", "2> >(true)"])
+@pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-", "2>&$GONE"])
 def test_a_log_that_nobody_reads_changes_nothing(redirect: str) -> None:
     code = (
         "from ssmpress.cli.entry import run_app; from ssmpress.cli.streams import say\n"
@@ -115,12 +135,12 @@ def test_a_log_that_nobody_reads_changes_nothing(redirect: str) -> None:
 
 @pytest.mark.parametrize("redirect", [">&- 2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_an_error_that_nobody_reads_keeps_its_code(tmp_path: Path, redirect: str) -> None:
-    done = run(COMPRESS, "nowhere.pt", redirect=redirect, folder=tmp_path)
+    done = run(GATE, "nowhere", "--min-retention", "1", redirect=redirect, folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (6, "", "")
 
 
 def test_an_encoding_that_lacks_characters_is_no_defect(tmp_path: Path) -> None:
-    done = run(COMPRESS.replace("main()", "sys.stderr.reconfigure(encoding='ascii'); main()")
-               .replace("from", "import sys; from", 1), "ä\u2026.pt")  # fmt: skip
-    assert "error: \\xe4\\u2026.pt: expected a folder" in done.stderr
+    code = f"import sys; sys.stderr.reconfigure(encoding='ascii'); {GATE}"
+    done = run(code, "ä\u2026", "--min-retention", "1", folder=tmp_path)
+    assert "error: \\xe4\\u2026: expected a JSON file" in done.stderr
     assert done.returncode == 6

@@ -283,7 +283,7 @@ REFUSED: list[tuple[Change, str]] = [
     (lambda p: p["model"].update(vocab=[]), "model.vocab: expected an object"),
     (lambda p: p["model"]["vocab"].update(a=-1), "model.vocab: expected ids below"),
     (lambda p: p["model"]["vocab"].update(a=1.5), "got 1.5"),
-    (lambda p: p["model"]["vocab"].update(a=2**24), "model.vocab: expected ids below 16777216"),
+    (lambda p: p["model"]["vocab"].update(a=2**22), "model.vocab: expected ids below 4194304"),
     (lambda p: p["model"].update(merges={}), "model.merges: expected a list"),
     (lambda p: p["model"]["merges"].append(["a"]), "model.merges: expected pairs of tokens"),
     (lambda p: p["model"]["merges"].append("abc"), "model.merges: expected pairs of tokens"),

@@ -14,6 +14,7 @@
 #include "runner/model/evaluate.h"
 #include "runner/system.h"
 #include "runner/text/tokenizer.h"
+#include "runner/text/visible.h"
 
 namespace ssmrun {
 namespace {
@@ -38,13 +39,19 @@ Output::Output() : file_(dup(STDOUT_FILENO)) {
   if (file_ >= 0) dup2(STDERR_FILENO, STDOUT_FILENO);
 }
 
-void Output::write(std::string_view text) const {
-  while (!text.empty()) {
-    const ssize_t wrote = ::write(file_, text.data(), text.size());
+void Output::write(std::string_view text) const { write_bytes(Visible(text)); }
+
+void Output::write_generated(std::string_view text) const {
+  isatty(file_) ? write(text) : write_bytes(text);
+}
+
+void Output::write_bytes(std::string_view bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t wrote = ::write(file_, bytes.data(), bytes.size());
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote < 0)
       BadDevice(std::string("stdout: cannot be written: ") + std::strerror(errno) + ".");
-    text.remove_prefix(static_cast<size_t>(wrote));
+    bytes.remove_prefix(static_cast<size_t>(wrote));
   }
 }
 
@@ -213,7 +220,7 @@ void RunGenerate(const Options& options, const Output& output) {
   }
   while (tokens.size() < options.max_tokens) {
     tokens.push_back(sampler.draw(logits, vocab));
-    if (!options.json) output.write(stream.add(tokenizer.bytes(tokens.back())));
+    if (!options.json) output.write_generated(stream.add(tokenizer.bytes(tokens.back())));
     if (tokens.size() == options.max_tokens) break;
     begin = NowMs();
     logits = loaded.model->step(tokens.back(), *loaded.state);
@@ -222,7 +229,7 @@ void RunGenerate(const Options& options, const Output& output) {
   if (options.json) {
     WriteGenerated(options, opened, tokenizer, prompt, tokens, times, output);
   } else {
-    output.write(stream.finish() + "\n");
+    output.write_generated(stream.finish() + "\n");
   }
 }
 

@@ -20,9 +20,13 @@ namespace ssmrun {
 class Output {
  public:
   Output();
-  void write(std::string_view text) const;  // throws kDevice
+  // Lines or JSON, made visible: names in a file are not to be trusted. Throws kDevice.
+  void write(std::string_view text) const;
+  // What a model says: as it is, but for a terminal.
+  void write_generated(std::string_view text) const;
 
  private:
+  void write_bytes(std::string_view bytes) const;
   int file_;
 };
 

@@ -96,6 +96,13 @@ class JsonParser {
       if (digits() == 0) fail("digits in the exponent");
     }
     nodes_[node].length = static_cast<uint32_t>(at_ - begin);
+    // Digits of fewer than 300 places without an exponent are finite.
+    const std::string_view digits = text_of(node);
+    const bool plain = digits.size() < 300 && digits.find_first_of("eE") == digits.npos;
+    if (!plain && !std::isfinite(std::strtod(std::string(digits).c_str(), nullptr))) {
+      at_ = begin;
+      fail("a number that a float can hold");
+    }
   }
 
   uint32_t hex4() {

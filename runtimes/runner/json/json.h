@@ -2,7 +2,8 @@
 // JSON as RFC 8259 defines it, read strictly from untrusted bytes and written in one piece.
 //
 // Refused: nesting beyond kJsonDepth, a key twice in an object, text that is not UTF-8, half of a
-// surrogate pair, control characters in strings, NaN and Infinity, anything after the value.
+// surrogate pair, control characters in strings, NaN, Infinity and numbers beyond them, anything
+// after the value.
 #ifndef SSMPRESS_RUNNER_JSON_H_
 #define SSMPRESS_RUNNER_JSON_H_
 

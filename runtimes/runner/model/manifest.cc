@@ -12,7 +12,7 @@
 namespace ssmrun {
 namespace {
 
-constexpr uint64_t kManifestLimit = 64 << 20;  // bytes; real ones stay far below 1 MB
+constexpr uint64_t kManifestLimit = 16 << 20;  // bytes; real ones stay far below 1 MB
 constexpr uint64_t kManifestVersion = 1;
 constexpr const char* kOwnHash = "manifest_sha256";
 

@@ -13,6 +13,8 @@ namespace ssmrun {
 namespace {
 
 constexpr uint64_t kFileLimit = uint64_t{1} << 30;
+constexpr size_t kLineLimit =
+    64 << 20;                        // bytes of a labelled text; as JSON it takes 8 times as much
 constexpr size_t kWindowBatch = 64;  // per call of a forecaster, as evaluate.py
 
 std::string Shortened(const std::string& text) {
@@ -127,6 +129,10 @@ std::vector<LabelledText> ReadLabelled(const std::string& path, const Task& task
     const std::string row = file.substr(begin, end - begin);
     const std::string where = path + ", line " + std::to_string(++line);
     begin = end + 1;
+    if (row.size() > kLineLimit) {
+      BadInput(where + ": expected at most " + std::to_string(kLineLimit) +
+               " bytes; it has more. Write one text per line.");
+    }
     if (row.find_first_not_of(" \t\r") == row.npos) continue;
     const Json document(row, where);
     texts.push_back(ReadLine(document.root(), where + ": ", task, encode));

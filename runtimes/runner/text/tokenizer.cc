@@ -12,8 +12,11 @@
 namespace ssmrun {
 namespace {
 
-constexpr uint64_t kTokenizerLimit = 256 << 20;  // bytes; the largest in use need 35 MB
-constexpr uint32_t kTokenLimit = 1 << 24;        // ids; a vocabulary beyond it is damage
+// What toolchain/ssmpress/data/tokenizer_bounds.py allows; beyond it is damage, or meant to harm.
+constexpr uint64_t kTokenizerLimit = 64 << 20;  // bytes; the largest in use need 35 MB
+constexpr uint32_t kTokenLimit = 1 << 22;       // ids: rows of the largest embedding
+constexpr size_t kAddedLimit = 1 << 16;         // added tokens; the most in use are 6,400
+constexpr size_t kAddedBytes = 256;             // of one of them
 
 // GPT-2's table: printable characters of Latin-1 stand for themselves, the other bytes for
 // U+0100, U+0101, ... in their order.
@@ -207,12 +210,27 @@ void Tokenizer::read_added(const JsonValue& list) {
     tokens_[number] = BytesOf(token.content);
     special_[number] = token.special;
     if (normalize_ && token.normalized) token.content = NormalizeNfc(token.content);
-    begins_added_[static_cast<uint8_t>(token.content.front())] = true;
+    check_added(token, where);
+    ByteTrie& trie = token.normalized ? added_normalized_ : added_plain_;
+    trie.add(token.content, static_cast<uint32_t>(added_.size()));
     added_.push_back(std::move(token));
   }
-  std::stable_sort(added_.begin(), added_.end(), [](const Added& a, const Added& b) {
-    return a.content.size() > b.content.size();
-  });
+}
+
+// A search costs the longest content per byte of text. A token that strips the spaces after it and
+// begins with one would be found again in what it stripped: as many times as there are spaces.
+void Tokenizer::check_added(const Added& token, const std::string& where) const {
+  size_t length = 0;
+  if (added_.size() >= kAddedLimit) {
+    refuse("added_tokens", "at most " + std::to_string(kAddedLimit) + " tokens", "more");
+  }
+  if (token.content.size() > kAddedBytes) {
+    refuse("added_tokens", "at most " + std::to_string(kAddedBytes) + " bytes a token",
+           std::to_string(token.content.size()));
+  }
+  if (token.rstrip && IsSpace(DecodeUtf8(token.content, 0, &length))) {
+    refuse(where, "no space where it strips them", "one at its beginning");
+  }
 }
 
 std::vector<int64_t> Tokenizer::encode(std::string_view text, const std::string& what) const {
@@ -227,14 +245,12 @@ std::vector<int64_t> Tokenizer::encode(std::string_view text, const std::string&
 
 const Tokenizer::Added* Tokenizer::find_added(std::string_view text, size_t at, bool normalized,
                                               size_t* begin) const {
+  const ByteTrie& trie = normalized ? added_normalized_ : added_plain_;
   for (; at < text.size(); ++at) {
-    if (!begins_added_[static_cast<uint8_t>(text[at])]) continue;
-    for (const Added& token : added_) {
-      if (token.normalized != normalized) continue;
-      if (text.compare(at, token.content.size(), token.content) != 0) continue;
-      *begin = at;
-      return &token;
-    }
+    const uint32_t found = trie.longest(text.substr(at));
+    if (found == ByteTrie::kNone) continue;
+    *begin = at;
+    return &added_[found];
   }
   return nullptr;
 }

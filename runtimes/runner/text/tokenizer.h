@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "runner/json/json.h"
+#include "runner/text/byte_trie.h"
 #include "runner/text/utf8.h"
 
 namespace ssmrun {
@@ -44,6 +45,7 @@ class Tokenizer {
   void read_vocabulary(const JsonValue& vocabulary);
   void read_merges(const JsonValue& merges);
   void read_added(const JsonValue& list);
+  void check_added(const Added& token, const std::string& where) const;
   void set_symbols();
   [[noreturn]] void refuse(const std::string& where, const std::string& expected,
                            const std::string& got) const;
@@ -66,8 +68,8 @@ class Tokenizer {
   std::vector<bool> special_;
   std::unordered_map<std::string, uint32_t> ids_;  // as written; kept for ignore_merges
   std::unordered_map<uint64_t, Merge> merges_;     // by left id << 32 | right id
-  std::vector<Added> added_;                       // longest first
-  std::array<bool, 256> begins_added_{};
+  std::vector<Added> added_;
+  ByteTrie added_plain_, added_normalized_;  // their contents, as they are matched
 };
 
 // Ends of the words that GPT-2's split cuts a text into, by byte: every merge stays inside one.
