@@ -50,7 +50,7 @@ def _run(app: Callable[[], object]) -> int:
             say_error(f"error: {NO_MEMORY}")
             return EXIT_DEVICE
         if sentence := lacks_package(error):
-            typer.echo(f"error: {sentence}", err=True)
+            say_error(f"error: {sentence}")
             return EXIT_USAGE
         if os.environ.get("SSMPRESS_TRACEBACK"):
             raise
