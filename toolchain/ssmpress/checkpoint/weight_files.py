@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from ssmpress.checkpoint.pickle_check import UnfitPickleError, check_pickle
 from ssmpress.errors import BadInputError
 from ssmpress.strict_json import parse_json
 
@@ -149,6 +150,8 @@ def _check_archive(path: Path) -> None:
             if problem := _archive_problem(entries, path.stat().st_size):
                 raise BadInputError(f"{path}: {problem}. {_SAVE_AGAIN}")
             for entry in entries:
+                if entry.filename.split("/", 1)[-1] == "data.pkl":
+                    check_pickle(archive.read(entry))
                 if entry.CRC == 0:  # torch can be told to leave the checksums out
                     continue
                 with archive.open(entry) as file:
@@ -156,6 +159,10 @@ def _check_archive(path: Path) -> None:
                         pass
     except BadInputError:
         raise
+    except UnfitPickleError as error:
+        raise BadInputError(
+            f"{path}: expected a state dict (name -> tensor); got {error}. {_SAVE_AGAIN}"
+        ) from error
     except Exception as error:  # zipfile raises a dozen kinds on damaged input
         raise BadInputError(
             f"{path}: expected a torch.save archive; it is damaged or cut short: "
@@ -178,7 +185,8 @@ def _archive_problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
         return "expected a torch.save archive; got one with an entry marked as a folder"
     if sum(entry.file_size for entry in entries) > size:
         return f"its entries claim more bytes than the file's {size:,}; it is damaged"
-    if entries[names.index("data.pkl")].file_size > _PICKLE_LIMIT:
+    pickles = (e for e, name in zip(entries, names, strict=True) if name == "data.pkl")
+    if any(entry.file_size > _PICKLE_LIMIT for entry in pickles):
         return f"expected a data.pkl of at most {_PICKLE_LIMIT:,} bytes"
     return None
 
