@@ -105,6 +105,11 @@ def test_a_state_advances_in_place_and_a_copy_does_not(session: Session) -> None
     assert not np.array_equal(before["scan_state.0"], state.arrays()["scan_state.0"])
 
 
+def test_a_model_with_states_is_not_run_as_a_whole(session: Session) -> None:
+    with pytest.raises(UsageError, match=r"expected a model without states; got a language-model"):
+        session.run({"input_ids": np.zeros((1, 3), np.int64)})
+
+
 def test_logits_of_a_step_stay_when_the_next_one_runs(session: Session) -> None:
     _, state = session.prefill(TOKENS[None, :5])
     first, _ = session.step(TOKENS[5:6], state)
