@@ -147,7 +147,7 @@ def test_load_tokenizer_refuses_other_files(tmp_path: Path, content: bytes) -> N
 def test_load_tokenizer_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").touch()
     os.truncate(tmp_path / "tokenizer.json", data.TOKENIZER_LIMIT + 1)
-    with pytest.raises(BadInputError, match="of at most 268,435,456 bytes; got 268,435,457"):
+    with pytest.raises(BadInputError, match="of at most 67,108,864 bytes; got 67,108,865"):
         data.load_tokenizer(tmp_path / "tokenizer.json")
 
 

@@ -22,7 +22,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.data import tokenizer_bounds
 from ssmpress.errors import BadInputError, UsageError
+from ssmpress.strict_json import parse_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,8 +37,7 @@ DEFAULT_TEXT = "pydoc_data.topics"
 TEXT_LIMIT = 4 << 30
 """Bytes a text may have after decompression: a few kB of xz can hold terabytes."""
 
-TOKENIZER_LIMIT = 256 << 20
-"""Bytes of a tokenizer.json; the largest vocabularies in use need 35 MB."""
+TOKENIZER_LIMIT = tokenizer_bounds.BYTES
 
 _EVALUATION_PERCENT = 20
 _READ = 1 << 20  # bytes read at a time
@@ -184,13 +185,17 @@ def _without_repeats(topics: dict[str, str]) -> dict[str, str]:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer.json (Hugging Face tokenizers), with its truncation and padding off.
+    """Load a tokenizer.json (Hugging Face tokenizers): truncation, padding and template are off.
+
+    A template puts special tokens around a text; here a text is encoded without them, and one
+    that leaves the text itself out would leave no token.
 
     Args:
         path: the file, at most TOKENIZER_LIMIT bytes.
 
     Raises:
-        BadInputError: the file is missing, too large, or not a tokenizer.
+        BadInputError: the file is missing, too large, not a tokenizer, or claims what exhausts
+            memory or time: see `tokenizer_bounds`.
     """
     path = _regular_file(Path(path), "a tokenizer.json")
     size = path.stat().st_size
@@ -201,8 +206,13 @@ def load_tokenizer(path: Path) -> Tokenizer:
         )
     from tokenizers import Tokenizer
 
+    content = path.read_bytes()
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        if problem := tokenizer_bounds.problem_of(parse_json(content, foreign=True)):
+            raise BadInputError(f"{path}: expected {problem}. The file is damaged or hostile.")
+        tokenizer = Tokenizer.from_buffer(content)
+    except BadInputError:
+        raise
     except BaseException as error:
         _reraise_unless_tokenizers(error)
         raise BadInputError(
@@ -211,6 +221,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.post_processor = None
     return tokenizer
 
 
