@@ -36,26 +36,16 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
 }
 
 OpDefinition Define(const char* name, Values values) {
-  OpDefinition op = {};
-  op.base = CommonCustomOp();
-  op.base.create_kernel_v2 = CreateMatrixKernel;
-  op.base.compute_v2 = Compute;
-  op.name = name;
-  op.output_count = 1;
-  op.structure = Structure::kDense;
-  op.values = values;
-  op.input_names[0] = "ids";
-  op.input_types[0] = ort::kInt64;
-  op.input_count = 1;
-  AddMatrixInputs(&op);
-  return op;
+  return DefineMatrixOp(name, "ids", ort::kInt64, Structure::kDense, values, Compute);
 }
 
-}  // namespace
-
-const OpDefinition kEmbeddingOps[kEmbeddingOpCount] = {
+const OpDefinition kOps[] = {
     Define("DenseEmbeddingInt8", Values::kInt8),
     Define("DenseEmbeddingInt4", Values::kInt4),
 };
+
+}  // namespace
+
+OpList EmbeddingOps() { return ListOf(kOps); }
 
 }  // namespace ssmpress

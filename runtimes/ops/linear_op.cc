@@ -42,24 +42,10 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
 }
 
 OpDefinition Define(const char* name, Structure structure, Values values) {
-  OpDefinition op = {};
-  op.base = CommonCustomOp();
-  op.base.create_kernel_v2 = CreateMatrixKernel;
-  op.base.compute_v2 = Compute;
-  op.name = name;
-  op.output_count = 1;
-  op.structure = structure;
-  op.values = values;
-  op.input_names[0] = "x";
-  op.input_types[0] = ort::kFloat;
-  op.input_count = 1;
-  AddMatrixInputs(&op);
-  return op;
+  return DefineMatrixOp(name, "x", ort::kFloat, structure, values, Compute);
 }
 
-}  // namespace
-
-const OpDefinition kLinearOps[kLinearOpCount] = {
+const OpDefinition kOps[] = {
     Define("DenseLinearFp32", Structure::kDense, Values::kFp32),
     Define("DenseLinearFp16", Structure::kDense, Values::kFp16),
     Define("DenseLinearInt8", Structure::kDense, Values::kInt8),
@@ -70,5 +56,9 @@ const OpDefinition kLinearOps[kLinearOpCount] = {
     Define("WindowLinearFp16", Structure::kWindow, Values::kFp16),
     Define("WindowLinearInt8", Structure::kWindow, Values::kInt8),
 };
+
+}  // namespace
+
+OpList LinearOps() { return ListOf(kOps); }
 
 }  // namespace ssmpress

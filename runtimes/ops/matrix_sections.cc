@@ -4,6 +4,7 @@
 // Sections are read as they lie in the model. When all of them are constants their contents are
 // checked once, when the kernel is created; otherwise on every call.
 #include <climits>
+#include <type_traits>
 
 #include "ops/op.h"
 
@@ -11,7 +12,181 @@ namespace ssmpress {
 namespace {
 
 constexpr int64_t kFormatVersion = 1;
-constexpr size_t kMaxSections = kMaxInputs - 1;
+constexpr size_t kMaxSections = 6;
+constexpr size_t kMaxSectionRank = 3;
+
+// What an axis counts, of a matrix of r rows and c columns.
+enum Unit : int {
+  kOne,
+  kRow,
+  kColumn,
+  kWord,      // 64 columns
+  kGroup,     // kInt4Group columns
+  kInt4Tile,  // kInt4Rows rows
+  kTile,      // kWindowTile rows
+  kRecord,    // of windows
+  kElement,   // stored, and padding
+  kUnits
+};
+
+// The length of an axis: times · (units in the matrix) + plus.
+struct Axis {
+  Unit unit;
+  int times = 1, plus = 0;
+};
+
+struct Section {
+  const char* name;
+  ort::ElementType type;
+  int rank;
+  Axis axes[kMaxSectionRank];
+  void (*point)(PackedMatrix* matrix, const void* data);  // sets the member that stands for it
+};
+
+// A format's sections, in the order of the op's inputs. `measured` is the one whose shape says how
+// many rows there are.
+struct Layout {
+  Structure structure;
+  Values values;
+  int max_columns;
+  int measured;
+  Section sections[kMaxSections];
+};
+
+template <auto kMember>
+void Point(PackedMatrix* matrix, const void* data) {
+  matrix->*kMember = static_cast<std::remove_reference_t<decltype(matrix->*kMember)>>(data);
+}
+constexpr auto kPointValue = Point<&PackedMatrix::value>;
+
+constexpr Section Weight(ort::ElementType type) {
+  return {"weight", type, 2, {{kRow}, {kColumn}}, kPointValue};
+}
+constexpr Section Value(ort::ElementType type) {
+  return {"value", type, 1, {{kElement}}, kPointValue};
+}
+constexpr Section kScale = {"scale", ort::kFloat, 1, {{kRow}}, Point<&PackedMatrix::scale>};
+constexpr Section kNibbles = {
+    "weight", ort::kUint8, 3, {{kInt4Tile}, {kGroup}, {kOne, int{kInt4Bytes}}}, kPointValue};
+constexpr Section kRatio = {"ratio",
+                            ort::kInt8,
+                            3,
+                            {{kInt4Tile}, {kGroup}, {kOne, int{kInt4Rows}}},
+                            Point<&PackedMatrix::ratio>};
+constexpr Section kBits = {
+    "bits", ort::kUint8, 2, {{kRow}, {kWord, 8}}, Point<&PackedMatrix::bits>};
+constexpr Section kRowStart = {
+    "start", ort::kInt32, 1, {{kRow, 1, 1}}, Point<&PackedMatrix::start>};
+constexpr Section kOrder = {
+    "order", ort::kInt32, 1, {{kTile, int{kWindowTile}}}, Point<&PackedMatrix::order>};
+constexpr Section kTileStart = {
+    "start", ort::kInt32, 1, {{kTile, 1, 1}}, Point<&PackedMatrix::start>};
+constexpr Section kStep = {"step", ort::kUint8, 1, {{kRecord}}, Point<&PackedMatrix::step>};
+constexpr Section kSteps = {
+    "step", ort::kUint8, 2, {{kRecord}, {kOne, 2}}, Point<&PackedMatrix::step>};
+constexpr Section Position(int bytes) {
+  return {"position", ort::kUint8, 2, {{kRecord}, {kOne, bytes}}, Point<&PackedMatrix::position>};
+}
+constexpr Section Slots(ort::ElementType type, int slots) {
+  return {"value", type, 2, {{kRecord}, {kOne, slots}}, kPointValue};
+}
+
+constexpr Structure kDense = Structure::kDense, kBitmask = Structure::kBitmask,
+                    kWindow = Structure::kWindow;
+
+constexpr Layout kLayouts[] = {
+    {kDense, Values::kFp32, INT_MAX, 0, {Weight(ort::kFloat)}},
+    {kDense, Values::kFp16, INT_MAX, 0, {Weight(ort::kFloat16)}},
+    {kDense, Values::kInt8, int{kMaxInt8Columns}, 0, {Weight(ort::kInt8), kScale}},
+    // Tiles are padded, so that the scales say how many rows there are; of int8 windows too.
+    {kDense, Values::kInt4, int{kMaxInt4Columns}, 2, {kNibbles, kRatio, kScale}},
+    {kBitmask, Values::kFp32, INT_MAX, 0, {kBits, kRowStart, Value(ort::kFloat)}},
+    {kBitmask, Values::kFp16, INT_MAX, 0, {kBits, kRowStart, Value(ort::kFloat16)}},
+    {kBitmask,
+     Values::kInt8,
+     int{kMaxInt8Columns},
+     0,
+     {kBits, kRowStart, Value(ort::kInt8), kScale}},
+    // `order` says how many tiles there are, and its contents how many rows (CountRows).
+    {kWindow,
+     Values::kFp16,
+     INT_MAX,
+     0,
+     {kOrder, kTileStart, kStep, Position(4), Slots(ort::kFloat16, int{kWindowTile})}},
+    {kWindow,
+     Values::kInt8,
+     int{kMaxInt8Columns},
+     5,
+     {kOrder, kTileStart, kSteps, Position(16), Slots(ort::kInt8, int{kWindowSlots}), kScale}},
+};
+
+const Layout& LayoutOf(const OpDefinition& op) {
+  const Layout* layout = kLayouts;
+  while (layout->structure != op.structure || layout->values != op.values) ++layout;
+  return *layout;
+}
+
+// How many units the matrix has, -1 where that is not known yet.
+struct Sizes {
+  int64_t of[kUnits];
+};
+
+int64_t Ceil(int64_t n, int64_t divisor) { return (n + divisor - 1) / divisor; }
+
+Sizes SizesOf(int64_t columns) {
+  Sizes sizes;
+  for (int64_t& size : sizes.of) size = -1;
+  sizes.of[kOne] = 1;
+  sizes.of[kColumn] = columns;
+  sizes.of[kWord] = Ceil(columns, 64);
+  sizes.of[kGroup] = Ceil(columns, kInt4Group);
+  return sizes;
+}
+
+void Learn(Sizes* sizes, Unit unit, int64_t count) {
+  sizes->of[unit] = count;
+  if (unit != kRow) return;
+  sizes->of[kInt4Tile] = Ceil(count, kInt4Rows);
+  sizes->of[kTile] = Ceil(count, kWindowTile);
+}
+
+ort::Status* CheckSection(const Kernel& kernel, size_t input, const Section& section,
+                          const Tensor& tensor, const Sizes& sizes) {
+  int64_t expected[kMaxSectionRank];
+  for (int i = 0; i < section.rank; ++i) {
+    const Axis& axis = section.axes[i];
+    const int64_t size = sizes.of[axis.unit];
+    expected[i] = size < 0 ? -1 : axis.times * size + axis.plus;
+  }
+  return CheckShape(kernel.api, *kernel.op, input, tensor, static_cast<size_t>(section.rank),
+                    expected);
+}
+
+// Checks a section's shape, learns from it what is not known yet, and points `matrix` at it.
+ort::Status* ReadSection(const Kernel& kernel, size_t i, const Section& section,
+                         const Tensor& tensor, Sizes* sizes, PackedMatrix* matrix) {
+  if (ort::Status* s = CheckSection(kernel, i + 1, section, tensor, *sizes)) return s;
+  int64_t elements = 1;
+  for (int k = 0; k < section.rank; ++k) {
+    const Axis& axis = section.axes[k];
+    elements *= tensor.dims[k];
+    if (sizes->of[axis.unit] < 0) {
+      Learn(sizes, axis.unit, Ceil(tensor.dims[k] - axis.plus, axis.times));
+    }
+  }
+  // Again, since an axis that was learnt from may be no multiple of what it counts.
+  if (ort::Status* s = CheckSection(kernel, i + 1, section, tensor, *sizes)) return s;
+  section.point(matrix, tensor.data);
+  if (section.point == kPointValue) matrix->value_count = static_cast<size_t>(elements);
+  return nullptr;
+}
+
+// `order` of a matrix without scales ends with the entries without a row; the others are rows.
+int64_t CountRows(const PackedMatrix& matrix, int64_t tiles) {
+  int64_t rows = tiles * static_cast<int64_t>(kWindowTile);
+  for (size_t i = 1; i < kWindowTile && rows > 0 && matrix.order[rows - 1] == -1; ++i) --rows;
+  return rows;
+}
 
 ort::Status* ReadAttributes(const ort::KernelInfo* info, Kernel* kernel) {
   const ort::Api* api = kernel->api;
@@ -25,132 +200,32 @@ ort::Status* ReadAttributes(const ort::KernelInfo* info, Kernel* kernel) {
                  static_cast<long long>(kFormatVersion), static_cast<long long>(version));
   }
   if (ort::Status* s = ort::kGetAttributeInt64(api)(info, "columns", &kernel->columns)) return s;
-  const int64_t limit = op.values == Values::kInt8   ? int64_t{kMaxInt8Columns}
-                        : op.values == Values::kInt4 ? int64_t{kMaxInt4Columns}
-                                                     : INT_MAX;
+  const int limit = LayoutOf(op).max_columns;
   if (kernel->columns < 0 || kernel->columns > limit) {
-    return Error(api, op, "columns: expected 0 to %lld, got %lld", static_cast<long long>(limit),
+    return Error(api, op, "columns: expected 0 to %d, got %lld", limit,
                  static_cast<long long>(kernel->columns));
   }
   return nullptr;
 }
 
-// ReadDense, ReadInt4, ReadBitmask, ReadWindows: the sections of a structure but the scales; their
-// shapes are checked and `matrix` is pointed at them. `sections` starts at input 1.
-ort::Status* ReadDense(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
-  const int64_t shape[2] = {-1, kernel.columns};
-  if (ort::Status* s = CheckShape(kernel.api, *kernel.op, 1, sections[0], 2, shape)) return s;
-  matrix->rows = static_cast<size_t>(sections[0].dims[0]);
-  matrix->value = sections[0].data;
-  matrix->value_count = matrix->rows * matrix->columns;
-  return nullptr;
-}
-
-// The number of rows comes from the scales: tiles are padded.
-ort::Status* ReadInt4(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
-  const ort::Api* api = kernel.api;
-  const OpDefinition& op = *kernel.op;
-  const int64_t any = -1;
-  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
-  const int64_t rows = sections[2].dims[0];
-  const int64_t tiles = (rows + kInt4Rows - 1) / kInt4Rows;
-  const int64_t groups = (kernel.columns + kInt4Group - 1) / kInt4Group;
-  const int64_t weight[3] = {tiles, groups, kInt4Bytes}, ratio[3] = {tiles, groups, kInt4Rows};
-  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 3, weight)) return s;
-  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 3, ratio)) return s;
-  matrix->rows = static_cast<size_t>(rows);
-  matrix->value = sections[0].data;
-  matrix->value_count = static_cast<size_t>(tiles * groups) * kInt4Bytes;
-  matrix->ratio = static_cast<const int8_t*>(sections[1].data);
-  return nullptr;
-}
-
-ort::Status* ReadBitmask(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
-  const ort::Api* api = kernel.api;
-  const OpDefinition& op = *kernel.op;
-  const int64_t any = -1, bits[2] = {-1, (kernel.columns + 63) / 64 * 8};
-  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 2, bits)) return s;
-  const int64_t starts = sections[0].dims[0] + 1;
-  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
-  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
-  matrix->rows = static_cast<size_t>(sections[0].dims[0]);
-  matrix->bits = static_cast<const uint8_t*>(sections[0].data);
-  matrix->start = static_cast<const int32_t*>(sections[1].data);
-  matrix->value = sections[2].data;
-  matrix->value_count = static_cast<size_t>(sections[2].dims[0]);
-  return nullptr;
-}
-
-// `order` of an fp16 matrix ends with the entries without a row; the others are rows.
-ort::Status* ReadFp16Windows(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
-  const ort::Api* api = kernel.api;
-  const OpDefinition& op = *kernel.op;
-  const int64_t any = -1;
-  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 1, &any)) return s;
-  const int64_t tiles = (sections[0].dims[0] + 7) / 8;
-  const int64_t entries = 8 * tiles, starts = tiles + 1;
-  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 1, &entries)) return s;
-  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
-  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 1, &any)) return s;
-  const int64_t records = sections[2].dims[0];
-  const int64_t position[2] = {records, 4}, value[2] = {records, kWindowTile};
-  if (ort::Status* s = CheckShape(api, op, 4, sections[3], 2, position)) return s;
-  if (ort::Status* s = CheckShape(api, op, 5, sections[4], 2, value)) return s;
-  matrix->order = static_cast<const int32_t*>(sections[0].data);
-  matrix->rows = static_cast<size_t>(entries);
-  for (int i = 0; i < 7 && matrix->rows > 0 && matrix->order[matrix->rows - 1] == -1; ++i) {
-    --matrix->rows;
-  }
-  matrix->start = static_cast<const int32_t*>(sections[1].data);
-  matrix->step = static_cast<const uint8_t*>(sections[2].data);
-  matrix->position = static_cast<const uint8_t*>(sections[3].data);
-  matrix->value = sections[4].data;
-  matrix->value_count = static_cast<size_t>(records) * kWindowTile;
-  return nullptr;
-}
-
-// The number of rows comes from the scales: `order` is padded to whole tiles.
-ort::Status* ReadWindows(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
-  const ort::Api* api = kernel.api;
-  const OpDefinition& op = *kernel.op;
-  const int64_t any = -1;
-  if (ort::Status* s = CheckShape(api, op, 6, sections[5], 1, &any)) return s;
-  const int64_t rows = sections[5].dims[0], tiles = (rows + 7) / 8;
-  const int64_t entries = 8 * tiles, starts = tiles + 1, step[2] = {-1, 2};
-  if (ort::Status* s = CheckShape(api, op, 1, sections[0], 1, &entries)) return s;
-  if (ort::Status* s = CheckShape(api, op, 2, sections[1], 1, &starts)) return s;
-  if (ort::Status* s = CheckShape(api, op, 3, sections[2], 2, step)) return s;
-  const int64_t records = sections[2].dims[0];
-  const int64_t position[2] = {records, 16}, value[2] = {records, kWindowSlots};
-  if (ort::Status* s = CheckShape(api, op, 4, sections[3], 2, position)) return s;
-  if (ort::Status* s = CheckShape(api, op, 5, sections[4], 2, value)) return s;
-  matrix->rows = static_cast<size_t>(rows);
-  matrix->order = static_cast<const int32_t*>(sections[0].data);
-  matrix->start = static_cast<const int32_t*>(sections[1].data);
-  matrix->step = static_cast<const uint8_t*>(sections[2].data);
-  matrix->position = static_cast<const uint8_t*>(sections[3].data);
-  matrix->value = sections[4].data;
-  matrix->value_count = static_cast<size_t>(records) * kWindowSlots;
-  return nullptr;
-}
-
+// `sections` starts at input 1.
 ort::Status* ReadMatrix(const Kernel& kernel, const Tensor* sections, PackedMatrix* matrix) {
   const OpDefinition& op = *kernel.op;
+  const Layout& layout = LayoutOf(op);
+  Sizes sizes = SizesOf(kernel.columns);
   *matrix = {};
   matrix->structure = op.structure;
   matrix->values = op.values;
   matrix->columns = static_cast<size_t>(kernel.columns);
-  const auto read = op.values == Values::kInt4            ? ReadInt4
-                    : op.structure == Structure::kDense   ? ReadDense
-                    : op.structure == Structure::kBitmask ? ReadBitmask
-                    : op.values == Values::kFp16          ? ReadFp16Windows
-                                                          : ReadWindows;
-  if (ort::Status* s = read(kernel, sections, matrix)) return s;
-  if (op.values != Values::kInt8 && op.values != Values::kInt4) return nullptr;
-  const size_t scale = op.input_count - 1;
-  const int64_t rows = static_cast<int64_t>(matrix->rows);
-  if (ort::Status* s = CheckShape(kernel.api, op, scale, sections[scale - 1], 1, &rows)) return s;
-  matrix->scale = static_cast<const float*>(sections[scale - 1].data);
+  auto read = [&](size_t i) {
+    return ReadSection(kernel, i, layout.sections[i], sections[i], &sizes, matrix);
+  };
+  if (ort::Status* s = read(static_cast<size_t>(layout.measured))) return s;
+  for (size_t i = 0; i + 1 < op.input_count; ++i) {
+    if (ort::Status* s = read(i)) return s;
+  }
+  const int64_t rows = sizes.of[kRow];
+  matrix->rows = static_cast<size_t>(rows >= 0 ? rows : CountRows(*matrix, sizes.of[kTile]));
   return nullptr;
 }
 
@@ -177,6 +252,21 @@ ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
   return nullptr;
 }
 
+ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
+                                const ort::KernelInfo* info, void** result) {
+  Kernel* kernel = nullptr;
+  *result = nullptr;
+  if (ort::Status* s = CreateKernel(op, api, &kernel)) return s;
+  ort::Status* status = ReadAttributes(info, kernel);
+  if (status == nullptr) status = CheckConstants(info, kernel);
+  if (status != nullptr) {
+    DestroyKernel(kernel);
+    return status;
+  }
+  *result = kernel;
+  return nullptr;
+}
+
 }  // namespace
 
 ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
@@ -195,41 +285,25 @@ ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context,
   return CheckContents(kernel, *matrix);
 }
 
-ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
-                                const ort::KernelInfo* info, void** result) {
-  Kernel* kernel = nullptr;
-  *result = nullptr;
-  if (ort::Status* s = CreateKernel(op, api, &kernel)) return s;
-  ort::Status* status = ReadAttributes(info, kernel);
-  if (status == nullptr) status = CheckConstants(info, kernel);
-  if (status != nullptr) {
-    DestroyKernel(kernel);
-    return status;
+OpDefinition DefineMatrixOp(const char* name, const char* first, ort::ElementType first_type,
+                            Structure structure, Values values, ComputeFunction compute) {
+  OpDefinition op = {};
+  op.base = CommonCustomOp();
+  op.base.create_kernel_v2 = CreateMatrixKernel;
+  op.base.compute_v2 = compute;
+  op.name = name;
+  op.output_count = 1;
+  op.structure = structure;
+  op.values = values;
+  op.input_names[0] = first;
+  op.input_types[0] = first_type;
+  op.input_count = 1;
+  for (const Section& section : LayoutOf(op).sections) {
+    if (section.name == nullptr) break;
+    op.input_names[op.input_count] = section.name;
+    op.input_types[op.input_count++] = section.type;
   }
-  *result = kernel;
-  return nullptr;
-}
-
-void AddMatrixInputs(OpDefinition* op) {
-  const ort::ElementType types[] = {ort::kFloat, ort::kFloat16, ort::kInt8, ort::kUint8};
-  auto add = [op](const char* input, ort::ElementType type) {
-    op->input_names[op->input_count] = input;
-    op->input_types[op->input_count++] = type;
-  };
-  if (op->structure == Structure::kBitmask) {
-    add("bits", ort::kUint8);
-    add("start", ort::kInt32);
-  }
-  if (op->structure == Structure::kWindow) {
-    add("order", ort::kInt32);
-    add("start", ort::kInt32);
-    add("step", ort::kUint8);
-    add("position", ort::kUint8);
-  }
-  const char* values = op->structure == Structure::kDense ? "weight" : "value";
-  add(values, types[static_cast<int>(op->values)]);
-  if (op->values == Values::kInt4) add("ratio", ort::kInt8);
-  if (op->values == Values::kInt8 || op->values == Values::kInt4) add("scale", ort::kFloat);
+  return op;
 }
 
 }  // namespace ssmpress

@@ -132,6 +132,28 @@ ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel**
   return nullptr;
 }
 
+OpDefinition DefineFloatOp(const char* name, const char* const* inputs, size_t input_count,
+                           size_t output_count, ComputeFunction compute) {
+  OpDefinition op = {};
+  op.base = CommonCustomOp();
+  op.base.create_kernel_v2 = [](const ort::CustomOp* self, const ort::Api* api,
+                                const ort::KernelInfo*, void** result) {
+    Kernel* kernel = nullptr;
+    ort::Status* status = CreateKernel(self, api, &kernel);
+    *result = kernel;
+    return status;
+  };
+  op.base.compute_v2 = compute;
+  op.name = name;
+  op.input_count = input_count;
+  op.output_count = output_count;
+  for (size_t i = 0; i < input_count; ++i) {
+    op.input_names[i] = inputs[i];
+    op.input_types[i] = ort::kFloat;
+  }
+  return op;
+}
+
 void DestroyKernel(void* kernel) { std::free(kernel); }
 
 }  // namespace ssmpress

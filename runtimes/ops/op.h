@@ -77,22 +77,44 @@ struct Kernel {
 ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel** kernel);
 void DestroyKernel(void* kernel);
 
-// Ops with a packed matrix: its sections are the inputs from 1 on (matrix_sections.cc).
-void AddMatrixInputs(OpDefinition* op);
-// create_kernel_v2: reads the attributes, and checks the contents of sections that are constant.
-ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
-                                const ort::KernelInfo* info, void** result);
+using ComputeFunction = ort::Status* (*)(void* kernel, ort::KernelContext* context);
+
+// An op without attributes, all of whose inputs are float32.
+OpDefinition DefineFloatOp(const char* name, const char* const* inputs, size_t input_count,
+                           size_t output_count, ComputeFunction compute);
+// An op of one output whose inputs from 1 on are the sections of a packed matrix
+// (matrix_sections.cc). Its kernel reads the attributes when it is created, and checks the contents
+// of sections that are constant.
+OpDefinition DefineMatrixOp(const char* name, const char* first, ort::ElementType first_type,
+                            Structure structure, Values values, ComputeFunction compute);
+
+// All inputs of an op that DefineFloatOp made.
+template <size_t kInputs>
+ort::Status* ReadInputs(const Kernel& kernel, const ort::KernelContext* context,
+                        Tensor (&in)[kInputs]) {
+  for (size_t i = 0; i < kInputs; ++i) {
+    if (ort::Status* s = ReadInput(kernel.api, *kernel.op, context, i, &in[i])) return s;
+  }
+  return nullptr;
+}
 // Reads input 0 into `first` and points `matrix` at the sections, whose shapes and contents are
 // checked where they are not constant.
 ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
                               PackedMatrix* matrix);
 
-extern const OpDefinition kSelectiveScanOp;
-extern const OpDefinition kCausalConv1dOp;
-constexpr size_t kLinearOpCount = 9;
-extern const OpDefinition kLinearOps[kLinearOpCount];
-constexpr size_t kEmbeddingOpCount = 2;
-extern const OpDefinition kEmbeddingOps[kEmbeddingOpCount];
+// The ops of a file; they live as long as the process.
+struct OpList {
+  const OpDefinition* ops;
+  size_t count;
+};
+template <size_t kCount>
+constexpr OpList ListOf(const OpDefinition (&ops)[kCount]) {
+  return {ops, kCount};
+}
+OpList SelectiveScanOps();
+OpList CausalConv1dOps();
+OpList LinearOps();
+OpList EmbeddingOps();
 
 }  // namespace ssmpress
 

@@ -11,13 +11,12 @@ ort::CustomOpDomain* shared_domain = nullptr;
 
 ort::Status* MakeDomain(const ort::Api* api, ort::CustomOpDomain** domain) {
   if (ort::Status* s = ort::kCreateCustomOpDomain(api)("ssmpress", domain)) return s;
-  ort::Status* status = ort::kCustomOpDomainAdd(api)(*domain, &kSelectiveScanOp.base);
-  if (status == nullptr) status = ort::kCustomOpDomainAdd(api)(*domain, &kCausalConv1dOp.base);
-  for (size_t i = 0; status == nullptr && i < kLinearOpCount; ++i) {
-    status = ort::kCustomOpDomainAdd(api)(*domain, &kLinearOps[i].base);
-  }
-  for (size_t i = 0; status == nullptr && i < kEmbeddingOpCount; ++i) {
-    status = ort::kCustomOpDomainAdd(api)(*domain, &kEmbeddingOps[i].base);
+  ort::Status* status = nullptr;
+  const OpList lists[] = {SelectiveScanOps(), CausalConv1dOps(), LinearOps(), EmbeddingOps()};
+  for (const OpList& list : lists) {
+    for (size_t i = 0; status == nullptr && i < list.count; ++i) {
+      status = ort::kCustomOpDomainAdd(api)(*domain, &list.ops[i].base);
+    }
   }
   if (status != nullptr) ort::kReleaseCustomOpDomain(api)(*domain);
   return status;

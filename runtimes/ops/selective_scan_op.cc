@@ -7,13 +7,8 @@ namespace {
 
 enum Input { kU, kDelta, kDeltaBias, kA, kB, kC, kD, kZ, kState, kInputs };
 
-ort::Status* Create(const ort::CustomOp* op, const ort::Api* api, const ort::KernelInfo*,
-                    void** result) {
-  Kernel* kernel = nullptr;
-  ort::Status* status = CreateKernel(op, api, &kernel);
-  *result = kernel;
-  return status;
-}
+constexpr const char* kInputNames[kInputs] = {"u", "delta", "delta_bias", "A",    "B",
+                                              "C", "D",     "z",          "state"};
 
 ort::Status* CheckShapes(const Kernel& kernel, const Tensor (&in)[kInputs]) {
   const ort::Api* api = kernel.api;
@@ -41,9 +36,7 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
   const Kernel& kernel = *static_cast<const Kernel*>(self);
   const ort::Api* api = kernel.api;
   Tensor in[kInputs];
-  for (size_t i = 0; i < kInputs; ++i) {
-    if (ort::Status* s = ReadInput(api, *kernel.op, context, i, &in[i])) return s;
-  }
+  if (ort::Status* s = ReadInputs(kernel, context, in)) return s;
   if (ort::Status* s = CheckShapes(kernel, in)) return s;
   float *y, *state_out;
   if (ort::Status* s = MakeOutput(api, context, 0, in[kU].dims, 3, &y)) return s;
@@ -60,24 +53,10 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
   return threads.status;
 }
 
-OpDefinition Define() {
-  OpDefinition op = {};
-  op.base = CommonCustomOp();
-  op.base.create_kernel_v2 = Create;
-  op.base.compute_v2 = Compute;
-  op.name = "SelectiveScan";
-  op.input_count = kInputs;
-  op.output_count = 2;
-  const char* names[kInputs] = {"u", "delta", "delta_bias", "A", "B", "C", "D", "z", "state"};
-  for (size_t i = 0; i < kInputs; ++i) {
-    op.input_names[i] = names[i];
-    op.input_types[i] = ort::kFloat;
-  }
-  return op;
-}
+const OpDefinition kOps[] = {DefineFloatOp("SelectiveScan", kInputNames, kInputs, 2, Compute)};
 
 }  // namespace
 
-const OpDefinition kSelectiveScanOp = Define();
+OpList SelectiveScanOps() { return ListOf(kOps); }
 
 }  // namespace ssmpress

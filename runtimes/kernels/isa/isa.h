@@ -54,6 +54,18 @@ constexpr size_t Int4Offsets(size_t columns) {
 
 using LinearFunction = void (*)(const LinearBlock&);
 
+// A function for every format; nullptr where there is none.
+struct LinearFunctions {
+  LinearFunction cells[3][4];
+
+  constexpr LinearFunction& At(Structure structure, Values values) {
+    return cells[static_cast<int>(structure)][static_cast<int>(values)];
+  }
+  constexpr LinearFunction Of(const PackedMatrix& matrix) const {
+    return cells[static_cast<int>(matrix.structure)][static_cast<int>(matrix.values)];
+  }
+};
+
 // Rows of a many-token block start on a multiple of this and number at most kPanelRows.
 constexpr size_t kPanelRowMultiple = 32;
 constexpr size_t kPanelRows = 64;
@@ -67,12 +79,11 @@ struct Isa {
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);
   // As quantize_int8, into what many_tokens multiplies: panel_x_bytes a value. nullptr: int8_t.
   float (*quantize_panel)(const float* x, size_t columns, size_t stride, void* q);
-  // [Structure][Values]: streams the packed bytes once. Where an instruction set has none, that of
-  // `next` runs.
-  LinearFunction few_tokens[3][4];
-  // [Structure][Values]: unpacks a panel, uses it many times. Where there is none, few_tokens runs
-  // for any number of tokens. That of windows writes y in the order of the entries.
-  LinearFunction many_tokens[3][4];
+  // Streams the packed bytes once. Where an instruction set has none, that of `next` runs.
+  LinearFunctions few_tokens;
+  // Unpacks a panel, uses it many times. Where there is none, few_tokens runs for any number of
+  // tokens. That of windows writes y in the order of the entries.
+  LinearFunctions many_tokens;
   const Isa* next;
   size_t panel_x_bytes = 1;
 };

@@ -32,7 +32,7 @@ SSMPRESS_INLINE int32x4_t DotAddLane(int32x4_t sum, int8x16_t w, int8x16_t x) {
   return vdotq_laneq_s32(sum, w, x, kGroup);
 }
 
-#include "kernels/isa/neon.inl.h"
+#include "kernels/isa/kernels_neon.inl.h"
 
 }  // namespace
 }  // namespace ssmpress
@@ -45,6 +45,6 @@ SSMPRESS_INLINE int32x4_t DotAddLane(int32x4_t sum, int8x16_t w, int8x16_t x) {
 
 namespace ssmpress {
 
-const Isa kDotprodIsa = MakeIsa("dotprod");
+constexpr Isa kDotprodIsa = MakeNeon("dotprod");
 
 }  // namespace ssmpress

@@ -24,10 +24,10 @@ SSMPRESS_INLINE int32x4_t DotAddLane(int32x4_t sum, int8x16_t w, int8x16_t x) {
   return DotAddHalf(sum, w, vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), kGroup)));
 }
 
-#include "kernels/isa/neon.inl.h"
+#include "kernels/isa/kernels_neon.inl.h"
 
 }  // namespace
 
-const Isa kNeonIsa = MakeIsa("neon");
+constexpr Isa kNeonIsa = MakeNeon("neon");
 
 }  // namespace ssmpress

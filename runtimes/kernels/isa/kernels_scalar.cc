@@ -241,23 +241,40 @@ void ReadRow(const PackedMatrix& m, size_t row, float* y) {
   }
 }
 
-const Isa kScalarIsa = {
-    "scalar",
-    SelectiveScanScalar,
-    CausalConv1dScalar,
-    Quantize<int8_t>,
-    QuantizePanel,
-    {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
-      LinearScalar<kDense, Values::kInt8, int8_t>, Int4Scalar},
-     {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
-      LinearScalar<kBitmask, Values::kInt8, int8_t>},
-     {nullptr, WindowFp16Scalar, WindowScalar}},
-    {{LinearScalar<kDense, Values::kFp32, float>, LinearScalar<kDense, Values::kFp16, float>,
-      LinearScalar<kDense, Values::kInt8, int16_t>},
-     {LinearScalar<kBitmask, Values::kFp32, float>, LinearScalar<kBitmask, Values::kFp16, float>,
-      LinearScalar<kBitmask, Values::kInt8, int16_t>}},
-    nullptr,
-    sizeof(int16_t),
-};
+namespace {
+
+constexpr Isa MakeScalar() {
+  Isa isa = {};
+  isa.name = "scalar";
+  isa.panel_x_bytes = sizeof(int16_t);
+  isa.selective_scan = SelectiveScanScalar;
+  isa.causal_conv1d = CausalConv1dScalar;
+  isa.quantize_int8 = Quantize<int8_t>;
+  isa.quantize_panel = QuantizePanel;
+
+  LinearFunctions& few = isa.few_tokens;
+  few.At(kDense, Values::kFp32) = LinearScalar<kDense, Values::kFp32, float>;
+  few.At(kDense, Values::kFp16) = LinearScalar<kDense, Values::kFp16, float>;
+  few.At(kDense, Values::kInt8) = LinearScalar<kDense, Values::kInt8, int8_t>;
+  few.At(kDense, Values::kInt4) = Int4Scalar;
+  few.At(kBitmask, Values::kFp32) = LinearScalar<kBitmask, Values::kFp32, float>;
+  few.At(kBitmask, Values::kFp16) = LinearScalar<kBitmask, Values::kFp16, float>;
+  few.At(kBitmask, Values::kInt8) = LinearScalar<kBitmask, Values::kInt8, int8_t>;
+  few.At(Structure::kWindow, Values::kFp16) = WindowFp16Scalar;
+  few.At(Structure::kWindow, Values::kInt8) = WindowScalar;
+
+  LinearFunctions& many = isa.many_tokens;
+  many.At(kDense, Values::kFp32) = LinearScalar<kDense, Values::kFp32, float>;
+  many.At(kDense, Values::kFp16) = LinearScalar<kDense, Values::kFp16, float>;
+  many.At(kDense, Values::kInt8) = LinearScalar<kDense, Values::kInt8, int16_t>;
+  many.At(kBitmask, Values::kFp32) = LinearScalar<kBitmask, Values::kFp32, float>;
+  many.At(kBitmask, Values::kFp16) = LinearScalar<kBitmask, Values::kFp16, float>;
+  many.At(kBitmask, Values::kInt8) = LinearScalar<kBitmask, Values::kInt8, int16_t>;
+  return isa;
+}
+
+}  // namespace
+
+constexpr Isa kScalarIsa = MakeScalar();
 
 }  // namespace ssmpress

@@ -40,9 +40,69 @@ constexpr size_t kReorderTokens = 16;
 // 5 us, in which one core streams some 20,000 to 50,000 weights.
 constexpr size_t kMinParallelMultiplies = 65536;
 
+size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+size_t Min(size_t a, size_t b) { return a < b ? a : b; }
+
+// What differs between formats in how x is prepared and a product is split. The defaults are those
+// of dense and bitmask matrices of floats.
+struct Traits {
+  bool quantized = false;   // x is int8, with a scale for every token
+  bool offsets = false;     // the sums of AddOffsets follow a token's activations
+  size_t reach = 0;         // columns beyond the last that a record reads, where x is zero
+  size_t row_multiple = 1;  // rows are padded to entries of whole tiles
+  size_t token_block = kManyTokenBlock;  // tokens of a block where no panel is unpacked
+  // From how many tokens on panels are unpacked where the instruction set has them, of matrices
+  // with rows of which multiple, and tokens of such a block.
+  size_t panel_tokens = kManyTokens;
+  size_t panel_row_multiple = 1;
+  size_t panel_token_block = kManyTokenBlock;
+  bool panels_by_entry = false;  // they leave y in the order of the entries
+};
+
+constexpr Traits kFloats = {};
+
+constexpr Traits kInt8 = [] {
+  Traits traits;
+  traits.quantized = true;
+  return traits;
+}();
+
+constexpr Traits kInt4 = [] {
+  Traits traits = kInt8;
+  traits.offsets = true;
+  traits.token_block = kWindowTokenBlock;
+  return traits;
+}();
+
+constexpr Traits kWindows = [] {
+  Traits traits;
+  traits.reach = 15;
+  traits.row_multiple = kWindowTile;
+  traits.token_block = kWindowTokenBlock;
+  traits.panel_tokens = kManyWindowTokens;
+  traits.panel_row_multiple = kWindowTile;
+  traits.panel_token_block = kManyWindowBlock;
+  traits.panels_by_entry = true;
+  return traits;
+}();
+
+constexpr Traits kInt8Windows = [] {
+  Traits traits = kWindows;
+  traits.quantized = true;
+  return traits;
+}();
+
+const Traits& TraitsOf(const PackedMatrix& m) {
+  const bool int8 = m.values == Values::kInt8;
+  if (m.structure == Structure::kWindow) return int8 ? kInt8Windows : kWindows;
+  if (m.values == Values::kInt4) return kInt4;
+  return int8 ? kInt8 : kFloats;
+}
+
 struct Work {
   const Isa* isa;
   const Linear* args;
+  const Traits* traits;
   bool many;
   size_t x_bytes;     // of a quantised activation
   LinearBlock block;  // of the whole product
@@ -52,12 +112,6 @@ struct Work {
   void* quantized;
   float* x_scale;
 };
-
-size_t RoundUp(size_t n, size_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-size_t Min(size_t a, size_t b) { return a < b ? a : b; }
-bool IsWindow(const PackedMatrix& m) { return m.structure == Structure::kWindow; }
-bool IsInt4(const PackedMatrix& m) { return m.values == Values::kInt4; }
-bool MultipliedAsItLies(const PackedMatrix& m) { return IsWindow(m) || IsInt4(m); }
 
 // The pairs of sums behind the activations of an int4 product: isa.h.
 void AddOffsets(size_t columns, int8_t* q) {
@@ -81,7 +135,7 @@ void QuantizeToken(void* context, size_t i) {
     work.x_scale[i] = work.isa->quantize_panel(x, columns, stride, q);
   } else {
     work.x_scale[i] = work.isa->quantize_int8(x, columns, stride, q);
-    if (IsInt4(*work.args->matrix)) AddOffsets(columns, q);
+    if (work.traits->offsets) AddOffsets(columns, q);
   }
 }
 
@@ -102,12 +156,9 @@ void RunBlock(void* context, size_t i) {
   block.row_end = Min(work.row_count, block.row_begin + work.rows_per_block);
   block.token_begin = i / work.row_blocks * work.tokens_per_block;
   block.token_end = Min(tokens, block.token_begin + work.tokens_per_block);
-  const int structure = static_cast<int>(matrix.structure),
-            values = static_cast<int>(matrix.values);
-  LinearFunction run = work.many ? work.isa->many_tokens[structure][values]
-                                 : work.isa->few_tokens[structure][values];
+  LinearFunction run = (work.many ? work.isa->many_tokens : work.isa->few_tokens).Of(matrix);
   for (const Isa* isa = work.isa->next; run == nullptr; isa = isa->next) {
-    run = isa->few_tokens[structure][values];
+    run = isa->few_tokens.Of(matrix);
   }
   run(block);
 }
@@ -116,11 +167,10 @@ void RunBlock(void* context, size_t i) {
 bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   const Linear& args = *work.args;
   const size_t columns = args.matrix->columns;
-  const size_t reach = IsWindow(*args.matrix) ? 15 : 0;  // of a window beyond the last column
-  size_t stride = RoundUp(columns + reach, kColumnMultiple);
-  if (IsInt4(*args.matrix)) stride += stride / 4;  // a pair of int16 for every 16 columns
+  size_t stride = RoundUp(columns + work.traits->reach, kColumnMultiple);
+  if (work.traits->offsets) stride += stride / 4;  // a pair of int16 for every 16 columns
   work.block.x_stride = stride;
-  if (args.matrix->values == Values::kInt8 || IsInt4(*args.matrix)) {
+  if (work.traits->quantized) {
     work.x_bytes = work.many ? work.isa->panel_x_bytes : 1;
     const size_t token_bytes = stride * work.x_bytes;
     if (!scratch.Allocate(args.tokens, token_bytes + sizeof(float))) return false;
@@ -139,12 +189,9 @@ bool PrepareActivations(Work& work, Scratch& scratch, const ParallelFor& run) {
   return true;
 }
 
-bool UsesPanels(const Isa& isa, const PackedMatrix& m, size_t tokens) {
-  const LinearFunction many =
-      isa.many_tokens[static_cast<int>(m.structure)][static_cast<int>(m.values)];
-  if (many == nullptr) return false;
-  if (!IsWindow(m)) return tokens >= kManyTokens;
-  return tokens >= kManyWindowTokens && m.rows % kWindowTile == 0;
+bool UsesPanels(const Isa& isa, const PackedMatrix& m, const Traits& traits, size_t tokens) {
+  return isa.many_tokens.Of(m) != nullptr && tokens >= traits.panel_tokens &&
+         m.rows % traits.panel_row_multiple == 0;
 }
 
 struct Reordering {
@@ -183,8 +230,10 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   Work work = {};
   work.isa = &isa;
   work.args = &args;
-  work.many = UsesPanels(isa, matrix, args.tokens);
-  work.row_count = IsWindow(matrix) ? RoundUp(matrix.rows, kWindowTile) : matrix.rows;
+  const Traits& traits = TraitsOf(matrix);
+  work.traits = &traits;
+  work.many = UsesPanels(isa, matrix, traits, args.tokens);
+  work.row_count = RoundUp(matrix.rows, traits.row_multiple);
   work.block.matrix = &matrix;
   work.block.y = args.y;
   const bool small = args.tokens * matrix.rows * matrix.columns < kMinParallelMultiplies;
@@ -197,8 +246,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
     const size_t share = (work.row_count + kOneTokenBlocks - 1) / kOneTokenBlocks;
     work.rows_per_block = small ? work.row_count : RoundUp(share, kFewTokenRows);
   }
-  work.tokens_per_block = IsWindow(matrix) ? kManyWindowBlock : kManyTokenBlock;
-  if (!work.many && MultipliedAsItLies(matrix)) work.tokens_per_block = kWindowTokenBlock;
+  work.tokens_per_block = work.many ? traits.panel_token_block : traits.token_block;
   if (work.many) {
     // 64 rows, but fewer when that would leave less than 16 blocks to share out.
     work.rows_per_block = Min(kPanelRows, RoundUp(matrix.rows / 16 + 1, kPanelRowMultiple));
@@ -206,7 +254,7 @@ bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel) 
   work.row_blocks = (work.row_count + work.rows_per_block - 1) / work.rows_per_block;
   const size_t token_blocks = (args.tokens + work.tokens_per_block - 1) / work.tokens_per_block;
   run.run(run.self, work.row_blocks * token_blocks, RunBlock, &work);
-  return !work.many || !IsWindow(matrix) || ReorderRows(args, run);
+  return !work.many || !traits.panels_by_entry || ReorderRows(args, run);
 }
 
 }  // namespace ssmpress

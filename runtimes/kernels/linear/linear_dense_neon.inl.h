@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A dense int8 matrix times one token: 8 rows at a time share the loads of the activations. Integer
-// sums are the same in any order. Included by neon.inl.h.
+// sums are the same in any order. Included by kernels_neon.inl.h.
 
 constexpr size_t kDenseRows = 8;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A dense int4 matrix times any number of tokens: a tile of 16 rows is four vectors of 4 rows x 4
 // columns, and the 4 activations of a run of columns are the same for all rows. A group's sums are
-// exact in 32 bits before its ratios multiply them. Included by neon.inl.h.
+// exact in 32 bits before its ratios multiply them. Included by kernels_neon.inl.h.
 
 constexpr int kInt4Tokens = 2;  // 8 sums of a group, 8 totals
 

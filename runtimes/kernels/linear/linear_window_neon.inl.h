@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A window matrix times one token, in as few instructions as the records allow: 16 records at
 // a time, several registers to a load, and a window's load moves its pointer to the next window.
-// Included by neon.inl.h after linear_window.inl.h, which multiplies several tokens.
+// Included by kernels_neon.inl.h after linear_window.inl.h, which multiplies several tokens.
 
 // 16 bytes at p, which then moves on by `step`. C has no words for this load.
 SSMPRESS_INLINE int8x16_t LoadAndStep(const int8_t*& p, size_t step) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Quantize of quantize.inl.h for int8, 16 activations at a time: the same bits in half the
-// instructions. Included by neon.inl.h.
+// instructions. Included by kernels_neon.inl.h.
 
 SSMPRESS_INLINE uint32x4_t MaxDoubled(uint32x4_t max, float32x4_t x) {
   const uint32x4_t bits = vreinterpretq_u32_f32(x);
