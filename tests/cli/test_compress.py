@@ -353,19 +353,27 @@ def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
 
 
 def test_killed_run_goes_on_with_the_same_command(tmp_path):
-    arguments = ["--recover", "12", "--evaluation-tokens", "2000", "--min-retention", "0",
+    arguments = ["--recover", "12", "--evaluation-tokens", "2000", "--min-retention", "0", "--threads", "1",
                  "--checkpoint-seconds", "0"]  # fmt: skip
     process, _ = start_recovery(tmp_path, *arguments)
     saved = tmp_path / "cache" / "ssmpress"
-    while process.poll() is None and not list(saved.glob("recovery-*.pt")):
+    while process.poll() is None and not list(saved.rglob("recovery-*.pt")):
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     again, seen = start_recovery(tmp_path, *arguments)
+    assert "recovery: goes on at step" in seen
+    while (line := again.stderr.readline()) and "perplexity" not in line:
+        pass
+    again.send_signal(signal.SIGINT)
     rest = again.communicate()[1]
-    assert again.returncode == 0, rest
-    assert "recovery: goes on at step" in seen + rest
+    assert again.returncode == 130, rest
+    assert "interrupted: no bundle was written; the same command goes on where it stopped." in rest
+    last, seen = start_recovery(tmp_path, *arguments)
+    assert "recovery: was finished before" in seen
+    rest = last.communicate()[1]
+    assert last.returncode == 0, rest
     assert not list(saved.iterdir()), "a finished run leaves nothing in the cache"
     assert (tmp_path / "out" / "bundle" / "manifest.json").is_file()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from conftest import random_checkpoint, small_config
 from paths import TESTS
 from ssmpress.blocks.model import Mamba
-from ssmpress.errors import BadInputError, DeviceError
+from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.prune import distill, resume
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.order import WindowOrder
@@ -282,6 +283,53 @@ def test_another_runs_state_is_refused(tmp_path: Path) -> None:
     state.write_bytes(state.read_bytes()[:100])
     with pytest.raises(BadInputError, match="Delete it to start again"):
         run(resume_file=state)
+
+
+@pytest.mark.parametrize("saved", [0, 1])
+def test_a_full_disk_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved: int
+) -> None:
+    """It fills before the first save, or after it: an earlier state stays, and the note says so."""
+    path, notes, plain = tmp_path / "state", list[str](), resume.save
+
+    def save_beside_a_limit(*arguments: object) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        limit = before[0] if not notes and not path.exists() and saved else 10_000
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            plain(*arguments)  # type: ignore[arg-type]
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(resume, "save", save_beside_a_limit)
+    recover = replace(RECOVER, steps=6, checkpoint_seconds=0.0)
+    mamba, _ = run(recover=recover, resume_file=path, note=notes.append)
+    assert same(mamba, run(recover=recover)[0])
+    (note,) = notes
+    end = "goes on at step 1." if saved else "starts again."
+    assert note.startswith(f"{path}: cannot be written: File too large.")
+    assert note.endswith(f"Recovery continues; if it is interrupted, it {end}")
+    assert len(list(tmp_path.iterdir())) == saved
+    if saved:
+        assert torch.load(path, weights_only=True)["step"] == 1
+
+
+@pytest.mark.parametrize("changes", [{}, {"steps": 1}, {"mask_every": 1}, {"distill": 0.0}])
+def test_training_that_diverges_is_said_and_leaves_nothing_to_go_on_from(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    changes = {"learning_rate": 1e9, "warmup_steps": 0, "checkpoint_seconds": 0.0, **changes}
+    recover = replace(RECOVER, **changes)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"recovery diverged: at step .* Lower its learning_rate,"):
+        run(recover=recover, resume_file=tmp_path / "state")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_goes_on_counts_the_seconds_before(tmp_path: Path) -> None:
+    run(resume_file=tmp_path / "state")
+    _, again = run(resume_file=tmp_path / "state")
+    saved = torch.load(tmp_path / "state", weights_only=True)
+    assert again.seconds > saved["seconds"] > 0
 
 
 def test_the_state_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ code  meaning
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -125,3 +127,18 @@ def lacks_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out: Python's, or a library's in its own words."""
     texts = ("bad_alloc", "Failed to allocate memory", "t allocate memory", "out of memory")
     return isinstance(error, MemoryError) or any(text in str(error) for text in texts)
+
+
+@contextmanager
+def noting(sentence: str) -> Iterator[None]:
+    """Add a sentence, without a full stop, to whatever ends the block early (`__notes__`)."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(sentence)
+        raise
+
+
+def notes_of(error: BaseException) -> list[str]:
+    """What `noting` added."""
+    return getattr(error, "__notes__", [])

@@ -104,6 +104,17 @@ def _create(path: Path) -> Output:
         file.close()
 
 
+def check_replaceable(path: Path) -> None:
+    """Whether `replaced(path)` will be able to write, as far as can be seen beforehand.
+
+    Raises:
+        WriteError: it will not.
+    """
+    file = _create(path)
+    file.close()
+    Path(file.name).unlink(missing_ok=True)
+
+
 @contextmanager
 def blaming(path: Path, *kinds: type[Exception]) -> Iterator[None]:
     """Name the file that a block writes, where that raises an OSError or one of `kinds`.

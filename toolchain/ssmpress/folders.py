@@ -57,6 +57,14 @@ def replaced(target: Path, check: Callable[[], None]) -> Iterator[Path]:
             sync(target.parent)
 
 
+def obstacle(folder: Path) -> str | None:
+    """Why nothing can be written below a folder, which need not exist yet; None if it can."""
+    parent = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not parent.is_dir():
+        return f"{parent} is a file"
+    return None if os.access(parent, os.W_OK | os.X_OK) else f"{parent} is not writable"
+
+
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` that this process owns; it is gone after the block."""
@@ -188,6 +196,17 @@ def _places(folder: Path) -> Iterator[Path]:
     yield folder
     for number in count(2):
         yield folder.with_name(f"{folder.name}-{number}")
+
+
+def discard_work(folder: Path) -> None:
+    """Empty a claimed folder: its work is finished and safe elsewhere."""
+    for path in folder.iterdir():
+        if path.name == _LOCK:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def holds_work(folder: Path) -> bool:

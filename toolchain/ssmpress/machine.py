@@ -1,7 +1,8 @@
-"""The binaries that the package carries, by machine: op library and runner."""
+"""This machine, and the binaries that the package carries by machine: op library and runner."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -51,3 +52,11 @@ def _packaged(name: str, what: str, machine: str | None) -> Path:
             "Install the package: pip install ."
         )
     return path
+
+
+def python_environment() -> dict[str, str]:
+    """For a Python process of one's own: this one's environment, and it will find the package."""
+    home = str(Path(__file__).resolve().parents[1])
+    inherited = os.environ.get("PYTHONPATH")
+    path = home if not inherited else home + os.pathsep + inherited
+    return {**os.environ, "PYTHONPATH": path}

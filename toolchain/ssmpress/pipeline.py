@@ -12,16 +12,22 @@ from typing import Any
 
 from ssmpress import stages
 from ssmpress.bundle.files import archive_path, write_archive
-from ssmpress.bundle.out_folder import staged
-from ssmpress.cache import check_cache
+from ssmpress.bundle.out_folder import check_out, staged
+from ssmpress.bundle.pages import add_charts
+from ssmpress.cache import check_cache, unfinished
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.devices.plan import plan_deployment
-from ssmpress.errors import UsageError
-from ssmpress.files import blaming
+from ssmpress.errors import UsageError, noting
+from ssmpress.files import blaming, check_replaceable
+from ssmpress.folders import discard_work, holds_work
 from ssmpress.gate.judge import judge, read_report
+from ssmpress.prune.resume import StateError
 from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.validate import validate
+
+GOES_ON = "no bundle was written; the same command goes on where it stopped"
+"""What is said of a run that ended early and had saved some of its work."""
 
 
 @dataclass
@@ -64,33 +70,78 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     """
     watch = watch or Watch()
     checked = check(recipe, watch.note)
-    with staged(recipe.out) as folder:
-        with watch.stage("read"):
-            source = stages.read(recipe, watch.note)
+    with watch.stage("read"):
+        source = stages.read(recipe, watch.note)
+    name = stages.recovery_name(recipe, source) if trains(recipe) else None
+    with kept_work(name) as kept, staged(recipe.out) as folder:
         with watch.stage("prune"):
-            pruned = stages.prune(recipe, source, watch.progress)
+            pruned = stages.prune(recipe, source, watch.progress, note=watch.note, work=kept)
             if recipe.save_checkpoint is not None:
                 stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
         with work_folder(folder) as work:
             dense = stages.export_dense(source, work / "dense")
             run = stages.Run(recipe, source, dense, checked)
             report = make_bundle(run, pruned, folder, watch)
+    with noting(f"the bundle {recipe.out} is complete"):
+        add_charts(recipe.out, watch.note)
         if recipe.deploy.archive:
-            write_archive(folder, archive_path(recipe.out), recipe.out.name)
+            write_archive(recipe.out, archive_path(recipe.out), recipe.out.name)
     return Result(report, recipe.out, report["verdict"]["exit_code"])
+
+
+def trains(recipe: Recipe) -> bool:
+    """Whether recovery is part of the run."""
+    return recipe.recover.steps != 0 and recipe.pruned is None
+
+
+@contextmanager
+def kept_work(name: str | None) -> Iterator[Path | None]:
+    """A folder of the cache for what the same command goes on with, if the block ends early.
+
+    It is emptied when the block has ended well: what was made is in its place. Whatever ends the
+    block early gets a note if the same command will go on.
+
+    Args:
+        name: made of everything that decides the work; None where there is none to keep.
+    """
+    if name is None:
+        yield None
+        return
+    with unfinished(name) as folder:
+        try:
+            yield folder
+        except StateError:
+            raise
+        except BaseException as error:
+            if holds_work(folder):
+                error.add_note(GOES_ON)
+            raise
+        discard_work(folder)
 
 
 def check(recipe: Recipe, note: Note) -> stages.Checked:
     """Whatever should not show only after an hour of training."""
+    check_out(recipe.out)
     stages.check_save_checkpoint(recipe.save_checkpoint)
-    if recipe.recover.steps != 0 and recipe.pruned is None:
+    if trains(recipe):
         check_cache()
-    archive = archive_path(recipe.out)
-    if recipe.deploy.archive and archive.is_dir():
-        raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
+    if recipe.deploy.archive:
+        check_archive(archive_path(recipe.out))
     deployment = plan_deployment(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     return stages.Checked(baseline, deployment)
+
+
+def check_archive(archive: Path) -> None:
+    """Whether the archive will find its place.
+
+    Raises:
+        UsageError: a folder is there. WriteError: the file cannot be written.
+    """
+    if archive.is_dir():
+        raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
+    if archive.parent.is_dir():  # else it is made with the bundle
+        check_replaceable(archive)
 
 
 def make_bundle(

@@ -20,7 +20,6 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.bundle.files import RUNTIME_FILES, run_it, write_runtime_files
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.bundle.names import REPORTS
-from ssmpress.cache import cache_folder
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig, tensor_shapes
 from ssmpress.checkpoint.read import (
@@ -245,12 +244,17 @@ def prune(
     source: Source,
     progress: Progress = silent,
     *,
+    note: Note = silent,
+    work: Path | None = None,
     start: Pruned | None = None,
     scores: Scores | None = None,
 ) -> Pruned:
     """The pruned weights: one-shot, iteratively with recovery, or read from `recipe.pruned`.
 
     Args:
+        note: called with one sentence where recovery cannot be saved.
+        work: folder where recovery saves itself, and from which the same call goes on, be it
+            finished; None saves nothing.
         start: weights to prune further, taught by the unpruned model; None starts from that.
         scores: filled by the first one-shot run, used by the others.
     """
@@ -261,7 +265,7 @@ def prune(
     if start is not None:
         teacher = Teacher(model.to(compute_device(recipe.recover.compute)))
         model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(start.tensors)))
-    resume_file = unfinished_file(recipe, source, start)
+    name = recovery_name(recipe, source, start)
     result = prune_and_recover(
         model,
         source.calibration,
@@ -269,11 +273,11 @@ def prune(
         recipe.recover,
         seed=recipe.seed,
         progress=progress,
-        resume_file=resume_file,
+        note=note,
+        resume_file=None if work is None else work / f"{name}.pt",
         teacher=teacher,
         scores=scores,
     )
-    resume_file.unlink(missing_ok=True)
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
@@ -327,11 +331,8 @@ def _layouts(config: ModelConfig) -> tuple[str, ...]:
     return LAYOUTS if config.is_language_model else LAYOUTS[:1]
 
 
-def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None) -> Path:
-    """Where recovery saves itself now and then, so that the same command goes on after a kill.
-
-    In the cache, named after everything that decides the weights.
-    """
+def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -> str:
+    """A name for unfinished recovery, made of everything that decides the weights."""
     settings = recipe.to_dict()
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
@@ -339,7 +340,7 @@ def unfinished_file(recipe: Recipe, source: Source, start: Pruned | None = None)
     digest.update(source.task.digest(source.calibration))
     for tensor in start.tensors.values() if start else ():
         digest.update(tensor.numpy().tobytes())
-    return cache_folder() / f"recovery-{digest.hexdigest()[:24]}.pt"
+    return f"recovery-{digest.hexdigest()[:24]}"
 
 
 def compact(
@@ -472,10 +473,10 @@ def write(
 
 
 def write_reports(recipe: Recipe, report: Report, folder: Path) -> None:
-    """The report in each of its renderings."""
+    """The report in each of its renderings, the page without its charts."""
     files.write_json(folder / "report.json", dict(report))
     files.write_text(folder / "report.md", render_markdown(report))
-    files.write_text(folder / "report.html", render_html(report))
+    files.write_text(folder / "report.html", render_html(report, charts=False))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
     commands = run_it(recipe.out.name, recipe.target.machine, words(report).command)
     files.write_text(folder / "README.md", render_card(report, commands))

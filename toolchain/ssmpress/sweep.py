@@ -21,15 +21,17 @@ from typing import Any
 
 import torch
 
-from ssmpress import files, stages
+from ssmpress import files, folders, stages
 from ssmpress._version import __version__
 from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.bundle.out_folder import staged
-from ssmpress.cache import cache_folder, check_cache
-from ssmpress.errors import BadInputError
+from ssmpress.bundle.pages import add_charts
+from ssmpress.cache import check_cache
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.errors import BadInputError, WriteError, noting
 from ssmpress.gate.sweep import judge_sweep
-from ssmpress.pipeline import Watch, check, make_bundle, work_folder
+from ssmpress.pipeline import Watch, check, kept_work, make_bundle, trains, work_folder
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -77,22 +79,27 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     checked = check(sweep.recipe, watch.note)
     for recipe in points.values():
         stages.check_save_checkpoint(recipe.save_checkpoint)
-    with staged(sweep.recipe.out) as folder, work_folder(folder) as work:
-        with watch.stage("read"):
-            source = stages.read(next(iter(points.values())), watch.note)
-        for recipe in points.values():
-            stages.resolve_sparsity(recipe, source.checkpoint.config)
-        cache = _cache(sweep, source)
+    with watch.stage("read"):
+        source = stages.read(next(iter(points.values())), watch.note)
+    for recipe in points.values():
+        stages.resolve_sparsity(recipe, source.checkpoint.config)
+    with (
+        kept_work(_name(sweep, source)) as cache,
+        staged(sweep.recipe.out) as folder,
+        work_folder(folder) as work,
+    ):
+        assert cache is not None
         dense = stages.export_dense(source, work / "dense")
         shared = _Shared(sweep.sparsities, source, dense, cache, checked)
         reports = {}
         for number, (name, recipe) in enumerate(points.items(), 1):
             watch.note(f"{name}, {number} of {len(points)}")
-            reports[name] = _point(recipe, cache / name, shared, watch)
+            reports[name] = _point(recipe, name, folder, shared, watch)
             watch.note(_outcome(reports[name]))
         summary = judge_sweep(sweep, reports)
         _collect(summary, reports, points, cache, folder)
-    shutil.rmtree(cache, ignore_errors=True)
+    with noting(f"the sweep {sweep.recipe.out} is complete"):
+        add_charts(sweep.recipe.out, watch.note)
     return SweepResult(summary, sweep.recipe.out, summary["exit_code"])
 
 
@@ -112,31 +119,45 @@ def continues(recipe: Recipe) -> bool:
     )
 
 
-def _cache(sweep: Sweep, source: stages.Source) -> Path:
-    """Where finished points wait, named after everything that decides them but their values."""
+def _name(sweep: Sweep, source: stages.Source) -> str:
+    """A name for unfinished work, made of everything that decides the points but their values."""
     settings = sweep.recipe.to_dict()
     del settings["prune"]["sparsity"], settings["pack"]["values"]
     deciding = [__version__, settings, sorted(sweep.sparsities), source.checkpoint.sha256]
+    if sweep.recipe.pruned is not None:
+        deciding.append(read_checkpoint(sweep.recipe.pruned).sha256)
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(source.task.digest(source.calibration) + source.task.digest(source.evaluation))
-    folder = cache_folder() / f"sweep-{digest.hexdigest()[:24]}"
-    if sweep.recipe.pruned is not None:  # that file may have changed since
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return f"sweep-{digest.hexdigest()[:24]}"
 
 
-def _point(recipe: Recipe, folder: Path, shared: _Shared, watch: Watch) -> dict[str, Any]:
-    """The report of one point: from the cache if it is finished, else made there."""
-    if (folder / MANIFEST_NAME).is_file():
+def _point(
+    recipe: Recipe, name: str, folder: Path, shared: _Shared, watch: Watch
+) -> dict[str, Any]:
+    """The report of one point: from the cache if it is finished, else made there.
+
+    Where the cache takes no more, the point is made in `folder`, the sweep's own.
+    """
+    home = shared.cache / name
+    if (home / MANIFEST_NAME).is_file():
         try:
-            verify_manifest(folder)
+            verify_manifest(home)
             watch.note("finished before the interruption")
-            return files.read_json(folder / "report.json")
+            return files.read_json(home / "report.json")
         except BadInputError as error:
             watch.note(f"made again: {error}")
-        shutil.rmtree(folder)
-    with staged(folder) as partial:
+        shutil.rmtree(home)
+    try:
+        return _make_point(recipe, home, shared, watch)
+    except WriteError as error:
+        if not error.path.is_relative_to(shared.cache):
+            raise
+        watch.note(f"{error} {name} does without; after an interruption it is made again.")
+        return _make_point(recipe, folder / name, shared, watch)
+
+
+def _make_point(recipe: Recipe, home: Path, shared: _Shared, watch: Watch) -> dict[str, Any]:
+    with folders.replaced(home, lambda: None) as partial:
         with watch.stage("prune"):
             pruned = _pruned(recipe, shared, watch)
             if recipe.save_checkpoint is not None:
@@ -146,24 +167,33 @@ def _point(recipe: Recipe, folder: Path, shared: _Shared, watch: Watch) -> dict[
 
 
 def _pruned(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
-    """Of this sparsity, by whichever point needs it first; only the last one stays in memory."""
+    """The weights of this sparsity, by whichever point needs them first; only the last stay in
+    memory."""
     sparsity = recipe.prune.sparsity
     if sparsity not in shared.pruned:
-        found = _stored(sparsity, shared)
-        if found is None:
-            lower = [other for other in shared.sparsities if other < sparsity]
-            start = _stored(max(lower), shared) if lower and continues(recipe) else None
-            found = stages.prune(
-                recipe, shared.source, watch.progress, start=start, scores=shared.scores
-            )
-            if start is not None:
-                found = replace(found, continued_from=max(lower))
-            _store(sparsity, found, shared)
-        shared.pruned = {sparsity: found}
+        weights = _stored(sparsity, shared)
+        if weights is None:
+            weights = _prune(recipe, shared, watch)
+            _store(sparsity, weights, shared, watch)
+        shared.pruned = {sparsity: weights}
     return shared.pruned[sparsity]
 
 
-def _store(sparsity: float, pruned: stages.Pruned, shared: _Shared) -> None:
+def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
+    """The weights of a sparsity, made from those of the next lower one where that may be."""
+    lower = max((s for s in shared.sparsities if s < recipe.prune.sparsity), default=None)
+    start = None
+    if lower is not None and continues(recipe):
+        start = shared.pruned.get(lower) or _stored(lower, shared)
+    weights = stages.prune(
+        recipe, shared.source, watch.progress, note=watch.note,
+        work=shared.cache if trains(recipe) else None, start=start, scores=shared.scores,
+    )  # fmt: skip
+    return weights if start is None else replace(weights, continued_from=lower)
+
+
+def _store(sparsity: float, pruned: stages.Pruned, shared: _Shared, watch: Watch) -> None:
+    """Keep finished weights in the cache, in place of the state of their recovery."""
     result = pruned.result
     state = {
         "fingerprint": shared.cache.name,
@@ -172,7 +202,13 @@ def _store(sparsity: float, pruned: stages.Pruned, shared: _Shared) -> None:
         "history": [dict(entry) for entry in result.history],
         "continued_from": pruned.continued_from,
     }
-    resume.save(shared.cache / f"weights-{sparsity!r}.pt", state)
+    try:
+        resume.save(shared.cache / f"weights-{sparsity!r}.pt", state)
+    except WriteError as error:
+        watch.note(f"{error} The sweep goes on; an interruption may cost these weights.")
+        return
+    for path in shared.cache.glob("recovery-*.pt"):
+        path.unlink(missing_ok=True)
 
 
 def _stored(sparsity: float, shared: _Shared) -> stages.Pruned | None:
@@ -201,12 +237,18 @@ def _collect(
     cache: Path,
     folder: Path,
 ) -> None:
-    """Move the points out of the cache, their reports completed by the comparison."""
+    """Take the points out of the cache, their reports completed by the comparison.
+
+    The cache keeps its own until the sweep is in place.
+    """
     picked = summary["pick"] and summary["pick"]["chosen"]
     out = Path(summary["recipe"]["out"])
     for name, report in reports.items():
         home = folder / name
-        shutil.move(cache / name, home)
+        if (cache / name).is_dir():
+            with files.blaming(home):
+                home.mkdir()
+            folders.clone(cache / name, home)
         manifest = verify_manifest(home)
         device_files = [file for file in manifest["files"] if file not in REPORTS]
         extra = {key: manifest[key] for key in ("model", "machine", "runtime")}
@@ -216,7 +258,8 @@ def _collect(
             continue
         for file in device_files:
             if name == picked:
-                shutil.move(home / file, folder / file)
+                with files.blaming(folder / file):
+                    (home / file).rename(folder / file)
             else:
                 (home / file).unlink()
         if name == picked:

@@ -54,6 +54,20 @@ def write_manifest(
     return folder / MANIFEST_NAME
 
 
+def seal_again(folder: Path, name: str) -> None:
+    """Hash a file of a bundle that was rendered anew, and the manifest with it.
+
+    Raises:
+        BadInputError: the manifest cannot be read, or does not name the file.
+    """
+    manifest = read_json(folder / MANIFEST_NAME)
+    if name not in manifest["files"]:
+        raise BadInputError(f"{folder / MANIFEST_NAME}: expected an entry for {name}; it has none.")
+    manifest["files"][name] = _entry(folder, name)
+    manifest[_OWN_HASH] = _canonical_sha256(manifest)
+    write_json(folder / MANIFEST_NAME, manifest)
+
+
 def has_manifest(folder: Path) -> bool:
     """Whether the folder has a manifest of a bundle: other programs use the name too."""
     try:

@@ -61,13 +61,18 @@ def check_out(out: Path) -> None:
 
     Raises:
         UsageError: it is a file, holds a file that no run wrote, is a mount point (which cannot be
-            renamed), or the working directory is in it.
+            renamed), the working directory is in it, or the folder above cannot be written.
     """
     target = out.resolve()
     if Path.cwd().is_relative_to(target):
         raise UsageError(
             f"--out {out}: expected a folder that can be replaced; got the one that this command "
             "runs in, or one above. Give a folder inside it."
+        )
+    if why := folders.obstacle(target.parent):
+        raise UsageError(
+            f"--out {out}: cannot write there: {why}. Check its permissions, or choose another "
+            "--out."
         )
     if not target.exists():
         return

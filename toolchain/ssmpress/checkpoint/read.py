@@ -481,12 +481,10 @@ def check_target(directory: Path) -> None:
         BadInputError: it holds other files, or cannot be written.
     """
     if not directory.exists():
-        parent = next(path for path in directory.absolute().parents if path.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-            what = "is not writable" if parent.is_dir() else "is a file"
+        if why := folders.obstacle(directory.parent):
             raise BadInputError(
-                f"{directory}: cannot be written: {parent} {what}. Check the folder's permissions, "
-                "or give another one."
+                f"{directory}: cannot be written: {why}. Check the folder's permissions, or give "
+                "another one."
             )
         return
     found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ["a file"]

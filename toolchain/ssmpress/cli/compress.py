@@ -15,7 +15,15 @@ import typer
 from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
 from ssmpress.cli.streams import say
-from ssmpress.errors import EXIT_INTERRUPTED, EXIT_PASS, EXIT_USAGE, UsageError, check_packages
+from ssmpress.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_PASS,
+    EXIT_USAGE,
+    UsageError,
+    check_packages,
+    notes_of,
+    noting,
+)
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.pick import parse_pick
 from ssmpress.recipe.settings import (
@@ -126,11 +134,9 @@ def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
         if len(sweep.points()) > 1:
             return _run_sweep(sweep, json_output)
         return _run(sweep.recipe, json_output)
-    except KeyboardInterrupt:
-        say(
-            "interrupted: no bundle was written; the same command goes on where it stopped.",
-            err=True,
-        )
+    except KeyboardInterrupt as stop:
+        notes = notes_of(stop) or ["no bundle was written", "the same command starts again"]
+        say(f"interrupted: {'; '.join(notes)}.", err=True)
         return EXIT_INTERRUPTED
 
 
@@ -171,10 +177,11 @@ def _run(recipe: Recipe, json_output: bool) -> int:
         from ssmpress.pipeline import compress as run_recipe
 
         result = run_recipe(recipe, watch)
-    print_report(result.report)
-    say(f"Bundle: {result.out}", err=True)
-    if json_output:
-        _print_json(result.report)
+    with noting(f"the bundle {result.out} is complete"):
+        print_report(result.report)
+        say(f"Bundle: {result.out}", err=True)
+        if json_output:
+            _print_json(result.report)
     return result.exit_code
 
 
@@ -186,11 +193,12 @@ def _run_sweep(sweep: Sweep, json_output: bool) -> int:
         from ssmpress.sweep import run_sweep
 
         result = run_sweep(sweep, watch)
-    print_sweep(result.summary)
     picked = result.summary["pick"] and result.summary["pick"]["chosen"]
-    say(f"{'Bundle' if picked else 'Bundles'}: {result.out}", err=True)
-    if json_output:
-        _print_json(result.summary)
+    with noting(f"the sweep {result.out} is complete"):
+        print_sweep(result.summary)
+        say(f"{'Bundle' if picked else 'Bundles'}: {result.out}", err=True)
+        if json_output:
+            _print_json(result.summary)
     return result.exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -16,7 +17,10 @@ from ssmpress.errors import (
     SsmpressError,
     lacks_memory,
     lacks_package,
+    notes_of,
 )
+
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 def run_app(app: Callable[[], object]) -> int:
@@ -38,25 +42,31 @@ def _run(app: Callable[[], object]) -> int:
         app()
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_INTERNAL if stop.code else 0
-    except SsmpressError as error:
-        say_error(f"error: {error}")
-        return error.exit_code
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in WHAT_HELPS:
-            place = error.filename or "the output"
-            say_error(f"error: {place}: cannot be written: {error.strerror}.")
-            return EXIT_BAD_INPUT
-        if lacks_memory(error):
-            say_error(f"error: {NO_MEMORY}")
-            return EXIT_DEVICE
-        if sentence := lacks_package(error):
-            say_error(f"error: {sentence}")
-            return EXIT_USAGE
-        if os.environ.get("SSMPRESS_TRACEBACK"):
+        code, sentence = _explained(error)
+        if code == EXIT_INTERNAL and os.environ.get("SSMPRESS_TRACEBACK"):
             raise
-        say_error(
-            f"internal error: {type(error).__name__}: {error}. This is a defect of ssmpress; set "
-            "SSMPRESS_TRACEBACK=1 for the place, and please report it."
-        )
-        return EXIT_INTERNAL
+        say_error(sentence)
+        for note in notes_of(error):
+            say_error(f"{note}.")
+        return code
     return 0
+
+
+def _explained(error: Exception) -> tuple[int, str]:
+    """The exit code and the sentence for an error."""
+    if isinstance(error, SsmpressError):
+        return error.exit_code, f"error: {error}"
+    if isinstance(error, OSError) and error.errno in WHAT_HELPS:
+        if error.errno in _TOO_MANY_FILES:
+            return EXIT_BAD_INPUT, f"error: {error.strerror}. {WHAT_HELPS[error.errno]}"
+        place = error.filename or "the output"
+        return EXIT_BAD_INPUT, f"error: {place}: cannot be written: {error.strerror}."
+    if lacks_memory(error):
+        return EXIT_DEVICE, f"error: {NO_MEMORY}"
+    if missing := lacks_package(error):
+        return EXIT_USAGE, f"error: {missing}"
+    return EXIT_INTERNAL, (
+        f"internal error: {type(error).__name__}: {error}. This is a defect of ssmpress; set "
+        "SSMPRESS_TRACEBACK=1 for the place, and please report it."
+    )

@@ -9,11 +9,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from ssmpress.errors import EXIT_BAD_INPUT, BadInputError, DeviceError
+from ssmpress.machine import python_environment
 from ssmpress.strict_json import parse_json
 
 _COMMAND = (sys.executable, "-m", "ssmpress.measure.worker")
@@ -56,7 +56,7 @@ class WorkerProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
-                env=_environment(),
+                env=python_environment(),
                 bufsize=0,
             )
         except BaseException:
@@ -145,11 +145,3 @@ class WorkerProcess:
         return DeviceError(
             f"{self._name}: its measuring process {how}. Its last output:\n{tail or '(none)'}"
         )
-
-
-def _environment() -> dict[str, str]:
-    """This process's, with the package importable however this process found it."""
-    home = str(Path(__file__).resolve().parents[2])
-    inherited = os.environ.get("PYTHONPATH")
-    path = home if not inherited else home + os.pathsep + inherited
-    return {**os.environ, "PYTHONPATH": path}

@@ -25,6 +25,10 @@ MAX_SPARSITY = 0.99
 _EMBEDDING, _LM_HEAD = "backbone.embedding.weight", "lm_head.weight"
 
 
+class NotFiniteError(ValueError):
+    """A score of a weight is NaN or infinite."""
+
+
 def component_of(name: str) -> str:
     """`backbone.layers.3.mixer.x_proj.weight` -> `x_proj`; embedding and lm_head likewise."""
     return name.split(".")[-2]
@@ -110,12 +114,10 @@ def keep_masks(
         name -> bool, True = keep.
 
     Raises:
-        ValueError: a score is NaN or infinite.
+        NotFiniteError: a score is NaN or infinite.
         UsageError: the pattern does not fit the shapes or the sparsity.
     """
-    for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
-            raise ValueError(f"{name}: expected finite scores; got NaN or infinity.")
+    _check_finite(scores)
     return _keep(scores, sparsity, scope, pattern, shares)
 
 
@@ -131,12 +133,16 @@ def tighten(
 
     The number of zeros is exact unless more than that are pruned already.
     """
-    for name, score in scores.items():
-        if not bool(torch.isfinite(score).all()):
-            raise ValueError(f"{name}: expected finite scores; got NaN or infinity.")
+    _check_finite(scores)
     lowest = {name: scores[name].masked_fill(~keep[name], -torch.inf) for name in scores}
     tighter = _keep(lowest, sparsity, scope, pattern, shares)
     return {name: tighter[name] & keep[name] for name in tighter}
+
+
+def _check_finite(scores: Mapping[str, Tensor]) -> None:
+    for name, score in scores.items():
+        if not bool(torch.isfinite(score).all()):
+            raise NotFiniteError(f"{name}: expected finite scores; got NaN or infinity.")
 
 
 def _keep(

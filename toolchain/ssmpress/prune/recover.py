@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
-from ssmpress.callbacks import Progress, silent
+from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.data.labelled import LabelledTexts
-from ssmpress.errors import DeviceError
+from ssmpress.errors import DeviceError, UsageError, WriteError
 from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
 from ssmpress.prune.batches import load_batch, noisy, predict
 from ssmpress.prune.distill import RowTerms, Teacher, row_terms
-from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
+from ssmpress.prune.mask import NotFiniteError, apply_masks, prunable_names, resolve_sparsity
 from ssmpress.prune.one_shot import (
     Scores,
     calibration_batches,
@@ -44,9 +44,9 @@ _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest
 class PruneResult:
     """What pruning did. The weights themselves are in the model: a pruned weight is a zero.
 
-    history: loss, its parts, sparsity and learning rate at about
-    fifty steps. seconds: of everything. steps, tokens: optimiser steps and tokens they saw.
-    device: "cpu" or the GPU's name.
+    history: loss, its parts and sparsity at about fifty steps. seconds: of everything, before an
+    interruption too. steps, tokens: optimiser steps and tokens they saw. device: "cpu" or the GPU's
+    name.
     """
 
     history: tuple[dict[str, float], ...]
@@ -64,6 +64,7 @@ def prune_and_recover(
     *,
     seed: int = 0,
     progress: Progress | None = None,
+    note: Note = silent,
     resume_file: Path | None = None,
     teacher: Teacher | None = None,
     scores: Scores | None = None,
@@ -80,13 +81,16 @@ def prune_and_recover(
         tokens: int (n,), the calibration text; or samples of the model's task.
         seed: of the windows and their order.
         progress: called with what is done, steps done, steps.
-        resume_file: written now and then; where it exists, the run goes on from it.
+        note: called with a sentence where the state of the run cannot be saved, which does not end
+            it.
+        resume_file: written now and then, and at the end; where it exists, the run goes on from it.
         teacher: the dense model where `model` is not it, on the device of the run.
         scores: of one-shot pruning at another sparsity, or to be filled for the next one.
 
     Raises:
-        UsageError: settings that cannot be met. BadInputError: too little text, a resume file of
-            another run. DeviceError: a GPU is asked for and there is none.
+        UsageError: settings that cannot be met, or with which training diverges.
+        BadInputError: too little text, a resume file of another run.
+        DeviceError: a GPU is asked for and there is none.
 
     Source: arXiv 2505.08299, with distillation added.
     """
@@ -102,19 +106,20 @@ def prune_and_recover(
             keep = one_shot(model, names, tokens, prune, sparsity, seed, report, scores)
             apply_masks(dict(model.named_parameters()), keep)
             history: list[dict[str, float]] = []
-            steps, seen = 0, 0
+            steps, seen, earlier_seconds = 0, 0, 0.0
         else:
             teacher = teacher or Teacher(deepcopy(model))
             task = _Task(names, tokens, prune, recover, sparsity, seed)
-            run = _Run(model, teacher, task, report, resume_file)
+            run = _Run(model, teacher, task, report, note, resume_file)
             history = run.train()
             steps, seen = run.plan.steps, run.plan.steps * run.plan.batch * run.plan.window
+            earlier_seconds = run.earlier_seconds
     finally:
         model.to(home)
         model.tie_weights()
     return PruneResult(
         history=tuple(history),
-        seconds=time.monotonic() - started,
+        seconds=earlier_seconds + time.monotonic() - started,
         steps=steps,
         tokens=seen,
         device=device_name(device),
@@ -203,9 +208,12 @@ class _Run:
         teacher: Teacher,
         task: _Task,
         progress: Progress,
+        note: Note,
         resume_file: Path | None,
     ) -> None:
         self.settings, self.progress, self.resume_file = task.recover, progress, resume_file
+        self.note, self.saved_step, self.warned = note, 0, False
+        self.started, self.earlier_seconds = time.monotonic(), 0.0
         self.teacher, self.device = teacher, next(model.parameters()).device
         cuda = self.device.type == "cuda"
         steps = task.recover.steps or (task.recover.gpu_steps if cuda else 0)
@@ -275,17 +283,52 @@ class _Run:
         self.remembered = self._remember()
         every, last_save = max(1, self.plan.steps // 50), time.monotonic()
         for step in range(self.first, self.plan.steps):
-            losses = self.training.step(step, self._micro_batches(step))
-            if step % every == 0 or step == self.plan.steps - 1:
-                self._log(step, losses)
             last = step == self.plan.steps - 1
+            losses = self._step(step)
+            if step % every == 0 or last:
+                self._log(step, losses)
             due = time.monotonic() - last_save >= self.settings.checkpoint_seconds
+            if last or due:
+                self._refuse_divergence(step, self.training.model.tensors().values())
             if self.resume_file is not None and (last or due):
-                self._save(step + 1)
+                self._try_to_save(step + 1)
                 last_save = time.monotonic()
+        if self.first < self.plan.steps:
+            self._refuse_divergence(self.plan.steps - 1, self._last_loss())
         return self.history
 
+    def _step(self, step: int) -> dict[str, Tensor]:
+        """One step; the loss and its parts."""
+        try:
+            losses = self.training.step(step, self._micro_batches(step))
+        except NotFiniteError as error:
+            raise self._diverged(step) from error
+        if self.device.type == "cpu":  # a GPU would have to wait for its number in every step
+            self._refuse_divergence(step, [losses["loss"]])
+        return losses
+
+    @torch.no_grad()
+    def _last_loss(self) -> list[Tensor]:
+        """The loss after the last step, which no step has measured."""
+        load = self._micro_batches(self.plan.steps - 1)[0]
+        return list(self.training.losses(load()).values())
+
+    def _refuse_divergence(self, step: int, numbers: Iterable[Tensor]) -> None:
+        if not all(bool(torch.isfinite(number).all()) for number in numbers):
+            raise self._diverged(step)
+
+    def _diverged(self, step: int) -> UsageError:
+        """What is said of a run whose numbers are no longer finite; nothing can go on from it."""
+        if self.resume_file is not None:
+            self.resume_file.unlink(missing_ok=True)
+        return UsageError(
+            f"recovery diverged: at step {step + 1} of {self.plan.steps} its numbers are no longer "
+            f"finite. Lower its learning_rate, which is {self.settings.learning_rate:g}; without "
+            "recovery (--recover none) nothing is trained."
+        )
+
     def _log(self, step: int, losses: dict[str, Tensor]) -> None:
+        self._refuse_divergence(step, losses.values())
         sparsity = self.training.sparsity()
         values = {key: float(value) for key, value in losses.items()}
         self.history.append({"step": step, "sparsity": sparsity, **values})
@@ -350,6 +393,17 @@ class _Run:
             self.teacher.remember(of, lambda a, b: self._tokens(np.arange(a, b)), count)
         return True
 
+    def _try_to_save(self, step: int) -> None:
+        """Save the state; a disk that takes no more does not end the run."""
+        try:
+            self._save(step)
+            self.saved_step, self.warned = step, False
+        except WriteError as error:
+            if not self.warned:
+                where = f"goes on at step {self.saved_step}" if self.saved_step else "starts again"
+                self.note(f"{error} Recovery continues; if it is interrupted, it {where}.")
+            self.warned = True
+
     def _save(self, step: int) -> None:
         training = self.training
         assert self.resume_file is not None
@@ -363,6 +417,7 @@ class _Run:
             "keep": training.keep,
             "shares": self.plan.shares,
             "history": self.history,
+            "seconds": self.earlier_seconds + time.monotonic() - self.started,
         }
         resume.save(self.resume_file, state)
 
@@ -377,6 +432,9 @@ class _Run:
         training.gradients, training.keep = saved["gradients"], saved["keep"]
         self.history = saved["history"]
         self._set_plan(replace(self.plan, shares=saved["shares"]))
-        step = int(saved["step"])
-        self.progress(f"recovery: goes on at step {step}", step, self.plan.steps)
+        step = self.saved_step = int(saved["step"])
+        self.earlier_seconds = float(saved.get("seconds", 0.0))
+        ended = step == self.plan.steps
+        where = "was finished before" if ended else f"goes on at step {step}"
+        self.progress(f"recovery: {where}", step, self.plan.steps)
         return step

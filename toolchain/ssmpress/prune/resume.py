@@ -36,6 +36,10 @@ def fingerprint(
     return digest.hexdigest()
 
 
+class StateError(BadInputError):
+    """A saved state is damaged or belongs to another run, so that nothing can go on from it."""
+
+
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write the state; whoever is killed at any moment leaves the old file or the new one.
 
@@ -52,7 +56,7 @@ def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | No
     """The state that `save` wrote, or None where there is no file.
 
     Raises:
-        BadInputError: the file is damaged, or belongs to another run.
+        StateError: the file is damaged, or belongs to another run.
     """
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -60,12 +64,12 @@ def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | No
     except FileNotFoundError:
         return None
     except Exception as error:  # torch.load raises whatever the damage leads to
-        raise BadInputError(
+        raise StateError(
             f"{path}: expected the state of an unfinished recovery; got: {str(error)[:120]}. "
             "Delete it to start again."
         ) from error
     if found != expected:
-        raise BadInputError(
+        raise StateError(
             f"{path}: belongs to a run with another model, text, device or settings. "
             "Repeat that command to go on with it, or delete the file to start again."
         )

@@ -121,10 +121,14 @@ class Training:
 
     def backward(self, batch: Batch | TaskBatch, parts: int) -> dict[str, Tensor]:
         """Add the gradients of one of `parts` micro-batches; returns the loss and its parts."""
-        with self.autocast():
-            terms = self._text(batch) if isinstance(batch, Batch) else self._task(batch)
+        terms = self.losses(batch)
         torch.autograd.backward(terms["loss"] / parts)
         return {key: value.detach() for key, value in terms.items()}
+
+    def losses(self, batch: Batch | TaskBatch) -> dict[str, Tensor]:
+        """The loss of a micro-batch and its parts."""
+        with self.autocast():
+            return self._text(batch) if isinstance(batch, Batch) else self._task(batch)
 
     def _task(self, batch: TaskBatch) -> dict[str, Tensor]:
         s, task, weight = self.settings, batches.sample_task(self.model), self.settings.distill

@@ -221,9 +221,9 @@ class RecoverSettings:
             check=at_least(2),
         ),
     ] = None
-    learning_rate: Annotated[float, Option("Highest learning rate.")] = 1e-3
+    learning_rate: Annotated[float, Option("Highest learning rate.", check=between(0, 1e9))] = 1e-3
     final_learning_rate: Annotated[
-        float, Option("Learning rate at the end, as a part of the highest.")
+        float, Option("Learning rate at the end, as a part of the highest.", check=between(0, 1))
     ] = 0.02
     warmup_steps: Annotated[
         int, Option("Steps in which the learning rate rises.", unit="steps")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ssmpress.report import classes, device_tables, prose, tables
-from ssmpress.report.charts import draw_charts
+from ssmpress.report.charts import Chart, draw_charts
 from ssmpress.report.class_charts import draw_confusion
 from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.tables import Rows, lookup, number
@@ -36,15 +36,16 @@ _SECTIONS = (
 )
 
 
-def render_html(report: Report) -> str:
+def render_html(report: Report, *, charts: bool = True) -> str:
     """The report as a page.
 
     Args:
         report: from `schema.build_report`, with or without its verdict.
+        charts: whether they are drawn, which needs V8 in this process (report/draw.py).
     """
     safe = tables.printable(report)
-    page = environment_for().get_template("report.html.j2").render(_context(safe))
-    return page + "\n"
+    context = _context(safe) | {"charts": _charts(safe) if charts else None}
+    return environment_for().get_template("report.html.j2").render(context) + "\n"
 
 
 def environment_for() -> Environment:
@@ -77,12 +78,6 @@ def _context(report: Report) -> dict[str, Any]:
         "badge": BADGES.get(status, "Not judged"),
         "sentence": sentence.removeprefix(f"{status.capitalize()}: "),
         "sections": [section for section in _SECTIONS if not empty.get(section[0])],
-        "charts": [
-            *draw_charts(report),
-            *draw_confusion(report),
-            *draw_device_charts(report),
-            *draw_tradeoff(points, tradeoff.get("this")),
-        ],
         "tradeoff": tables.sweep_points(points) if points else [],
         "tradeoff_name": tradeoff.get("this"),
         "devices": devices,
@@ -111,6 +106,16 @@ def _context(report: Report) -> dict[str, Any]:
         "recipe": [["setting", "value"], *_flat(report["recipe"])],
         "command": tables.command(report),
     }
+
+
+def _charts(report: Report) -> list[Chart]:
+    tradeoff = report.get("tradeoff") or {}
+    return [
+        *draw_charts(report),
+        *draw_confusion(report),
+        *draw_device_charts(report),
+        *draw_tradeoff(tradeoff.get("points") or [], tradeoff.get("this")),
+    ]
 
 
 def _change_before_stock(row: list[str]) -> list[str]:

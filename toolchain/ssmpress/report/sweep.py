@@ -123,9 +123,9 @@ def tradeoff(summary: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def write_sweep(folder: Path, summary: Mapping[str, Any]) -> None:
-    """sweep.json, sweep.md and sweep.html."""
+    """sweep.json, sweep.md and, without its charts, sweep.html."""
     from ssmpress.report.sweep_page import render_sweep_html, render_sweep_markdown
 
     files.write_text(folder / "sweep.md", render_sweep_markdown(summary))
-    files.write_text(folder / "sweep.html", render_sweep_html(summary))
+    files.write_text(folder / "sweep.html", render_sweep_html(summary, charts=False))
     files.write_json(folder / SWEEP_NAME, dict(summary))

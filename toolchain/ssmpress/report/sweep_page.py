@@ -19,8 +19,12 @@ _SECTIONS = (
 )  # fmt: skip
 
 
-def render_sweep_html(summary: Summary) -> str:
-    """The comparison as one self-contained page that opens offline."""
+def render_sweep_html(summary: Summary, *, charts: bool = True) -> str:
+    """The comparison as one self-contained page that opens offline.
+
+    Args:
+        charts: whether they are drawn, which needs V8 in this process (report/draw.py).
+    """
     safe = tables.printable(summary)
     status = sweep_status(safe)
     context = {
@@ -31,7 +35,7 @@ def render_sweep_html(summary: Summary) -> str:
         "badge": BADGES[status],
         "sentence": safe["sentence"].removeprefix(f"{status.capitalize()}: "),
         "sections": _SECTIONS,
-        "charts": draw_tradeoff(safe["points"], lookup(safe, "pick", "chosen")),
+        "charts": draw_tradeoff(safe["points"], lookup(safe, "pick", "chosen")) if charts else None,
         "points": tables.sweep_points(safe["points"]),
         "verdicts": [{**p, "report": f"{p['name']}/report.html"} for p in safe["points"]],
         "environment": tables.environment(safe),

@@ -1,0 +1,120 @@
+"""What test_faults.py does under faults; each function prepares an action as faults.py wants it.
+
+Nothing is trained or timed: the files that a real run writes are written as it writes them.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import example_report
+from conftest import random_checkpoint
+from ssmpress import folders, pipeline, stages
+from ssmpress.bundle import pages
+from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.errors import notes_of
+from ssmpress.files import write_text
+from ssmpress.machine import get_library_path, host_machine
+from ssmpress.pipeline import Watch, compress
+from ssmpress.prune import resume
+from ssmpress.prune.recover import PruneResult, prune_and_recover
+from ssmpress.recipe.settings import DeploySettings, RecoverSettings
+from tiny_run import CONFIG, tiny_recipe
+
+Action = Callable[[], object]
+
+
+def checkpoint(folder: Path) -> Callable[[Path], Action]:
+    """Replace a checkpoint in both layouts."""
+    earlier, later = (random_checkpoint(CONFIG, seed).tensors for seed in (1, 2))
+
+    def begin(fresh: Path) -> Action:
+        def write(tensors: dict[str, torch.Tensor]) -> None:
+            for layout in ("mamba-ssm", "huggingface"):
+                tokenizer = tiny_recipe(folder).model / "tokenizer.json"
+                write_checkpoint(CONFIG, tensors, fresh / layout, layout, tokenizer)
+
+        write(dict(earlier))
+        return lambda: write(dict(later))
+
+    return begin
+
+
+def recovery(folder: Path) -> Callable[[Path], Action]:
+    """Train some steps, saved after each; the action says what the run noted."""
+    from ssmpress.blocks.model import Mamba
+
+    recipe = tiny_recipe(folder)
+    source = stages.read(recipe)
+    settings = RecoverSettings(steps=3, batch=2, window=16, checkpoint_seconds=0.0)
+
+    def begin(fresh: Path) -> Action:
+        def train() -> str:
+            notes: list[str] = []
+            prune_and_recover(
+                Mamba.from_checkpoint(source.checkpoint), source.calibration, recipe.prune,
+                settings, note=notes.append, resume_file=fresh / "state.pt",
+            )  # fmt: skip
+            return "\n".join(notes)
+
+        resume.save(fresh / "other.pt", {"fingerprint": ""})
+        return train
+
+    return begin
+
+
+def bundle(folder: Path) -> Callable[[Path], Action]:
+    """Replace a bundle and its archive: everything of a run but training, proof and drawing."""
+    recipe = tiny_recipe(folder, recover=RecoverSettings(steps=0))
+    source = stages.read(recipe)
+    pruned = stages.Pruned(source.checkpoint.tensors, PruneResult((), 0.0, 0, 0, "cpu"))
+    results = example_report.results(model=stages.describe_model(source.checkpoint))
+    wheel = small_wheel(folder)
+    pipeline.stages.prune = lambda *_, **__: pruned
+    pipeline.validate = lambda *_: results
+    pages._draw = lambda place: write_text(place / "report.html", "with charts")
+    recipe = replace(recipe, deploy=DeploySettings(archive=True, onnxruntime=wheel))
+
+    def begin(fresh: Path) -> Action:
+        def run() -> str:
+            notes: list[str] = []
+            try:
+                compress(replace(recipe, out=fresh / "out"), Watch(note=notes.append))
+            except BaseException as error:
+                error.args = (f"{error} {notes_of(error)}",)
+                raise
+            return "\n".join(note for note in notes if "charts" in note)
+
+        run()
+        return run
+
+    return begin
+
+
+def small_wheel(folder: Path) -> Path:
+    """A wheel whose library is the op library: small, and for this machine."""
+    path = folder / f"onnxruntime-9.8.7-cp311-cp311-manylinux_2_28_{host_machine()}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(get_library_path(), "onnxruntime/capi/libonnxruntime.so.9.8.7")
+    return path
+
+
+def folder_in_two_steps(folder: Path) -> Callable[[Path], Action]:
+    """Replace a folder as on a file system that cannot exchange two names."""
+    folders._exchanged = lambda one, other: False
+
+    def begin(fresh: Path) -> Action:
+        def write(text: str) -> None:
+            with folders.replaced(fresh / "out", lambda: None) as new:
+                for name in ("a", "b"):
+                    write_text(new / name, text)
+
+        write("earlier")
+        return lambda: write("later")
+
+    return begin

@@ -1,0 +1,47 @@
+"""A run of the whole flow within seconds: a random model of a few thousand weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from conftest import random_checkpoint, small_config
+from paths import DEMO
+from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.recipe.settings import (
+    DataSettings,
+    GateSettings,
+    PruneSettings,
+    Recipe,
+    RecoverSettings,
+)
+
+CONFIG = small_config(vocab_size=1024, n_layer=1)
+"""The vocabulary of the demo's tokenizer."""
+
+
+def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
+    """Compress the model in `folder`, which is written there, to `folder`/out."""
+    model = folder / "model"
+    if not model.is_dir():
+        tensors = random_checkpoint(CONFIG).tensors
+        write_checkpoint(CONFIG, tensors, model, tokenizer=DEMO / "tokenizer.json")
+        tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 900).astype(np.int32)
+        np.save(folder / "calibration.npy", tokens[:500])
+        np.save(folder / "evaluation.npy", tokens[500:])
+    settings: dict[str, Any] = {
+        "model": model,
+        "out": folder / "out",
+        "prune": PruneSettings(calibration_batches=1, calibration_window=16),
+        "recover": RecoverSettings(steps=3, batch=2, window=16, checkpoint_seconds=0.0),
+        "data": DataSettings(
+            calibration=(folder / "calibration.npy",),
+            evaluation=(folder / "evaluation.npy",),
+            window=40,
+        ),
+        "gate": GateSettings(min_retention=None),
+        "threads": 1,
+    }
+    return Recipe(**{**settings, **changes})
