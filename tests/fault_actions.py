@@ -5,6 +5,7 @@ Nothing is trained or timed: the files that a real run writes are written as it 
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,16 +15,17 @@ import torch
 
 import example_report
 from conftest import random_checkpoint
-from ssmpress import folders, pipeline, stages
+from ssmpress import pipeline, stages
+from ssmpress.blocks.model import Mamba
 from ssmpress.bundle import pages
 from ssmpress.checkpoint.read import write_checkpoint
 from ssmpress.errors import notes_of
 from ssmpress.files import write_text
+from ssmpress.formats import Values
 from ssmpress.machine import get_library_path, host_machine
 from ssmpress.pipeline import Watch, compress
-from ssmpress.prune import resume
 from ssmpress.prune.recover import PruneResult, prune_and_recover
-from ssmpress.recipe.settings import DeploySettings, RecoverSettings
+from ssmpress.recipe.settings import DeploySettings, PackSettings, RecoverSettings
 from tiny_run import CONFIG, tiny_recipe
 
 Action = Callable[[], object]
@@ -47,25 +49,20 @@ def checkpoint(folder: Path) -> Callable[[Path], Action]:
 
 def recovery(folder: Path) -> Callable[[Path], Action]:
     """Train some steps, saved after each; the action says what the run noted."""
-    from ssmpress.blocks.model import Mamba
-
     recipe = tiny_recipe(folder)
     source = stages.read(recipe)
     settings = RecoverSettings(steps=3, batch=2, window=16, checkpoint_seconds=0.0)
 
-    def begin(fresh: Path) -> Action:
-        def train() -> str:
-            notes: list[str] = []
-            prune_and_recover(
-                Mamba.from_checkpoint(source.checkpoint), source.calibration, recipe.prune,
-                settings, note=notes.append, resume_file=fresh / "state.pt",
-            )  # fmt: skip
-            return "\n".join(notes)
+    def train(place: Path) -> str:
+        notes: list[str] = []
+        prune_and_recover(
+            Mamba.from_checkpoint(source.checkpoint), source.calibration, recipe.prune, settings,
+            note=notes.append, resume_file=place / "state.pt",
+        )  # fmt: skip
+        return "\n".join(notes)
 
-        resume.save(fresh / "other.pt", {"fingerprint": ""})
-        return train
-
-    return begin
+    train(folder)  # what it imports is there for every child
+    return lambda fresh: lambda: train(fresh)
 
 
 def bundle(folder: Path) -> Callable[[Path], Action]:
@@ -78,20 +75,27 @@ def bundle(folder: Path) -> Callable[[Path], Action]:
     pipeline.stages.prune = lambda *_, **__: pruned
     pipeline.validate = lambda *_: results
     pages._draw = lambda place: write_text(place / "report.html", "with charts")
-    recipe = replace(recipe, deploy=DeploySettings(archive=True, onnxruntime=wheel))
+    recipe = replace(
+        recipe,
+        pack=PackSettings(Values.FP32),
+        deploy=DeploySettings(archive=True, onnxruntime=wheel),
+    )
+
+    def run(place: Path) -> str:
+        notes: list[str] = []
+        try:
+            compress(replace(recipe, out=place / "out"), Watch(note=notes.append))
+        except BaseException as error:
+            error.args = (f"{error} {notes_of(error)}",)
+            raise
+        return "\n".join(note for note in notes if "charts" in note)
+
+    run(folder)  # what it imports is there for every child
 
     def begin(fresh: Path) -> Action:
-        def run() -> str:
-            notes: list[str] = []
-            try:
-                compress(replace(recipe, out=fresh / "out"), Watch(note=notes.append))
-            except BaseException as error:
-                error.args = (f"{error} {notes_of(error)}",)
-                raise
-            return "\n".join(note for note in notes if "charts" in note)
-
-        run()
-        return run
+        shutil.copytree(folder / "out", fresh / "out")
+        shutil.copy(folder / "out.tar.gz", fresh)
+        return lambda: run(fresh)
 
     return begin
 
@@ -102,19 +106,3 @@ def small_wheel(folder: Path) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(get_library_path(), "onnxruntime/capi/libonnxruntime.so.9.8.7")
     return path
-
-
-def folder_in_two_steps(folder: Path) -> Callable[[Path], Action]:
-    """Replace a folder as on a file system that cannot exchange two names."""
-    folders._exchanged = lambda one, other: False
-
-    def begin(fresh: Path) -> Action:
-        def write(text: str) -> None:
-            with folders.replaced(fresh / "out", lambda: None) as new:
-                for name in ("a", "b"):
-                    write_text(new / name, text)
-
-        write("earlier")
-        return lambda: write("later")
-
-    return begin

@@ -52,13 +52,14 @@ def test_a_checkpoint_is_the_earlier_or_the_later_one(
 ) -> None:
     count, outcomes = run_under_faults(library, "fault_actions:checkpoint", tmp_path, errors)
     assert count > 30
+    assert sum(not outcome.ended for outcome in outcomes) <= 2
     for outcome in outcomes:
         folder = tmp_path / str(outcome.nth)
         if KILL in errors:
             assert outcome.ended == "killed", outcome
             for layout in ("mamba-ssm", "huggingface"):
                 folders.mend(folder / layout)
-        else:
+        elif outcome.ended:  # safetensors does without one of its own operations
             assert is_one_sentence(outcome), outcome
         assert nothing_left(folder), outcome
         for layout in ("mamba-ssm", "huggingface"):
@@ -114,7 +115,7 @@ def test_a_bundle_is_the_earlier_or_the_later_one(
 
 def test_two_steps_leave_one_of_the_two_folders(library: Path, tmp_path: Path) -> None:
     """A kill between the steps leaves no folder, until the next run looks."""
-    _, outcomes = run_under_faults(library, "fault_actions:folder_in_two_steps", tmp_path, (KILL,))
+    _, outcomes = run_under_faults(library, "fault_folder:folder_in_two_steps", tmp_path, (KILL,))
     missing = 0
     for outcome in outcomes:
         out = tmp_path / str(outcome.nth) / "out"

@@ -28,9 +28,9 @@ def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
     if not model.is_dir():
         tensors = random_checkpoint(CONFIG).tensors
         write_checkpoint(CONFIG, tensors, model, tokenizer=DEMO / "tokenizer.json")
-        tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 900).astype(np.int32)
-        np.save(folder / "calibration.npy", tokens[:500])
-        np.save(folder / "evaluation.npy", tokens[500:])
+        tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 1700).astype(np.int32)
+        np.save(folder / "calibration.npy", tokens[:600])
+        np.save(folder / "evaluation.npy", tokens[600:])
     settings: dict[str, Any] = {
         "model": model,
         "out": folder / "out",

@@ -353,8 +353,9 @@ def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
 
 
 def test_killed_run_goes_on_with_the_same_command(tmp_path):
-    arguments = ["--recover", "12", "--evaluation-tokens", "2000", "--min-retention", "0", "--threads", "1",
-                 "--checkpoint-seconds", "0"]  # fmt: skip
+    arguments = shlex.split(
+        "--recover 6 --evaluation-tokens 2000 --min-retention 0 --checkpoint-seconds 0 --threads 1"
+    )
     process, _ = start_recovery(tmp_path, *arguments)
     saved = tmp_path / "cache" / "ssmpress"
     while process.poll() is None and not list(saved.rglob("recovery-*.pt")):

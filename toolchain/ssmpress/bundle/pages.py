@@ -13,6 +13,7 @@ from ssmpress.callbacks import Note
 from ssmpress.errors import SsmpressError
 from ssmpress.machine import python_environment
 
+_MODULE = "ssmpress.report.draw"
 _SECONDS = 600
 """A sweep's fifty charts take some seconds."""
 
@@ -42,7 +43,7 @@ def _draw(folder: Path) -> None:
     Raises:
         SsmpressError: it failed; the message says how.
     """
-    command = [sys.executable, "-m", "ssmpress.report.draw", str(folder)]
+    command = [sys.executable, "-m", _MODULE, str(folder)]
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
