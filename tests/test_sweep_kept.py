@@ -108,7 +108,7 @@ def test_a_full_cache_costs_nothing_but_going_on(
         raise WriteError(path, full)
 
     def make_bundle(*arguments: object) -> object:
-        folder = arguments[4]
+        folder = arguments[2]
         assert isinstance(folder, Path)
         if folder.is_relative_to(cache):
             no_room(folder / "model.onnx")
