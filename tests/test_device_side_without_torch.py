@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blocked_imports import HEAVY, python
+from conftest import random_checkpoint, small_config
+from ssmpress.graph.export import export
+from ssmpress.pack.model import pack_model
+from ssmpress.tasks import Classification, Forecasting, LanguageModel
 
 ROOMS = (
     "ssmpress.devices",
@@ -61,3 +67,53 @@ def test_the_block_itself_works() -> None:
 def test_the_gate_and_the_report_need_no_runtime() -> None:
     done = python("import ssmpress.gate.judge, ssmpress.report.markdown", (*HEAVY, "onnxruntime"))
     assert done.returncode == 0, done.stderr
+
+
+TASKS = (
+    LanguageModel(),
+    Classification(classes=("a", "b"), max_length=9),
+    Forecasting(lookback=8, horizon=4, variates=("x",), mean=(0.0,), std=(1.0,), patch=4, stride=4),
+)
+USE = """
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ssmpress.callbacks import silent
+from ssmpress.data.labelled import from_lists
+from ssmpress.data.series import SeriesWindows
+from ssmpress.runtime.session import open_session
+
+random = np.random.default_rng(0)
+evaluations = {
+    "language-model": random.integers(61, size=(3, 24)),
+    "classification": from_lists([random.integers(61, size=5)] * 4, [0, 1, 0, 1], 9),
+    "forecast": SeriesWindows(random.normal(size=(30, 1)).astype(np.float32), 8, 4),
+}
+for path in map(Path, PATHS):
+    session = open_session(path, threads=1, library=None)
+    task = session.interface.task
+    evaluation = evaluations[task.kind]
+    assert task.evaluate(session, evaluation, silent).value > 0
+    task.digest(evaluation)
+    timing = task.timing(evaluation)
+    task.first_prediction(session)
+    prefill, singles = task.timed_round(session, random, 5, timing.singles)
+    assert prefill > 0 and len(singles) == timing.singles
+    assert task.by_session(session, task.parity_sample(evaluation))
+    assert task.reference(session, evaluation, path.parent).outputs
+print("torch" in sys.modules)
+"""
+
+
+def test_every_task_measures_without_torch(tmp_path: Path) -> None:
+    """torch is imported inside the functions that compute with it only."""
+    paths = []
+    for task in TASKS:
+        changes: Any = {"task": task, "vocab_size": 61 if task.reads_tokens else 0}
+        checkpoint = random_checkpoint(small_config(**changes))
+        packed = pack_model(checkpoint.config, checkpoint.tensors, None)
+        paths += [str(path) for path in export(packed, tmp_path / f"{task.kind}.onnx")]
+    done = python(f"PATHS = {paths!r}\n{USE}", HEAVY)
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr
