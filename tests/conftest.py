@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
 from paths import SHARED
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
+from ssmpress.blocks.tensors import tensor_shapes
 from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.errors import DeviceError
 from ssmpress.machine import get_library_path
@@ -60,13 +64,27 @@ def library() -> Path:
         pytest.skip(str(error))
 
 
-def small_config(**changes: int | float | bool) -> ModelConfig:
+def mamba1_config(n_layer: int, **sizes: Any) -> ModelConfig:
+    """Equal layers of Mamba-1. sizes: fields of the model and of its mixers."""
+    own = {item.name for item in fields(Mamba1Config)} & sizes.keys()
+    layer = LayerConfig(mixer=Mamba1Config(**{name: sizes.pop(name) for name in own}))
+    return ModelConfig(layers=(layer,) * n_layer, **sizes)
+
+
+def small_config(**changes: Any) -> ModelConfig:
     """Odd sizes on purpose: nothing is a multiple of a vector's width."""
     sizes = {
         "d_model": 20, "n_layer": 2, "vocab_size": 61, "d_state": 5, "d_conv": 4, "d_inner": 40,
         "dt_rank": 3,
     }  # fmt: skip
-    return ModelConfig(**{**sizes, **changes})  # type: ignore[arg-type]
+    return mamba1_config(**{**sizes, **changes})
+
+
+def mixer_of(config: ModelConfig, layer: int = 0) -> Mamba1Config:
+    """The mixer of a layer that has Mamba-1's."""
+    mixer = config.layers[layer].mixer
+    assert isinstance(mixer, Mamba1Config)
+    return mixer
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:

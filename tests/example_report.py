@@ -14,7 +14,7 @@ from ssmpress.measure.metrics import (
     retention,
     retention_interval,
 )
-from ssmpress.recipe.settings import PROJECTIONS, GateSettings, Recipe
+from ssmpress.recipe.settings import GateSettings, Recipe
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.results import (
     Guess,
@@ -133,7 +133,7 @@ def matrices() -> tuple[Matrix, ...]:
     projections = [
         Matrix(f"layers.{i}.{name}", i, name, 100, 200, 14_000 + 300 * i, i, True,
                "bitmask-int8", 9000, "smallest that is not slower")
-        for i in range(2) for name in PROJECTIONS
+        for i in range(2) for name in ("in_proj", "x_proj", "dt_proj", "out_proj")
     ]  # fmt: skip
     embedding = Matrix("embedding", None, "embedding", 1000, 100, 0, 0, False, "dense-int8",
                        104_000, "not pruned")  # fmt: skip

@@ -18,7 +18,7 @@ from conftest import random_checkpoint
 from ssmpress import pipeline, stages
 from ssmpress.blocks.model import Mamba
 from ssmpress.bundle import pages
-from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import notes_of
 from ssmpress.files import write_text
 from ssmpress.formats import Values

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from lra.prepare import byte_tokenizer
 
+from conftest import mamba1_config
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.data import text as data
 from ssmpress.data.labelled import load_labelled
 from ssmpress.data.series import load_series
@@ -62,7 +62,7 @@ def write_series(path: Path, steps: int, seed: int) -> None:
 def train(task: Task, folder: Path, load: Any, vocab_size: int) -> Path:
     """A checkpoint that learned from train.* of the folder."""
     torch.manual_seed(0)
-    model = Mamba(ModelConfig(vocab_size=vocab_size, task=task, **SIZES))
+    model = Mamba(mamba1_config(vocab_size=vocab_size, task=task, **SIZES))
     dense.initialize(model)
     training = dense.Training(steps=150, batch=32, learning_rate=1e-2, checks=3)
     sign = 1 if isinstance(task, Classification) else -1

@@ -13,8 +13,8 @@ import pytest
 
 from paths import DEMO
 from ssmpress import parity, stages
+from ssmpress.blocks.tensors import EMBEDDING
 from ssmpress.bundle.out_folder import check_out, staged
-from ssmpress.checkpoint.config import EMBEDDING
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import BadInputError, ParityError, UsageError
 from ssmpress.formats import Values

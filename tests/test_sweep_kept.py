@@ -14,7 +14,7 @@ from conftest import random_checkpoint
 from ssmpress import sweep as sweeps
 from ssmpress import validate
 from ssmpress.bundle.manifest import verify_manifest
-from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import WriteError, notes_of
 from ssmpress.formats import Values
 from ssmpress.pipeline import GOES_ON, Watch

@@ -9,7 +9,7 @@ import numpy as np
 
 from conftest import random_checkpoint, small_config
 from paths import DEMO
-from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.recipe.settings import (
     DataSettings,
     GateSettings,

@@ -13,6 +13,7 @@ import argparse
 import json
 import shutil
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,13 @@ import tiled_model
 from numpy.typing import NDArray
 
 from ssmpress import stages
+from ssmpress.blocks.tensors import matrix_specs, state_tensors
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export
 from ssmpress.graph.ops import CAUSAL_CONV1D, DOMAIN, ONNX_OPSET, SELECTIVE_SCAN
 from ssmpress.pack import matrix as packing
-from ssmpress.pack.choose import is_matrix
 from ssmpress.pack.head_error import FREQUENT_SHARE
 from ssmpress.pack.model import PackedModel
 from ssmpress.prune.recover import PruneResult
@@ -128,11 +129,12 @@ def pack(
 
 def _dense(checkpoint: Checkpoint) -> PackedModel:
     arrays = {name: tensor.numpy() for name, tensor in checkpoint.tensors.items()}
+    specs = matrix_specs(checkpoint.config)
     float32 = Format(Structure.DENSE, Values.FP32)
     matrices = {
         name: packing.pack(array, np.ones(array.shape, bool), float32)
         for name, array in arrays.items()
-        if is_matrix(name)
+        if name in specs
     }
     rest = {name: array for name, array in arrays.items() if name not in matrices}
     return PackedModel(checkpoint.config, rest, matrices)
@@ -146,8 +148,7 @@ def describe(packed: PackedModel) -> dict[str, Any]:
         row["matrices"] += 1
         row["weights"] += matrix.rows * matrix.columns
         row["bytes"] += matrix.nbytes
-    c = packed.config
-    state = 4 * c.n_layer * c.d_inner * (c.d_state + c.d_conv - 1)
+    state = sum(4 * prod(tensor.shape_at(1)) for tensor in state_tensors(packed.config))
     return {
         "weight_bytes": packed.nbytes,
         "state_bytes": state,

@@ -16,7 +16,8 @@ import numpy as np
 from peer_worker import silence
 from torch import Tensor
 
-from ssmpress.checkpoint.config import ModelConfig
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.errors import BadInputError
 
 CONTEXT = 1 << 20  # llama.cpp's converter writes this for Mamba: its state does not grow
@@ -73,7 +74,10 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
         BadInputError: the model has a tensor that llama.cpp's Mamba does not know, or no bias in
             its convolution.
     """
-    if not config.conv_bias:
+    mixer = config.layers[0].mixer
+    if len(set(config.layers)) > 1 or not isinstance(mixer, Mamba1Config):
+        raise BadInputError(f"{path}: llama.cpp's Mamba has equal Mamba-1 layers; this model not.")
+    if not mixer.conv_bias:
         raise BadInputError(f"{path}: llama.cpp's Mamba needs conv1d.bias; this model has none.")
     writer = gguf.GGUFWriter(path, "mamba")
     writer.add_name("ssmpress benchmark")
@@ -82,10 +86,10 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
     writer.add_feed_forward_length(0)
     writer.add_head_count(0)
     writer.add_block_count(config.n_layer)
-    writer.add_ssm_conv_kernel(config.d_conv)
-    writer.add_ssm_inner_size(config.d_inner)
-    writer.add_ssm_state_size(config.d_state)
-    writer.add_ssm_time_step_rank(config.dt_rank)
+    writer.add_ssm_conv_kernel(mixer.d_conv)
+    writer.add_ssm_inner_size(mixer.d_inner)
+    writer.add_ssm_state_size(mixer.d_state)
+    writer.add_ssm_time_step_rank(mixer.dt_rank)
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("no_vocab")

@@ -23,19 +23,22 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
-from ssmpress.checkpoint.read import read_checkpoint, write_checkpoint
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
+from ssmpress.blocks.tensors import number_of_layer, tensor_specs
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import UsageError
-from ssmpress.prune.mask import keep_masks, layer_of, prunable_names
+from ssmpress.prune.mask import keep_masks, prunable_names
 from ssmpress.recipe.settings import PROJECTIONS
 
-MAMBA_130M = ModelConfig(
-    d_model=768, n_layer=24, vocab_size=50280, d_state=16, d_conv=4, d_inner=1536, dt_rank=48
-)
+_LAYER_130M = LayerConfig(mixer=Mamba1Config(d_state=16, d_conv=4, d_inner=1536, dt_rank=48))
+MAMBA_130M = ModelConfig(d_model=768, vocab_size=50280, layers=(_LAYER_130M,) * 24)
 """state-spaces/mamba-130m: the embedding is tied."""
 
 
@@ -49,20 +52,27 @@ def tile(
             cannot be tiled.
     """
     for key in ("d_state", "d_conv", "tie_embeddings"):
-        if getattr(source, key) != getattr(target, key):
+        have, want = (getattr(c, key, None) or _of_mixer(c, key) for c in (source, target))
+        if have != want:
             raise UsageError(
-                f"tiled model: expected {key} {getattr(target, key)}; the source has "
-                f"{getattr(source, key)}. Give a source with the same {key}."
+                f"tiled model: expected {key} {want}; the source has {have}. Give a source with "
+                f"the same {key}."
             )
-    result = {}
-    for name, shape in tensor_shapes(target).items():
-        layer = layer_of(name)
-        first = second = tensors[_in_layer(name, layer, source, target, 0)]
+    result, specs = {}, tensor_specs(source)
+    for name, spec in tensor_specs(target).items():
+        layer = number_of_layer(name)
+        there = _in_layer(name, layer, source, target, 0)
+        first = second = tensors[there]
         if layer is not None:
             second = tensors[_in_layer(name, layer, source, target, 1)]
-        blocks = _row_blocks(name, source), _row_blocks(name, target)
-        result[name] = _tile(first, second, shape, *blocks)
+        # The parts that the rows consist of, such as the two halves of in_proj.
+        parts = (tuple(map(one.size, one.axes[0])) for one in (specs[there], spec))
+        result[name] = _tile(first, second, spec.shape, *parts)
     return result
+
+
+def _of_mixer(config: ModelConfig, key: str) -> Any:
+    return getattr(config.layers[0].mixer, key, False)
 
 
 def _in_layer(
@@ -74,21 +84,11 @@ def _in_layer(
     return name.replace(f".{layer}.", f".{number}.", 1)
 
 
-def _row_blocks(name: str, config: ModelConfig) -> tuple[int, ...]:
-    """Sizes of the parts that the rows of a matrix consist of."""
-    if "in_proj" in name:
-        return config.d_inner, config.d_inner
-    if "x_proj" in name:
-        return config.dt_rank, config.d_state, config.d_state
-    return ()
-
-
 def _tile(
     first: Tensor, second: Tensor, shape: tuple[int, ...], source: tuple[int, ...],
     target: tuple[int, ...],
 ) -> Tensor:  # fmt: skip
     """First and second: two source tensors of one shape. source, target: blocks of rows."""
-    source, target = source or (len(first),), target or (shape[0],)
     parts = []
     for a, b, size in zip(first.split(source), second.split(source), target, strict=True):
         rows = torch.cat([a, b])

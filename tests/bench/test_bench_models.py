@@ -13,11 +13,12 @@ import pytest
 import tiled_model
 import torch
 
-from conftest import draw_tokens, random_checkpoint, small_config
+from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
 from paths import ROOT
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
-from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
@@ -105,7 +106,8 @@ def test_a_description_counts_every_byte_a_step_reads(tmp_path: Path) -> None:
     formats = described["formats"].values()
     matrices = 1 + len(prunable_names(SOURCE, PROJECTIONS))
     assert sum(row["matrices"] for row in formats) == matrices
-    state = 4 * SOURCE.n_layer * SOURCE.d_inner * (SOURCE.d_state + SOURCE.d_conv - 1)
+    mixer = mixer_of(SOURCE)
+    state = 4 * SOURCE.n_layer * mixer.d_inner * (mixer.d_state + mixer.d_conv - 1)
     assert described["state_bytes"] == state
     assert described["step_bytes"] == described["weight_bytes"] + state
     assert described["weight_bytes"] > sum(row["bytes"] for row in formats)  # norms, A, D

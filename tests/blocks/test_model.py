@@ -27,8 +27,9 @@ from hypothesis import strategies as st
 import tolerances
 from conftest import draw_tokens, random_checkpoint, small_config
 from paths import TESTS
-from ssmpress.blocks.model import Mamba, Projection, State, quantize_activations
-from ssmpress.checkpoint.config import config_json
+from ssmpress.blocks.model import Mamba, State
+from ssmpress.blocks.projection import Projection, quantize_activations
+from ssmpress.checkpoint.dialects import config_json
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data import text as data
 from ssmpress.tasks import perplexity as evaluate
@@ -180,8 +181,8 @@ def test_mamba_ssm_states_and_decoding(name: str, mamba_ssm: SimpleNamespace) ->
         for i in range(config.n_layer):
             conv, scan = cache.key_value_memory_dict[i]
             what = f"layer {i}"
-            assert_close(state.conv[i], conv[..., 1:].mT, tolerances.CARRIED_STATE, what)
-            assert_close(state.scan[i], scan.mT, tolerances.CARRIED_STATE, what)
+            assert_close(state.layers[i][0], conv[..., 1:].mT, tolerances.CARRIED_STATE, what)
+            assert_close(state.layers[i][1], scan.mT, tolerances.CARRIED_STATE, what)
 
 
 def test_norm_eps_is_the_checkpoints() -> None:
@@ -245,8 +246,8 @@ def test_prefill_equals_its_parts(name: str, cuts: tuple[int, ...]) -> None:
     assert state is not None
     assert_close(torch.cat(rows, dim=1), whole, tolerances.CARRIED_STATE, "logits")
     for i in range(model.config.n_layer):
-        assert_close(state.conv[i], end.conv[i], tolerances.CARRIED_STATE, f"conv {i}")
-        assert_close(state.scan[i], end.scan[i], tolerances.CARRIED_STATE, f"scan {i}")
+        assert_close(state.layers[i][0], end.layers[i][0], tolerances.CARRIED_STATE, f"conv {i}")
+        assert_close(state.layers[i][1], end.layers[i][1], tolerances.CARRIED_STATE, f"scan {i}")
 
 
 def test_trained_model_step_by_step(mamba_5m: Checkpoint, valid_windows: np.ndarray) -> None:
@@ -259,7 +260,7 @@ def test_trained_model_step_by_step(mamba_5m: Checkpoint, valid_windows: np.ndar
             logits, state = model(tokens[:, t : t + 1], state)
     assert_close(logits[:, 0], whole[:, -1], tolerances.CARRIED_STATE, "logits")
     for i in range(model.config.n_layer):
-        assert_close(state.scan[i], end.scan[i], tolerances.CARRIED_STATE, f"scan {i}")
+        assert_close(state.layers[i][1], end.layers[i][1], tolerances.CARRIED_STATE, f"scan {i}")
 
 
 def test_a_state_may_be_used_twice() -> None:
@@ -267,11 +268,12 @@ def test_a_state_may_be_used_twice() -> None:
     tokens = draw_tokens(model.config, 1, 9)
     with torch.no_grad():
         _, state = model(tokens)
-        before = [t.clone() for t in (*state.conv, *state.scan)]
+        before = [t.clone() for layer in state.layers for t in layer]
         first, _ = model(tokens[:, :2], state)
         second, _ = model(tokens[:, :2], state)
     assert torch.equal(first, second)
-    for kept, now in zip(before, (*state.conv, *state.scan), strict=True):
+    after = [t for layer in state.layers for t in layer]
+    for kept, now in zip(before, after, strict=True):
         assert torch.equal(kept, now)
 
 
@@ -284,7 +286,7 @@ def test_positions(positions: list[int]) -> None:
         logits, state = model(tokens, positions=positions)
     assert logits.shape == (2, len(positions), model.config.vocab_size)
     assert_close(logits, whole[:, positions], tolerances.CARRIED_STATE)
-    assert torch.equal(state.scan[-1], end.scan[-1])
+    assert torch.equal(state.layers[-1][1], end.layers[-1][1])
 
 
 def test_logits_are_those_of_forward() -> None:

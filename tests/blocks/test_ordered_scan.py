@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from conftest import mamba1_config
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.ordered_scan import ordered_kernels
 from ssmpress.blocks.selective_scan import selective_scan
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.prune.distill import final_hidden
 from tolerances import FUSED_GRADIENT_TOLERANCE
 
@@ -48,7 +48,7 @@ def test_values_and_gradients_equal_the_definition(length: int) -> None:
 
 
 def test_gradients_of_a_model_are_the_same_bytes_every_time() -> None:
-    config = ModelConfig(d_model=128, n_layer=4, vocab_size=512, d_inner=256, dt_rank=8)
+    config = mamba1_config(d_model=128, n_layer=4, vocab_size=512, d_inner=256, dt_rank=8)
     torch.manual_seed(0)
     model = Mamba(config).cuda()
     tokens = torch.randint(512, (16, 700), device="cuda")

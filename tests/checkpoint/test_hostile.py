@@ -21,11 +21,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
-from ssmpress.checkpoint.read import read_checkpoint, write_checkpoint
+from conftest import mamba1_config, mixer_of
+from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
 
-SMALL = ModelConfig(d_model=8, n_layer=2, vocab_size=16, d_state=4, d_inner=16, dt_rank=3)
+SMALL = mamba1_config(d_model=8, n_layer=2, vocab_size=16, d_state=4, d_inner=16, dt_rank=3)
 LAYER = "backbone.layers.1.mixer."
 Tensors = dict[str, torch.Tensor]
 Make = Callable[[Path], Path]
@@ -465,6 +467,6 @@ def test_download_cache_of_hugging_face_is_read(tmp_path: Path) -> None:
 
 def test_model_config_checks_itself() -> None:
     with pytest.raises(BadInputError, match=r"d_state: expected an integer from 1 to 1024; got 0"):
-        replace(SMALL, d_state=0)
+        replace(mixer_of(SMALL), d_state=0)
     with pytest.raises(BadInputError, match=r"norm_eps: expected a positive number; got nan"):
         replace(SMALL, norm_eps=float("nan"))

@@ -6,7 +6,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from conftest import mamba1_config
 from paths import SHARED
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
-from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, write_checkpoint
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError, UsageError
 
-SMALL = ModelConfig(d_model=8, n_layer=2, vocab_size=16, d_state=4, d_inner=16, dt_rank=3)
+SIZES = {"d_model": 8, "n_layer": 2, "vocab_size": 16, "d_state": 4, "d_inner": 16, "dt_rank": 3}
+SMALL = mamba1_config(**SIZES)
+
+
+def small(**changes: Any) -> ModelConfig:
+    """SMALL with other sizes."""
+    return mamba1_config(**{**SIZES, **changes})
+
+
 LAYOUTS = ("mamba-ssm", "huggingface")
 Tensors = dict[str, torch.Tensor]
 
@@ -50,9 +60,9 @@ def shared_model(name: str) -> Path:
 
 CONFIGS = {
     "default": SMALL,
-    "untied": replace(SMALL, tie_embeddings=False),
-    "biases": replace(SMALL, proj_bias=True, conv_bias=False),
-    "odd": replace(SMALL, d_conv=3, vocab_size=13, d_inner=24, n_layer=12),
+    "untied": small(tie_embeddings=False),
+    "biases": small(proj_bias=True, conv_bias=False),
+    "odd": small(d_conv=3, vocab_size=13, d_inner=24, n_layer=12),
 }
 
 
@@ -79,13 +89,13 @@ def test_written_checkpoint_reads_back_bitwise(tmp_path: Path, name: str, layout
 
 def test_width_no_multiple_of_d_model_survives_mamba_ssm(tmp_path: Path) -> None:
     for d_inner in range(1, 60):
-        config = replace(SMALL, d_model=7, d_inner=d_inner, n_layer=1)
+        config = small(d_model=7, d_inner=d_inner, n_layer=1)
         write_checkpoint(config, random_tensors(config), tmp_path / "model")
         assert read_checkpoint(tmp_path / "model").config == config
 
 
 def test_norm_eps_survives_huggingface(tmp_path: Path) -> None:
-    config = replace(SMALL, norm_eps=3e-6)
+    config = small(norm_eps=3e-6)
     write_checkpoint(config, random_tensors(config), tmp_path / "model", "huggingface")
     assert read_checkpoint(tmp_path / "model").config.norm_eps == 3e-6
 
@@ -93,8 +103,8 @@ def test_norm_eps_survives_huggingface(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "layout", "message"),
     [
-        (replace(SMALL, norm_eps=1e-6), "mamba-ssm", "Write the Hugging Face layout instead."),
-        (replace(SMALL, d_inner=12), "huggingface", "Write the mamba-ssm layout instead."),
+        (small(norm_eps=1e-6), "mamba-ssm", "Write the Hugging Face layout instead."),
+        (small(d_inner=12), "huggingface", "Write the mamba-ssm layout instead."),
     ],
 )
 def test_what_a_layout_cannot_say_is_refused(
@@ -222,20 +232,20 @@ def test_bare_state_dict(tmp_path: Path, kind: str) -> None:
 
 
 def test_bare_state_dict_with_its_own_head_is_untied(tmp_path: Path) -> None:
-    config = replace(SMALL, tie_embeddings=False)
+    config = small(tie_embeddings=False)
     tensors = random_tensors(config)
     save_file(tensors, tmp_path / "weights.safetensors")
     assert_same(read_checkpoint(tmp_path / "weights.safetensors"), config, tensors)
 
 
 def test_bare_state_dict_uses_the_config_beside_it(tmp_path: Path) -> None:
-    config = replace(SMALL, norm_eps=1e-6)
+    config = small(norm_eps=1e-6)
     tensors = random_tensors(config)
     write_checkpoint(config, tensors, tmp_path, "huggingface")
     checkpoint = read_checkpoint(tmp_path / "model.safetensors")
     assert_same(checkpoint, config, tensors)
     assert checkpoint.notes == (f"configuration read from {tmp_path / 'config.json'}",)
-    torch.save(random_tensors(replace(config, d_state=5)), tmp_path / "other.pt")
+    torch.save(random_tensors(small(norm_eps=1e-6, d_state=5)), tmp_path / "other.pt")
     with pytest.raises(BadInputError, match=r"got \(16, 5\). Check state_size in config.json"):
         read_checkpoint(tmp_path / "other.pt")
 
@@ -296,11 +306,11 @@ def test_transposed_tensor_becomes_contiguous(tmp_path: Path) -> None:
 
 def test_published_config_of_130m(tmp_path: Path) -> None:
     """state-spaces/mamba-130m: the vocabulary is padded, everything else is a default."""
-    from ssmpress.checkpoint.config import parse_config
+    from ssmpress.checkpoint.dialects import parse_config
 
     published = {"d_model": 768, "n_layer": 24, "vocab_size": 50277, "ssm_cfg": {}}
     published |= {"rms_norm": True, "residual_in_fp32": True, "pad_vocab_size_multiple": 8}
-    expected = ModelConfig(d_model=768, n_layer=24, vocab_size=50280, d_inner=1536, dt_rank=48)
+    expected = mamba1_config(d_model=768, n_layer=24, vocab_size=50280, d_inner=1536, dt_rank=48)
     assert parse_config(published, tmp_path) == (expected, "mamba-ssm")
     converted = {"model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24, "expand": 2}
     converted |= {"vocab_size": 50280, "time_step_rank": "auto", "intermediate_size": 1536}
@@ -311,7 +321,7 @@ def test_config_dict_round_trip() -> None:
     assert ModelConfig.from_dict(json.loads(json.dumps(SMALL.to_dict()))) == SMALL
     with pytest.raises(BadInputError, match="got 'heads'"):
         ModelConfig.from_dict({**SMALL.to_dict(), "heads": 3})
-    with pytest.raises(BadInputError, match=r"n_layer: expected an integer .*got nothing"):
+    with pytest.raises(BadInputError, match=r"layers: expected a list of layers; got 'nothing'"):
         ModelConfig.from_dict({"d_model": 8})
 
 
@@ -320,7 +330,7 @@ def test_trained_model_reads_and_survives_both_layouts(tmp_path: Path, name: str
     checkpoint = read_checkpoint(shared_model(name))
     width, layers = (512, 16) if name == "mamba-31m" else (256, 6)
     sizes = {"d_model": width, "n_layer": layers, "vocab_size": 8192, "dt_rank": width // 16}
-    assert checkpoint.config == ModelConfig(**sizes, d_inner=2 * width)
+    assert checkpoint.config == mamba1_config(**sizes, d_inner=2 * width)
     assert checkpoint.tokenizer is not None
     bare = read_checkpoint(shared_model(name) / "pytorch_model.bin")
     assert_same(bare, checkpoint.config, checkpoint.tensors)
@@ -342,7 +352,7 @@ def test_damaged_file_loads_or_is_refused(
     """
     folder = tmp_path_factory.mktemp("damaged")
     path = folder / f"weights{suffix}"
-    tensors = random_tensors(replace(SMALL, n_layer=1))
+    tensors = random_tensors(small(n_layer=1))
     torch.save(tensors, path) if suffix == ".pt" else save_file(tensors, path)
     content = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):
@@ -358,7 +368,7 @@ def test_damaged_file_loads_or_is_refused(
         assert str(error).endswith(".")
     else:
         if suffix == ".pt":
-            assert_same(checkpoint, replace(SMALL, n_layer=1), tensors)
+            assert_same(checkpoint, small(n_layer=1), tensors)
         for name, shape in tensor_shapes(checkpoint.config).items():
             assert checkpoint.tensors[name].shape == shape
             assert bool(checkpoint.tensors[name].isfinite().all())

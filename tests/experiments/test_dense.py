@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from lra.tracing import TraceHead
 from recorded import Recorded
 
+from conftest import mamba1_config
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.data.labelled import LabelledTexts, from_lists
 from ssmpress.tasks import Classification
 
@@ -34,7 +34,7 @@ def texts(count: int, seed: int, lengths: tuple[int, int] = (16, 16)) -> Labelle
 def model() -> Mamba:
     torch.manual_seed(0)
     sizes = {"d_model": 8, "n_layer": 1, "vocab_size": 8, "d_inner": 16, "dt_rank": 1}
-    model = Mamba(ModelConfig(task=TASK, **sizes))
+    model = Mamba(mamba1_config(task=TASK, **sizes))
     dense.initialize(model)
     return model
 

@@ -20,8 +20,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import tolerances
-from conftest import draw_tokens, random_checkpoint, small_config
-from ssmpress.checkpoint.config import ModelConfig
+from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import matrix_specs
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data import text as data
 from ssmpress.errors import BadInputError
@@ -33,7 +34,6 @@ from ssmpress.formats import (
 )
 from ssmpress.graph import export, fallback, ops
 from ssmpress.measure import metrics as evaluate
-from ssmpress.pack.choose import is_matrix
 from ssmpress.pack.layouts import FORMATS, sections_of
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
@@ -64,7 +64,7 @@ def pack_model(
     matrices, rest = {}, {}
     for name, tensor in checkpoint.tensors.items():
         array = tensor.numpy()
-        if not is_matrix(name):
+        if name not in matrix_specs(checkpoint.config):
             rest[name] = array
         elif name == EMBEDDING:
             dense = Format(Structure.DENSE, values)
@@ -124,7 +124,7 @@ def torch_outputs(packed: PackedModel, tokens: np.ndarray) -> Arrays:
     with torch.no_grad():
         logits, state = reference_model(packed)(torch.from_numpy(tokens))
     arrays = {"logits": logits.numpy()}
-    for i, (conv, scan) in enumerate(zip(state.conv, state.scan, strict=True)):
+    for i, (conv, scan) in enumerate(state.layers):
         arrays |= {f"conv_state.{i}": conv.numpy(), f"scan_state.{i}": scan.numpy()}
     return arrays
 
@@ -161,8 +161,9 @@ def test_documented_names_types_and_shapes(model: Exported, runtime: Path | None
     }
     results = {"logits": ("tensor(float)", ["batch", "positions", c.vocab_size])}
     for i in range(c.n_layer):
-        for kind, rows in (("conv", c.d_conv - 1), ("scan", c.d_state)):
-            state = ("tensor(float)", ["batch", rows, c.d_inner])
+        mixer = mixer_of(c, i)
+        for kind, rows in (("conv", mixer.d_conv - 1), ("scan", mixer.d_state)):
+            state = ("tensor(float)", ["batch", rows, mixer.d_inner])
             inputs[f"past_{kind}_state.{i}"] = state
             results[f"present_{kind}_state.{i}"] = state
     assert {v.name: (v.type, v.shape) for v in session.get_inputs()} == inputs
@@ -204,7 +205,8 @@ def test_initializers_are_the_packed_bytes_once(model: Exported) -> None:
     read = {name for node in graph.node for name in node.input}
     assert not arrays.keys() - read, "stored, but not used"
     added = sum(a.nbytes for a in arrays.values()) - model.packed.nbytes
-    assert 0 <= added <= 64 + 4 * model.config.d_inner * model.config.n_layer  # sizes, no biases
+    biases = 4 * mixer_of(model.config).d_inner * model.config.n_layer
+    assert 0 <= added <= 64 + biases  # sizes, no biases
     vocab = model.config.vocab_size
     if model.packed.matrices[EMBEDDING].format.values is Values.INT4:  # weight and ratio, in tiles
         rows = [a for a in arrays.values() if a.ndim == 3 and len(a) == -(-vocab // 16)]
@@ -493,7 +495,7 @@ def dense_pack(checkpoint: Checkpoint, values: Values) -> PackedModel:
     """Unpruned, so that perplexities mean something, but stored as bitmasks."""
     matrices = {}
     for name, tensor in checkpoint.tensors.items():
-        if is_matrix(name):
+        if name in matrix_specs(checkpoint.config):
             dense = name == EMBEDDING or values is Values.INT4
             structure = Structure.DENSE if dense else Structure.BITMASK
             keep_mask = np.ones(tensor.shape, bool)

@@ -29,7 +29,7 @@ from onnx.reference import ReferenceEvaluator
 import tolerances
 from isas import ISAS_BY_MACHINE
 from ssmpress.blocks import selective_scan
-from ssmpress.blocks.model import causal_conv1d
+from ssmpress.blocks.mamba1 import causal_conv1d
 from ssmpress.blocks.selective_scan import selective_scan_reference
 from ssmpress.graph import fallback, ops
 from ssmpress.machine import ISA_VARIABLE, host_machine

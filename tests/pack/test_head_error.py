@@ -14,7 +14,7 @@ from conftest import draw_tokens, random_checkpoint, small_config
 from paths import DEMO
 from ssmpress import stages
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data import text as data
 from ssmpress.formats import Values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ssmrun_bundle as sb
-from conftest import draw_tokens, random_checkpoint, small_config
+from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
 from ssmpress import stages
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
@@ -35,7 +34,7 @@ MIXER = "backbone.layers.{}.mixer.{}"
 
 def close(checkpoint: Checkpoint, layer: int, channels: list[int], *ways: str) -> None:
     """Make weights of these channels zero. ways: out_proj, gate, x_proj."""
-    tensors, d = checkpoint.tensors, checkpoint.config.d_inner
+    tensors, d = checkpoint.tensors, mixer_of(checkpoint.config).d_inner
     if "out_proj" in ways:
         tensors[MIXER.format(layer, "out_proj.weight")][:, channels] = 0
     if "x_proj" in ways:
@@ -59,6 +58,15 @@ def with_dead_channels(config: ModelConfig) -> Checkpoint:
     return checkpoint
 
 
+def channels_of(config: ModelConfig) -> tuple[int, ...]:
+    return tuple(layer.mixer.channels for layer in config.layers)
+
+
+def live_channels(config: ModelConfig, tensors: dead_channels.Tensors) -> list[torch.Tensor]:
+    parts = dead_channels.live_parts(config, tensors)
+    return [layer["mixer"]["d_inner"] for layer in parts]
+
+
 def packed(checkpoint: Checkpoint, values: Values, keep: bool = False) -> PackedModel:
     settings = PackSettings(values=values, keep_dead_channels=keep)
     recipe = Recipe(model=Path(), out=Path(), pack=settings)
@@ -79,13 +87,14 @@ CONFIGS = {
 def test_dead_channels_are_found_and_removing_them_changes_nothing(config: ModelConfig) -> None:
     checkpoint = with_dead_channels(config)
     before = {name: tensor.clone() for name, tensor in checkpoint.tensors.items()}
-    live = dead_channels.live_channels(config, checkpoint.tensors)
+    live = live_channels(config, checkpoint.tensors)
     assert sorted(set(range(40)) - set(live[0].tolist())) == [0, 17, 39]
     assert live[1].tolist() == [0, 1, 2, 3, *range(34, 40)]
     smaller, tensors = dead_channels.remove(config, checkpoint.tensors)
     assert all(torch.equal(checkpoint.tensors[name], before[name]) for name in before)
-    assert smaller.channels == (37, 10)
-    assert tensors[MIXER.format(1, "A_log")].shape == (10, config.d_state)
+    assert channels_of(smaller) == (37, 10)
+    assert dead_channels.removed_channels(config, smaller) == (3, 30)
+    assert tensors[MIXER.format(1, "A_log")].shape == (10, mixer_of(config).d_state)
     tokens = draw_tokens(config, 2, 30)
     with torch.no_grad():
         wanted, state = Mamba.from_checkpoint(checkpoint)(tokens)
@@ -94,23 +103,23 @@ def test_dead_channels_are_found_and_removing_them_changes_nothing(config: Model
         assert torch.allclose(got, wanted, rtol=0, atol=2e-6 * float(wanted.abs().max()))
         assert torch.equal(Mamba.from_checkpoint(twin).logits(tokens), got)
     for layer, kept in enumerate(live):
-        bound = 1e-5 * float(state.scan[layer].abs().max())
-        assert torch.allclose(after.scan[layer], state.scan[layer][..., kept], rtol=0, atol=bound)
+        (_, scan), (_, scan_after) = state.layers[layer], after.layers[layer]
+        bound = 1e-5 * float(scan.abs().max())
+        assert torch.allclose(scan_after, scan[..., kept], rtol=0, atol=bound)
 
 
 def test_a_gate_with_a_bias_is_open() -> None:
     checkpoint = random_checkpoint(small_config(proj_bias=True))
     close(checkpoint, 0, [3], "gate", "x_proj")
     checkpoint.tensors[MIXER.format(0, "in_proj.bias")][40 + 3] = 0.5
-    live = dead_channels.live_channels(checkpoint.config, checkpoint.tensors)
-    assert 3 in live[0].tolist()
+    assert dead_channels.live_parts(checkpoint.config, checkpoint.tensors)[0]["mixer"] == {}
 
 
 def test_a_layer_that_is_all_dead_keeps_a_channel() -> None:
     checkpoint = random_checkpoint(small_config())
     close(checkpoint, 0, list(range(40)), "out_proj", "x_proj")
     config, tensors = dead_channels.remove(checkpoint.config, checkpoint.tensors)
-    assert config.channels == (1, 40)
+    assert channels_of(config) == (1, 40)
     tokens = draw_tokens(config, 1, 9)
     twin = replace(checkpoint, config=config, tensors=tensors)
     with torch.no_grad():
@@ -122,7 +131,6 @@ def test_without_dead_channels_the_configuration_stays() -> None:
     checkpoint = random_checkpoint(small_config())
     config, tensors = dead_channels.remove(checkpoint.config, checkpoint.tensors)
     assert config == checkpoint.config
-    assert "channels" not in config.to_dict()
     assert tensors == checkpoint.tensors
 
 
@@ -187,7 +195,7 @@ def test_the_runner_reads_it(tmp_path: Path) -> None:
     export(packed(checkpoint, Values.INT8), bundle / "model.onnx")
     sb.remake_manifest(bundle)
     session = open_session(bundle / "model.onnx", threads=1, library=bundle / "libssmpress_ops.so")
-    assert session.interface.config["channels"][2] == demo.config.d_inner - 34
+    assert session.interface.config["layers"][2]["mixer"]["d_inner"] == 384 - 34
     info = sb.reply(sb.ssmrun("info", bundle, "--json"))
     assert info["config"] == session.interface.config
     ids = [5, 6, 7, 8, 300, 12]
@@ -220,4 +228,5 @@ def test_tasks_start_every_layer_from_its_own_zero_state(task: Task, tmp_path: P
     got = session.classify(inputs) if task.reads_tokens else session.forecast(inputs)
     # The head is fp16 at least only beside int8: here everything is float32.
     assert np.abs(got - wanted).max() <= 1e-5 * np.abs(wanted).max()
-    assert json.loads(json.dumps(session.interface.config))["channels"] == [37, 10]
+    layers = session.interface.config["layers"]
+    assert [layer["mixer"]["d_inner"] for layer in layers] == [37, 10]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import small_config
-from ssmpress.checkpoint.config import tensor_shapes
+from ssmpress.blocks.tensors import tensor_shapes
 from ssmpress.errors import UsageError
 from ssmpress.prune import mask
 from ssmpress.prune.pattern import Pattern

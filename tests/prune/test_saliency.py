@@ -89,7 +89,7 @@ def test_owl_leaves_more_to_layers_with_outliers() -> None:
     wild = calm.clone()
     wild[:, :2] *= 100
     scores = {f"backbone.layers.{i}.mixer.in_proj.weight": s for i, s in enumerate((calm, wild))}
-    shares = baselines.owl_shares(scores, 0.7)
+    shares = baselines.owl_shares(CONFIG, scores, 0.7)
     low, high = sorted(shares.values())
     assert shares["backbone.layers.1.mixer.in_proj.weight"] == low
     assert high - low == pytest.approx(2 * baselines.OWL_SPREAD)

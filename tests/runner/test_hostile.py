@@ -17,7 +17,7 @@ import pytest
 import ssmrun_bundle as sb
 import toy_onnx
 from conftest import random_checkpoint, small_config
-from ssmpress.checkpoint.config import EMBEDDING
+from ssmpress.blocks.tensors import EMBEDDING
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export

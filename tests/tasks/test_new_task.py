@@ -16,9 +16,9 @@ import torch
 from lra.prepare import byte_tokenizer
 
 import rating_task
+from conftest import mamba1_config
 from paths import ROOT
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
@@ -55,7 +55,7 @@ def make_model(folder: Path) -> Path:
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     torch.manual_seed(0)
     task: Any = rating_task.Rating(max_length=24)
-    model = Mamba(ModelConfig(vocab_size=256, task=task, **SIZES))
+    model = Mamba(mamba1_config(vocab_size=256, task=task, **SIZES))
     dense.initialize(model)
     dense.save(model, folder / "model", folder / "tokenizer.json")
     return folder

@@ -18,8 +18,11 @@ from numpy.typing import NDArray
 from recorded import Recorded
 from torch import Tensor, nn
 
-from ssmpress.blocks.model import Layer, Mamba, Mixer
-from ssmpress.checkpoint.read import write_checkpoint
+from ssmpress.blocks.gpu import How
+from ssmpress.blocks.mamba1 import Mixer
+from ssmpress.blocks.model import Layer, Mamba
+from ssmpress.blocks.tensors import Role, matrix_specs
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.data.labelled import LabelledTexts
 from ssmpress.prune import batches as tasks
 from ssmpress.prune.order import SampleOrder
@@ -75,7 +78,12 @@ def initialize(model: Mamba) -> None:
 @contextmanager
 def dropout(model: Mamba, part: float) -> Any:
     """Within the block, what every mixer and the head read loses this part of its values."""
-    norms = [layer.norm for layer in model.backbone.layers if isinstance(layer, Layer)]
+    norms = [
+        layer.get_submodule(norm)
+        for layer in model.backbone.layers
+        if isinstance(layer, Layer)
+        for _, norm, _ in layer.parts
+    ]
 
     def hook(module: object, inputs: object, output: Tensor) -> Tensor:
         return F.dropout(output, part) if torch.is_grad_enabled() else output
@@ -172,9 +180,10 @@ def optimizer_of(
     model: Mamba, training: Training, others: Sequence[nn.Parameter] = ()
 ) -> torch.optim.Optimizer:
     """AdamW; the projections alone decay. On a GPU its rate is a tensor, as a recording needs."""
-    named = dict(model.named_parameters())
-    decaying = [p for name, p in named.items() if "_proj.weight" in name]
-    others = [*(p for name, p in named.items() if "_proj.weight" not in name), *others]
+    named, specs = dict(model.named_parameters()), matrix_specs(model.config)
+    projections = {name for name, spec in specs.items() if spec.role is Role.PROJECTION}
+    decaying = [p for name, p in named.items() if name in projections]
+    others = [*(p for name, p in named.items() if name not in projections), *others]
     groups = [
         {"params": decaying, "weight_decay": training.weight_decay},
         {"params": others, "weight_decay": 0.0},
@@ -210,7 +219,7 @@ def step_of(
             dropout(model, training.dropout),
             torch.autocast(device, torch.bfloat16, enabled=device == "cuda", cache_enabled=False),
         ):
-            hidden = model.hidden(inputs, checkpoint_level=0)
+            hidden = model.hidden(inputs, How(checkpoint_level=0))
             outputs = model.outputs(hidden, inputs, lengths if lengths.numel() else None)
             loss = task.target_loss(outputs, targets)
             hinted = loss.new_zeros(())

@@ -33,8 +33,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.data.series import SeriesWindows, read_csv, scaled
 from ssmpress.errors import BadInputError
 from ssmpress.prune import batches as tasks
@@ -184,10 +185,9 @@ def train_dense(bench: Bench) -> Mamba:
     s = bench.settings
     training = replace(s.training, seed=bench.seed)
     torch.manual_seed(bench.seed)
-    config = ModelConfig(
-        d_model=s.d_model, n_layer=s.n_layer, d_state=s.d_state, vocab_size=0,
-        d_inner=2 * s.d_model, dt_rank=-(-s.d_model // 16), task=bench.task,
-    )  # fmt: skip
+    mixer = Mamba1Config(d_inner=2 * s.d_model, d_state=s.d_state, dt_rank=-(-s.d_model // 16))
+    layers = (LayerConfig(mixer=mixer),) * s.n_layer
+    config = ModelConfig(d_model=s.d_model, vocab_size=0, layers=layers, task=bench.task)
     model = Mamba(config)
     dense.initialize(model)
     found = dense.train(

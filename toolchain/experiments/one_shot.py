@@ -61,7 +61,9 @@ def measure(model: Mamba, bench: Bench) -> Measured:
 def row(bench: Bench, found: Measured, method: Method, scope: Scope, sparsity: float) -> Any:
     """One row of the table."""
     model, start = bench.load(), time.monotonic()
-    shares = baselines.owl_shares(found.wanda, sparsity) if scope is Scope.OWL else None
+    shares = None
+    if scope is Scope.OWL:
+        shares = baselines.owl_shares(model.config, found.wanda, sparsity)
     scores = found.scores[method]
     if method is Method.WANDA and scope is not Scope.GLOBAL:
         scores = baselines.within_rows(scores)

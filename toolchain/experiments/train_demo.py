@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from ssmpress.blocks.model import Mamba, Mixer
-from ssmpress.checkpoint.config import ModelConfig
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config, Mixer
+from ssmpress.blocks.model import Mamba
 from ssmpress.data import text as data
 
 MAMBA_SSM_CONFIG = {
@@ -95,7 +96,8 @@ def main() -> None:
     tokenizer = train_tokenizer(text, 1024, arguments.out / "tokenizer.json")
     tokens = data.encode(tokenizer, text, vocab_size=1024)
     held_out, tokens = tokens[-8193:], tokens[:-8193]
-    config = ModelConfig(d_model=192, n_layer=4, vocab_size=1024, d_inner=384, dt_rank=12)
+    layer = LayerConfig(mixer=Mamba1Config(d_inner=384, dt_rank=12))
+    config = ModelConfig(d_model=192, vocab_size=1024, layers=(layer,) * 4)
     model = Mamba(config)
     initialize(model)
     optimizer = torch.optim.AdamW(

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, write_checkpoint
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.data.text import load_tokenizer, load_tokens, windows
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary

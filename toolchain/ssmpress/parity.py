@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from ssmpress.blocks.model import Mamba, Projection
+from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.projection import Projection
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.errors import ParityError
 from ssmpress.formats import Values
 from ssmpress.measure import metrics
@@ -121,7 +123,7 @@ def reference_model(packed: PackedModel) -> Mamba:
     for name, module in model.named_modules():
         if isinstance(module, Projection):
             key = f"{name}.weight"
-            if key == "lm_head.weight" and packed.config.tie_embeddings:
-                key = "backbone.embedding.weight"
+            if key == LM_HEAD and packed.config.tie_embeddings:
+                key = EMBEDDING
             module.int8_inputs = packed.matrices[key].format.values.quantizes_activations
     return model

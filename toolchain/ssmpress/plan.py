@@ -7,9 +7,10 @@ from math import prod
 from typing import Any
 
 from ssmpress import stages
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import matrix_specs, tensor_shapes
 from ssmpress.checkpoint.read import read_config
-from ssmpress.pack.choose import is_matrix, matrix_format
+from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.layouts import LAYOUTS
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
@@ -37,9 +38,11 @@ class PlannedMatrix:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. Bytes are for even sparsity; ram_bytes and seconds are rough upper estimates."""
+    """The plan. model: in words. Bytes are for even sparsity; ram_bytes and seconds are rough upper
+    estimates."""
 
     config: dict[str, Any]
+    model: str
     notes: tuple[str, ...]
     sparsity_prunable: float
     sparsity_model: float
@@ -69,7 +72,7 @@ def make_plan(recipe: Recipe) -> Plan:
     if recipe.pruned is not None:
         stages.check_pruned(recipe.pruned, read_config(recipe.pruned)[0], config)
     stages.check_save_checkpoint(recipe.save_checkpoint)
-    shapes = tensor_shapes(config)
+    shapes, specs = tensor_shapes(config), matrix_specs(config)
     sparsity = stages.resolve_sparsity(recipe, config)
     prunable = mask.prunable_names(config, recipe.prune.prunable)
     weights = sum(map(prod, shapes.values()))
@@ -77,13 +80,14 @@ def make_plan(recipe: Recipe) -> Plan:
     matrices = tuple(
         _planned(recipe, config, name, shapes[name], sparsity if name in prunable else 0.0)
         for name in shapes
-        if is_matrix(name)
+        if name in specs
     )
-    unpacked = 4 * sum(prod(shape) for name, shape in shapes.items() if not is_matrix(name))
+    unpacked = 4 * sum(prod(shape) for name, shape in shapes.items() if name not in specs)
     device = compute_device(recipe.recover.compute)
     model_bytes = unpacked + sum(m.bytes for m in matrices)
     return Plan(
         config=config.to_dict(),
+        model=config.summary(),
         notes=notes,
         sparsity_prunable=sparsity,
         sparsity_model=sparsity * prunable_weights / weights,

@@ -16,19 +16,16 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress import files
+from ssmpress.blocks.config import ModelConfig, first_difference
 from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, tensor_shapes
 from ssmpress.bundle.files import RUNTIME_FILES, run_it, write_runtime_files
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.callbacks import Note, Progress, silent
-from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig, tensor_shapes
-from ssmpress.checkpoint.read import (
-    LAYOUTS,
-    Checkpoint,
-    check_target,
-    read_checkpoint,
-    write_checkpoint,
-)
+from ssmpress.checkpoint import dialects
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
+from ssmpress.checkpoint.write import check_target, write_checkpoint
 from ssmpress.data import overlap
 from ssmpress.devices.plan import Deployment
 from ssmpress.errors import BadInputError
@@ -220,7 +217,7 @@ def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
     )
     if recipe.pruned is None:
         names = mask.prunable_names(config, settings.prunable)
-        check_combination(names, settings, sparsity)
+        check_combination(config, names, settings, sparsity)
         if pattern := Pattern.parse(settings.pattern):
             shapes = tensor_shapes(config)
             for name in names:
@@ -299,17 +296,16 @@ def check_pruned(path: Path, found: ModelConfig, config: ModelConfig) -> None:
         BadInputError: a size differs.
     """
     if found != config:
-        mine, other = config.to_dict(), found.to_dict()
-        key = next(k for k in mine if mine[k] != other[k])
+        size, mine, other = first_difference(config, found)
         raise BadInputError(
-            f"--pruned {path}: expected the dense model's {key}, {mine[key]}; got {other[key]}. "
+            f"--pruned {path}: expected the dense model's {size}, {mine}; got {other}. "
             "Give the dense model that it was made from as MODEL."
         )
 
 
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
     """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
-    for layout in _layouts(source.checkpoint.config):
+    for layout in dialects.that_can_say(source.checkpoint.config):
         write_checkpoint(
             source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
         )
@@ -322,13 +318,8 @@ def check_save_checkpoint(folder: Path | None) -> None:
         BadInputError: a file is in the way, files of others are there, or it cannot be written.
     """
     if folder is not None:
-        for layout in LAYOUTS:
-            check_target(folder / layout)
-
-
-def _layouts(config: ModelConfig) -> tuple[str, ...]:
-    """Hugging Face has none for classifiers and forecasters."""
-    return LAYOUTS if config.is_language_model else LAYOUTS[:1]
+        for dialect in dialects.DIALECTS:
+            check_target(folder / dialect.NAME)
 
 
 def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -> str:
@@ -362,6 +353,8 @@ def compact(
     if not recipe.pack.keep_dead_channels:
         config, tensors = dead_channels.remove(config, tensors)
     packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
+    removed = dead_channels.removed_channels(source.checkpoint.config, config)
+    packed = replace(packed, removed_channels=removed)
     if calibrated and packed.matrices[name].format.values is Values.INT4:
         frequent = frequent_tokens(source.calibration[:HEAD_TEXT], config.vocab_size)
         packed = correct_rows(packed, tensors[name].numpy(), frequent)

@@ -6,10 +6,10 @@ from functools import partial
 from math import prod
 from pathlib import Path
 
+from ssmpress.blocks.tensors import EMBEDDING, matrix_specs, tensor_shapes
 from ssmpress.bundle.files import RUNTIME_FILES
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.callbacks import Progress
-from ssmpress.checkpoint.config import tensor_shapes
 from ssmpress.devices.boards import lower_bounds
 from ssmpress.devices.check import make_expected
 from ssmpress.devices.plan import describe_target, run_devices
@@ -144,7 +144,7 @@ def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
     shapes = tensor_shapes(config)
     compressed = {name: packed.bytes_of(name) for name in packed.matrices}
     compressed |= {name: tensor.nbytes for name, tensor in packed.tensors.items()}
-    unread = set() if config.tie_embeddings else {"backbone.embedding.weight"}
+    unread = set() if config.tie_embeddings else {EMBEDDING}
     return {
         "dense": sum(4 * prod(shape) for name, shape in shapes.items() if name not in unread),
         "compressed": sum(size for name, size in compressed.items() if name not in unread),
@@ -154,11 +154,12 @@ def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
 def _matrices(run: Run, pruned: Pruned, packed: PackedModel) -> tuple[Matrix, ...]:
     config, settings = run.source.checkpoint.config, run.recipe.prune
     prunable = mask.prunable_names(config, settings.prunable)
+    specs = matrix_specs(config)
     return tuple(
         Matrix(
             name=name,
-            layer=mask.layer_of(name),
-            component=mask.component_of(name),
+            layer=specs[name].layer,
+            component=specs[name].component,
             rows=pruned.tensors[name].shape[0],
             columns=pruned.tensors[name].shape[1],
             zeros=int((pruned.tensors[name] == 0).sum()),

@@ -27,8 +27,9 @@ from lra import prepare
 from lra.tracing import TraceHead
 from numpy.typing import NDArray
 
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.model import Mamba
-from ssmpress.checkpoint.config import ModelConfig
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.data.labelled import LabelledTexts, load_labelled
 from ssmpress.prune import batches as tasks
@@ -120,10 +121,11 @@ class Bench:
     def config(self) -> ModelConfig:
         """The dense model's sizes."""
         s = self.settings
+        mixer = Mamba1Config(d_inner=2 * s.d_model, dt_rank=-(-s.d_model // 16))
+        layers = (LayerConfig(mixer=mixer),) * s.n_layer
         return ModelConfig(
-            d_model=s.d_model, n_layer=s.n_layer, vocab_size=s.vocab_size, d_inner=2 * s.d_model,
-            dt_rank=-(-s.d_model // 16), task=self.task,
-        )  # fmt: skip
+            d_model=s.d_model, vocab_size=s.vocab_size, layers=layers, task=self.task
+        )
 
     def folder(self, name: str) -> Path:
         """Where a part's checkpoint goes."""

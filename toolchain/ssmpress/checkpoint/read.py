@@ -1,53 +1,33 @@
-"""Checkpoints: every input layout -> ModelConfig + float32 tensors, and back.
+"""Reading checkpoints: every input layout -> ModelConfig + float32 tensors.
 
-Accepted are a folder in mamba-ssm's layout, a folder in Hugging Face's, and a bare state dict.
-Nothing read is trusted: names, shapes, types and values are checked before they are used, and
-what had to be guessed is said in `Checkpoint.notes`. Files are opened in weight_files.py, the
-configuration and the expected shapes are in layouts.py.
+Accepted are a folder in one of the dialects, and a bare state dict. Nothing read is trusted: names,
+shapes, types and values are checked before they are used, and what had to be guessed is said in
+`Checkpoint.notes`. Files are opened in weight_files.py, names and shapes are compared in shapes.py.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from ssmpress import folders
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import EMBEDDING, HEAD, LM_HEAD, tensor_shapes
 from ssmpress.checkpoint.architecture import ASSUMED, Architecture, configured
-from ssmpress.checkpoint.config import (
-    EMBEDDING,
-    HEAD,
-    LM_HEAD,
-    ModelConfig,
-    axis_size,
-    config_json,
-    infer_config,
-    json_key,
-    optional_field,
-    parse_config,
-    tensor_axes,
-    tensor_shapes,
-)
+from ssmpress.checkpoint.dialects import STATE_DICT, canonical, json_key, parse_config
+from ssmpress.checkpoint.shapes import check_shapes, infer_config, shown
 from ssmpress.checkpoint.weight_files import (
     read_json,
     read_weights,
     regular_file,
     shard_files,
 )
-from ssmpress.errors import BadInputError, UsageError
-from ssmpress.files import blaming, copy, make_readable, replaced, sha256, write_text
-
-__all__ = ["Checkpoint", "ModelConfig", "read_checkpoint", "tensor_shapes", "write_checkpoint"]
+from ssmpress.errors import BadInputError
+from ssmpress.files import sha256
 
 _WEIGHTS = (
     "model.safetensors",
@@ -61,23 +41,18 @@ _EXPECTED = (
 )
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_NORM_BIAS = re.compile(r"\bnorm(_f)?\.bias$")
-_HF_EMBEDDING = "backbone.embeddings.weight"
-LAYOUTS = ("mamba-ssm", "huggingface")
-"""Those that are written: weights in pytorch_model.bin, and in model.safetensors."""
-
-_WRITTEN = {"config.json", "pytorch_model.bin", "model.safetensors", "tokenizer.json"}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained Mamba-1 model as it was read.
+    """A trained model as it was read.
 
     Args:
         config: its sizes.
         tensors: float32, contiguous, finite, owning their memory, exactly the names and shapes
             of tensor_shapes(config).
-        layout: "mamba-ssm", "huggingface", or "state-dict" (a bare file without config.json).
+        layout: name of the dialect, "mamba-ssm" or "huggingface", or "state-dict" (a bare file
+            without config.json).
         files: the weight files, and config.json where there is one.
         input_bytes: bytes of the weight files.
         sha256: weight file name -> hexadecimal SHA-256.
@@ -98,19 +73,20 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a trained Mamba-1 model.
+    """Read a trained model.
 
     Args:
         path: a folder in mamba-ssm's or Hugging Face's layout, or a bare state dict. A config.json
-            beside a bare state dict is used; without one the shapes tell the configuration.
+            beside a bare state dict is used; without one the shapes tell the configuration, which
+            then is Mamba-1's.
 
     Returns:
         The checkpoint, complete and checked.
 
     Raises:
-        BadInputError: a file is missing, damaged or hostile; the model is not Mamba-1; a tensor
-            is missing, unknown, of a wrong shape or type, or not finite; the embedding is said to
-            be tied and is not.
+        BadInputError: a file is missing, damaged or hostile; the model is of no known kind; a
+            tensor is missing, unknown, of a wrong shape or type, or not finite; the embedding is
+            said to be tied and is not.
     """
     try:
         _check_no_bundle(Path(path))
@@ -146,7 +122,7 @@ def _read(path: Path) -> Checkpoint:
     if not path.is_dir():
         _check_bare(path)
     config_file = _beside(path, "config.json")
-    described, layout, architecture = None, "state-dict", ASSUMED
+    described, layout, architecture = None, STATE_DICT, ASSUMED
     if path.is_dir() or config_file is not None:
         config_file = config_file or path / "config.json"
         values = read_json(config_file, "a config.json beside the weights")
@@ -155,13 +131,13 @@ def _read(path: Path) -> Checkpoint:
         if not path.is_dir():
             notes.append(f"configuration read from {config_file}")
     files = _weight_files(path, notes) if path.is_dir() else {path: set[str]()}
-    found = _canonical(_merge(files, notes), str(path), notes)
-    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    stored = _canonical(_merge(files, notes), str(path), notes)
+    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     config = described or infer_config(shapes, str(path))
-    _check_shapes(shapes, config, layout, str(path))
-    _check_storage(found, str(path))
-    tensors = {name: _float32(name, found.pop(name)) for name in shapes}
-    config = _settle_tie(tensors, config, layout, guessed=described is None)
+    check_shapes(shapes, config, layout, str(path))
+    _check_storage(stored, str(path))
+    tensors = {name: float32(name, stored.pop(name)) for name in shapes}
+    config = settle_tie(tensors, config, layout, guessed=described is None)
     if described is None:
         notes.append(_inferred_note(config))
     tokenizer = _beside(path, "tokenizer.json")
@@ -207,10 +183,11 @@ def _check_bare(path: Path) -> None:
 
 def _inferred_note(config: ModelConfig) -> str:
     tied = "tied" if config.tie_embeddings else "untied"
+    mixer = config.layers[0].mixer
+    sizes = ", ".join(f"{name} {getattr(mixer, name)}" for name in mixer.limits)
     return (
         f"configuration inferred from the shapes: d_model {config.d_model}, {config.n_layer} "
-        f"layers, vocabulary {config.vocab_size}, d_state {config.d_state}, d_conv "
-        f"{config.d_conv}, d_inner {config.d_inner}, dt_rank {config.dt_rank}, {tied} embedding; "
+        f"layers, vocabulary {config.vocab_size}, {sizes}, {tied} embedding; "
         f"norm_eps is not in the shapes and taken as {config.norm_eps}"
     )
 
@@ -271,7 +248,15 @@ def _state_dict(value: dict[str, Any], path: Path, notes: list[str]) -> dict[str
 def _canonical(
     tensors: Mapping[str, torch.Tensor], where: str, notes: list[str]
 ) -> dict[str, torch.Tensor]:
-    """The tensors under mamba-ssm's names, without the prefixes that wrappers add."""
+    """The tensors under their canonical names, without the prefixes that wrappers add.
+
+    The name of the last norm shows what is before all names, and what is missing there:
+
+        backbone.norm_f.weight               nothing to do
+        module.backbone.norm_f.weight        'module.' goes
+        norm_f.weight                        'backbone.' is put before all but the head
+        model.norm_f.weight                  'model.' goes, and 'backbone.' comes
+    """
     plain = {name: name.replace("_orig_mod.", "") for name in tensors}
     if any(name != new for name, new in plain.items()):
         notes.append("prefix '_orig_mod.' of torch.compile removed")
@@ -288,95 +273,14 @@ def _canonical(
         new = new.removeprefix(prefix)
         head = new == LM_HEAD or new.startswith(f"{HEAD}.")
         new = "backbone." + new if base and not head else new
-        new = EMBEDDING if new == _HF_EMBEDDING else new
+        new = canonical(new)
         if new in result:
             raise BadInputError(
                 f"{where}: {new}: expected one tensor of this name; got two, one as "
-                f"{_shown(name)}. Save the state dict of one model only."
+                f"{shown(name)}. Save the state dict of one model only."
             )
         result[new] = tensors[name]
     return result
-
-
-def _check_shapes(
-    shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, layout: str, where: str
-) -> None:
-    """Compare names and shapes with the configuration; one error says the first difference."""
-    guessed: ModelConfig | None = None
-    language_model = config.is_language_model
-    try:
-        guessed = infer_config(shapes, where)
-    except BadInputError:
-        if layout == "state-dict" and language_model:
-            raise
-    if guessed and guessed.n_layer != config.n_layer:
-        key = json_key("n_layer", layout)
-        raise BadInputError(
-            f"{where}: expected {config.n_layer} layers; got weights of {guessed.n_layer}. "
-            f"Check {key} in config.json."
-        )
-    axes = tensor_axes(
-        replace(config, tie_embeddings=LM_HEAD not in shapes and config.tie_embeddings)
-    )
-    problems = []
-    for name in axes:
-        expected = tuple(axis_size(config, axis) for axis in axes[name])
-        if shapes.get(name) != expected:
-            problems.append(_shape_problem(name, shapes.get(name), config, guessed, layout))
-    problems += [_extra_problem(name, layout) for name in shapes if name not in axes]
-    if problems:
-        more = f" ({len(problems) - 1} more tensors differ.)" if len(problems) > 1 else ""
-        raise BadInputError(f"{where}: {problems[0]}{more}")
-
-
-def _shape_problem(
-    name: str,
-    got: tuple[int, ...] | None,
-    config: ModelConfig,
-    guessed: ModelConfig | None,
-    layout: str,
-) -> str:
-    axes = tensor_axes(replace(config, tie_embeddings=False))[name]
-    expected = tuple(axis_size(config, axis) for axis in axes)
-    used = list(dict.fromkeys(field for axis in axes for field in axis if field != "1"))
-    sizes = ", ".join(f"{field} {getattr(config, field)}" for field in used)
-    text = f"{name}: expected {expected} for {sizes}; got {got or 'no such tensor'}. "
-    if layout == "state-dict":
-        return text + "The other tensors say so; the file is incomplete or no Mamba-1 model."
-    flag = optional_field(name)
-    if got is None:
-        key = json_key(flag, layout) if flag else None
-        return text + (f"Check {key} in config.json." if key else "The weights are incomplete.")
-    if len(got) == len(expected):
-        wrong = [axis for axis, a, b in zip(axes, expected, got, strict=True) if a != b]
-        used = list(dict.fromkeys(field for axis in wrong for field in axis if field != "1"))
-    if guessed:
-        used = [f for f in used if getattr(guessed, f) != getattr(config, f)] or used
-    keys = " and ".join(json_key(field, layout) for field in used)
-    return text + f"Check {keys} in config.json."
-
-
-def _shown(name: str) -> str:
-    """A name from an untrusted file, fit for a message: short, no line breaks or escapes."""
-    return ascii(name[:120])[1:-1]
-
-
-def _extra_problem(name: str, layout: str) -> str:
-    flag = optional_field(name)
-    if flag and layout != "state-dict":
-        key = json_key(flag, layout)
-        return f"{_shown(name)}: expected no such tensor; got one. Check {key} in config.json."
-    if _NORM_BIAS.search(name):
-        return (
-            f"{_shown(name)}: expected RMS norms, which have no bias; got a LayerNorm's. LayerNorm "
-            "is not supported, and without its biases the model would be another one: use a "
-            "checkpoint that was trained with rms_norm true."
-        )
-    return (
-        f"{_shown(name)}: expected only the tensors of a Mamba-1 language model; got this one too. "
-        "Attention, MLPs, Mamba-2 and other heads are not supported, and no tensor is left out: "
-        "the rest would be another model. Use a Mamba-1 checkpoint."
-    )
 
 
 def _check_storage(tensors: Mapping[str, torch.Tensor], where: str) -> None:
@@ -401,7 +305,7 @@ def _check_storage(tensors: Mapping[str, torch.Tensor], where: str) -> None:
         )
 
 
-def _float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
+def float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """A float32 copy that owns its memory; the source may be a map of the file."""
     result = tensor.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     finite = torch.isfinite(result)
@@ -416,7 +320,7 @@ def _float32(name: str, tensor: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _settle_tie(
+def settle_tie(
     tensors: dict[str, torch.Tensor], config: ModelConfig, layout: str, *, guessed: bool
 ) -> ModelConfig:
     """Drop an lm_head that only repeats the embedding, if the model is (or may be) tied."""
@@ -433,92 +337,3 @@ def _settle_tie(
         f"{LM_HEAD}: expected the values of {EMBEDDING}, because config.json says {key} true; got "
         f"{different:,} that differ. Set {key} to false in config.json if the model was trained so."
     )
-
-
-def write_checkpoint(
-    config: ModelConfig,
-    tensors: Mapping[str, torch.Tensor],
-    directory: Path,
-    layout: str = "mamba-ssm",
-    tokenizer: Path | None = None,
-) -> None:
-    """Write a checkpoint that its layout's own library, and read_checkpoint, load.
-
-    The folder appears complete or not at all: it is written beside its place, synced and renamed.
-
-    Args:
-        config: the model's sizes.
-        tensors: the names and shapes of tensor_shapes(config); stored as float32.
-        directory: a new folder, an empty one, or one that holds an earlier checkpoint only.
-        layout: "mamba-ssm" (pytorch_model.bin) or "huggingface" (model.safetensors).
-        tokenizer: a tokenizer.json to copy along.
-
-    Raises:
-        BadInputError: the tensors do not fit the configuration, the layout cannot express it, or
-            the folder holds other files. WriteError: it cannot be written.
-        UsageError: an unknown layout.
-    """
-    if layout not in LAYOUTS:
-        raise UsageError(f"layout: expected mamba-ssm or huggingface; got {layout!r}.")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    _check_shapes(shapes, config, "state-dict", "tensors to write")
-    content = json.dumps(config_json(config, layout), indent=2) + "\n"
-    weights = {name: _float32(name, tensor) for name, tensor in tensors.items()}
-    _settle_tie(weights, config, layout, guessed=False)
-    directory = Path(directory)
-    check_target(directory)
-    with folders.replaced(directory, partial(check_target, directory)) as new:
-        write_text(new / "config.json", content)
-        if tokenizer is not None:
-            copy(regular_file(tokenizer, "a tokenizer"), new / "tokenizer.json")
-        _write_weights(weights, config, new, layout)
-
-
-def check_target(directory: Path) -> None:
-    """Whether `write_checkpoint` may write there.
-
-    Raises:
-        BadInputError: it holds other files, or cannot be written.
-    """
-    if not directory.exists():
-        if why := folders.obstacle(directory.parent):
-            raise BadInputError(
-                f"{directory}: cannot be written: {why}. Check the folder's permissions, or give "
-                "another one."
-            )
-        return
-    found = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else ["a file"]
-    if others := [name for name in found if name not in _WRITTEN]:
-        raise BadInputError(
-            f"{directory}: expected a new folder or an earlier checkpoint; got {others[0]} there. "
-            "Give another folder."
-        )
-
-
-def _write_weights(
-    weights: dict[str, torch.Tensor], config: ModelConfig, folder: Path, layout: str
-) -> None:
-    if layout == "mamba-ssm":
-        if config.tie_embeddings:  # its load_state_dict is strict; the storage is shared
-            weights = {**weights, LM_HEAD: weights[EMBEDDING]}
-        path = folder / "pytorch_model.bin"
-        with blaming(path, RuntimeError), replaced(path) as file:
-            torch.save(weights, file)
-        return
-    renamed = {_HF_EMBEDDING if name == EMBEDDING else name: w for name, w in weights.items()}
-    path = folder / "model.safetensors"
-    with blaming(path), _disk_errors():
-        save_file(renamed, path, metadata={"format": "pt"})
-        make_readable(path)  # the library's own is 0600
-
-
-@contextmanager
-def _disk_errors() -> Iterator[None]:
-    """safetensors says the system's error in words alone: `I/O error: ... (os error 28)`."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error

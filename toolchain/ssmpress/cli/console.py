@@ -13,7 +13,6 @@ from rich.table import Table
 from ssmpress.printable import one_line
 from ssmpress.recipe.settings import Sweep
 from ssmpress.report.terminal import SafeConsole
-from ssmpress.tasks import task_of
 
 if TYPE_CHECKING:
     from ssmpress.pipeline import Watch
@@ -90,12 +89,7 @@ def print_plan(plan: Plan) -> None:
     console = make_console()
     for note in plan.notes:
         _note(console, note)
-    c = plan.config
-    vocabulary = f"vocabulary {c['vocab_size']}, " if c["vocab_size"] else ""
-    console.print(
-        f"Mamba-1{task_of(c).summary()}: d_model {c['d_model']}, {c['n_layer']} layers, "
-        f"d_state {c['d_state']}, {vocabulary}{plan.model_weights / 1e6:.1f} M weights"
-    )
+    console.print(f"{plan.model}, {plan.model_weights / 1e6:.1f} M weights")
     console.print(
         f"Zeros: {plan.sparsity_prunable:.1%} of {plan.prunable_weights / 1e6:.1f} M prunable "
         f"weights = {plan.sparsity_model:.1%} of the model"

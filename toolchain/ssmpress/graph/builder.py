@@ -49,9 +49,14 @@ class GraphBuilder:
         self.inputs.append(value)
         return value
 
-    def output(self, value: ir.Value, shape: Sequence[int | str]) -> None:
-        """Make a value a float32 output of the graph."""
-        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(shape)
+    def output(
+        self,
+        value: ir.Value,
+        shape: Sequence[int | str],
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> None:
+        """Make a value an output of the graph."""
+        value.type, value.shape = ir.TensorType(dtype), ir.Shape(shape)
         value.doc_string = self.describe(str(value.name))
         self.outputs.append(value)
 

@@ -1,4 +1,4 @@
-"""Which tensors of a model are packed matrices, and in which format: the exceptions, then the rule.
+"""In which format each matrix of a model is packed: the exceptions, then the rule.
 
 The rule weighs the bytes that a layout predicts and the times of `costs.py`.
 """
@@ -7,25 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssmpress.checkpoint.config import EMBEDDING, HEAD, LM_HEAD, PATCH_EMBEDDING, ModelConfig
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, Role, matrix_specs
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack.costs import predicted_ns
 from ssmpress.pack.layouts import LAYOUTS, int4
 from ssmpress.recipe.settings import PackSettings
 
-SMALL_MATRICES = (f"{PATCH_EMBEDDING}.weight", f"{HEAD}.weight")
-"""Ends of a classifier or forecaster: as fp16 at least. They are small, and int8 would round the
-numbers that go in and come out."""
-
 
 def small_format(values: Values) -> Format:
-    """The format of SMALL_MATRICES in a bundle of these values."""
+    """The format of the ends of a classifier or forecaster in a bundle of these values: fp16 at
+    least. They are small, and int8 would round the numbers that go in and come out."""
     return Format(Structure.DENSE, Values.FP16 if values.quantizes_activations else values)
-
-
-def is_matrix(name: str) -> bool:
-    """Whether a tensor is stored as a packed matrix: projections, embeddings and heads."""
-    return name.endswith("_proj.weight") or name in (EMBEDDING, LM_HEAD, *SMALL_MATRICES)
 
 
 def matrix_format(
@@ -33,7 +26,7 @@ def matrix_format(
     machine: str = "x86_64",
 ) -> tuple[Format, str]:  # fmt: skip
     """The format of a matrix with `stored` weights on a machine, and why."""
-    if name in SMALL_MATRICES:
+    if matrix_specs(config)[name].role is Role.TASK:
         return small_format(settings.values), "small, and next to the numbers"
     embedding = name == EMBEDDING
     scores_tokens = not config.outputs

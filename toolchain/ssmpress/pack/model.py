@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.checkpoint.config import EMBEDDING, LM_HEAD, ModelConfig
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, matrix_specs
 from ssmpress.formats import Format, Structure, Values
-from ssmpress.pack.choose import is_matrix, matrix_format
+from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.frequent import FrequentRows
 from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import LAYOUTS, int4
@@ -30,13 +31,14 @@ class PackedModel:
 
     config: sizes. tensors: float32 arrays that are not packed, by canonical name. matrices: packed
     matrices by canonical name (projections, embedding, an untied head). frequent: corrects rows of
-    the head's matrix.
+    the head's matrix. removed_channels: dead ones that are gone, by layer.
     """
 
     config: ModelConfig
     tensors: Mapping[str, FloatArray]
     matrices: Mapping[str, PackedMatrix]
     frequent: FrequentRows | None = None
+    removed_channels: tuple[int, ...] = ()
 
     @property
     def head_name(self) -> str:
@@ -49,13 +51,6 @@ class PackedModel:
         if self.frequent is not None and name == self.head_name:
             return matrix.nbytes + self.frequent.nbytes(matrix.rows)
         return matrix.nbytes
-
-    @property
-    def removed_channels(self) -> tuple[int, ...]:
-        """Dead channels that are gone, by layer."""
-        return tuple(
-            self.config.d_inner - self.config.channels_of(i) for i in range(self.config.n_layer)
-        )
 
     @property
     def nbytes(self) -> int:
@@ -78,10 +73,11 @@ def pack_model(
             everything dense float32. rounding: of int4 matrices, by name; the others are rounded
             to the nearest. machine: that the formats are chosen for.
     """
+    specs = matrix_specs(config)
     matrices, rest = {}, {}
     for name, tensor in tensors.items():
         array = tensor.numpy()
-        if not is_matrix(name):
+        if name not in specs:
             rest[name] = array
             continue
         keep_mask = array != 0

@@ -6,19 +6,22 @@ walk the model layer by layer, so that one layer's inputs are held at a time, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Layer, Mamba, State
+from ssmpress.blocks.projection import Projection
+from ssmpress.blocks.tensors import Role, matrix_specs
 from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
-from ssmpress.prune.mask import component_of, keep_masks, layer_of, zero_counts
+from ssmpress.prune.mask import keep_masks, zero_counts
 from ssmpress.prune.saliency import parameters_of
-from ssmpress.recipe.settings import PROJECTIONS, Scope
+from ssmpress.recipe.settings import Scope
 
 OWL_OUTLIER = 5.0  # an outlier's score is so many times the layer's mean
 OWL_SPREAD = 0.08  # a layer's sparsity differs from the mean by at most this
@@ -26,13 +29,14 @@ DAMP = 0.01  # of the Hessian's mean diagonal, added to it
 BLOCK_COLUMNS = 128  # columns whose errors are passed on together
 
 
-def check_projections(names: tuple[str, ...], method: str) -> None:
+def check_projections(config: ModelConfig, names: tuple[str, ...], method: str) -> None:
     """Refuse what has no inputs to look at.
 
     Raises:
         UsageError: the embedding or the head is among the names.
     """
-    if others := [name for name in names if component_of(name) not in PROJECTIONS]:
+    specs = matrix_specs(config)
+    if others := [name for name in names if specs[name].role is not Role.PROJECTION]:
         raise UsageError(
             f"{method} prunes projections only; got {others[0]}. Leave it out of --prunable, "
             "or use --method magnitude."
@@ -40,40 +44,34 @@ def check_projections(names: tuple[str, ...], method: str) -> None:
 
 
 @contextmanager
-def _inputs(layer: Layer) -> Iterator[dict[str, Tensor]]:
-    """Inputs (tokens, columns) of the four projections, filled by running the layer."""
-    found: dict[str, Tensor] = {}
-    mixer = layer.mixer
+def _observed(
+    model: Mamba, number: int, see: Callable[[str, Tensor], None]
+) -> Iterator[dict[str, str]]:
+    """Tell `see` of every input of the layer's projections, each once: what they really multiply.
 
-    def keep_input(component: str) -> Any:
-        def hook(module: object, args: tuple[Tensor, ...]) -> None:
-            found[component] = args[0].detach().flatten(0, -2).float()
-
-        return hook
-
-    def keep_delta(module: object, args: object, output: Tensor) -> None:
-        found["dt_proj"] = output.detach()[..., : mixer.dt_rank].flatten(0, -2).float()
-
-    handles = [
-        getattr(mixer, component).register_forward_pre_hook(keep_input(component))
-        for component in ("in_proj", "x_proj", "out_proj")
-    ]
-    handles.append(mixer.x_proj.register_forward_hook(keep_delta))
+    Yields:
+        Name of a projection -> what its input is called.
+    """
+    specs = {name: s for name, s in matrix_specs(model.config).items() if s.layer == number}
+    modules = [model.get_submodule(name.removesuffix(".weight")) for name in specs]
+    inputs = {name: spec.input for name, spec in specs.items()}
+    told: set[str] = set()
+    for module, word in zip(modules, inputs.values(), strict=True):
+        assert isinstance(module, Projection)
+        if word not in told:
+            module.observer = partial(see, word)
+        told.add(word)
     try:
-        yield found
+        yield inputs
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _run_layer(layer: Layer, batches: list[Tensor], state: State) -> list[Tensor]:
-    return [layer(x, state.conv[0][: len(x)], state.scan[0][: len(x)])[0] for x in batches]
+        for module in modules:
+            module.observer = None  # type: ignore[assignment]
 
 
 def layer_grams(
     model: Mamba, inputs: Sequence[Tensor], progress: Progress | None = None
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """For each layer, component -> X^T X (columns, columns) of its inputs, float32.
+    """For each layer, name of a projection -> X^T X (columns, columns) of its inputs, float32.
 
     A layer that is changed before the next one is asked for passes on what it then computes.
 
@@ -82,19 +80,25 @@ def layer_grams(
     """
     with torch.no_grad():
         streams = [model.backbone.embed(part) for part in inputs]
-        state = State.zeros(model.config, max(map(len, streams)), streams[0].device)
+        states = State.zeros(model.config, max(map(len, streams)), streams[0].device).layers
         for number, layer in enumerate(model.backbone.layers):
             assert isinstance(layer, Layer)
             grams: dict[str, Tensor] = {}
-            for x in streams:
-                with _inputs(layer) as seen:
-                    _run_layer(layer, [x], state)
-                for component, rows in seen.items():
-                    grams[component] = grams.get(component, 0) + rows.T @ rows
-            yield number, grams
-            streams = _run_layer(layer, streams, state)
+
+            def add(word: str, x: Tensor, grams: dict[str, Tensor] = grams) -> None:
+                rows = x.flatten(0, -2).float()
+                grams[word] = grams.get(word, 0) + rows.T @ rows
+
+            with _observed(model, number, add) as words:
+                _run_layer(layer, streams, states[number])
+            yield number, {name: grams[word] for name, word in words.items()}
+            streams = _run_layer(layer, streams, states[number])
             if progress:
                 progress("activations", number + 1, model.config.n_layer)
+
+
+def _run_layer(layer: Layer, batches: list[Tensor], zeros: tuple[Tensor, ...]) -> list[Tensor]:
+    return [layer(x, *(state[: len(x)] for state in zeros))[0] for x in batches]
 
 
 def wanda(model: Mamba, names: tuple[str, ...], grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +122,9 @@ def within_rows(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def owl_shares(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float]:
+def owl_shares(
+    config: ModelConfig, scores: Mapping[str, Tensor], sparsity: float
+) -> dict[str, float]:
     """Sparsity of each matrix: less for layers with more outliers, `sparsity` on average.
 
     Args:
@@ -126,9 +132,10 @@ def owl_shares(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float
 
     Source: Yin et al., arXiv 2310.05175, section 3.2, with M = 5 and lambda = 0.08.
     """
+    layer_of = {name: spec.layer for name, spec in matrix_specs(config).items()}
     layers: dict[int | None, list[Tensor]] = {}
     for name, score in scores.items():
-        layers.setdefault(layer_of(name), []).append(score.flatten())
+        layers.setdefault(layer_of[name], []).append(score.flatten())
     outliers = {}
     for layer, parts in layers.items():
         joined = torch.cat(parts)
@@ -136,7 +143,7 @@ def owl_shares(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, float
     low, high = min(outliers.values()), max(outliers.values())
     scaled = {k: 2 * OWL_SPREAD * (v - low) / max(high - low, 1e-12) for k, v in outliers.items()}
     mean = sum(scaled.values()) / len(scaled)
-    return {name: min(1.0, max(0.0, sparsity - (scaled[layer_of(name)] - mean))) for name in scores}
+    return {name: min(1.0, max(0.0, sparsity - (scaled[layer_of[name]] - mean))) for name in scores}
 
 
 def sparsegpt(
@@ -158,10 +165,10 @@ def sparsegpt(
     """
     keep: dict[str, Tensor] = {}
     weights = parameters_of(model, names)
-    for number, grams in layer_grams(model, inputs, progress):
-        for name in (name for name in names if layer_of(name) == number):
+    for _, grams in layer_grams(model, inputs, progress):
+        for name in (name for name in grams if name in weights):
             w = weights[name].detach()
-            keep[name] = sparsegpt_matrix(w, grams[component_of(name)], zeros[name])
+            keep[name] = sparsegpt_matrix(w, grams[name], zeros[name])
     return {name: keep[name] for name in names}
 
 

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssmpress.blocks.gpu import How
 from ssmpress.blocks.model import Mamba
 from ssmpress.tasks.language_model import LanguageModel
 from ssmpress.tasks.task import Samples, SampleTask
@@ -70,7 +71,7 @@ def noisy(batch: Batch, part: float, vocab_size: int, seed: int) -> Batch:
 
 def predict(model: Mamba, batch: Batch, recompute: bool = False, ordered: bool = False) -> Tensor:
     """Logits (b, classes) or forecasts (b, horizon, variates), float32; for training too."""
-    hidden = model.hidden(batch.inputs, recompute, ordered, checkpoint_level=0)
+    hidden = model.hidden(batch.inputs, How(recompute, ordered, checkpoint_level=0))
     return model.outputs(hidden, batch.inputs, batch.lengths)
 
 

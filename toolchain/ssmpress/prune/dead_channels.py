@@ -1,49 +1,47 @@
-"""Channels that pruning left without a way to the output: removed, exactly.
+"""What pruning left without a way to the output: removed, exactly.
 
-A channel of a mixer reaches the output by out_proj, through its gate, and by x_proj, which makes
-delta, B and C of all channels from it. Where both ways are closed, the channel's rows of in_proj
-and dt_proj, its convolution, its state and its columns can go: smaller matrices, scan and state.
+Which parts of a block those are, a channel of a mixer for example, the block says: `live` in its
+own file. Their rows and columns go from every tensor of it, by the names of the tensors' axes:
+smaller matrices, scan and state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from ssmpress.checkpoint.config import ModelConfig
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.facts import BlockConfig
+from ssmpress.blocks.tensors import TensorSpec, layer_name, tensor_specs
 
 Tensors = Mapping[str, torch.Tensor]
-
-_ROWS = ("conv1d.weight", "conv1d.bias", "dt_proj.weight", "dt_proj.bias", "A_log", "D")
-_ROWS_OF_BOTH_HALVES = ("in_proj.weight", "in_proj.bias")  # x, then the gate z
-_COLUMNS = ("x_proj.weight", "out_proj.weight")
+Live = Mapping[str, torch.Tensor]
+"""Name of a size -> the numbers that stay; see `BlockConfig.live`."""
 
 
-def live_channels(config: ModelConfig, tensors: Tensors) -> tuple[torch.Tensor, ...]:
-    """Of every layer the channels that can change an output, int64, ascending; one at least.
+def live_parts(config: ModelConfig, tensors: Tensors) -> tuple[dict[str, Live], ...]:
+    """Of every layer, by part (`mixer`), what of its block can change an output.
 
     Args:
         tensors: pruned weights by canonical name.
     """
-    return tuple(_live(config, tensors, layer) for layer in range(config.n_layer))
+    return tuple(_live(layer, number, tensors) for number, layer in enumerate(config.layers))
 
 
-def _live(config: ModelConfig, tensors: Tensors, layer: int) -> torch.Tensor:
-    mixer = _mixer(layer)
-    gate_closed = (tensors[mixer + "in_proj.weight"][config.d_inner :] == 0).all(1)  # silu(0) = 0
-    bias = tensors.get(mixer + "in_proj.bias")
-    if bias is not None:
-        gate_closed &= bias[config.d_inner :] == 0
-    silent = gate_closed | (tensors[mixer + "out_proj.weight"] == 0).all(0)
-    unread = (tensors[mixer + "x_proj.weight"] == 0).all(0)
-    live = torch.nonzero(~(silent & unread))[:, 0]
-    return live if len(live) else torch.zeros(1, dtype=torch.int64)
+def _live(layer: LayerConfig, number: int, tensors: Tensors) -> dict[str, Live]:
+    live = {}
+    for part in layer.parts():
+        names = {name: layer_name(number, f"{part.name}.{name}") for name in part.block.tensors()}
+        weights = {own: tensors[name] for own, name in names.items() if name in tensors}
+        live[part.name] = part.block.live(weights)
+    return live
 
 
 def remove(config: ModelConfig, tensors: Tensors) -> tuple[ModelConfig, dict[str, torch.Tensor]]:
-    """The model without its dead channels: `channels` in its configuration, and fewer weights.
+    """The model without its dead parts: smaller blocks, and fewer weights.
 
     The same outputs for finite activations. With int8 activations a token's scale, taken from its
     largest one, no longer counts channels that nothing reads.
@@ -51,27 +49,48 @@ def remove(config: ModelConfig, tensors: Tensors) -> tuple[ModelConfig, dict[str
     Args:
         tensors: pruned weights by canonical name; not changed.
     """
-    live = live_channels(config, tensors)
+    live = live_parts(config, tensors)
     smaller = dict(tensors)
-    channels = tuple(len(kept) for kept in live)
-    if all(count == config.d_inner for count in channels):
-        return config, smaller
-    for layer, kept in enumerate(live):
-        mixer = _mixer(layer)
-        both = torch.cat([kept, kept + config.d_inner])
-        for name in _ROWS:
-            _select(smaller, mixer + name, 0, kept)
-        for name in _ROWS_OF_BOTH_HALVES:
-            _select(smaller, mixer + name, 0, both)
-        for name in _COLUMNS:
-            _select(smaller, mixer + name, 1, kept)
-    return replace(config, channels=channels), smaller
+    layers = []
+    for number, (layer, by_part) in enumerate(zip(config.layers, live, strict=True)):
+        prefixes = {layer_name(number, f"{part}."): kept for part, kept in by_part.items() if kept}
+        for name, spec in tensor_specs(config).items() if prefixes else ():
+            kept = next((k for prefix, k in prefixes.items() if name.startswith(prefix)), None)
+            if kept is not None:
+                smaller[name] = _select(smaller[name], spec, kept)
+        blocks = {part.name: _smaller(part.block, by_part[part.name]) for part in layer.parts()}
+        layers.append(layer.with_blocks(blocks))
+    return replace(config, layers=tuple(layers)), smaller
 
 
-def _select(tensors: dict[str, torch.Tensor], name: str, axis: int, kept: torch.Tensor) -> None:
-    if name in tensors:  # the biases are optional
-        tensors[name] = tensors[name].index_select(axis, kept)
+def _smaller(block: BlockConfig, kept: Live) -> BlockConfig:
+    sizes = {name: len(numbers) for name, numbers in kept.items()}
+    changed: Any = block
+    result: BlockConfig = replace(changed, **sizes) if sizes else block
+    return result
 
 
-def _mixer(layer: int) -> str:
-    return f"backbone.layers.{layer}.mixer."
+def _select(tensor: torch.Tensor, spec: TensorSpec, kept: Live) -> torch.Tensor:
+    """What stays of a tensor: of every size in `kept`, wherever it is part of an axis."""
+    for axis, sizes in enumerate(spec.axes):
+        if not set(sizes) & set(kept):
+            continue
+        begin, numbers = 0, []
+        for size in sizes:
+            length = spec.size(size)
+            numbers.append(begin + kept.get(size, torch.arange(length)))
+            begin += length
+        tensor = tensor.index_select(axis, torch.cat(numbers))
+    return tensor
+
+
+def removed_channels(before: ModelConfig, after: ModelConfig) -> tuple[int, ...]:
+    """How many channels `remove` took from each layer."""
+    return tuple(
+        _channels(layer) - _channels(left)
+        for layer, left in zip(before.layers, after.layers, strict=True)
+    )
+
+
+def _channels(layer: LayerConfig) -> int:
+    return sum(part.block.channels for part in layer.parts())

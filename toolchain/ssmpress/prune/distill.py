@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmpress.blocks.gpu import How
 from ssmpress.blocks.model import Mamba
 
 CHUNK_ROWS = 4096
@@ -26,7 +27,7 @@ def final_hidden(
     model: Mamba, tokens: Tensor, recompute: bool = False, ordered: bool = False
 ) -> Tensor:
     """`Mamba.hidden` as recovery wants it: memory for speed, or the other way with `recompute`."""
-    return model.hidden(tokens, recompute, ordered, checkpoint_level=0)
+    return model.hidden(tokens, How(recompute, ordered, checkpoint_level=0))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Which weights stay: keep masks (True = keep) from scores, with an exact number of zeros.
 
 Sparsity is zeros / prunable weights; the sparsity of the whole model is always told beside it.
-A_log is never prunable: a zero there means A = -1, not a removed state.
 """
 
 from __future__ import annotations
@@ -14,30 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmpress.checkpoint.config import ModelConfig, tensor_shapes
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import Role, matrix_specs, tensor_shapes
 from ssmpress.errors import UsageError
 from ssmpress.prune.pattern import Pattern
-from ssmpress.recipe.settings import PRUNABLE_CHOICES, Scope, SparsityOf
+from ssmpress.recipe.settings import PROJECTIONS, Scope, SparsityOf
+from ssmpress.recipe.suggest import did_you_mean
 
 MAX_SPARSITY = 0.99
 """Highest sparsity of the prunable weights; beyond it nothing is left to recover from."""
 
-_EMBEDDING, _LM_HEAD = "backbone.embedding.weight", "lm_head.weight"
-
 
 class NotFiniteError(ValueError):
     """A score of a weight is NaN or infinite."""
-
-
-def component_of(name: str) -> str:
-    """`backbone.layers.3.mixer.x_proj.weight` -> `x_proj`; embedding and lm_head likewise."""
-    return name.split(".")[-2]
-
-
-def layer_of(name: str) -> int | None:
-    """Number of the layer a tensor belongs to; None outside the layers."""
-    parts = name.split(".")
-    return int(parts[2]) if parts[1] == "layers" else None
 
 
 def prunable_names(config: ModelConfig, components: Iterable[str]) -> tuple[str, ...]:
@@ -45,26 +33,47 @@ def prunable_names(config: ModelConfig, components: Iterable[str]) -> tuple[str,
 
     A tied head is the embedding: asking for either gives the embedding, once.
 
+    Args:
+        components: names of the model's own; "projections" stands for all that its layers have.
+
     Raises:
-        UsageError: a component that cannot be pruned.
+        UsageError: a component that the model does not have, or that cannot be pruned.
     """
-    wanted = set(components)
-    if "A_log" in wanted:
-        raise UsageError(
-            "--prunable: A_log cannot be pruned: a zero there makes A = -1 and removes nothing. "
-            f"Choose from {', '.join(PRUNABLE_CHOICES)}."
-        )
-    if unknown := sorted(wanted - set(PRUNABLE_CHOICES)):
-        raise UsageError(
-            f"--prunable: expected names from {', '.join(PRUNABLE_CHOICES)}; got {unknown[0]!r}."
-        )
-    if config.tie_embeddings and "lm_head" in wanted:
-        wanted.add("embedding")
-    return tuple(
-        name
-        for name in tensor_shapes(config)
-        if name.endswith(".weight") and component_of(name) in wanted
+    specs = matrix_specs(config)
+    wanted = _components(config, components)
+    if config.tie_embeddings and Role.LM_HEAD in wanted:
+        wanted.add(Role.EMBEDDING)
+    return tuple(name for name, spec in specs.items() if spec.prunable and spec.component in wanted)
+
+
+def _components(config: ModelConfig, names: Iterable[str]) -> set[str]:
+    specs = matrix_specs(config).values()
+    projections = list(
+        dict.fromkeys(spec.component for spec in specs if spec.role is Role.PROJECTION)
     )
+    choices = (*projections, str(Role.EMBEDDING), str(Role.LM_HEAD))
+    listed, wanted = ", ".join(choices), set[str]()
+    for name in names:
+        if name in PROJECTIONS:
+            wanted.update(projections)
+        elif name in choices:
+            wanted.add(name)
+        elif reason := _never_pruned(config).get(name):
+            raise UsageError(
+                f"--prunable: expected names from {listed}; {name} cannot be pruned: {reason}."
+            )
+        else:
+            hint = did_you_mean(name, (*choices, *PROJECTIONS))
+            raise UsageError(f"--prunable: expected names from {listed}; got {name!r}.{hint}")
+    if not wanted:
+        raise UsageError(f"--prunable: expected at least one of {listed}; got none.")
+    return wanted
+
+
+def _never_pruned(config: ModelConfig) -> dict[str, str]:
+    """What no block can lose, by name, and why."""
+    blocks = (part.block for layer in config.layers for part in layer.parts())
+    return {name: reason for block in blocks for name, reason in block.never_pruned.items()}
 
 
 def resolve_sparsity(
@@ -249,17 +258,20 @@ def sparsity_summary(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict
         {"prunable": s, "model": s, "by_component": {component: s}, "by_layer": [s per layer],
         "matrix": [{component: s} per layer]}, each s = zeros / weights.
     """
-    counts = {name: (t.numel() - int(torch.count_nonzero(t)), t.numel())
-              for name, t in tensors.items()}  # fmt: skip
+    specs = matrix_specs(config)
+    counts = {
+        name: (t.numel() - int(torch.count_nonzero(t)), t.numel()) for name, t in tensors.items()
+    }
     zeros = sum(zero for zero, _ in counts.values())
     by_component: dict[str, list[tuple[int, int]]] = {}
     matrix: list[dict[str, float]] = [{} for _ in range(config.n_layer)]
     by_layer: list[list[tuple[int, int]]] = [[] for _ in range(config.n_layer)]
     for name, count in counts.items():
-        by_component.setdefault(component_of(name), []).append(count)
-        if (layer := layer_of(name)) is not None:
+        component, layer = specs[name].component, specs[name].layer
+        by_component.setdefault(component, []).append(count)
+        if layer is not None:
             by_layer[layer].append(count)
-            matrix[layer][component_of(name)] = _ratio([count])
+            matrix[layer][component] = _ratio([count])
     return {
         "prunable": _ratio(list(counts.values())),
         "model": zeros / sum(map(prod, tensor_shapes(config).values())),

@@ -9,19 +9,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune import baselines
 from ssmpress.prune.batches import Batch, load_batch
-from ssmpress.prune.mask import component_of, keep_masks, layer_of, protect, zero_counts
+from ssmpress.prune.mask import keep_masks, protect, zero_counts
 from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe.settings import Method, PruneSettings, Scope
 
 
-def check_combination(names: tuple[str, ...], prune: PruneSettings, sparsity: float) -> None:
+def check_combination(
+    config: ModelConfig, names: tuple[str, ...], prune: PruneSettings, sparsity: float
+) -> None:
     """Refuse what cannot be done together.
 
     Raises:
@@ -41,9 +44,9 @@ def check_combination(names: tuple[str, ...], prune: PruneSettings, sparsity: fl
                 "every layer. Choose one of them."
             )
     if prune.method in (Method.WANDA, Method.SPARSEGPT):
-        baselines.check_projections(names, f"--method {prune.method}")
+        baselines.check_projections(config, names, f"--method {prune.method}")
     if prune.scope is Scope.OWL:
-        baselines.check_projections(names, "--scope owl")
+        baselines.check_projections(config, names, "--scope owl")
 
 
 def calibration_windows(tokens: Tokens, prune: PruneSettings, seed: int) -> Tensor:
@@ -75,12 +78,9 @@ def grams(
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """name -> X^T X of the unpruned model's inputs. batches: from calibration_batches."""
-    found: dict[str, Tensor] = {}
     layers = baselines.layer_grams(model, _inputs(batches), progress)
-    for number, by_component in layers:
-        mine = [name for name in names if layer_of(name) == number]
-        found |= {name: by_component[component_of(name)] for name in mine}
-    return found
+    everything = {name: gram for _, layer in layers for name, gram in layer.items()}
+    return {name: everything[name] for name in names}
 
 
 @dataclass
@@ -109,7 +109,7 @@ def one_shot(
     Args:
         scores: of this model with these settings at any sparsity; found and filled in if empty.
     """
-    check_combination(names, prune, sparsity)
+    check_combination(model.config, names, prune, sparsity)
     windows = calibration_batches(text, prune, seed, next(model.parameters()).device)
     if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
         # Its own scores decide within each matrix: no pass over the dense model is needed.
@@ -122,7 +122,9 @@ def one_shot(
     assert known.by_weight is not None
     shares = None
     if prune.scope is Scope.OWL:
-        shares = baselines.owl_shares(baselines.wanda(model, names, known.activations), sparsity)
+        shares = baselines.owl_shares(
+            model.config, baselines.wanda(model, names, known.activations), sparsity
+        )
     limited = protect(known.by_weight, prune.matrix_limit)
     keep = keep_masks(limited, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:

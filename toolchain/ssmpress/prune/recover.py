@@ -217,7 +217,7 @@ class _Run:
         self.teacher, self.device = teacher, next(model.parameters()).device
         cuda = self.device.type == "cuda"
         steps = task.recover.steps or (task.recover.gpu_steps if cuda else 0)
-        check_combination(task.names, task.prune, task.sparsity)
+        check_combination(model.config, task.names, task.prune, task.sparsity)
         self.plan = task.plan(max(1, steps), cuda)
         self.order: WindowOrder | SampleOrder
         if isinstance(task.tokens, np.ndarray):
@@ -253,7 +253,9 @@ class _Run:
             windows = calibration_batches(task.tokens, task.prune, task.seed, self.device)
             activations = grams(model, task.names, windows, self.progress)
             scores = wanda(model, task.names, activations)
-            self._set_plan(replace(self.plan, shares=owl_shares(scores, task.sparsity)))
+            self._set_plan(
+                replace(self.plan, shares=owl_shares(model.config, scores, task.sparsity))
+            )
 
     def _saved(self, task: _Task) -> dict[str, Any] | None:
         if self.resume_file is None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import Role, matrix_specs
 from ssmpress.errors import UsageError
 from ssmpress.prune import batches
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
@@ -216,8 +217,10 @@ def _optimizers(model: Mamba, settings: RecoverSettings) -> list[torch.optim.Opt
     """AdamW; only the projections decay. With Muon, the projections are Muon's."""
     projections: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
+    specs = matrix_specs(model.config)
+    decaying = {name for name, spec in specs.items() if spec.role is Role.PROJECTION}
     for name, parameter in model.named_parameters():
-        (projections if "_proj.weight" in name else others).append(parameter)
+        (projections if name in decaying else others).append(parameter)
     lr, decay = settings.learning_rate, settings.weight_decay
     muon: list[torch.optim.Optimizer] = []
     groups = [{"params": others, "weight_decay": 0.0}]

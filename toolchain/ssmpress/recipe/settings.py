@@ -86,8 +86,8 @@ class Compute(StrEnum):
     CUDA = "cuda"
 
 
-PROJECTIONS = ("in_proj", "x_proj", "dt_proj", "out_proj")
-PRUNABLE_CHOICES = (*PROJECTIONS, "embedding", "lm_head")
+PROJECTIONS = ("projections",)
+"""The word for all projections of a model's layers, whatever they are called there."""
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,11 @@ class PruneSettings:
     prunable: Annotated[
         tuple[str, ...],
         Option(
-            "Components that may be pruned, separated by commas; also embedding, lm_head.",
+            "Components that may be pruned, separated by commas: all projections, or some by name, "
+            "such as in_proj,out_proj; also embedding, lm_head.",
             Panel.PRUNING,
             metavar="NAME[,...]",
-            typed=names_from(PRUNABLE_CHOICES),
+            typed=names_from((*PROJECTIONS, "embedding", "lm_head")),
         ),
     ] = PROJECTIONS
     pattern: Annotated[
@@ -167,14 +168,6 @@ class PruneSettings:
             "from the sparsity to 1",
             self.matrix_limit,
         )
-        choices = ", ".join(PRUNABLE_CHOICES)
-        require(bool(self.prunable), "--prunable", f"at least one of {choices}", "none")
-        for name in self.prunable:
-            if name not in PRUNABLE_CHOICES:
-                raise UsageError(
-                    f"--prunable: expected names from {choices}; got {name!r}."
-                    f"{did_you_mean(name, PRUNABLE_CHOICES)}"
-                )
         require(
             len(set(self.prunable)) == len(self.prunable),
             "--prunable",

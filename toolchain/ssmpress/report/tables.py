@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmpress.recipe.option import options_of, settings_of
-from ssmpress.recipe.settings import NAMED_RECIPES, PROJECTIONS, Recipe
+from ssmpress.recipe.settings import NAMED_RECIPES, Recipe
 from ssmpress.report.wording import words
 from ssmpress.results import VARIANTS, Report
 
@@ -99,8 +99,8 @@ def comparison(report: Report) -> Rows:
 def sparsity(report: Report) -> Rows:
     """Heading, one row per layer, then all: share of zeros per component."""
     block = report["sparsity"]
-    known = [name for name in PROJECTIONS if name in block["by_component"]]
-    names = known + [name for name in block["by_component"] if name not in known]
+    inside = (name for layer in block["by_layer"] for name in layer["by_component"])
+    names = list(dict.fromkeys((*inside, *block["by_component"])))
     rows = [["layer", *names, "all"]]
     for layer in block["by_layer"]:
         cells = [percent(layer["by_component"].get(name)) for name in names]

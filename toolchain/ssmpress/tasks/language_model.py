@@ -240,10 +240,7 @@ class LanguageModel:
         import torch
 
         logits, state = model(torch.from_numpy(sample.tokens[None]))
-        outputs: Outputs = {}
-        for i, (conv, scan) in enumerate(zip(state.conv, state.scan, strict=True)):
-            outputs[f"conv_state.{i}"] = conv.numpy()
-            outputs[f"scan_state.{i}"] = scan.numpy()
+        outputs: Outputs = {name: tensor.numpy() for name, tensor in state.by_name().items()}
         return outputs | {"logits": logits[0].numpy()}
 
     def by_session(self, session: Session, sample: Text) -> Outputs:

@@ -1,0 +1,130 @@
+"""Hugging Face's layout: config.json with model_type, hidden_size ..., and model.safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ssmpress.blocks.config import NORM_EPS, LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
+from ssmpress.blocks.tensors import EMBEDDING
+from ssmpress.checkpoint.dialects.json_reader import JsonReader
+
+NAME = "huggingface"
+WEIGHTS = "model.safetensors"
+KEYS: Mapping[str, str] = {
+    "d_model": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "d_inner": "expand",
+    "dt_rank": "time_step_rank",
+    "conv_bias": "use_conv_bias",
+    "proj_bias": "use_bias",
+    "tie_embeddings": "tie_word_embeddings",
+}
+_EMBEDDING = "backbone.embeddings.weight"
+_OTHER_LAYOUT = "Write the mamba-ssm layout instead."
+
+
+def speaks(values: Mapping[str, Any]) -> bool:
+    """It says hidden_size, or the model_type of another model than Mamba-1."""
+    return "hidden_size" in values or values.get("model_type", "mamba") != "mamba"
+
+
+def parse(values: Mapping[str, Any], where: str) -> ModelConfig:
+    """Read the object of a config.json.
+
+    Raises:
+        BadInputError: it is no Mamba-1 language model, or a key has a wrong type or value.
+    """
+    reader = JsonReader(values, where)
+    if values.get("model_type", "mamba") != "mamba":
+        raise reader.fail("model_type", "'mamba' (Mamba-1)", "Use a Mamba-1 checkpoint.")
+    if "task" in values:
+        raise reader.fail("task", "no such key in Hugging Face's layout", _OTHER_LAYOUT)
+    if values.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise reader.fail("hidden_act", "'silu'", "ssmpress handles Mamba-1's activation only.")
+    limits = ModelConfig.limits
+    d_model = reader.integer("hidden_size", limit=limits["d_model"])
+    layer = LayerConfig(mixer=_mixer(reader, d_model))
+    return ModelConfig(
+        d_model=d_model,
+        layers=(layer,) * reader.integer("num_hidden_layers", limit=limits["n_layer"]),
+        vocab_size=reader.integer("vocab_size", limit=limits["vocab_size"]),
+        tie_embeddings=reader.boolean("tie_word_embeddings", True),
+        norm_eps=reader.number("layer_norm_epsilon", NORM_EPS),
+    )
+
+
+def _mixer(reader: JsonReader, d_model: int) -> Mamba1Config:
+    limits = Mamba1Config.limits
+    d_inner = reader.expanded(d_model, limits["d_inner"])
+    if "intermediate_size" in reader.values:
+        stated = reader.integer("intermediate_size", limit=limits["d_inner"])
+        if "expand" in reader.values and stated != d_inner:
+            raise reader.fail("intermediate_size", f"{d_inner} = expand * hidden_size")
+        d_inner = stated
+    return Mamba1Config(
+        d_state=reader.integer("state_size", 16, limits["d_state"]),
+        d_conv=reader.integer("conv_kernel", 4, limits["d_conv"]),
+        d_inner=d_inner,
+        dt_rank=reader.rank("time_step_rank", d_model, limits["dt_rank"]),
+        conv_bias=reader.boolean("use_conv_bias", True),
+        proj_bias=reader.boolean("use_bias", False),
+    )
+
+
+def problem(config: ModelConfig) -> str:
+    """Another task, layers that differ, or a width that is no multiple."""
+    if not config.is_language_model:
+        return (
+            f"task {config.task.kind}: Hugging Face's layout has language models only. "
+            + _OTHER_LAYOUT
+        )
+    mixer = config.layers[0].mixer
+    if len(set(config.layers)) > 1 or not isinstance(mixer, Mamba1Config):
+        return "layers: Hugging Face's layout of Mamba has equal Mamba-1 layers only."
+    if mixer.d_inner % config.d_model:
+        return (
+            f"d_inner {mixer.d_inner}: Hugging Face's layout needs a multiple of d_model "
+            f"{config.d_model}. {_OTHER_LAYOUT}"
+        )
+    return ""
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+    """The config.json that `parse` reads back and transformers loads."""
+    mixer = config.layers[0].mixer
+    assert isinstance(mixer, Mamba1Config)
+    return {
+        "architectures": ["MambaForCausalLM"],
+        "model_type": "mamba",
+        "hidden_size": config.d_model,
+        "num_hidden_layers": config.n_layer,
+        "vocab_size": config.vocab_size,
+        "state_size": mixer.d_state,
+        "conv_kernel": mixer.d_conv,
+        "expand": mixer.d_inner // config.d_model,
+        "intermediate_size": mixer.d_inner,
+        "time_step_rank": mixer.dt_rank,
+        "use_conv_bias": mixer.conv_bias,
+        "use_bias": mixer.proj_bias,
+        "hidden_act": "silu",
+        "layer_norm_epsilon": config.norm_eps,
+        "residual_in_fp32": True,
+        "tie_word_embeddings": config.tie_embeddings,
+        "torch_dtype": "float32",
+    }
+
+
+def canonical(name: str) -> str:
+    """The embedding has another name."""
+    return EMBEDDING if name == _EMBEDDING else name
+
+
+def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
+    """Its own name of the embedding; a tied head is left out, as transformers does."""
+    return {_EMBEDDING if name == EMBEDDING else name: t for name, t in tensors.items()}

@@ -1,0 +1,71 @@
+"""Typed access to a config.json that may be anybody's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ssmpress.errors import BadInputError
+
+
+class JsonReader:
+    """The values of a JSON object, each checked, with errors that name the key.
+
+    Args:
+        where: the file and the place in it, for messages.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+
+    def fail(self, key: str, expected: str, advice: str = "") -> BadInputError:
+        """The error about a key."""
+        value = self.values.get(key, "nothing")
+        got = repr(value) if key in self.values else value
+        got = got if len(got) <= 60 else got[:57] + "..."
+        return BadInputError(
+            f"{self.where}: {ascii(key[:60])[1:-1]}: expected {expected}; got {got}. "
+            + (advice or "Correct it, or take the file that came with the weights.")
+        )
+
+    def integer(self, key: str, default: int | None = None, limit: int = 1 << 31) -> int:
+        """An integer from 1 to `limit`; `default` where the key is not there."""
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= limit:
+            raise self.fail(key, f"an integer from 1 to {limit}")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A positive number."""
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+            raise self.fail(key, "a positive number")
+        return float(value)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        """True or false."""
+        value = self.values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.fail(key, "true or false")
+        return value
+
+    def object(self, key: str) -> JsonReader:
+        """An object inside; an empty one where the key is not there or null."""
+        value = self.values.get(key) or {}
+        if not isinstance(value, dict):
+            raise self.fail(key, "an object")
+        return JsonReader(value, f"{self.where}: {key}")
+
+    def rank(self, key: str, d_model: int, limit: int) -> int:
+        """The rank of Mamba-1's delta projection: a number, or "auto"."""
+        if self.values.get(key, "auto") == "auto":
+            return math.ceil(d_model / 16)
+        return self.integer(key, limit=limit)
+
+    def expanded(self, d_model: int, limit: int) -> int:
+        """int(expand * d_model), as mamba-ssm and Hugging Face compute it."""
+        width = int(self.number("expand", 2) * d_model)
+        if not 1 <= width <= limit:
+            raise self.fail("expand", f"expand * {d_model} from 1 to {limit}")
+        return width

@@ -1,0 +1,149 @@
+"""Names and shapes of a checkpoint's tensors: compared with a configuration, or telling one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.facts import config_error
+from ssmpress.blocks.mamba1 import Mamba1Config
+from ssmpress.blocks.tensors import (
+    EMBEDDING,
+    LM_HEAD,
+    TensorSpec,
+    layer_name,
+    number_of_layer,
+    tensor_specs,
+)
+from ssmpress.checkpoint.dialects import STATE_DICT, json_key
+from ssmpress.errors import BadInputError
+
+_NORM_BIAS = re.compile(r"\bnorm(_f)?\.bias$")
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+def infer_config(shapes: _Shapes, where: str) -> ModelConfig:
+    """The configuration that a state dict's shapes tell; norm_eps they do not, it is NORM_EPS.
+
+    Args:
+        shapes: canonical names -> shapes.
+        where: the file, for messages.
+
+    Raises:
+        BadInputError: the tensors that tell are missing, or are not Mamba-1's.
+    """
+    mixer = layer_name(0, "mixer.")
+    if len(shapes.get(mixer + "A_log", ())) == 1:
+        raise BadInputError(
+            f"{where}: {mixer}A_log: expected 2 axes (Mamba-1); got 1, as in Mamba-2. "
+            "ssmpress handles Mamba-1 only; use such a checkpoint."
+        )
+    ranks = {mixer + name: rank for name, rank in Mamba1Config.telling.items()}
+    for name, rank in {EMBEDDING: 2, **ranks}.items():
+        if len(shapes.get(name, ())) != rank:
+            raise BadInputError(
+                f"{where}: expected the state dict of a Mamba-1 language model with "
+                f"{name} of {rank} axes; got {shapes.get(name, 'no such tensor')}. "
+                "Save model.state_dict() of a MambaLMHeadModel or MambaForCausalLM."
+            )
+    own = {
+        name.removeprefix(mixer): shape for name, shape in shapes.items() if name.startswith(mixer)
+    }
+    last = max(number for number in map(number_of_layer, shapes) if number is not None)
+    if last >= (limit := ModelConfig.limits["n_layer"]):
+        raise config_error("n_layer", f"an integer from 1 to {limit}", 1 + last)
+    layer = LayerConfig(mixer=Mamba1Config.from_shapes(own))
+    return ModelConfig(
+        d_model=shapes[EMBEDDING][1],
+        vocab_size=shapes[EMBEDDING][0],
+        layers=(layer,) * (1 + last),
+        tie_embeddings=LM_HEAD not in shapes,
+    )
+
+
+def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) -> None:
+    """Compare names and shapes with the configuration; one error says the first difference.
+
+    Args:
+        layout: name of the dialect that config.json is in, or STATE_DICT.
+
+    Raises:
+        BadInputError: a tensor is missing, unknown, or of another shape.
+    """
+    guessed: ModelConfig | None = None
+    try:
+        guessed = infer_config(shapes, where)
+    except BadInputError:
+        if layout == STATE_DICT and config.is_language_model:
+            raise
+    if guessed and guessed.n_layer != config.n_layer:
+        key = json_key("n_layer", layout)
+        raise BadInputError(
+            f"{where}: expected {config.n_layer} layers; got weights of {guessed.n_layer}. "
+            f"Check {key} in config.json."
+        )
+    # A head that only repeats the embedding is there or not.
+    tied = LM_HEAD not in shapes and config.tie_embeddings
+    expected = tensor_specs(replace(config, tie_embeddings=tied))
+    possible = tensor_specs(config, absent=True)
+    guesses = tensor_specs(guessed, absent=True) if guessed else {}
+    problems = [
+        _shape_problem(name, shapes.get(name), spec, guesses.get(name), layout)
+        for name, spec in expected.items()
+        if shapes.get(name) != spec.shape
+    ]
+    problems += [
+        _extra_problem(name, possible.get(name), layout) for name in shapes if name not in expected
+    ]
+    if problems:
+        more = f" ({len(problems) - 1} more tensors differ.)" if len(problems) > 1 else ""
+        raise BadInputError(f"{where}: {problems[0]}{more}")
+
+
+def _shape_problem(
+    name: str,
+    got: tuple[int, ...] | None,
+    spec: TensorSpec,
+    guess: TensorSpec | None,
+    layout: str,
+) -> str:
+    used = list(dict.fromkeys(size for axis in spec.axes for size in axis if size != "1"))
+    sizes = ", ".join(f"{size} {spec.size(size)}" for size in used)
+    text = f"{name}: expected {spec.shape} for {sizes}; got {got or 'no such tensor'}. "
+    if layout == STATE_DICT:
+        return text + "The other tensors say so; the file is incomplete or no Mamba-1 model."
+    if got is None:
+        key = json_key(spec.flag, layout) if spec.flag else None
+        return text + (f"Check {key} in config.json." if key else "The weights are incomplete.")
+    if len(got) == len(spec.shape):
+        pairs = zip(spec.axes, spec.shape, got, strict=True)
+        wrong = [axis for axis, expected, actual in pairs if expected != actual]
+        used = list(dict.fromkeys(size for axis in wrong for size in axis if size != "1"))
+    if guess:
+        used = [size for size in used if guess.size(size) != spec.size(size)] or used
+    keys = " and ".join(json_key(size, layout) for size in used)
+    return text + f"Check {keys} in config.json."
+
+
+def shown(name: str) -> str:
+    """A name from an untrusted file, fit for a message: short, no line breaks or escapes."""
+    return ascii(name[:120])[1:-1]
+
+
+def _extra_problem(name: str, possible: TensorSpec | None, layout: str) -> str:
+    if possible and possible.flag and layout != STATE_DICT:
+        key = json_key(possible.flag, layout)
+        return f"{shown(name)}: expected no such tensor; got one. Check {key} in config.json."
+    if _NORM_BIAS.search(name):
+        return (
+            f"{shown(name)}: expected RMS norms, which have no bias; got a LayerNorm's. LayerNorm "
+            "is not supported, and without its biases the model would be another one: use a "
+            "checkpoint that was trained with rms_norm true."
+        )
+    return (
+        f"{shown(name)}: expected only the tensors of a Mamba-1 language model; got this one too. "
+        "Attention, MLPs, Mamba-2 and other heads are not supported, and no tensor is left out: "
+        "the rest would be another model. Use a Mamba-1 checkpoint."
+    )
