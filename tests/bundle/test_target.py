@@ -3,6 +3,8 @@ report says of it."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import os
 import re
@@ -10,6 +12,7 @@ import subprocess
 import tarfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from rich.console import Console
 import example_report as example
 from report_schema import SCHEMA, undescribed
 from ssmpress.bundle import runtime_library
-from ssmpress.bundle.files import run_it, write_archive
+from ssmpress.bundle.files import run_it, write_archive, write_runtime_files
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.bundle.runtime_library import find_runtime_library
 from ssmpress.devices import boards
@@ -57,10 +60,19 @@ def elf(machine: str) -> bytes:
     return b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\0" + bytes([ELF[machine], 0]) + bytes(100)
 
 
-def wheel(folder: Path, content: bytes, name: str = "libonnxruntime.so.9.8.7") -> Path:
+def wheel(
+    folder: Path, content: bytes, name: str = "libonnxruntime.so.9.8.7", recorded: str | None = None
+) -> Path:
+    """recorded: the RECORD's line of the library; None is the right one."""
     path = folder / "onnxruntime-9.8.7-cp311-cp311-manylinux_2_28_aarch64.whl"
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    line = f"onnxruntime/capi/{name},sha256={digest},{len(content)}"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"onnxruntime/capi/{name}", content)
+        if recorded != "":
+            archive.writestr(
+                "onnxruntime-9.8.7.dist-info/RECORD", f"other.py,,\n{recorded or line}\n"
+            )
     return path
 
 
@@ -180,6 +192,50 @@ def test_another_wheel_is_refused(
     assert not [path for path in cache.rglob("*") if path.is_file()]
 
 
+@pytest.mark.parametrize(
+    "version", ["../../x", "1/../../../x", "9.8.7/x", "", "9.8.7.so", "1.\u0661", "9\n", "a"]
+)
+def test_a_wheel_names_no_place_outside_its_folder(
+    cache: Path, tmp_path: Path, version: str
+) -> None:
+    before = set(tmp_path.rglob("*"))
+    given = wheel(tmp_path, elf("aarch64"), f"libonnxruntime.so.{version}")
+    with pytest.raises(BadInputError, match="expected a wheel of ONNX Runtime"):
+        find_runtime_library("aarch64", given)
+    assert set(tmp_path.rglob("*")) - before <= {given}
+
+
+@pytest.mark.parametrize(
+    ("recorded", "text"),
+    [("", "expected a RECORD with the sha256"), ("x.py,,", "expected a RECORD with the sha256"),
+     ("onnxruntime/capi/libonnxruntime.so.9.8.7,md5=abc,3", "expected a RECORD with"),
+     (f"onnxruntime/capi/libonnxruntime.so.9.8.7,sha256={'A' * 43},3", "The wheel was changed")],
+)  # fmt: skip
+def test_a_library_that_its_record_does_not_vouch_for_is_refused(
+    cache: Path, tmp_path: Path, recorded: str, text: str
+) -> None:
+    with pytest.raises(BadInputError, match=text):
+        find_runtime_library("aarch64", wheel(tmp_path, elf("aarch64"), recorded=recorded))
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_what_was_given_once_is_used_for_that_wheel_alone(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    first = find_runtime_library("aarch64", wheel(tmp_path / "a", elf("aarch64") + b"evil"))
+    second = find_runtime_library("aarch64", wheel(tmp_path, elf("aarch64")))
+    assert first.path != second.path
+    assert second.path.read_bytes() == elf("aarch64")
+    assert not list(cache.glob("ssmpress/onnxruntime-*"))
+
+
+def test_a_library_that_changed_after_it_was_checked_enters_no_bundle(tmp_path: Path) -> None:
+    found = find_runtime_library(host_machine())
+    (tmp_path / "changed.so").write_bytes(b"something else")
+    changed = replace(found, path=tmp_path / "changed.so")
+    with pytest.raises(BadInputError, match=r"changed\.so: expected sha256"):
+        write_runtime_files(tmp_path, host_machine(), changed)
+
+
 def test_a_file_that_is_no_wheel_is_refused(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "x.whl").write_bytes(b"PK nothing")
     for path in (tmp_path / "x.whl", tmp_path / "none.whl"):
@@ -222,23 +278,36 @@ def test_a_download_is_kept_and_checked(
 # The bundle
 
 
-def test_the_readmes_commands_run(made: Made) -> None:
-    """On this machine instead of over ssh."""
-    folder = made.files.folder
-    verify_manifest(folder)
-    text = run_it(folder.name, made.machine)
-    block = re.search(r"```sh\n(.*?)```", text, re.DOTALL)
+@pytest.mark.parametrize("name", ["toy-s70", "a b;'$(touch owned)", "-rf", "pi:x"])
+def test_the_readmes_commands_run(made: Made, tmp_path: Path, name: str) -> None:
+    """On this machine: ssh gives its words to a shell, as sshd does; scp says what it got."""
+    verify_manifest(made.files.folder)
+    (tmp_path / name).symlink_to(made.files.folder)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program, script in (("ssh", 'shift; exec sh -c "$*"'), ("scp", 'printf "%s\\n" "$@"')):
+        (programs / program).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / program).chmod(0o755)
+    block = re.search(r"```sh\n(.*?)```", run_it(name, made.machine), re.DOTALL)
     assert block is not None
     copy, *remote = block[1].strip().splitlines()
-    assert copy == f"scp -r {folder.name} USER@DEVICE:"
     assert len(remote) == 2
-    for line in remote:
-        command = line.removeprefix("ssh USER@DEVICE ")
+    if name == "toy-s70":
+        assert copy == f"scp -r {name} USER@DEVICE:"
+    for line in (copy, *remote):
         done = subprocess.run(
-            ["sh", "-c", command], cwd=folder.parent, capture_output=True, check=False
-        )
+            ["sh", "-c", line], cwd=tmp_path, capture_output=True, check=False, text=True,
+            env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"},
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout
+        if line == copy:
+            option, source, target = done.stdout.splitlines()
+            assert (option, target) == ("-r", "USER@DEVICE:")
+            assert not source.startswith("-")
+            assert ":" not in source or source.startswith("./")
+            assert (tmp_path / source).samefile(made.files.folder)
+    assert not (tmp_path / "owned").exists()
 
 
 def test_the_archive_depends_on_nothing_but_the_files(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import shlex
 import stat
 import tarfile
 from pathlib import Path
 
 from ssmpress.bundle.runtime_library import RUNTIME_NAME, RuntimeLibrary
-from ssmpress.files import copy, replaced
+from ssmpress.errors import BadInputError
+from ssmpress.files import copy, replaced, sha256
 from ssmpress.machine import RUNNER_NAME, get_runner_path
 from ssmpress.tasks import LanguageModel
 
@@ -20,12 +22,12 @@ On Linux, {machine}, glibc 2.28 or later with libstdc++, no Python needed: copy 
 device, check it, run it.
 
 ```sh
-scp -r {name} USER@DEVICE:
-ssh USER@DEVICE {name}/ssmrun verify {name}
-ssh USER@DEVICE {name}/ssmrun {command}
+scp -r {local} USER@DEVICE:
+ssh USER@DEVICE {verify}
+ssh USER@DEVICE {run}
 ```
 
-`ssmrun bench {name}` measures it there, `ssmrun --help` lists the rest. `manifest.json` has the
+`ssmrun bench` measures it there, `ssmrun --help` lists the rest. `manifest.json` has the
 checksum of every file; ssmrun checks them first."""
 
 
@@ -34,8 +36,17 @@ def run_it(name: str, machine: str, command: str = LanguageModel.words.command) 
 
     Args:
         name: of its folder. machine: that it is for. command: of ssmrun, for the model's task.
+
+    Two shells read the words after ssh, this host's and the device's: they are quoted twice.
     """
-    return _RUN_IT.format(name=name, machine=machine, command=command.format(name=name))
+    # scp takes a name with a colon for a host, and every program one with a dash for an option.
+    local = f"./{name}" if name.startswith("-") or ":" in name else name
+    folder = shlex.quote(f"./{name}" if name.startswith("-") else name)
+    verify, run = f"{folder}/ssmrun verify {folder}", f"{folder}/ssmrun {command}"
+    return _RUN_IT.format(
+        machine=machine, local=shlex.quote(local), verify=shlex.quote(verify),
+        run=shlex.quote(run.replace("{name}", folder)),
+    )  # fmt: skip
 
 
 def write_runtime_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> None:
@@ -43,8 +54,14 @@ def write_runtime_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> 
 
     Raises:
         DeviceError: the package has no runner for the machine. WriteError: a copy failed.
+        BadInputError: the library is not the one that was checked.
     """
     copy(runtime.path, folder / RUNTIME_NAME)
+    if (digest := sha256(folder / RUNTIME_NAME)) != runtime.sha256:
+        raise BadInputError(
+            f"{runtime.path}: expected sha256 {runtime.sha256[:12]}...; got {digest[:12]}... It "
+            "was changed while this command ran: run it again."
+        )
     copy(get_runner_path(machine), folder / RUNNER_NAME, 0o755)
 
 

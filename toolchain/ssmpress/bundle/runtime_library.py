@@ -6,6 +6,10 @@ same version is downloaded once with pip and kept, with its hash, under XDG_CACH
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import re
 import shutil
 import struct
 import subprocess
@@ -24,7 +28,10 @@ from ssmpress.machine import host_machine
 RUNTIME_NAME = "libonnxruntime.so"
 """Name in a bundle."""
 
-_MEMBER = "onnxruntime/capi/libonnxruntime.so."
+_PLACE = "onnxruntime/capi/libonnxruntime.so."
+_MEMBER = re.compile(re.escape(_PLACE) + r"([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})")
+_RECORD = re.compile(r"[\w.+-]+\.dist-info/RECORD")
+_RECORD_LIMIT = 1 << 22
 _LIMIT = 1 << 28  # bytes; today's library has 25 MB
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _DOWNLOAD_S = 600
@@ -62,7 +69,7 @@ def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibr
         DeviceError: there is none: no wheel for this machine could be downloaded.
     """
     if wheel is not None:
-        return _from_wheel(wheel, machine, BadInputError, "given-")
+        return _from_wheel(wheel, machine, BadInputError, given=True)
     if machine == host_machine() and (installed := _installed()) is not None:
         return installed
     version = _version()
@@ -70,7 +77,8 @@ def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibr
     if (found := _kept(kept)) is not None:
         return found
     with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
-        return _from_wheel(_download(version, machine, Path(folder)), machine, DeviceError, "")
+        downloaded = _download(version, machine, Path(folder))
+        return _from_wheel(downloaded, machine, DeviceError, given=False)
 
 
 def elf_machine(path: Path) -> str | None:
@@ -154,9 +162,9 @@ def _download(version: str, machine: str, folder: Path) -> Path:
 
 
 def _from_wheel(
-    wheel: Path, machine: str, kind: type[BadInputError | DeviceError], prefix: str
+    wheel: Path, machine: str, kind: type[BadInputError | DeviceError], *, given: bool
 ) -> RuntimeLibrary:
-    """Unpack the library into the cache. prefix: keeps wheels that were given apart from pip's."""
+    """Unpack the library into the cache. given: by the user, not by pip."""
     if not wheel.is_file():
         raise kind(
             f"{wheel}: expected a wheel (a zip file) of ONNX Runtime; there is no such file."
@@ -164,15 +172,12 @@ def _from_wheel(
     try:
         digest = sha256(wheel)
         with zipfile.ZipFile(wheel) as archive:
-            members = [m for m in archive.infolist() if m.filename.startswith(_MEMBER)]
-            if len(members) != 1 or members[0].file_size > _LIMIT:
-                raise kind(
-                    f"{wheel}: expected a wheel of ONNX Runtime with one {_MEMBER}*; it has "
-                    f"{len(members)}, or one of more than {_LIMIT:,} bytes."
-                )
-            version = members[0].filename.removeprefix(_MEMBER)
-            folder = cache_folder() / f"{prefix}onnxruntime-{version}-{machine}"
-            library = _keep(archive, members[0], wheel, folder, machine, kind)
+            member, version = _member(archive, wheel, kind)
+            recorded = _recorded(archive, member, wheel, kind)
+            # What was given once is for that wheel alone: no later run trusts it for another one.
+            own = f"given-{digest[:16]}-" if given else ""
+            folder = cache_folder() / f"{own}onnxruntime-{version}-{machine}"
+            library = _keep(archive, member, wheel, folder, machine, recorded, kind)
             source = {"wheel": wheel.name, "wheel_sha256": digest}
             write_json(folder / "source.json", {"version": version, "sha256": library, **source})
             return RuntimeLibrary(folder / RUNTIME_NAME, version, library, wheel.name, digest)
@@ -180,11 +185,45 @@ def _from_wheel(
         raise kind(f"{wheel}: expected a wheel (a zip file) of ONNX Runtime: {error}.") from error
 
 
-def _keep(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path, folder: Path, machine: str,
+def _member(
+    archive: zipfile.ZipFile, wheel: Path, kind: type[BadInputError | DeviceError]
+) -> tuple[zipfile.ZipInfo, str]:
+    """The library in a wheel, and its version: digits and points, so that it can name a folder."""
+    found = [(m, _MEMBER.fullmatch(m.filename)) for m in archive.infolist()]
+    members = [(m, match[1]) for m, match in found if match]
+    if len(members) != 1 or members[0][0].file_size > _LIMIT:
+        raise kind(
+            f"{wheel}: expected a wheel of ONNX Runtime with one {_PLACE}VERSION; it has "
+            f"{len(members)}, or one of more than {_LIMIT:,} bytes."
+        )
+    return members[0]
+
+
+def _recorded(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path,
     kind: type[BadInputError | DeviceError],
 ) -> str:  # fmt: skip
-    """Write the member to the cache's folder; its hash."""
+    """The member's SHA-256 by the wheel's RECORD, a CSV table of name, hash and size.
+
+    Source: packaging.python.org, "Recording installed projects" and "Binary distribution format".
+    """
+    records = [m for m in archive.infolist() if _RECORD.fullmatch(m.filename)]
+    if len(records) == 1 and records[0].file_size <= _RECORD_LIMIT:
+        rows = csv.reader(io.StringIO(archive.read(records[0]).decode("utf-8", "replace")))
+        hashes = [row[1] for row in rows if len(row) == 3 and row[0] == member.filename]
+        if len(hashes) == 1 and (match := re.fullmatch(r"sha256=([\w-]{43})=?", hashes[0])):
+            return base64.urlsafe_b64decode(match[1] + "=").hex()
+    raise kind(
+        f"{wheel}: expected a RECORD with the sha256 of {member.filename}, as every wheel has; it "
+        "has none. Give the wheel as it was published."
+    )
+
+
+def _keep(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path, folder: Path, machine: str,
+    recorded: str, kind: type[BadInputError | DeviceError],
+) -> str:  # fmt: skip
+    """Write the member to the cache's folder; its hash, which must be the recorded one."""
     path = folder / RUNTIME_NAME
     with blaming(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -198,4 +237,10 @@ def _keep(
                 f"{wheel}: expected ONNX Runtime for {machine}; got "
                 f"{found or 'no Linux library of a known machine'}."
             )
-    return sha256(path)
+        digest = sha256(Path(target.name))
+        if digest != recorded:
+            raise kind(
+                f"{wheel}: expected {member.filename} with the sha256 {recorded[:12]}... of its "
+                f"RECORD; got {digest[:12]}... The wheel was changed; download it again."
+            )
+    return digest
