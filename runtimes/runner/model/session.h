@@ -1,102 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// ONNX Runtime, the op library and one opened model: prefill, decode, state in and out. The twin of
-// toolchain/ssmpress/runtime/session.py and interface.py.
+// One opened model: prefill, decode, whole predictions. The twin of
+// toolchain/ssmpress/runtime/session.py.
 #ifndef SSMPRESS_RUNNER_SESSION_H_
 #define SSMPRESS_RUNNER_SESSION_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
-#include "runner/failure.h"
-#include "runner/json/json.h"
-#include "runner/model/onnx_runtime_abi.h"
-#include "runner/model/state_tensor.h"
+#include "runner/model/interface.h"
+#include "runner/model/runtime.h"
 
 namespace ssmrun {
-
-namespace ort = ssmpress::ort;
-
-// A thing that ONNX Runtime owns and its Release... function frees.
-template <class T, const auto& kRelease>
-struct Releaser {
-  const ort::Api* api = nullptr;
-  void operator()(T* thing) const { kRelease(api)(thing); }
-};
-template <class T, const auto& kRelease>
-using Owned = std::unique_ptr<T, Releaser<T, kRelease>>;
-using OwnedValue = Owned<ort::Value, ort::kReleaseValue>;
-using OwnedBinding = Owned<ort::IoBinding, ort::kReleaseIoBinding>;
-
-// libonnxruntime.so. It stays loaded until the process ends: its threads may still be ending.
-class Runtime {
- public:
-  // Throws kDevice: for another machine, not loadable, or older than API version 17.
-  explicit Runtime(const std::string& path);
-
-  const ort::Api* api() const { return api_; }
-  const ort::ApiBase* base() const { return base_; }
-  ort::Env* env() const { return env_.get(); }
-  const ort::MemoryInfo* memory() const { return memory_.get(); }
-  std::string version() const { return base_->get_version_string(); }
-  // Throws `code` with `where` and the first line of ONNX Runtime's message.
-  void check(ort::Status* status, ExitCode code, const std::string& where) const;
-  // A tensor that is the caller's buffer.
-  OwnedValue tensor(void* data, size_t bytes, const std::vector<int64_t>& shape, int type) const;
-
- private:
-  const ort::ApiBase* base_ = nullptr;
-  const ort::Api* api_ = nullptr;
-  Owned<ort::Env, ort::kReleaseEnv> env_;
-  Owned<ort::MemoryInfo, ort::kReleaseMemoryInfo> memory_;
-};
-
-class OpLibrary {
- public:
-  // Throws kDevice: for another machine, not loadable, or SSMPRESS_ISA names a set it cannot use.
-  explicit OpLibrary(const std::string& path);
-  const std::string& path() const { return path_; }
-  const std::string& isa() const { return isa_; }
-  ort::Status* add_to(ort::SessionOptions* options, const Runtime& runtime) const {
-    return register_(options, runtime.base());
-  }
-
- private:
-  std::string path_, isa_;
-  ort::Status* (*register_)(ort::SessionOptions*, const ort::ApiBase*) = nullptr;
-};
-
-// What a model is for: the `task` of its config. Without one it is a language model.
-struct Task {
-  enum Kind { kLanguageModel, kClassification, kForecast };
-  Kind kind = kLanguageModel;
-  std::vector<std::string> classes;   // by the order of the logits
-  int64_t max_length = 0;             // tokens that a classifier reads of a text
-  int64_t lookback = 0, horizon = 0;  // time steps that a forecaster reads and predicts
-  std::vector<std::string> variates;
-  std::vector<double> mean, std;  // of each variate: inputs and forecasts are (x - mean) / std
-  const char* name() const;
-};
-
-// What a model's metadata says, checked. Inputs and outputs are as in docs/ops.md; only language
-// models carry states, and a forecaster has no vocabulary.
-struct Interface {
-  std::string config;  // JSON
-  Task task;
-  int64_t vocab_size = 0;
-  std::vector<StateTensor> states;
-};
-
-// The entries of a model's metadata. states: none in a bundle from before it listed them.
-struct Metadata {
-  std::string config;
-  std::optional<std::string> states;
-};
-
-// inputs: of the graph. Throws kBadInput; the message begins with `path`.
-Interface ReadInterface(const Metadata& metadata, size_t inputs, const std::string& path);
 
 // A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
 // kB a token, so that a long prompt in one call would need more memory than any model.
@@ -160,10 +77,6 @@ class Model {
   Interface interface_;
   std::unique_ptr<Decoder> decoder_;
 };
-
-// Checks the inputs and outputs of a session against its metadata; throws kBadInput.
-void CheckInterface(const Runtime& runtime, const ort::Session* session, const Interface& expected,
-                    const std::string& path);
 
 }  // namespace ssmrun
 
