@@ -6,19 +6,23 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
+import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import small_config
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack import matrix as compact
 from ssmpress.pack.choose import choose_format
 from ssmpress.pack.costs import predicted_ns
-from ssmpress.pack.csr import from_csr, to_csr
+from ssmpress.pack.csr import check_csr_target, to_csr, write_csr
 from ssmpress.pack.layouts import FORMATS, LAYOUTS, sections_of
 from ssmpress.pack.matrix import PackedMatrix, pack, unpack
 from ssmpress.pack.values import INT8_MAX_COLUMNS
@@ -248,15 +252,38 @@ def test_predicted_bytes(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> 
 @settings(max_examples=30)
 def test_csr_round_trip(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> None:
     packed = pack(*matrix, fmt)
-    csr = to_csr(packed)
+    csr = to_csr(unpack(packed), compact.keep_mask_of(packed))
     assert csr.nnz == packed.stored  # zeros that are kept stay
     assert csr.has_canonical_format
     np.testing.assert_array_equal(csr.toarray(), unpack(packed))
-    again = from_csr(csr, fmt)
+    keep_mask = np.zeros(csr.shape, bool)
+    keep_mask[np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr)), csr.indices] = True
+    again = pack(csr.toarray(), keep_mask, fmt)
     np.testing.assert_array_equal(again.sections["bits"], packed.sections["bits"])
     np.testing.assert_array_equal(again.sections["start"], packed.sections["start"])
     if fmt.values is not Values.INT8:
         np.testing.assert_array_equal(again.sections["value"], packed.sections["value"])
+
+
+def test_pruned_matrices_are_saved_as_csr(tmp_path: Path) -> None:
+    weight = np.array([[0, 1.5, 0], [0, 0, -2], [0, 0, 0]], np.float32)
+    name = "backbone.layers.0.mixer.in_proj.weight"
+    tensors = {
+        name: torch.from_numpy(weight),
+        "backbone.layers.0.mixer.out_proj.weight": torch.ones(2, 2),
+        "backbone.layers.0.mixer.D": torch.zeros(3),
+    }
+    check_csr_target(tmp_path / "csr")
+    write_csr(small_config(), tensors, tmp_path / "csr")
+    assert [path.name for path in (tmp_path / "csr").iterdir()] == [f"{name}.npz"]
+    saved = scipy.sparse.load_npz(tmp_path / "csr" / f"{name}.npz")
+    assert (saved.nnz, saved.format, saved.dtype) == (2, "csr", np.float32)
+    np.testing.assert_array_equal(saved.toarray(), weight)
+    check_csr_target(tmp_path / "csr")
+    write_csr(small_config(), tensors, tmp_path / "csr")
+    (tmp_path / "csr" / "thesis.txt").touch()
+    with pytest.raises(BadInputError, match=r"earlier \.npz files; got thesis\.txt there"):
+        check_csr_target(tmp_path / "csr")
 
 
 # ---- the choice ----

@@ -53,6 +53,27 @@ def test_gradient_magnitude_is_the_mean_of_absolute_gradients() -> None:
     assert all(w.grad is None for w in weights.values())
 
 
+def test_inverse_factor_is_that_of_the_damped_gram_matrix():
+    x = torch.randn(300, 70, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x[:, 7] = 0  # a dead input
+    gram = (
+        x.T
+        @ x
+        * torch.logspace(-3, 3, 70, dtype=torch.float64).outer(
+            torch.logspace(-3, 3, 70, dtype=torch.float64)
+        )
+    )
+    h = gram.clone()
+    h[7, 7] = 1
+    h += baselines.DAMP * h.diagonal().mean() * torch.eye(70)
+    factor = baselines.inverse_factor(gram).double()
+    assert bool((factor.tril(-1) == 0).all()) and bool((factor.diagonal() > 0).all())
+    # float32 results: 2^-24 of each of 70 terms of a row of the product.
+    torch.testing.assert_close(
+        factor @ h @ factor.T, torch.eye(70, dtype=torch.float64), rtol=0, atol=1e-4
+    )
+
+
 def test_alpha_zero_is_magnitude() -> None:
     mamba = model()
     scores = gradient_magnitude(mamba, NAMES, batches(), alpha=0.0)

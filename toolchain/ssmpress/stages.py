@@ -32,6 +32,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
+from ssmpress.pack.csr import CSR_FOLDER, check_csr_target, write_csr
 from ssmpress.pack.frequent import frequent_rows
 from ssmpress.pack.head_error import TEXT as HEAD_TEXT
 from ssmpress.pack.head_error import frequent_tokens, head_hessian
@@ -304,11 +305,15 @@ def check_pruned(path: Path, found: ModelConfig, config: ModelConfig) -> None:
 
 
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
-    """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name."""
+    """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name.
+
+    The matrices also as CSR, for people who look at them.
+    """
     for layout in dialects.that_can_say(source.checkpoint.config):
         write_checkpoint(
             source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
         )
+    write_csr(source.checkpoint.config, pruned.tensors, folder / CSR_FOLDER)
 
 
 def check_save_checkpoint(folder: Path | None) -> None:
@@ -320,6 +325,7 @@ def check_save_checkpoint(folder: Path | None) -> None:
     if folder is not None:
         for dialect in dialects.DIALECTS:
             check_target(folder / dialect.NAME)
+        check_csr_target(folder / CSR_FOLDER)
 
 
 def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -> str:

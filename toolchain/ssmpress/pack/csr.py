@@ -1,25 +1,65 @@
-"""Packed matrices as scipy's CSR, the interchange that people and other tools read."""
+"""Matrices as scipy's CSR, for people who look at them: a file each, read by `load_npz`."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
 
-from ssmpress.formats import Format
-from ssmpress.pack.matrix import PackedMatrix, keep_mask_of, pack, unpack
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.tensors import matrix_specs
+from ssmpress.errors import BadInputError
+from ssmpress.files import blaming, replaced
+from ssmpress.pack.layout import Mask, Matrix
+
+if TYPE_CHECKING:
+    import torch
+
+CSR_FOLDER = "csr"
+"""Its name beside the checkpoint layouts."""
 
 
-def to_csr(packed: PackedMatrix) -> scipy.sparse.csr_array:
-    """The matrix as scipy's CSR, float32, the readable interchange; stored zeros stay stored."""
-    keep_mask, dense = keep_mask_of(packed), unpack(packed)
+def to_csr(weight: Matrix, keep_mask: Mask) -> scipy.sparse.csr_array:
+    """The kept weights of a matrix (r, c) as CSR, float32; zeros that are kept stay stored."""
     start = np.concatenate([[0], np.cumsum(keep_mask.sum(1))])
     columns = np.nonzero(keep_mask)[1]
-    return scipy.sparse.csr_array((dense[keep_mask], columns, start), shape=dense.shape)
+    return scipy.sparse.csr_array((weight[keep_mask], columns, start), shape=weight.shape)
 
 
-def from_csr(matrix: scipy.sparse.csr_array, packed_format: Format) -> PackedMatrix:
-    """Pack scipy's CSR matrix; every stored entry, zeros too, is kept."""
-    keep_mask = np.zeros(matrix.shape, bool)
-    rows = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    keep_mask[rows, matrix.indices] = True
-    return pack(matrix.toarray().astype(np.float32), keep_mask, packed_format)
+def write_csr(config: ModelConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Write every matrix that has zeros to `folder`/NAME.npz, without its zeros.
+
+    Args:
+        config: says which tensors are matrices. tensors: float32, by canonical name; pruned
+            weights are 0.
+
+    Raises:
+        WriteError: a file cannot be written.
+    """
+    with blaming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    specs = matrix_specs(config)
+    for name, tensor in tensors.items():
+        weight = tensor.numpy()
+        if name in specs and (weight == 0).any():
+            with replaced(folder / f"{name}.npz") as file:
+                scipy.sparse.save_npz(file, to_csr(weight, weight != 0), compressed=False)
+
+
+def check_csr_target(folder: Path) -> None:
+    """Whether `write_csr` may write there.
+
+    Raises:
+        BadInputError: it holds other files.
+    """
+    if not folder.exists():
+        return
+    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else ["a file"]
+    if others := [name for name in names if not name.endswith(".npz")]:
+        raise BadInputError(
+            f"{folder}: expected a new folder or earlier .npz files; got {others[0]} there. "
+            "Give another folder."
+        )

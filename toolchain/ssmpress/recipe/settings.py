@@ -632,7 +632,8 @@ class Recipe:
     save_checkpoint: Annotated[
         Path | None,
         Option(
-            "Also write the pruned weights, zeros and all, for mamba-ssm and Hugging Face.",
+            "Also write the pruned weights, zeros and all, for mamba-ssm and Hugging Face, and the "
+            "matrices as scipy's CSR.",
             Panel.BUNDLE,
             metavar="FOLDER",
         ),
