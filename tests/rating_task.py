@@ -164,6 +164,15 @@ class Rating:
     def further(self, qualities: Any, evaluation: RatedTexts, tokenizer: Any) -> Any:
         return {name: {} for name in qualities}
 
+    def guesses(self, calibration: RatedTexts, evaluation: RatedTexts, vocab_size: int) -> Any:
+        errors = (evaluation.ratings - calibration.ratings.mean()) ** 2
+        longest = int(evaluation.lengths.max())
+        quality = TaskQuality(float(errors.mean()), tuple(errors.tolist()), longest, len(errors))
+        return {"the mean rating every time": quality}
+
+    def by_class(self, qualities: Any, evaluation: RatedTexts) -> None:
+        return None
+
     def parity_sample(self, evaluation: RatedTexts) -> RatedTexts:
         return evaluation
 
