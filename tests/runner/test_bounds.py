@@ -18,6 +18,8 @@ import pytest
 
 import ssmrun_bundle as sb
 from paths import DEMO
+from ssmpress.bundle.text_model import open_bundle
+from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
@@ -202,3 +204,15 @@ def test_a_reader_that_goes_away_ends_a_long_generation(bundle: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 7
     assert done.stderr == b"ssmrun: stdout: cannot be written: Broken pipe.\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx", "libssmpress_ops.so", "model.onnx.data", "tokenizer.json"]
+)
+def test_python_loads_only_what_the_manifest_lists(copy: Path, name: str) -> None:
+    (copy / name).touch()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"].pop(name, None)
+    sb.rewrite_manifest(copy, manifest)
+    with pytest.raises(BadInputError, match=f"expected {name} among the files of its manifest"):
+        open_bundle(copy, threads=1)

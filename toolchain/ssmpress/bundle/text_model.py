@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
         UsageError: it is a classifier's or a forecaster's, or `threads` is out of range.
     """
     folder = Path(folder)
-    verify_manifest(folder)
+    _demand_listed(folder, verify_manifest(folder)["files"])
     session = open_session(
         folder / "model.onnx",
         threads=available_threads() if threads is None else threads,
@@ -94,3 +94,14 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
             f"Open {folder / 'model.onnx'} with ssmpress.open_session instead."
         )
     return TextModel(session, load_tokenizer(folder / "tokenizer.json"))
+
+
+def _demand_listed(folder: Path, files: Mapping[str, Any]) -> None:
+    """Nothing is loaded that the manifest does not vouch for."""
+    beside = ("model.onnx.data", "tokenizer.json")  # not every bundle has them
+    names = ["model.onnx", LIBRARY_NAME, *(name for name in beside if (folder / name).exists())]
+    if unlisted := [name for name in names if name not in files]:
+        raise BadInputError(
+            f"{folder}: expected {unlisted[0]} among the files of its manifest; it is not. Copy "
+            "the whole bundle again."
+        )
