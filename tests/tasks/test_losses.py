@@ -95,7 +95,14 @@ def test_classifier(classifier: Path, values: Values, tmp_path: Path) -> None:
     assert report["recovery"]["steps"] == 20
     if values is Values.FP32:
         assert pruned_metric(classifier, recipe)["accuracy"] == quality["compressed"]
+    classes, guess = quality["classes"], quality["guess"]
+    assert classes["texts"] == [100, 100] and guess["value"] == 0.5 and guess["advantage"] > 1.5
+    for variant in ("dense", "compressed"):
+        assert sum(classes[variant]["right"]) == round(200 * quality[variant])
+        balanced = quality["also"]["balanced_accuracy"][variant]
+        assert balanced == pytest.approx(quality[variant]), "as many texts of each class"
     rows = {row[0]: row for row in comparison(report)}
+    assert {"balanced accuracy", "F1 (macro)"} <= set(rows)
     assert rows["accuracy"][-1].endswith("kept") and rows["one text p50 ms"][-1]
     page = (recipe.out / "report.md").read_text()
     assert "in 200 texts of at most 50 tokens" in page and "decode" not in page.split("## Gates")[0]
@@ -116,6 +123,7 @@ def test_forecaster(forecaster: Path, values: Values, tmp_path: Path) -> None:
     inputs, targets, _ = windows.arrays(np.arange(windows.count))
     repeated = float(((inputs[:, -1:] - targets) ** 2).mean())
     assert quality["metric"] == "MSE" and quality["dense"] < 0.3 * repeated
+    assert quality["guess"]["value"] <= repeated * (1 + 1e-6) and quality["guess"]["advantage"] > 1
     assert quality["retention"] == pytest.approx(quality["dense"] / quality["compressed"])
     assert quality["tokens"] == windows.count * 8 * 2 and quality["window"] == 24
     if values is Values.FP32:

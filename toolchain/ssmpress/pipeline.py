@@ -24,7 +24,7 @@ from ssmpress.gate.judge import judge, read_report
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import build_report, with_verdict
-from ssmpress.validate import validate
+from ssmpress.validate import describe_dense, validate
 
 GOES_ON = "no bundle was written; the same command goes on where it stopped"
 """What is said of a run that ended early and had saved some of its work."""
@@ -60,7 +60,7 @@ class Result:
 
 
 def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
-    """Run a recipe: read, prune, compact, export, validate, judge, write.
+    """Run a recipe: read, judge the dense model, prune, compact, export, validate, judge, write.
 
     The bundle appears complete under `recipe.out` or not at all; a failed gate leaves it, with the
     verdict in its report.
@@ -73,15 +73,20 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     with watch.stage("read"):
         source = stages.read(recipe, watch.note)
     name = stages.recovery_name(recipe, source) if trains(recipe) else None
-    with kept_work(name) as kept, staged(recipe.out) as folder:
+    with (
+        kept_work(name) as kept,
+        staged(recipe.out) as folder,
+        work_folder(folder) as work,
+    ):
+        with watch.stage("dense"):
+            dense = stages.export_dense(source, work / "dense")
+            run = stages.Run(recipe, source, dense, checked)
+            watch.note(describe_dense(run, watch.progress))
         with watch.stage("prune"):
             pruned = stages.prune(recipe, source, watch.progress, note=watch.note, work=kept)
             if recipe.save_checkpoint is not None:
                 stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
-        with work_folder(folder) as work:
-            dense = stages.export_dense(source, work / "dense")
-            run = stages.Run(recipe, source, dense, checked)
-            report = make_bundle(run, pruned, folder, watch)
+        report = make_bundle(run, pruned, folder, watch)
     with noting(f"the bundle {recipe.out} is complete"):
         add_charts(recipe.out, watch.note)
         if recipe.deploy.archive:

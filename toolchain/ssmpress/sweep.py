@@ -37,6 +37,7 @@ from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.settings import Method, Recipe, Scope, Sweep
 from ssmpress.report.sweep import tradeoff, write_sweep
+from ssmpress.validate import describe_dense
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     ):
         assert cache is not None
         dense = stages.export_dense(source, work / "dense")
+        run = stages.Run(sweep.recipe, source, dense, checked)
+        watch.note(describe_dense(run, watch.progress))
         shared = _Shared(sweep.sparsities, source, dense, cache, checked)
         reports = {}
         for number, (name, recipe) in enumerate(points.items(), 1):

@@ -14,6 +14,7 @@ from ssmpress.devices.boards import lower_bounds
 from ssmpress.devices.check import make_expected
 from ssmpress.devices.plan import describe_target, run_devices
 from ssmpress.devices.real import BundleFiles
+from ssmpress.machine import get_library_path
 from ssmpress.measure import metrics
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.pack.model import PackedModel
@@ -21,6 +22,7 @@ from ssmpress.parity import PARITY_TOLERANCE, check_parity
 from ssmpress.prune import mask
 from ssmpress.results import (
     DeviceResult,
+    Guess,
     Matrix,
     Measurement,
     Quality,
@@ -73,28 +75,57 @@ def measure_quality(run: Run, bundle: Bundle, progress: Progress) -> Quality:
     """The task's metric of the dense baseline, unless it is known, and of the bundle: both in ONNX
     Runtime."""
     source, task = run.source, run.source.task
-    metric = task.metric
-
-    def measure(name: str, path: Path) -> VariantQuality:
-        session = open_session(path, threads=run.recipe.threads, library=bundle.host_library)
-        return task.evaluate(
-            session, source.evaluation, partial(progress, f"{metric.name}, {name}")
-        )
-
-    dense = run.dense.quality = run.dense.quality or measure("dense", run.dense.model)
-    compressed = measure("compressed", bundle.model)
-    further = task.further(
-        {"dense": dense, "compressed": compressed}, source.evaluation, source.tokenizer
-    )
+    dense, guess = measure_dense(run, progress)
+    compressed = _evaluate(run, "compressed", bundle.model, bundle.host_library, progress)
+    qualities = {"dense": dense, "compressed": compressed}
+    further = task.further(qualities, source.evaluation, source.tokenizer)
+    block = task.drawn_together(source.evaluation)
     return Quality(
         dense,
         compressed,
-        metrics.retention(dense, compressed, metric),
-        metrics.retention_interval(
-            dense, compressed, metric, block=task.drawn_together(source.evaluation)
-        ),
-        metric.name,
+        metrics.retention(dense, compressed, task.metric),
+        metrics.retention_interval(dense, compressed, task.metric, block=block),
+        task.metric.name,
         {name: {v: further[v][name] for v in further} for name in further["dense"]},
+        guess,
+        task.by_class(qualities, source.evaluation),
+    )
+
+
+def measure_dense(run: Run, progress: Progress) -> tuple[VariantQuality, Guess]:
+    """The dense baseline's metric, and what can be had without a model; measured once."""
+    source, task = run.source, run.source.task
+    if run.dense.quality is None:
+        library = get_library_path()
+        run.dense.quality = _evaluate(run, "dense", run.dense.model, library, progress)
+    vocab_size = source.checkpoint.config.vocab_size
+    guesses = task.guesses(source.calibration, source.evaluation, vocab_size)
+    block = task.drawn_together(source.evaluation)
+    guess = metrics.best_guess(guesses, run.dense.quality, task.metric, block=block)
+    return run.dense.quality, guess
+
+
+def describe_dense(run: Run, progress: Progress) -> str:
+    """The dense baseline in a sentence, before any long work on it: one that is no better than
+    guessing is worth none."""
+    dense, guess = measure_dense(run, progress)
+    task = run.source.task
+    sentence = f"dense {task.metric.name} {dense.value:.4g}, that of {guess.how} {guess.value:.4g}"
+    if guess.advantage > 1:
+        return sentence
+    return (
+        f"{sentence}: no better than guessing, and whatever is kept of it cannot pass. Probably "
+        f"{task.words.suspects}"
+    )
+
+
+def _evaluate(
+    run: Run, name: str, model: Path, library: Path, progress: Progress
+) -> VariantQuality:
+    task = run.source.task
+    session = open_session(model, threads=run.recipe.threads, library=library)
+    return task.evaluate(
+        session, run.source.evaluation, partial(progress, f"{task.metric.name}, {name}")
     )
 
 

@@ -2,6 +2,10 @@
 
 For latency the rounds are redrawn (shared by the variants, which took turns within them), then the
 samples within each: rounds differ by more than samples do, because the machine drifts.
+
+scipy.stats.bootstrap redraws one level only, and its BCa interval of 99.8 % for a mean misses in
+3.7 to 4.2 % of draws of 8 values and in 0.8 to 1.9 % of 20, where the stretched one misses in 0.1
+to 0.2 % and 0.4 to 0.7 %. Importing it takes longer than all of `ssmpress-gate`.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError
-from ssmpress.measure.bootstrap import MIN_WINDOWS, mean_interval
-from ssmpress.results import Interval, Parity, Percentiles, VariantQuality
+from ssmpress.measure.bootstrap import CONFIDENCE, MIN_WINDOWS, mean_interval
+from ssmpress.results import Guess, Interval, Parity, Percentiles, VariantQuality
 from ssmpress.tasks.language_model import LanguageModel
 from ssmpress.tasks.task import Metric
 
@@ -71,6 +71,21 @@ def retention_interval(
     return interval and Interval(min(interval.low, value), max(interval.high, value), confidence)
 
 
+def best_guess(
+    guesses: Mapping[str, VariantQuality], dense: VariantQuality, metric: Metric, *, block: int = 1
+) -> Guess:
+    """The best of what can be had without a model, beside the dense one.
+
+    Args:
+        guesses: from `Task.guesses`. block: as of `retention_interval`.
+    """
+    best = max if metric.higher_is_better else min
+    how = best(guesses, key=lambda name: guesses[name].value)
+    guess = guesses[how]
+    interval = retention_interval(guess, dense, metric, block=block, confidence=CONFIDENCE)
+    return Guess(how, guess.value, retention(guess, dense, metric), interval)
+
+
 def _logarithmic(
     dense: VariantQuality, compressed: VariantQuality, confidence: float, seed: int
 ) -> Interval | None:
@@ -96,7 +111,8 @@ def _ratio_interval(
         return None
     tail = (1 - confidence) / 2
     low, high = np.quantile(over / under, [tail, 1 - tail])
-    return Interval(float(low), float(high), confidence)
+    value = float(scores[0].sum() / scores[1].sum())  # with the scores that fill no block
+    return Interval(min(float(low), value), max(float(high), value), confidence)
 
 
 def parity(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,8 @@ from ssmpress.files import write_text
 from ssmpress.results import Sample, TaskQuality
 from ssmpress.tasks import whole
 from ssmpress.tasks.block import block_dict, check_choice, check_integer, check_names
+from ssmpress.tasks.confusion import answers, class_metrics
+from ssmpress.tasks.guess import class_guess
 from ssmpress.tasks.task import (
     Data,
     Metric,
@@ -100,6 +101,7 @@ class Classification:
         counted="text of {length} tokens",
         pipeline="text-classification",
         dataset="text",
+        also={"balanced_accuracy": "balanced accuracy", "f1_macro": "F1 (macro)"},
         python=_PYTHON,
         command="eval {name} labelled.jsonl",
     )
@@ -210,8 +212,31 @@ class Classification:
         evaluation: LabelledTexts,
         tokenizer: Path | None,
     ) -> dict[str, dict[str, float]]:
-        """None."""
-        return {name: {} for name in qualities}
+        """Balanced accuracy and F1."""
+        found = self.by_class(qualities, evaluation)
+        texts = found["texts"]
+        return {
+            name: class_metrics(texts, found[name]["predicted"], found[name]["right"])
+            for name in qualities
+        }
+
+    def guesses(
+        self, calibration: LabelledTexts, evaluation: LabelledTexts, vocab_size: int
+    ) -> Mapping[str, TaskQuality]:
+        """The most frequent class."""
+        return class_guess(evaluation.labels, int(evaluation.lengths.max()))
+
+    def by_class(self, qualities: Mapping[str, Any], evaluation: LabelledTexts) -> dict[str, Any]:
+        """Texts and answers of each class."""
+        count = len(self.classes)
+        return {
+            "names": list(self.classes),
+            "texts": np.bincount(evaluation.labels, minlength=count).tolist(),
+            **{
+                name: answers(evaluation.labels, quality.chosen, count)
+                for name, quality in qualities.items()
+            },
+        }
 
     # ---- parity ----
 
@@ -332,15 +357,17 @@ def accuracy(
     Returns:
         The accuracy. A text whose logits are not finite is wrong.
     """
-    right = []
+    chosen = []
     for number in range(samples.count):
         logits = classify(samples.text(number)[None])[0]
-        found = bool(np.isfinite(logits).all()) and int(logits.argmax()) == samples.labels[number]
-        right.append(float(found))
+        chosen.append(int(logits.argmax()) if np.isfinite(logits).all() else -1)
         if number % 64 == 0 or number == samples.count - 1:
             progress(number + 1, samples.count)
+    right = (samples.labels == chosen).astype(float)
     longest = int(samples.lengths.max())
-    return TaskQuality(math.fsum(right) / len(right), tuple(right), longest, len(right))
+    return TaskQuality(
+        float(right.mean()), tuple(right.tolist()), longest, len(right), chosen=tuple(chosen)
+    )
 
 
 def some_texts(texts: LabelledTexts) -> LabelledTexts:

@@ -27,6 +27,7 @@ from ssmpress.tasks.block import (
     check_names,
     check_numbers,
 )
+from ssmpress.tasks.guess import series_guesses
 from ssmpress.tasks.task import (
     Data,
     Metric,
@@ -317,6 +318,15 @@ class Forecasting:
     ) -> dict[str, dict[str, float]]:
         """The mean absolute error."""
         return {name: quality.also for name, quality in qualities.items()}
+
+    def guesses(
+        self, calibration: SeriesWindows, evaluation: SeriesWindows, vocab_size: int
+    ) -> Mapping[str, TaskQuality]:
+        """The mean, or the last value again."""
+        return series_guesses(evaluation)
+
+    def by_class(self, qualities: Mapping[str, Any], evaluation: Any) -> None:
+        """None."""
 
     # ---- parity ----
 

@@ -19,6 +19,7 @@ from ssmpress.data import text as data
 from ssmpress.errors import BadInputError
 from ssmpress.results import LanguageModelQuality, Sample
 from ssmpress.tasks.block import block_dict
+from ssmpress.tasks.guess import text_guesses
 from ssmpress.tasks.perplexity import exp, perplexity, text_metrics
 from ssmpress.tasks.task import (
     Data,
@@ -89,8 +90,9 @@ class LanguageModel:
         evaluated="windows of evaluation text",
         more="Evaluate more text: a longer --evaluation, or more --evaluation-tokens.",
         suspects=(
-            "tokenizer.json is that of another model, the weights are damaged, or they are of "
-            "another architecture than they were taken for, with other norms for example"
+            "tokenizer.json is that of another model, the weights are damaged, they are of another "
+            "architecture than they were taken for, with other norms for example, or the text is "
+            "of another kind than what the model was trained on"
         ),
         also={"word_perplexity": "word perplexity", "bits_per_byte": "bits per byte"},
         counted="decoded token",
@@ -228,6 +230,15 @@ class LanguageModel:
         decoded = data.load_tokenizer(tokenizer).decode_batch(rows, skip_special_tokens=False)
         text = "".join(decoded)
         return {name: text_metrics(quality, text) for name, quality in qualities.items()}
+
+    def guesses(
+        self, calibration: NDArray[np.integer[Any]], evaluation: NDArray[np.int32], vocab_size: int
+    ) -> Mapping[str, LanguageModelQuality]:
+        """Tokens drawn by lot, or by their frequency."""
+        return text_guesses(calibration, evaluation, vocab_size)
+
+    def by_class(self, qualities: Mapping[str, Any], evaluation: Any) -> None:
+        """None."""
 
     # ---- parity ----
 

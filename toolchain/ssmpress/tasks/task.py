@@ -216,6 +216,20 @@ class Task(Protocol):
             qualities: of each variant, what `evaluate` gave.
         """
 
+    def guesses(
+        self, calibration: Any, evaluation: Any, vocab_size: int
+    ) -> Mapping[str, VariantQuality]:
+        """The metric of what can be had without a model, by what it is, as a sentence names it: see
+        tasks/guess.py."""
+
+    def by_class(self, qualities: Mapping[str, Any], evaluation: Any) -> dict[str, Any] | None:
+        """What each variant answered, class by class, for the report; None where there are no
+        classes.
+
+        Args:
+            qualities: of each variant, what `evaluate` gave.
+        """
+
     # ---- parity ----
 
     def parity_sample(self, evaluation: Any) -> Any:
