@@ -32,6 +32,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
+from ssmpress.pack.choose import BEYOND_FP16
 from ssmpress.pack.csr import CSR_FOLDER, check_csr_target, write_csr
 from ssmpress.pack.frequent import frequent_rows
 from ssmpress.pack.head_error import TEXT as HEAD_TEXT
@@ -384,14 +385,17 @@ def _round_head(
 
 
 def packing_note(packed: PackedModel) -> str:
-    """What was removed, and which formats were chosen: one sentence."""
+    """What was removed, and which formats were chosen; which matrices fp16 could not hold."""
     removed = sum(packed.removed_channels)
     gone = f"removed {removed:,} channels that no longer reach the output; " if removed else ""
     chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
     told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
+    reasons = {name: matrix.reason for name, matrix in packed.matrices.items()}
+    beyond = {name: why for name, why in reasons.items() if why.endswith(BEYOND_FP16)}
+    wide = "".join(f"; {name} is kept in float32: {why}" for name, why in beyond.items())
     return (
         f"{gone}packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not "
-        "slower (the report says why)"
+        f"slower (the report says why){wide}"
     )
 
 

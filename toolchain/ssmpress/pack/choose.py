@@ -39,6 +39,19 @@ def matrix_format(
     return choose_format(*shape, stored, values, machine)
 
 
+BEYOND_FP16 = "beyond fp16, which ends at 65,504"
+"""End of the reason for which a matrix is float32 where fp16 was asked for."""
+
+
+def in_float32(
+    chosen: Format, shape: tuple[int, int], stored: int, machine: str = "x86_64"
+) -> Format:
+    """The format of a matrix whose weights do not fit the fp16 one that was chosen."""
+    if LAYOUTS[chosen].whole:
+        return Format(chosen.structure, Values.FP32)
+    return choose_format(*shape, stored, Values.FP32, machine)[0]
+
+
 @dataclass(frozen=True)
 class Cost:
     """Predicted size of a matrix in one format, and decode time in ns per weight."""

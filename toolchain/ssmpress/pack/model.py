@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, matrix_specs
 from ssmpress.formats import Format, Structure, Values
-from ssmpress.pack.choose import matrix_format
+from ssmpress.pack.choose import BEYOND_FP16, in_float32, matrix_format
 from ssmpress.pack.frequent import FrequentRows
 from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import LAYOUTS, int4
 from ssmpress.pack.matrix import PackedMatrix, pack_as
+from ssmpress.pack.values import FP16_MAX
 from ssmpress.recipe.settings import PackSettings
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def pack_model(
 
     Args:
         tensors: float32, by canonical name, pruned weights being 0. settings: None packs
-            everything dense float32. rounding: of int4 matrices, by name; the others are rounded
+            everything dense float32. A matrix with a weight beyond fp16 is float32 where the
+            settings say fp16. rounding: of int4 matrices, by name; the others are rounded
             to the nearest. machine: that the formats are chosen for.
     """
     specs = matrix_specs(config)
@@ -86,6 +88,10 @@ def pack_model(
         else:
             stored = int(keep_mask.sum())
             chosen, reason = matrix_format(config, name, array.shape, stored, settings, machine)
+            largest = float(np.abs(array).max(initial=0))
+            if chosen.values is Values.FP16 and largest > FP16_MAX:
+                chosen = in_float32(chosen, array.shape, stored, machine)
+                reason = f"a weight of {largest:.6g} is {BEYOND_FP16}"
         layout = LAYOUTS[chosen]
         if rounding and name in rounding and isinstance(layout, int4.Int4):
             layout = int4.Int4(rounding[name])

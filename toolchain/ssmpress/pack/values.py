@@ -32,6 +32,10 @@ def scale_shape(values: Values, rows: int) -> Shapes:
     return {"scale": (np.dtype(np.float32), (rows,))} if values.quantizes_activations else {}
 
 
+FP16_MAX = float(np.finfo(np.float16).max)
+"""65,504: the largest weight that fp16 holds."""
+
+
 def round_to(values: Values, weight: Matrix) -> tuple[Array, dict[str, Array]]:
     """Weights (r, c) as values of a type, and the section `scale` where it has one.
 
@@ -44,7 +48,7 @@ def round_to(values: Values, weight: Matrix) -> tuple[Array, dict[str, Array]]:
         return weight, {}
     if values is Values.FP16:
         largest = float(np.abs(weight).max(initial=0))
-        if largest > float(np.finfo(np.float16).max):
+        if largest > FP16_MAX:
             raise BadInputError(
                 f"a weight of {largest:.6g} does not fit fp16 (65504 at most); use --values fp32."
             )
