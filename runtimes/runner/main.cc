@@ -13,6 +13,7 @@
 #include "runner/commands/commands.h"
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/processors.h"
 #include "runner/text/visible.h"
 
 namespace {
@@ -65,6 +66,7 @@ int main(int count, char** arguments) {
   signal(SIGINT, Interrupt);
   signal(SIGTERM, Interrupt);
   signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error of the write
+  ssmrun::ProcessorsAtStart();
   try {
     const ssmrun::Output output;
     Run(ssmrun::ParseOptions({arguments + (count > 0), arguments + count}), output);

@@ -4,12 +4,10 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <gnu/libc-version.h>
-#include <sched.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -19,6 +17,7 @@
 
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/processors.h"
 
 namespace ssmrun {
 namespace {
@@ -125,34 +124,6 @@ uint64_t MemoryBytes(const std::string& key) {
   return 1024 * uint64_t{kilobytes};
 }
 
-std::vector<int> AvailableProcessors() {
-  std::vector<int> processors;
-  cpu_set_t* set = CPU_ALLOC(kProcessors);
-  const size_t size = CPU_ALLOC_SIZE(kProcessors);
-  if (set != nullptr && sched_getaffinity(0, size, set) == 0) {
-    for (int i = 0; i < kProcessors; ++i) {
-      if (CPU_ISSET_S(static_cast<size_t>(i), size, set)) processors.push_back(i);
-    }
-  }
-  CPU_FREE(set);
-  if (processors.empty()) processors.push_back(0);
-  return processors;
-}
-
-void PinTo(int processor) {
-  cpu_set_t* set = CPU_ALLOC(kProcessors);
-  const size_t size = CPU_ALLOC_SIZE(kProcessors);
-  CPU_ZERO_S(size, set);
-  CPU_SET_S(static_cast<size_t>(processor), size, set);
-  const int failed = sched_setaffinity(0, size, set);
-  const int error = errno;
-  CPU_FREE(set);
-  if (failed != 0) {
-    BadDevice("--pin: this process cannot run on processor " + std::to_string(processor) + ": " +
-              std::strerror(error) + ".");
-  }
-}
-
 void DropFromPageCache(const std::string& model) {
   for (const std::string& path : {model, model + ".data"}) {
     const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -193,7 +164,8 @@ void WriteEnvironment(JsonWriter& out, int threads, const std::string& ops_isa,
   out.field("board", Maybe(ReadSystemFile("/proc/device-tree/model"))).field("isa_flags", found);
   out.field("ops_isa", Maybe(ops_isa)).field("ops_isa_forced", Maybe(forced ? forced : ""));
   out.field("logical_cpus", int64_t{sysconf(_SC_NPROCESSORS_ONLN)});
-  out.field("available_cpus", static_cast<uint64_t>(AvailableProcessors().size()));
+  const Processors& processors = ProcessorsAtStart();
+  out.field("available_cpus", processors.usable()).field("cpu_quota", processors.quota);
   out.field("threads", threads);
   out.field("governor", Maybe(ReadSystemFile(CpuFile(0, "scaling_governor"))));
   out.field("max_khz", Maybe(ReadSystemFile(CpuFile(0, "scaling_max_freq"))));

@@ -18,12 +18,6 @@ double NowMs();
 // Throws kDevice where the kernel does not count memory.
 uint64_t MemoryBytes(const std::string& key);
 
-// Processors this process may run on, ascending.
-std::vector<int> AvailableProcessors();
-
-// Binds the calling thread to a processor; throws kDevice.
-void PinTo(int processor);
-
 // Asks the kernel to forget a model's file and `FILE.data`, so that the next read comes from the
 // disk. Best effort: pages that are dirty or mapped by another process stay.
 void DropFromPageCache(const std::string& model);

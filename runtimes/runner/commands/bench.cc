@@ -14,6 +14,7 @@
 #include "runner/commands/commands.h"
 #include "runner/failure.h"
 #include "runner/model/evaluate.h"
+#include "runner/processors.h"
 #include "runner/system.h"
 
 namespace ssmrun {

@@ -9,7 +9,7 @@
 #include <limits>
 
 #include "runner/failure.h"
-#include "runner/system.h"
+#include "runner/processors.h"
 
 namespace ssmrun {
 namespace {
@@ -157,8 +157,8 @@ void CheckTogether(const Options& options, const CommandName& command, size_t po
 
 int Options::thread_count() const {
   if (threads > 0) return threads;
-  const size_t count = pins.empty() ? AvailableProcessors().size() : pins.size();
-  return static_cast<int>(std::min<size_t>(count, 1024));
+  const int count = pins.empty() ? ProcessorsAtStart().usable() : static_cast<int>(pins.size());
+  return std::min(count, 1024);
 }
 
 std::vector<int> ParsePins(const std::string& list) {
@@ -247,7 +247,7 @@ std::string UsageText() {
                                                     error of a series (.csv); --limit N
   ssmrun worker BUNDLE                              one JSON request per line
 
-  --threads N      as many as processors by default
+  --threads N      as many as can run at once by default
   --pin 0,2-3      run thread k on the k-th of these processors
   --runtime FILE   another libonnxruntime.so than the bundle's
   --model FILE     another model; --stock runs without the op library

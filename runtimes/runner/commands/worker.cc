@@ -16,6 +16,7 @@
 #include "runner/failure.h"
 #include "runner/files.h"
 #include "runner/model/evaluate.h"
+#include "runner/processors.h"
 #include "runner/system.h"
 #include "runner/text/tokenizer.h"
 

@@ -13,7 +13,7 @@ from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data.text import load_tokenizer
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.machine import LIBRARY_NAME
-from ssmpress.recipe.settings import available_threads
+from ssmpress.processors import usable_processors
 from ssmpress.runtime.session import Session, open_session
 from ssmpress.tasks import LanguageModel
 
@@ -85,7 +85,7 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
     _demand_listed(folder, verify_manifest(folder)["files"])
     session = open_session(
         folder / "model.onnx",
-        threads=available_threads() if threads is None else threads,
+        threads=usable_processors() if threads is None else threads,
         library=folder / LIBRARY_NAME,
     )
     if not isinstance(task := session.interface.task, LanguageModel):

@@ -24,7 +24,7 @@ from ssmpress.errors import UsageError
 from ssmpress.machine import ISA_VARIABLE
 from ssmpress.measure.metrics import percentiles
 from ssmpress.measure.worker_process import WorkerProcess
-from ssmpress.recipe.settings import available_threads
+from ssmpress.processors import usable_processors
 from ssmpress.results import Measurement, Round
 from ssmpress.runtime.session import library_isa
 
@@ -224,7 +224,7 @@ def host_environment(*, threads: int, library: Path | None) -> dict[str, Any]:
         "ops_isa": None if library is None else library_isa(library),
         "ops_isa_forced": os.environ.get(ISA_VARIABLE) or None,
         "logical_cpus": os.cpu_count() or 1,
-        "available_cpus": available_threads(),
+        "available_cpus": usable_processors(),
         "threads": threads,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "max_khz": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq"),

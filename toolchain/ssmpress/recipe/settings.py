@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 from ssmpress.errors import UsageError
 from ssmpress.formats import Values
 from ssmpress.machine import host_machine
+from ssmpress.processors import usable_processors
 from ssmpress.recipe.address import DeviceAddress, parse_device
 from ssmpress.recipe.limit import (
     LIMIT_CHECK,
@@ -575,11 +575,6 @@ def named_recipe(name: str) -> tuple[PruneSettings, RecoverSettings]:
     return NAMED_RECIPES[name]
 
 
-def available_threads() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 @dataclass(frozen=True)
 class Recipe:
     """One run of the toolchain, from a checkpoint to a bundle and a report."""
@@ -616,9 +611,9 @@ class Recipe:
             Panel.RUN,
             metavar="NUMBER",
             check=between(1, 1024),
-            default="all processors",
+            default="all that can be used",
         ),
-    ] = field(default_factory=available_threads)
+    ] = field(default_factory=usable_processors)
     seed: Annotated[
         int,
         Option(
