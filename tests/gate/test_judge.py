@@ -200,6 +200,39 @@ def test_few_windows_are_inconclusive_unless_nothing_is_asked() -> None:
     check(judge(noisy_quality(0.05, MIN_WINDOWS, seed=1), settings(min_retention=0.5)), "pass", 0)
 
 
+CUT = {"steps": 26, "ended": "ceiling", "seconds_per_step": 4.2, "advised_s": 840}
+LONGER = "a longer recovery, whose time was up after 26 steps of 4.2 s: --recover-seconds 840"
+
+
+def test_a_recovery_that_the_time_ended_is_told_how_much_to_give() -> None:
+    """There, and not that more text is to be evaluated: where it failed and where it straddles."""
+    failed = judge(planted(example.report(compressed=33.0), "recovery", CUT), GOOD)
+    check(failed, "fail", 3)
+    assert f"a lower --sparsity (now 0.7), {LONGER}, more exact" in failed.sentence
+    straddling = planted(noisy_quality(0.05, MIN_WINDOWS, seed=1), "recovery", CUT)
+    verdict = judge(straddling, settings(min_retention=straddling["quality"]["retention"]))
+    check(verdict, "inconclusive", 5)
+    assert verdict.sentence.endswith(f"straddles the limit. What helps: {LONGER}.")
+
+
+@pytest.mark.parametrize(
+    ("recovery", "longer"),
+    [
+        ({"steps": 160, "ended": "steps"}, True),
+        ({"steps": 300, "ended": "no-improvement", "advised_s": None}, False),
+        ({"steps": 300, "ended": "quality", "advised_s": None}, True),
+        ({**CUT, "advised_s": "840"}, True),
+        ({**CUT, "seconds_per_step": NAN}, True),
+        ("damaged", True),
+    ],
+)
+def test_a_longer_recovery_is_advised_where_it_may_help(recovery: Any, longer: bool) -> None:
+    verdict = judge(planted(example.report(compressed=33.0), "recovery", recovery), GOOD)
+    check(verdict, "fail", 3)
+    assert ("a longer --recover" in verdict.sentence) == longer
+    assert "--recover-seconds" not in verdict.sentence
+
+
 @pytest.mark.parametrize(
     ("kind", "unit", "more"),
     [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from paths import TESTS
 from ssmpress.blocks.model import Mamba
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.prune import distill, resume
+from ssmpress.prune.held_out import HeldOut, hold_out
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.order import WindowOrder
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
@@ -192,15 +194,100 @@ def test_a_pruned_model_is_pruned_further() -> None:
     assert again.history[0]["sparsity"] == pytest.approx(0.7, abs=1e-3)
 
 
-def test_a_cpu_run_without_steps_says_its_plan_first() -> None:
+OPEN = replace(RECOVER, steps=None, seconds=36_000)
+"""Without a number of steps, and with more time than any machine needs."""
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
+    """A clock by which every batch that is trained on or checked takes a second."""
+    seconds = [0.0]
+
+    def slow(original: Callable[..., object]) -> Callable[..., object]:
+        def slower(*arguments: object) -> object:
+            seconds[0] += 1
+            return original(*arguments)
+
+        return slower
+
+    monkeypatch.setattr(Training, "backward", slow(Training.backward))
+    monkeypatch.setattr(HeldOut, "_part", slow(HeldOut._part))
+    return lambda: seconds[0]
+
+
+def test_a_run_without_steps_says_its_plan_first_and_what_ended_it() -> None:
     said: list[str] = []
     mamba, result = run(
-        recover=replace(RECOVER, steps=None, cpu_seconds=0.5),
+        recover=OPEN,
+        quality=0.5,
+        note=said.append,
         progress=lambda what, done, total: said.append(what),
     )
-    assert said[0].startswith(f"recovery: {result.steps} steps, about ")
+    assert re.match(r"recovery: at most 3.6e\+04 s, about [\d]+ steps; it ends when on held-out "
+                    r"calibration data 50.0% of the quality is kept, or", said[0])  # fmt: skip
+    assert re.match(r"recovery: ended after 134 steps, \d+ s: the quality asked is reached on "
+                    r"held-out calibration data \(\d+.\d% kept\)$", said[-1])  # fmt: skip
+    assert result.steps == 134  # ramp 96, a check after 16 more, a fifth to cool down
+    assert result.tokens == 134 * 4 * 16
+    assert result.end["ended"] == "quality"
+    assert [check["step"] for check in result.end["checks"]] == [112, 134]
     exact_zeros(mamba, 0.7)
-    assert same(mamba, run(recover=replace(RECOVER, steps=result.steps))[0])
+
+
+def test_a_run_without_steps_is_a_function_of_its_arguments(work: Callable[[], float]) -> None:
+    """Whatever the clock says, while the time is not up."""
+    first, result = run(recover=OPEN, quality=0.5)
+    for options in ({"clock": work}, {"recover": replace(OPEN, seconds=1e9)}):
+        again, repeated = run(**{"recover": OPEN, "quality": 0.5} | options)
+        assert same(first, again)
+        assert repeated.history == result.history
+    assert not same(first, run(recover=OPEN, quality=0.5, seed=1)[0])
+
+
+@pytest.mark.parametrize(("seconds", "trained"), [(20, True), (1, False)])
+def test_a_short_time_is_kept_and_the_model_is_pruned(
+    seconds: float, trained: bool, work: Callable[[], float]
+) -> None:
+    said: list[str] = []
+    mamba, result = run(
+        recover=replace(OPEN, seconds=seconds), quality=0.5, clock=work, note=said.append
+    )
+    exact_zeros(mamba, 0.7)
+    assert result.end["ended"] == "ceiling"
+    assert (result.steps > 0) == trained
+    assert result.end["spent_s"] <= seconds
+    assert "too few to learn back much. Give --recover-seconds" in said[0]
+    assert f"ended after {result.steps} steps" in said[-1]
+    assert f"give --recover-seconds {result.end['advised_s']}" in said[-1]
+
+
+def test_the_first_masks_are_not_training(work: Callable[[], float]) -> None:
+    """SparseGPT looks at every layer first; that is no recovery, and its time is another."""
+    mamba, result = run(
+        replace(PRUNE, method=Method.SPARSEGPT, scope=Scope.LAYER),
+        replace(OPEN, seconds=20),
+        clock=work,
+    )
+    exact_zeros(mamba, 0.7)
+    assert result.steps > 5
+
+
+def test_what_is_held_out_is_not_trained_on(work: Callable[[], float]) -> None:
+    """Other tokens there change no weight of a run that ends before its first check."""
+    random = np.random.default_rng(0).integers(0, CONFIG.vocab_size, len(TOKENS))
+    split = hold_out(random, 16, 16, 0)
+    assert split is not None
+    others = random.copy()
+    for window in split.held_out:
+        everywhere = np.lib.stride_tricks.sliding_window_view(random, 16)
+        (start,) = np.flatnonzero((everywhere == window).all(1))
+        others[start : start + 16] = 0
+    models = model(), model()
+    for mamba, tokens in zip(models, (random, others), strict=True):
+        short = replace(OPEN, seconds=20)
+        result = prune_and_recover(mamba, tokens, PRUNE, short, clock=work)
+        assert result.steps > 3
+    assert same(*models)
 
 
 def test_a_gpu_that_is_not_there() -> None:
@@ -233,39 +320,44 @@ def test_tokens_may_be_mapped_from_a_file(tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys
+import os, signal, sys, threading
 from pathlib import Path
 from dataclasses import replace
 import test_recover as t
-recover = replace(t.RECOVER, steps=200, checkpoint_seconds=0.0, match_hidden=0.3)
-mamba, _ = t.run(t.PRUNE, recover, seed=5, resume_file=Path(sys.argv[1]))
+
+timers = []
+def die(what, done, total):
+    if 0 < int(sys.argv[4]) <= done and not timers:  # in the middle of whatever comes next
+        timers.append(threading.Timer(0.003, os.kill, (os.getpid(), signal.SIGKILL)))
+        timers[0].start()
+
+recover = t.OPEN if sys.argv[3] == "open" else replace(t.RECOVER, steps=200)
+recover = replace(recover, checkpoint_seconds=0.0, match_hidden=0.3)
+file = Path(sys.argv[1])
+mamba, _ = t.run(t.PRUNE, recover, seed=5, quality=0.5, resume_file=file, progress=die)
 t.torch.save(mamba.tensors(), sys.argv[2])
 """
 
 
-def start(folder: Path, name: str) -> subprocess.Popen[bytes]:
+def start(folder: Path, name: str, kind: str, kill_at: int = 0) -> subprocess.Popen[bytes]:
+    """A run in a process of its own, which is killed soon after step `kill_at`."""
     paths = [str(TESTS), str(Path(__file__).parent), *sys.path]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", KILLED, folder / f"{name}.resume", folder / f"{name}.pt"]
+    files = [folder / f"{name}.resume", folder / f"{name}.pt"]
+    command = [sys.executable, "-c", KILLED, *files, kind, str(kill_at)]
     return subprocess.Popen(command, env=environment)
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
-    whole = start(tmp_path, "whole")
-    for kills in range(2):
-        part = start(tmp_path, "part")
-        state, before = tmp_path / "part.resume", 0.0
-        if kills:
-            before = state.stat().st_mtime
-        while part.poll() is None and not (state.exists() and state.stat().st_mtime > before):
-            time.sleep(0.01)
-        time.sleep(0.2)
-        assert part.poll() is None, "the run ended before it was killed"
-        part.send_signal(signal.SIGKILL)
-        part.wait()
-    saved = torch.load(tmp_path / "part.resume", weights_only=True)
-    assert 0 < saved["step"] < 200
-    assert start(tmp_path, "part").wait() == 0
+@pytest.mark.parametrize(("kind", "kills"), [("fixed", (30, 90)), ("open", (113,))])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, kind: str, kills: tuple[int, ...]
+) -> None:
+    whole = start(tmp_path, "whole", kind)
+    for kill_at in kills:
+        assert start(tmp_path, "part", kind, kill_at).wait() == -signal.SIGKILL
+        saved = torch.load(tmp_path / "part.resume", weights_only=True)
+        assert 0 < saved["step"] < 200
+    assert start(tmp_path, "part", kind).wait() == 0
     assert whole.wait() == 0
     one, other = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in ("whole", "part"))
     assert all(torch.equal(one[name], other[name]) for name in one)

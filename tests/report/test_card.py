@@ -39,6 +39,24 @@ def test_the_card_says_the_measured_numbers() -> None:
         assert part in text, part
 
 
+@pytest.mark.parametrize(
+    ("ended", "words"),
+    [
+        (None, "taught by the dense model; values int8"),
+        ("steps", "taught by the dense model; values int8"),
+        ("quality", "until the quality asked was kept on held-out calibration data; values"),
+        ("no-improvement", "on held-out calibration data no longer improved; values"),
+        ("ceiling", "until the time was up; values"),
+        (["hostile"], "taught by the dense model; values int8"),
+    ],
+)
+def test_the_card_says_what_ended_the_recovery(ended: Any, words: str) -> None:
+    report = judged() | {"recovery": {"steps": 118, "tokens": 2000, "ended": ended}}
+    text = " ".join(render_card(report).split())
+    assert "recovered over 118 steps (2,000 tokens)" in text
+    assert words in text
+
+
 def test_what_runs_it_stands_before_python() -> None:
     text = render_card(judged(), run_it="    ./ssmrun .")
     assert "## Run it\n\n    ./ssmrun .\n\n```python\n" in text

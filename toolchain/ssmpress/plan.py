@@ -111,9 +111,12 @@ def recovery_text(recipe: Recipe, device: str) -> str:
         return f"none, the pruned weights come from {recipe.pruned}"
     if settings.steps is not None:
         return "none" if settings.steps == 0 else f"{settings.steps} steps on the {device}"
-    if device == "cuda":
+    ceiling = settings.ceiling(device == "cuda")
+    if ceiling is None:
         return f"{settings.gpu_steps} steps on the GPU"
-    return f"as many steps as {settings.cpu_seconds:.0f} s on the CPU allow"
+    quality = recipe.gate.quality()
+    reached = "" if quality is None else f"{quality:.1%} of the quality is kept or "
+    return f"until {reached}the quality no longer improves, at most {ceiling:.0f} s on the {device}"
 
 
 def _planned(
@@ -141,7 +144,7 @@ def _seconds(recipe: Recipe, weights: int) -> float:
     p, rate = recipe.prune, WEIGHT_TOKENS_PER_SECOND * recipe.threads / max(1, weights)
     calibration = p.calibration_batches * p.calibration_batch * p.calibration_window
     evaluation = recipe.data.evaluation_tokens or 300_000
-    recovery = recipe.recover.cpu_seconds if recipe.recover.steps is None else 0.0
+    recovery = recipe.recover.ceiling(cuda=False) or 0.0
     if recipe.pruned is not None:
         calibration, recovery = 0, 0.0
     elif recipe.recover.steps:

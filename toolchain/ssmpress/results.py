@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, ClassVar
 
 from ssmpress.errors import EXIT_PASS
@@ -21,6 +22,16 @@ EMULATED_TIME = (
 )
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
+
+
+class Ended(StrEnum):
+    """What ended a recovery: its number of steps was done, the quality asked was reached on
+    held-out calibration data, that no longer improved, or the time was up."""
+
+    STEPS = "steps"
+    QUALITY = "quality"
+    NO_IMPROVEMENT = "no-improvement"
+    CEILING = "ceiling"
 
 
 @dataclass(frozen=True)

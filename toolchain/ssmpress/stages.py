@@ -102,6 +102,7 @@ class Pruned:
             "seconds": round(r.seconds, 3),
             "device": r.device,
             "history": list(r.history),
+            **r.end,
             "continued_from": self.continued_from,
         }
 
@@ -251,7 +252,7 @@ def prune(
     """The pruned weights: one-shot, iteratively with recovery, or read from `recipe.pruned`.
 
     Args:
-        note: called with one sentence where recovery cannot be saved.
+        note: called with what recovery plans, what ended it, and where it cannot be saved.
         work: folder where recovery saves itself, and from which the same call goes on, be it
             finished; None saves nothing.
         start: weights to prune further, taught by the unpruned model; None starts from that.
@@ -276,6 +277,7 @@ def prune(
         resume_file=None if work is None else work / f"{name}.pt",
         teacher=teacher,
         scores=scores,
+        quality=recipe.gate.quality(),
     )
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
@@ -333,6 +335,8 @@ def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -
     """A name for unfinished recovery, made of everything that decides the weights."""
     settings = recipe.to_dict()
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
+    if recipe.recover.steps is None:
+        deciding["quality"] = recipe.gate.quality()
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
     digest.update(source.task.digest(source.calibration))

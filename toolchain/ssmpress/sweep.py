@@ -195,13 +195,16 @@ def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
     return weights if start is None else replace(weights, continued_from=lower)
 
 
+_TOLD = ("seconds", "steps", "tokens", "device", "end")
+
+
 def _store(sparsity: float, pruned: stages.Pruned, shared: _Shared, watch: Watch) -> None:
     """Keep finished weights in the cache, in place of the state of their recovery."""
     result = pruned.result
     state = {
         "fingerprint": shared.cache.name,
         "tensors": dict(pruned.tensors),
-        "told": {name: getattr(result, name) for name in ("seconds", "steps", "tokens", "device")},
+        "told": {name: getattr(result, name) for name in _TOLD},
         "history": [dict(entry) for entry in result.history],
         "continued_from": pruned.continued_from,
     }

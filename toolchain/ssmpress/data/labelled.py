@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.data import text as data
+from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.overlap import part_in
 from ssmpress.errors import BadInputError
 from ssmpress.strict_json import parse_json
@@ -62,6 +63,20 @@ class LabelledTexts:
     def text(self, number: int) -> NDArray[np.int64]:
         """Tokens of one text, (l,)."""
         return self.tokens[self.starts[number] : self.starts[number + 1]].astype(np.int64)
+
+    def hold_out(self, count: int, seed: int) -> Split[LabelledTexts, LabelledTexts] | None:
+        """A random choice of texts, and the others; None where there are too few."""
+        count = min(count, self.count // PART)
+        if count < MIN_SAMPLES:
+            return None
+        chosen = np.zeros(self.count, bool)
+        chosen[np.random.default_rng(seed).choice(self.count, count, replace=False)] = True
+        return Split(self._subset(~chosen), self._subset(chosen), np.arange(count), count)
+
+    def _subset(self, chosen: NDArray[np.bool_]) -> LabelledTexts:
+        starts = np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64)
+        tokens = self.tokens[np.repeat(chosen, self.lengths)]
+        return LabelledTexts(tokens, starts, self.labels[chosen])
 
     def arrays(
         self, numbers: NDArray[np.int64]

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.overlap import every_run, part_in, run_keys
 from ssmpress.data.text import read_text
 from ssmpress.errors import BadInputError
@@ -85,6 +86,23 @@ class SeriesWindows:
         assert isinstance(other, SeriesWindows)
         keys = run_keys(self.values, self.lookback)
         return part_in(keys, every_run(other.values, self.lookback))
+
+    def hold_out(self, count: int, seed: int) -> Split[SeriesWindows, SeriesWindows] | None:
+        """The end of the series, and what comes before: they have no time step in common.
+
+        Returns:
+            None where the series is too short. Of the windows at its end some, evenly spread.
+        """
+        steps, whole = len(self.values) // PART, self.lookback + self.horizon
+        windows = steps - whole + 1
+        if windows < MIN_SAMPLES or len(self.values) - steps < whole:
+            return None
+        training, held = (
+            SeriesWindows(values, self.lookback, self.horizon)
+            for values in (self.values[:-steps], self.values[-steps:])
+        )
+        numbers = np.unique(np.linspace(0, windows - 1, min(count, windows)).astype(np.int64))
+        return Split(training, held, numbers, min(len(numbers), steps / whole))
 
     def digest(self) -> bytes:
         """SHA-256 of what decides the windows."""

@@ -18,7 +18,7 @@ from ssmpress.files import read_json
 from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
-from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
+from ssmpress.gate.rules import AT_LEAST, Rule, metric_of, of_another_metric, rules, value_of
 from ssmpress.gate.unasked import unasked
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
@@ -27,7 +27,7 @@ from ssmpress.report.prose import seen
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
-from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Interval, Report, RuleResult, Verdict
+from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Ended, Interval, Report, RuleResult, Verdict
 
 _BLOCKS = ("recipe", "quality", "size")
 _NO_TIME = (
@@ -131,7 +131,10 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
             f"the {rule.label} is {judged.text(value)}, but its {interval.confidence:.1%} interval "
             f"{judged.text(low)} to {judged.text(high)} straddles the limit."
         )
-        again = words(report).more if rule.exit_code == EXIT_QUALITY else _QUIETER
+        again = _QUIETER
+        if rule.exit_code == EXIT_QUALITY:
+            cut = _cut_short(report)
+            again = f"What helps: {cut}." if cut else words(report).more
         return judged.inconclusive(why, again, interval)
     return judged.decided(PASS, interval, "")
 
@@ -235,13 +238,27 @@ def _text(rule: Rule, value: float, limit: float | None = None) -> str:
     return (f"{value:.12g}" if alike else number(value)) + rule.unit
 
 
+def _cut_short(report: Report) -> str:
+    """What to give a recovery that the time ended; "" where something else did."""
+    advised = metric_of(report, "recovery.advised_s")
+    steps, step = (metric_of(report, f"recovery.{key}") for key in ("steps", "seconds_per_step"))
+    if advised is None or steps is None or step is None:
+        return ""
+    return (
+        f"a longer recovery, whose time was up after {steps:.0f} steps of {step:.2g} s: "
+        f"--recover-seconds {advised:.0f}"
+    )
+
+
 def _help(report: Report, rule: Rule) -> str:
     """What would help, from the recipe that failed."""
     sparsity = lookup(report, "recipe", "prune", "sparsity")
     values = lookup(report, "recipe", "pack", "values")
     now = f" (now {sparsity:g})" if isinstance(sparsity, int | float) else ""
     if rule.exit_code == EXIT_QUALITY:
-        ways = [f"a lower --sparsity{now}", "a longer --recover"]
+        ways = [f"a lower --sparsity{now}"]
+        if lookup(report, "recovery", "ended") != Ended.NO_IMPROVEMENT:
+            ways.append(_cut_short(report) or "a longer --recover")
         if values != "fp32":
             ways.append(f"more exact --values (now {values})" if values else "--values fp32")
         return f"What helps: {', '.join(ways)}, or calibration text closer to the evaluation text."

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
 from ssmpress.prune.batches import load_batch, noisy, predict
 from ssmpress.prune.distill import RowTerms, Teacher, row_terms
+from ssmpress.prune.ending import USUAL_STEPS, Ceiling, FixedEnd, OpenEnd
+from ssmpress.prune.held_out import CalibrationSplit, Check, HeldOut, hold_out
 from ssmpress.prune.mask import NotFiniteError, apply_masks, prunable_names, resolve_sparsity
 from ssmpress.prune.one_shot import (
     Scores,
@@ -39,14 +41,31 @@ from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSett
 _GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
 _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest
 
+HELD_OUT_STEPS, HELD_OUT_TASK_STEPS = 4, 8
+"""Held-out samples of a text and of a task, in batches of a step. A sample costs a forward pass
+there, four times as much in a step, and is checked every 16 and 32 steps: 6 % more time."""
+
+CHECK_EVERY = 16
+"""Steps between two checks, times the held-out batches over 4."""
+
+CHECKED_STEPS = 32
+"""Steps that the time must buy for any check."""
+
+MEASURED_PART = 0.05
+"""Part of the time that measuring the cost of a step may take."""
+
+SAVE_BYTES_PER_SECOND = 1e8
+"""Of a slow disk, until a save was timed."""
+
 
 @dataclass(frozen=True)
 class PruneResult:
     """What pruning did. The weights themselves are in the model: a pruned weight is a zero.
 
-    history: loss, its parts and sparsity at about fifty steps. seconds: of everything, before an
+    history: loss, its parts and sparsity at some of the steps. seconds: of everything, before an
     interruption too. steps, tokens: optimiser steps and tokens they saw. device: "cpu" or the GPU's
-    name.
+    name. end: why recovery went no further, and what is known of that; JSON, empty without
+    recovery.
     """
 
     history: tuple[dict[str, float], ...]
@@ -54,6 +73,7 @@ class PruneResult:
     steps: int
     tokens: int
     device: str
+    end: Mapping[str, Any] = field(default_factory=dict)
 
 
 def prune_and_recover(
@@ -64,28 +84,33 @@ def prune_and_recover(
     *,
     seed: int = 0,
     progress: Progress | None = None,
-    note: Note = silent,
     resume_file: Path | None = None,
     teacher: Teacher | None = None,
     scores: Scores | None = None,
+    quality: float | None = None,
+    note: Note = silent,
+    clock: Callable[[], float] = time.monotonic,
 ) -> PruneResult:
     """Prune the model in place and train it on, taught by its dense copy.
 
-    Without steps it is one-shot pruning. On a CPU and without a number of steps the cost of one is
-    measured first and `progress` is told the plan before it starts; given the number of steps, the
-    result is a function of the arguments (on a GPU without `deterministic` up to the order of the
-    kernels' atomic sums).
+    With 0 steps it is one-shot pruning. Given the number of steps, the result is a function of the
+    arguments (on a GPU without `deterministic` up to the order of the kernels' atomic sums). A run
+    without one ends as `ending.py` says, and tells its plan and its end by `note`; it is the same
+    function of the arguments unless the time was short or up.
 
     Args:
         model: dense or pruned already, float32; comes back pruned, on the device it was on.
         tokens: int (n,), the calibration text; or samples of the model's task.
         seed: of the windows and their order.
         progress: called with what is done, steps done, steps.
-        note: called with a sentence where the state of the run cannot be saved, which does not end
-            it.
+        note: called with one sentence about each decision, and where the state of the run cannot be
+            saved, which does not end it.
         resume_file: written now and then, and at the end; where it exists, the run goes on from it.
         teacher: the dense model where `model` is not it, on the device of the run.
         scores: of one-shot pruning at another sparsity, or to be filled for the next one.
+        quality: kept on held-out calibration data, as the gate counts it, at which a run without a
+            number of steps ends; None ends it only when the quality no longer improves.
+        clock: seconds that only go forward, for the ceiling of a run without a number of steps.
 
     Raises:
         UsageError: settings that cannot be met, or with which training diverges.
@@ -106,14 +131,15 @@ def prune_and_recover(
             keep = one_shot(model, names, tokens, prune, sparsity, seed, report, scores)
             apply_masks(dict(model.named_parameters()), keep)
             history: list[dict[str, float]] = []
-            steps, seen, earlier_seconds = 0, 0, 0.0
+            steps, seen, end, earlier_seconds = 0, 0, {}, 0.0
         else:
             teacher = teacher or Teacher(deepcopy(model))
-            task = _Task(names, tokens, prune, recover, sparsity, seed)
-            run = _Run(model, teacher, task, report, note, resume_file)
-            history = run.train()
-            steps, seen = run.plan.steps, run.plan.steps * run.plan.batch * run.plan.window
-            earlier_seconds = run.earlier_seconds
+            asked = quality if recover.steps is None else None
+            task = _Task(names, tokens, prune, recover, sparsity, seed, asked)
+            run = _Run(model, teacher, task, report, note, resume_file, clock)
+            steps = run.train()
+            history, seen = run.history, steps * run.plan.batch * run.plan.window
+            end, earlier_seconds = run.end.summary(steps), run.earlier_seconds
     finally:
         model.to(home)
         model.tie_weights()
@@ -123,6 +149,7 @@ def prune_and_recover(
         steps=steps,
         tokens=seen,
         device=device_name(device),
+        end=end,
     )
 
 
@@ -156,6 +183,7 @@ class _Task:
     recover: RecoverSettings
     sparsity: float
     seed: int
+    quality: float | None
 
     def plan(self, steps: int, cuda: bool) -> Plan:
         """The plan of a run of `steps` steps.
@@ -192,6 +220,12 @@ class _Task:
         few = isinstance(text, LabelledTexts) and not cuda
         return min(wanted or (16 if few else 64), text.count), round(float(text.lengths.mean()))
 
+    def held_out(self, cuda: bool) -> tuple[int, int]:
+        """Samples to hold out, and tokens of each."""
+        batch, window = self.shape(cuda)
+        text = isinstance(self.tokens, np.ndarray)
+        return batch * (HELD_OUT_STEPS if text else HELD_OUT_TASK_STEPS), window
+
     def one_shot(self, model: Mamba, progress: Progress) -> dict[str, Tensor]:
         """The masks before the first step, where the plan has no ramp."""
         return one_shot(
@@ -200,7 +234,9 @@ class _Task:
 
 
 class _Run:
-    """A run with at least one step."""
+    """A run with at least one step, or without a number of steps."""
+
+    end: FixedEnd | OpenEnd
 
     def __init__(
         self,
@@ -210,20 +246,28 @@ class _Run:
         progress: Progress,
         note: Note,
         resume_file: Path | None,
+        clock: Callable[[], float],
     ) -> None:
-        self.settings, self.progress, self.resume_file = task.recover, progress, resume_file
-        self.note, self.saved_step, self.warned = note, 0, False
+        self.settings, self.resume_file = task.recover, resume_file
+        self.progress, self.note, self.clock = progress, note, clock
+        self.saved_step, self.warned = 0, False
         self.started, self.earlier_seconds = time.monotonic(), 0.0
         self.teacher, self.device = teacher, next(model.parameters()).device
+        self.held: HeldOut | None = None
         cuda = self.device.type == "cuda"
-        steps = task.recover.steps or (task.recover.gpu_steps if cuda else 0)
+        ceiling = task.recover.ceiling(cuda)
+        steps = task.recover.steps or (task.recover.gpu_steps if ceiling is None else USUAL_STEPS)
         check_combination(model.config, task.names, task.prune, task.sparsity)
-        self.plan = task.plan(max(1, steps), cuda)
+        self.whole, self.task, split = task, task, None
+        if ceiling is not None:
+            split = hold_out(task.tokens, *task.held_out(cuda), task.seed)
+            self.task = task if split is None else replace(task, tokens=split.training)
+        self.plan = self.task.plan(steps, cuda)
         self.order: WindowOrder | SampleOrder
-        if isinstance(task.tokens, np.ndarray):
-            self.order = WindowOrder(task.tokens, self.plan.window, task.seed)
+        if isinstance(self.task.tokens, np.ndarray):
+            self.order = WindowOrder(self.task.tokens, self.plan.window, task.seed)
         else:
-            self.order = SampleOrder(task.tokens, self.plan.batch, task.seed)
+            self.order = SampleOrder(self.task.tokens, self.plan.batch, task.seed)
         self.seed = task.seed
         # On a CPU it would need a compiler at run time; on a GPU its choice of kernels may differ.
         compiled = self.settings.compile and cuda and not self.settings.deterministic
@@ -232,23 +276,88 @@ class _Run:
         if self.settings.distill and isinstance(self.order, WindowOrder):
             self.training.teacher_head = teacher.model.lm_head.weight
         self.history: list[dict[str, float]] = []
-        saved = self._saved(task)
-        if not saved:
-            self.first, steps = 0, steps or self._affordable_steps()
-            self._set_plan(task.plan(steps, cuda))
-            self._first_masks(model, task)
-            return
-        self._set_plan(task.plan(int(saved["steps"]), cuda))
-        self.first = self._go_on(saved)
+        saved = self._saved()
+        if ceiling is None:
+            self._begin_fixed(saved)
+        else:
+            self._begin_open(saved, ceiling, split)
+
+    def _begin_fixed(self, saved: dict[str, Any] | None) -> None:
+        """At the first step, or at the one after the last that was saved."""
+        self.first = 0 if saved is None else self._go_on(saved)
+        if saved is None:
+            self._first_masks()
+        self.end = FixedEnd(self.plan)
+
+    def _begin_open(
+        self, saved: dict[str, Any] | None, seconds: float, split: CalibrationSplit | None
+    ) -> None:
+        """The same of a run that ends by itself; what a step costs is measured first."""
+        state = {} if saved is None else saved["end"]
+        ceiling = Ceiling(seconds, state.get("spent", 0.0), self.clock)
+        self.remembered = False
+        if saved is None:
+            ceiling.expect("step", self._step_seconds(seconds))
+        else:
+            ceiling.expect("step", state["step_seconds"])
+        if self.resume_file is not None:
+            ceiling.expect("save", self._state_bytes() / SAVE_BYTES_PER_SECOND)
+        steps = max(1, ceiling.steps_left())
+        cuda = self.device.type == "cuda"
+        plan = self.task.plan(min(USUAL_STEPS, steps), cuda)
+        self._set_plan(replace(plan, warmup=min(self.settings.warmup_steps, plan.steps // 5)))
+        every = 0
+        if split is not None and steps >= CHECKED_STEPS:
+            every = CHECK_EVERY * max(1, len(split.numbers) // (HELD_OUT_STEPS * plan.batch))
+        every = state.get("every", every)
+        if every and split is not None:
+            with ceiling.timed("check"):
+                self.held = HeldOut(split, self.teacher.model, plan.batch)
+        if saved is None:
+            self.first = 0
+            with ceiling.paused():
+                self._first_masks()
+        else:
+            self.first = self._go_on(saved)
+        self.end = OpenEnd(self.plan, ceiling, self.task.quality, every)
+        if saved is None:
+            self.note(self.end.plan_text())
+        else:
+            self.end.restore(state)
+            self._set_plan(self.end.plan)
+
+    def _step_seconds(self, ceiling: float) -> float:
+        """What a step will cost, from one sequence; from a whole step if that is cheap."""
+        numbers = self._numbers(0)
+        seconds = 0.0
+        for part in (numbers[:1], numbers):
+            if seconds * len(numbers) > MEASURED_PART * ceiling:
+                return seconds * len(numbers)
+            start = self.clock()
+            for load in self._loads(0, part):
+                self.training.backward(load(), self.settings.accumulate)
+            self._wait()
+            seconds = 1.1 * (self.clock() - start)  # AdamW and the masks come on top
+            self.training.model.zero_grad(set_to_none=True)
+        return seconds
+
+    def _wait(self) -> None:
+        """Let the GPU finish where time matters: it takes longer than asking it to."""
+        if self.device.type == "cuda" and self.settings.ceiling(cuda=True) is not None:
+            torch.cuda.synchronize()
+
+    def _state_bytes(self) -> int:
+        """Of a save, roughly: weights, two moments and a running gradient."""
+        return 16 * sum(p.numel() for p in self.training.model.parameters())
 
     def _set_plan(self, plan: Plan) -> None:
         self.plan = self.training.plan = plan
 
-    def _first_masks(self, model: Mamba, task: _Task) -> None:
+    def _first_masks(self) -> None:
         """All of the masks if there is no ramp, else the budgets that it needs."""
+        model, task = self.training.model, self.task
         if self.plan.ramp_end == 0:
-            self.training.keep = task.one_shot(model, self.progress)
-            self.training.settle()
+            self._one_shot()
         elif task.prune.scope is Scope.OWL:
             windows = calibration_batches(task.tokens, task.prune, task.seed, self.device)
             activations = grams(model, task.names, windows, self.progress)
@@ -257,52 +366,69 @@ class _Run:
                 replace(self.plan, shares=owl_shares(model.config, scores, task.sparsity))
             )
 
-    def _saved(self, task: _Task) -> dict[str, Any] | None:
+    def _one_shot(self) -> None:
+        self.training.keep = self.task.one_shot(self.training.model, self.progress)
+        self.training.settle()
+
+    def _saved(self) -> dict[str, Any] | None:
         if self.resume_file is None:
             return None
+        task = self.whole
         settings = {"prune": asdict(task.prune), "recover": asdict(task.recover), "seed": task.seed}
+        settings["quality"] = task.quality
         tensors = self.training.model.tensors()
         name = device_name(self.device)
         self.fingerprint = resume.fingerprint(settings, tensors, task.tokens, name)
         return resume.load(self.resume_file, self.fingerprint, self.device)
 
-    def _affordable_steps(self) -> int:
-        """Steps that `cpu_seconds` pays for, by the second of two measured ones."""
-        seconds, self.remembered = 0.0, False
-        for _ in range(2):
-            start = time.monotonic()
-            for load in self._micro_batches(0):
-                self.training.backward(load(), self.settings.accumulate)
-            seconds = 1.1 * (time.monotonic() - start)  # AdamW and the masks come on top
-        self.training.model.zero_grad(set_to_none=True)
-        steps = max(1, int(self.settings.cpu_seconds / seconds))
-        text = f"recovery: {steps} steps, about {steps * seconds:.0f} s"
-        self.progress(text, 0, steps)
-        return steps
-
-    def train(self) -> list[dict[str, float]]:
-        """All steps that are left; returns the history."""
+    def train(self) -> int:
+        """All steps that are left; returns the number of steps of the whole run."""
         self.remembered = self._remember()
-        every, last_save = max(1, self.plan.steps // 50), time.monotonic()
-        for step in range(self.first, self.plan.steps):
-            last = step == self.plan.steps - 1
-            losses = self._step(step)
-            if step % every == 0 or last:
+        end, step, last_save = self.end, self.first, time.monotonic()
+        losses: dict[str, Tensor] = {}
+        logged = True
+        while end.goes_on(step):
+            self._set_plan(end.plan)
+            with end.timed("step"):
+                losses = self._step(step)
+                self._wait()
+            if logged := end.log_due(step):
                 self._log(step, losses)
-            due = time.monotonic() - last_save >= self.settings.checkpoint_seconds
-            if last or due:
-                self._refuse_divergence(step, self.training.model.tensors().values())
-            if self.resume_file is not None and (last or due):
-                self._try_to_save(step + 1)
+            step += 1
+            if end.check_due(step):
+                end.judge(self._check(step))
+            if time.monotonic() - last_save >= self.settings.checkpoint_seconds:
+                self._refuse_divergence(step - 1, self.training.model.tensors().values())
+                self._try_to_save(step)
                 last_save = time.monotonic()
-        if self.first < self.plan.steps:
-            self._refuse_divergence(self.plan.steps - 1, self._last_loss())
-        return self.history
+        if not logged:
+            self._log(step - 1, losses)
+        self._finish(step)
+        return step
+
+    def _finish(self, step: int) -> None:
+        """The final masks, the last look at the quality, and a last save."""
+        if step > 0:
+            self.training.finish(step)
+        elif self.plan.ramp_end > 0:
+            self._one_shot()
+        if step > self.first:
+            self._refuse_divergence(step - 1, self.training.model.tensors().values())
+            self._refuse_divergence(step - 1, self._last_loss(step - 1))
+        self.end.close(step, None if self.held is None else partial(self._check, step))
+        self._try_to_save(step)
+        if isinstance(self.end, OpenEnd):
+            self.note(self.end.end_text(step))
+
+    def _check(self, step: int) -> Check:
+        assert self.held is not None
+        with self.end.timed("check"):
+            return self.held.check(self.training.model, step)
 
     def _step(self, step: int) -> dict[str, Tensor]:
         """One step; the loss and its parts."""
         try:
-            losses = self.training.step(step, self._micro_batches(step))
+            losses = self.training.step(step, self._loads(step, self._numbers(step)))
         except NotFiniteError as error:
             raise self._diverged(step) from error
         if self.device.type == "cpu":  # a GPU would have to wait for its number in every step
@@ -310,9 +436,9 @@ class _Run:
         return losses
 
     @torch.no_grad()
-    def _last_loss(self) -> list[Tensor]:
+    def _last_loss(self, step: int) -> list[Tensor]:
         """The loss after the last step, which no step has measured."""
-        load = self._micro_batches(self.plan.steps - 1)[0]
+        load = self._loads(step, self._numbers(step))[0]
         return list(self.training.losses(load()).values())
 
     def _refuse_divergence(self, step: int, numbers: Iterable[Tensor]) -> None:
@@ -324,7 +450,7 @@ class _Run:
         if self.resume_file is not None:
             self.resume_file.unlink(missing_ok=True)
         return UsageError(
-            f"recovery diverged: at step {step + 1} of {self.plan.steps} its numbers are no longer "
+            f"recovery diverged: at step {step + 1} of {self.end.expected(step)} its numbers are no longer "
             f"finite. Lower its learning_rate, which is {self.settings.learning_rate:g}; without "
             "recovery (--recover none) nothing is trained."
         )
@@ -335,17 +461,21 @@ class _Run:
         values = {key: float(value) for key, value in losses.items()}
         self.history.append({"step": step, "sparsity": sparsity, **values})
         what = f"recovery: loss {values['loss']:.4f}, sparsity {sparsity:.1%}"
-        self.progress(what, step + 1, self.plan.steps)
+        self.progress(what, step + 1, self.end.expected(step + 1))
 
-    def _micro_batches(self, step: int) -> list[Callable[[], Batch | TaskBatch]]:
-        order = self.order
-        if isinstance(order, WindowOrder):
-            numbers = order.numbers(step, self.plan.batch)
-        else:
-            numbers = order.numbers(step)
+    def _numbers(self, step: int) -> NDArray[np.int64]:
+        """Numbers of the windows or samples of a step."""
+        if isinstance(self.order, WindowOrder):
+            return self.order.numbers(step, self.plan.batch)
+        return self.order.numbers(step)
+
+    def _loads(
+        self, step: int, numbers: NDArray[np.int64]
+    ) -> list[Callable[[], Batch | TaskBatch]]:
+        """What loads each micro-batch of a step."""
         size = -(-len(numbers) // self.settings.accumulate)
         parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-        if isinstance(order, SampleOrder):
+        if isinstance(self.order, SampleOrder):
             return [partial(self._samples, part, (step, i)) for i, part in enumerate(parts)]
         return [partial(self._batch, part) for part in parts]
 
@@ -407,12 +537,14 @@ class _Run:
             self.warned = True
 
     def _save(self, step: int) -> None:
+        """Write what the steps after `step` of them depend on, if there is a file for it."""
+        if self.resume_file is None:
+            return
         training = self.training
-        assert self.resume_file is not None
         state = {
             "fingerprint": self.fingerprint,
-            "steps": self.plan.steps,
             "step": step,
+            "end": self.end.state(),
             "model": training.model.tensors(),
             "optimizers": [optimizer.state_dict() for optimizer in training.optimizers],
             "gradients": training.gradients,
@@ -421,7 +553,8 @@ class _Run:
             "history": self.history,
             "seconds": self.earlier_seconds + time.monotonic() - self.started,
         }
-        resume.save(self.resume_file, state)
+        with self.end.timed("save"):
+            resume.save(self.resume_file, state)
 
     def _go_on(self, saved: dict[str, Any]) -> int:
         """Take over a saved state; returns the step to go on with."""
@@ -436,7 +569,8 @@ class _Run:
         self._set_plan(replace(self.plan, shares=saved["shares"]))
         step = self.saved_step = int(saved["step"])
         self.earlier_seconds = float(saved.get("seconds", 0.0))
-        ended = step == self.plan.steps
+        total = self.plan.end if self.plan.warmup is not None else self.plan.steps
+        ended = step == total
         where = "was finished before" if ended else f"goes on at step {step}"
-        self.progress(f"recovery: {where}", step, self.plan.steps)
+        self.progress(f"recovery: {where}", step, max(step, self.plan.steps))
         return step

@@ -16,7 +16,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.files import blaming, replaced
 from ssmpress.prune.order import Calibration
 
-FORMAT = 1
+FORMAT = 2
 
 
 def fingerprint(

@@ -36,3 +36,26 @@ def cosine_factor(step: int, steps: int, warmup: int, final: float) -> float:
         return (step + 1) / warmup
     part = (step - warmup) / max(1, steps - 1 - warmup)
     return final + (1 - final) * (1 + math.cos(math.pi * part)) / 2
+
+
+def hold_factor(
+    step: int, warmup: int, cool_from: int | None, end: int | None, final: float
+) -> float:
+    """Factor of the learning rate where the length of a run shows only on the way.
+
+    A linear warm-up, then 1; from `cool_from` on it falls as 1 - sqrt, to `final` at the last step
+    before `end`.
+
+    Args:
+        step: any before `end`. warmup: steps until the factor is 1.
+        cool_from, end: None until they are known.
+        final: factor at the end, 0 .. 1.
+
+    Source: arXiv 2405.18392.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if cool_from is None or end is None or step < cool_from:
+        return 1.0
+    part = min(1.0, (step + 1 - cool_from) / (end - cool_from))
+    return final + (1 - final) * (1 - math.sqrt(part))

@@ -2,14 +2,14 @@
 
 A step is: tighten the masks if it is time; gradients; their magnitude into the running average;
 clip; AdamW; zeros written again. Nothing revives a pruned weight: its gradient, its moments and
-its value are zero. With `revise`, until the masks are settled, all weights keep a value behind the
+its value are zero. With `regrow`, until the masks are settled, all weights keep a value behind the
 mask and receive the gradient of the masked ones, so that a pruned weight may come back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,19 +22,23 @@ from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_los
 from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import combine, magnitude, parameters_of
-from ssmpress.prune.schedule import cosine_factor, cubic_sparsity
+from ssmpress.prune.schedule import cosine_factor, cubic_sparsity, hold_factor
 from ssmpress.recipe.settings import RecoverSettings, Scope
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of one run, all decided before it starts.
+    """The numbers of one run, decided before it starts but for the end of an open one.
 
-    steps, batch, window: optimiser steps, sequences per step, tokens per sequence.
+    steps, batch, window: optimiser steps, sequences per step, tokens per sequence; of an open run
+        `steps` is the number that its ramp is a part of.
     sparsity: the final one. mask_every: steps between two masks.
     ramp_end: step at which the final sparsity is reached; 0 is before the first step.
     settled: step from which the masks stay as they are, at least ramp_end.
     alpha: exponent of the gradient; 0 is plain magnitude.
+    warmup: steps until the learning rate of an open run is reached; None: the run is not open.
+    cool_from, end: steps from which an open run's learning rate falls, and before which the run
+        ends; None until that is decided.
     """
 
     steps: int
@@ -49,6 +53,16 @@ class Plan:
     pattern: Pattern | None = None
     shares: Mapping[str, float] | None = None
     matrix_limit: float = 1.0
+    warmup: int | None = None
+    cool_from: int | None = None
+    end: int | None = None
+
+    def learning_rate_factor(self, step: int, settings: RecoverSettings) -> float:
+        """What the learning rate is multiplied with at this step."""
+        final = settings.final_learning_rate
+        if self.warmup is None:
+            return cosine_factor(step, self.steps, settings.warmup_steps, final)
+        return hold_factor(step, self.warmup, self.cool_from, self.end, final)
 
     def mask_due(self, step: int) -> bool:
         """Whether the masks change before this step."""
@@ -174,7 +188,7 @@ class Training:
             for name, w in self.weights.items():
                 _gradient(w).masked_fill_(~self.keep[name], 0.0)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
-        factor = cosine_factor(step, self.plan.steps, s.warmup_steps, s.final_learning_rate)
+        factor = self.plan.learning_rate_factor(step, s)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = s.learning_rate * factor
@@ -197,6 +211,12 @@ class Training:
             self.keep = tighten(self.keep, scores, *rule)
         if not self.revising(step):
             self.settle()
+
+    def finish(self, step: int) -> None:
+        """The final masks, where a run ends after `step` steps and before they were due."""
+        if self.plan.settled > 0 and step <= self.plan.settled:
+            self.plan = replace(self.plan, ramp_end=step, settled=step)
+            self.update_masks(step)
 
     def settle(self) -> None:
         """Make the pruned weights, and the optimiser's memory of them, exactly zero."""

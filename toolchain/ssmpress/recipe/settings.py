@@ -176,6 +176,10 @@ class PruneSettings:
         )
 
 
+CPU_SECONDS = 600.0
+"""Most seconds of a recovery on a CPU, where none are given."""
+
+
 @dataclass(frozen=True)
 class RecoverSettings:
     """Training after and between the pruning steps: the dense model teaches the pruned one."""
@@ -184,7 +188,8 @@ class RecoverSettings:
         int | None,
         Option(
             "Training during and after pruning, taught by the dense model. auto: the full recipe "
-            "on a GPU, a time budget on a CPU.",
+            "on a GPU; on a CPU until the quality that the gate asks for is kept on held-out "
+            "calibration data or no longer improves, at most --recover-seconds.",
             Panel.PRUNING,
             metavar="auto|none|STEPS",
             check=Check(lambda steps: steps >= 0, "auto, none or a number of steps"),
@@ -195,10 +200,17 @@ class RecoverSettings:
     gpu_steps: Annotated[
         int, Option("Steps on a GPU where `steps` is None.", check=at_least(1))
     ] = 1344
-    cpu_seconds: Annotated[
-        float,
-        Option("Budget on a CPU where `steps` is None.", unit="seconds", check=between(0, 1e9)),
-    ] = 110.0
+    seconds: Annotated[
+        float | None,
+        Option(
+            "Most seconds that --recover auto takes; given on a GPU, it ends there as on a CPU.",
+            Panel.PRUNING,
+            unit="seconds",
+            check=between(0, 1e9),
+            names=("--recover-seconds",),
+            default=f"{CPU_SECONDS:g} on a CPU",
+        ),
+    ] = None
     compute: Annotated[Compute, Option("Where calibration and recovery run.", Panel.PRUNING)] = (
         Compute.AUTO
     )
@@ -311,6 +323,18 @@ class RecoverSettings:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        require(
+            self.steps is None or self.seconds is None,
+            "--recover-seconds",
+            "--recover auto beside it, which ends by itself",
+            f"--recover {RECOVERY_STEPS.write(self.steps)}",
+        )
+
+    def ceiling(self, cuda: bool) -> float | None:
+        """Most seconds of a run that ends by itself; None where its number of steps is known."""
+        if self.steps is not None or (cuda and self.seconds is None):
+            return None
+        return CPU_SECONDS if self.seconds is None else self.seconds
 
 
 class Head(StrEnum):
@@ -544,6 +568,14 @@ class GateSettings:
     def limits(self) -> dict[str, Limit]:
         """The limits that are set, by rule."""
         return {name: getattr(self, name) for name in RULES if getattr(self, name) is not None}
+
+    def quality(self) -> float | None:
+        """Least part of the quality that the limits ask for; None where none does as a number."""
+        kept, increase = self.min_retention, self.max_perplexity_increase
+        asked = [] if kept is None or isinstance(kept, Relative) else [kept]
+        if increase is not None and not isinstance(increase, Relative):
+            asked.append(1 / (1 + increase))
+        return max(asked, default=0.0) or None
 
 
 RULES = tuple(setting.key for setting in settings_of(GateSettings) if setting.key != "baseline")

@@ -11,7 +11,7 @@ from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
 from ssmpress.report.wording import kind_of, words
-from ssmpress.results import Report
+from ssmpress.results import Ended, Report
 
 
 def render_card(report: Report, run_it: str | None = None) -> str:
@@ -127,11 +127,19 @@ def _machine(report: Report) -> str:
     return f" on {markdown_cell(cpu)}, {threads} thread(s)" if cpu else ""
 
 
+_UNTIL: dict[str, str] = {
+    Ended.QUALITY: ", until the quality asked was kept on held-out calibration data",
+    Ended.NO_IMPROVEMENT: ", until the quality on held-out calibration data no longer improved",
+    Ended.CEILING: ", until the time was up",
+}
+
+
 def _training(report: Report) -> str:
     recipe, recovery = report["recipe"], report["recovery"]
     steps = recovery.get("steps")
     healed = (
         f"recovered over {steps:,} steps ({recovery['tokens']:,} tokens), taught by the dense model"
+        f"{_UNTIL.get(str(recovery.get('ended')), '')}"
         if isinstance(steps, int) and steps
         else "without recovery"
     )

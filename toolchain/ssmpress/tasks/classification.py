@@ -194,7 +194,12 @@ class Classification:
 
     def metric_sums(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """How many texts are right."""
-        return {"accuracy": float((outputs.argmax(-1) == targets).sum())}
+        return {"accuracy": float(self.scores(outputs, targets).sum())}
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """1 or 0 for right or wrong; a text whose logits are not finite is wrong."""
+        right = (outputs.argmax(-1) == targets) & outputs.isfinite().all(-1)
+        return right.float()
 
     # ---- quality ----
 

@@ -300,6 +300,10 @@ class Forecasting:
             "mae": float(difference.abs().sum()) / numbers,
         }
 
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Each window's mean squared error."""
+        return (outputs.float() - targets).square().flatten(1).mean(1)
+
     # ---- quality ----
 
     def evaluate(self, session: Session, evaluation: SeriesWindows, progress: Steps) -> TaskQuality:

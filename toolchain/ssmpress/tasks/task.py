@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.callbacks import Note, Steps
+from ssmpress.data.held_out import Split
 from ssmpress.recipe.settings import DataSettings
 from ssmpress.results import Sample, VariantQuality
 from ssmpress.tasks.tools import Device, Graph, Model, Outputs, Session
@@ -304,6 +305,12 @@ class Samples(Protocol):
     def digest(self) -> bytes:
         """SHA-256 of everything."""
 
+    def hold_out(self, count: int, seed: int) -> Split[Samples, Samples] | None:
+        """Set `count` samples aside, fewer where there are not so many; None where too few are.
+
+        seed: of a choice at random.
+        """
+
 
 class SampleTask(Task, Protocol):
     """A task that learns from samples, by
@@ -316,3 +323,6 @@ class SampleTask(Task, Protocol):
 
     def metric_sums(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
         """Metrics of some predictions by name, each summed over the samples."""
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The metric of the gate for each sample, (b,): 1 or 0 for right or wrong, or an error."""
