@@ -16,8 +16,8 @@ def accept_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Whether it becomes true in time."""
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> bool:
+    """Whether it becomes true in a time that is long even on a busy machine."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

@@ -22,8 +22,8 @@ uint64_t MemoryBytes(const std::string& key);
 // disk. Best effort: pages that are dirty or mapped by another process stay.
 void DropFromPageCache(const std::string& model);
 
-// Sleeps until this process uses no more processor time, at most 0.3 s: ONNX Runtime's threads
-// spin after a run, and that time would be taken from the next variant's turn.
+// Sleeps until no other thread of this process runs or waits for a processor, at most 3 s: ONNX
+// Runtime's threads spin after a run, and that time would be taken from the next variant's turn.
 void WaitUntilQuiet();
 
 // The keys of the report's environment; `ops_isa` and `runtime` may be empty.

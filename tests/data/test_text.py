@@ -322,9 +322,9 @@ def test_wikitext_has_its_known_length() -> None:
     """The perplexities of the trained models are means over exactly these tokens."""
     tokenizer = data.load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
     text = data.read_text(shared("data/wikitext103/test.detok.txt"))
-    start = time.perf_counter()
+    start = time.process_time()
     tokens = data.encode(tokenizer, text, vocab_size=8192)
-    assert time.perf_counter() - start < 4, "0.2 s on two cores"
+    assert time.process_time() - start < 4, "0.4 s of the processors"
     assert tokens.shape == (332_434,)
     assert tokens.tolist() == tokenizer.encode(text).ids, "special tokens change nothing here"
     assert tokenizer.decode(tokens[:5000].tolist()) == text[: len(tokenizer.decode(tokens[:5000]))]
@@ -333,7 +333,7 @@ def test_wikitext_has_its_known_length() -> None:
 def test_a_limit_of_a_large_shard_is_quick() -> None:
     tokenizer = data.load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
     shard = shared("data/wiki/wiki_000.xz")
-    start = time.perf_counter()
+    start = time.process_time()
     tokens = data.load_tokens([shard], tokenizer, 8192, limit=100_000)
-    assert time.perf_counter() - start < 2, "0.1 s on two cores; the whole shard takes 4 s"
+    assert time.process_time() - start < 2, "0.2 s of the processors; the whole shard takes 8 s"
     assert tokens.tolist() == tokenizer.encode(data.read_text(shard)[:700_000]).ids[:100_000]

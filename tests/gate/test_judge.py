@@ -71,6 +71,23 @@ def test_lower_quality_fails_with_3_and_says_what_helps() -> None:
     assert "--values (now int8)" in verdict.sentence
 
 
+SHARED = "8 threads shared 2 usable processors and waited for one another"
+
+
+@pytest.mark.parametrize("available", [1, 2, 8, None, "2"])
+def test_a_time_that_too_many_threads_took_says_so(available: Any) -> None:
+    report = planted(example.report(), "latency.threads", 8)
+    report = planted(report, "latency.available_cpus", available)
+    verdict = judge(report, GOOD)
+    check(verdict, "pass", 0)
+    said = [rule.message for rule in verdict.rules if "waited for one another" in rule.message]
+    assert len(said) == (2 if available in (1, 2) else 0), "of the two latency rules"
+    assert (SHARED in verdict.sentence) == (available == 2)
+    slow = judge(report, settings(max_decode_ms=4.0))
+    check(slow, "fail", 4)
+    assert (SHARED in slow.sentence) == (available == 2)
+
+
 @pytest.mark.parametrize(
     ("limits", "name"),
     [({"max_decode_ms": 4.0}, "max_decode_ms"), ({"min_speedup": 2.5}, "min_speedup")],

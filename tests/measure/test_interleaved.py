@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import toy_onnx
-from processes import accept_interrupts
+from processes import accept_interrupts, wait_for
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.machine import get_library_path
 from ssmpress.measure import worker_process
@@ -50,15 +49,6 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return condition()
-
-
 def load_request(model: Path, **changes: object) -> dict[str, object]:
     request = {"do": "load", "model": str(model), "library": None, "threads": 1, "seed": 0}
     return {**request, "cold": False, **changes}
@@ -84,7 +74,11 @@ def test_variants_are_measured_and_no_process_stays(tmp_path: Path) -> None:
         assert 0 < measured.runtime_rss_bytes < measured.peak_rss_bytes
         assert measured.load_cold_ms > 0
         assert measured.load_warm_ms > 0
-    assert results["dense"].decode.p50_ms > 2 * results["compressed"].decode.p50_ms
+    fastest = {
+        name: min(sample for turn in measured.rounds for sample in turn.decode_ms)
+        for name, measured in results.items()
+    }
+    assert fastest["dense"] > 2 * fastest["compressed"], "undisturbed, on a busy machine too"
 
 
 def test_the_warm_up_round_does_not_count(model: Path) -> None:
@@ -189,7 +183,7 @@ def test_a_worker_dies_with_its_parent_in_the_middle_of_a_round(
             os.killpg(parent.pid, sent)  # as a terminal's Ctrl-C: to all of them
         else:
             parent.send_signal(sent)
-        parent.wait(timeout=20)
+        parent.wait(timeout=120)
         assert wait_for(lambda: not alive(worker))
 
 

@@ -63,3 +63,13 @@ def test_what_an_accuracy_hides(rendered) -> None:
     text = rendered(report)
     assert "answers 'ham' to every text" in text
     assert "The texts are unbalanced: 92.0 % are 'ham'" in text or '"texts": [92, 8]' in text
+
+
+@pytest.mark.parametrize("processors", [2, 8])
+def test_a_time_that_too_many_threads_took(rendered, processors: int) -> None:
+    """Of the JSON it is the numbers, and the verdict's sentence."""
+    report = example.report()
+    report["latency"] |= {"threads": 8, "available_cpus": processors}
+    report = with_verdict(report, judge(report, example.LIMITS))
+    text = rendered(report)
+    assert ("8 threads shared 2 usable processors and waited" in text) == (processors == 2)

@@ -9,7 +9,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 import ssmrun_bundle as sb
 import tolerances
 from paths import OLD_BUNDLE
-from processes import accept_interrupts
+from processes import accept_interrupts, wait_for
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data import text as data
 from ssmpress.formats import Values
@@ -344,7 +343,7 @@ def test_ctrl_c_ends_it_with_one_sentence(bundle: Path) -> None:
     assert process.stdout is not None
     assert process.stdout.read(20)  # it is generating
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, b"ssmrun: interrupted.\n")
 
 
@@ -364,11 +363,7 @@ def test_the_worker_ends_with_its_parent(bundle: Path) -> None:
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    for _ in range(200):
-        if not Path(f"/proc/{child}").exists():
-            return
-        time.sleep(0.05)
-    pytest.fail("the worker outlived its parent")
+    assert wait_for(lambda: not Path(f"/proc/{child}").exists()), "it outlived its parent"
 
 
 def test_output_that_cannot_be_written(bundle: Path) -> None:

@@ -21,6 +21,7 @@ from ssmpress.errors import UsageError, noting
 from ssmpress.files import blaming, check_replaceable
 from ssmpress.folders import discard_work, holds_work
 from ssmpress.gate.judge import judge, read_report
+from ssmpress.processors import usable_processors
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.settings import Recipe
 from ssmpress.report.schema import build_report, with_verdict
@@ -128,6 +129,8 @@ def check(recipe: Recipe, note: Note) -> stages.Checked:
     """Whatever should not show only after an hour of training."""
     check_out(recipe.out)
     stages.check_save_checkpoint(recipe.save_checkpoint)
+    if crowded := crowded_note(recipe.threads):
+        note(crowded)
     if trains(recipe):
         check_cache()
     if recipe.deploy.archive:
@@ -147,6 +150,18 @@ def check_archive(archive: Path) -> None:
         raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
     if archive.parent.is_dir():  # else it is made with the bundle
         check_replaceable(archive)
+
+
+def crowded_note(threads: int) -> str:
+    """What is said of more threads than can run at once; empty otherwise."""
+    usable = usable_processors()
+    if threads <= usable:
+        return ""
+    return (
+        f"--threads {threads}: this process can run {usable} at once, by its affinity and its "
+        "control group; more wait for one another (8 on 2 processors: 11 times slower), and the "
+        "report says so"
+    )
 
 
 def make_bundle(

@@ -90,10 +90,8 @@ def _below(path: str, top: str) -> list[str]:
     """The group and those above it, as far as a mount of `top` shows them, relative to it."""
     parts = path.strip("/").split("/") if path.strip("/") else []
     hidden = top.strip("/").split("/") if top.strip("/") else []
-    if parts[: len(hidden)] != hidden or ".." in parts:
-        parts = []  # the group is outside of what is mounted here: the mount's own limit holds
-    else:
-        parts = parts[len(hidden) :]
+    inside = parts[: len(hidden)] == hidden and ".." not in parts
+    parts = parts[len(hidden) :] if inside else []  # else the limit of the mount itself holds
     return ["/".join(parts[:count]) for count in range(len(parts) + 1)]
 
 

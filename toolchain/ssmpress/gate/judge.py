@@ -7,7 +7,7 @@ is a metric that is missing or not finite, and a baseline that cannot be compare
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from ssmpress.gate.unasked import unasked
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings import GateSettings
-from ssmpress.report.prose import seen
+from ssmpress.report.prose import crowding, seen
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
@@ -88,7 +88,10 @@ def judge(
         The verdict. Of several failed rules quality decides the exit code before latency, and
         a failed one before an inconclusive one.
     """
-    results = tuple(_judge_rule(report, rule, seed, baseline) for rule in rules(settings))
+    results = tuple(
+        _with_crowding(report, rule, _judge_rule(report, rule, seed, baseline))
+        for rule in rules(settings)
+    )
     results += unasked(report)
     code = gravest(result.exit_code for result in results)
     deciding = [result for result in results if result.exit_code == code]
@@ -137,6 +140,12 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
             again = f"What helps: {cut}." if cut else words(report).more
         return judged.inconclusive(why, again, interval)
     return judged.decided(PASS, interval, "")
+
+
+def _with_crowding(report: Report, rule: Rule, result: RuleResult) -> RuleResult:
+    """A time that more threads were measured with than can run at once says so."""
+    why = crowding(lookup(report, "latency")) if rule.samples is not None else ""
+    return replace(result, message=f"{result.message} {why}") if why else result
 
 
 _QUIETER = "Run again on a quieter machine, with fewer threads or more rounds."

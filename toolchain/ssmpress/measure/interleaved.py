@@ -24,7 +24,7 @@ from ssmpress.errors import UsageError
 from ssmpress.machine import ISA_VARIABLE
 from ssmpress.measure.metrics import percentiles
 from ssmpress.measure.worker_process import WorkerProcess
-from ssmpress.processors import usable_processors
+from ssmpress.processors import read_processors
 from ssmpress.results import Measurement, Round
 from ssmpress.runtime.session import library_isa
 
@@ -215,7 +215,7 @@ def host_environment(*, threads: int, library: Path | None) -> dict[str, Any]:
     Raises:
         DeviceError: the library cannot be used, or SSMPRESS_ISA names a set it does not know.
     """
-    cpu = _cpu_info()
+    cpu, processors = _cpu_info(), read_processors()
     flags = set(cpu.get("flags", cpu.get("Features", "")).split())
     return {
         "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
@@ -224,7 +224,8 @@ def host_environment(*, threads: int, library: Path | None) -> dict[str, Any]:
         "ops_isa": None if library is None else library_isa(library),
         "ops_isa_forced": os.environ.get(ISA_VARIABLE) or None,
         "logical_cpus": os.cpu_count() or 1,
-        "available_cpus": usable_processors(),
+        "available_cpus": processors.usable,
+        "cpu_quota": processors.quota,
         "threads": threads,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "max_khz": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq"),

@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -79,18 +80,27 @@ class Worker:
 
 
 def wait_until_quiet() -> None:
-    """Sleep until this process uses no more processor time, at most 0.3 s.
+    """Sleep until no other thread of this process runs or waits for a processor, at most 3 s.
 
     ONNX Runtime's threads spin after a run, waiting for the next one: 25 ms of processor time on
     2 cores, which would be taken from the variant whose turn is next. Turning the spinning off
     would end that, but then the numbers are not those of the runtime's defaults, which an
-    application uses.
+    application uses. A busy machine spreads it over a longer time, so the state of the threads
+    tells, not the time that they used.
     """
-    for _ in range(30):
-        used = time.process_time()
+    own = str(threading.get_native_id())
+    for _ in range(300):
         time.sleep(0.01)
-        if time.process_time() - used < 0.001:
+        if not any(_runs(task) for task in Path("/proc/self/task").iterdir() if task.name != own):
             return
+
+
+def _runs(task: Path) -> bool:
+    """Whether a thread has a processor or waits for one; not if it has ended."""
+    try:
+        return (task / "stat").read_bytes().rpartition(b")")[2].split()[:1] == [b"R"]
+    except OSError:
+        return False
 
 
 def memory_bytes(key: str) -> int:

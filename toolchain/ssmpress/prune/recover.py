@@ -450,9 +450,9 @@ class _Run:
         if self.resume_file is not None:
             self.resume_file.unlink(missing_ok=True)
         return UsageError(
-            f"recovery diverged: at step {step + 1} of {self.end.expected(step)} its numbers are no longer "
-            f"finite. Lower its learning_rate, which is {self.settings.learning_rate:g}; without "
-            "recovery (--recover none) nothing is trained."
+            f"recovery diverged: at step {step + 1} of {self.end.expected(step)} its numbers are "
+            f"no longer finite. Lower its learning_rate, which is {self.settings.learning_rate:g}; "
+            "without recovery (--recover none) nothing is trained."
         )
 
     def _log(self, step: int, losses: dict[str, Tensor]) -> None:

@@ -118,7 +118,8 @@ def _run_it(report: Report) -> str:
 def _measured(report: Report) -> str:
     if not report["latency"]:
         return "Time and memory were not measured: no device that the bundle is for was there."
-    return f"All took turns in one run{_machine(report)}."
+    turns = f"All took turns in one run{_machine(report)}."
+    return " ".join(filter(None, (turns, prose.crowding(report["latency"]))))
 
 
 def _machine(report: Report) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ssmpress.report.prose import crowding
 from ssmpress.report.tables import Rows, lookup, number, size
 from ssmpress.report.wording import counted, words
 from ssmpress.results import HOST, VARIANTS, Report
@@ -97,11 +98,17 @@ def latency(report: Report) -> Rows:
                 for key in ("p50_ms", "p90_ms", "p99_ms")
             ]
             rows.append(
-                [device["device"], name, str(block["threads"]), number(load.get("cold_ms")),
+                [device["device"], name, _threads(block), number(load.get("cold_ms")),
                  number(load.get("warm_ms")), *times,
                  size(lookup(device, "memory", f"{name}_peak_rss_bytes"))]
             )  # fmt: skip
     return rows
+
+
+def _threads(block: Report) -> str:
+    """How many, and of how many processors where they had to share them."""
+    shared = f" on {block['available_cpus']}" if crowding(block) else ""
+    return f"{block['threads']}{shared}"
 
 
 def conditions(report: Report) -> Rows:

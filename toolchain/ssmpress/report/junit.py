@@ -37,8 +37,9 @@ def _suite(source: str, report: Report) -> Any:
     suite.add_property("verdict", _text(lookup(report, "verdict", "sentence") or "Not judged yet."))
     if line := prose.architecture(report):
         suite.add_property("model", _text(line))
-    for note in classes.notes(report):
-        suite.add_property("note", _text(note))
+    for note in (*classes.notes(report), prose.crowding(lookup(report, "latency"))):
+        if note:
+            suite.add_property("note", _text(note))
     rules = lookup(report, "verdict", "rules") or []
     for rule in rules:
         suite.add_testcase(_case(source, rule))

@@ -62,7 +62,22 @@ def latency(report: Report) -> str:
     rounds = len(next(iter(block["samples"].values()))) - 1
     return (
         f"Latency: {block['threads']} thread(s), {said.prompt.format(block['prompt_tokens'])}, "
-        f"{rounds} interleaved rounds after one to warm up."
+        f"{rounds} interleaved rounds after one to warm up. {crowding(block)}"
+    ).strip()
+
+
+def crowding(latency: Report | None) -> str:
+    """A warning where more threads ran than processors could be used; else empty.
+
+    Args:
+        latency: the block of the report or of a device; None where nothing was measured.
+    """
+    threads, processors = (lookup(latency or {}, key) for key in ("threads", "available_cpus"))
+    if not isinstance(threads, int) or not isinstance(processors, int) or threads <= processors:
+        return ""
+    return (
+        f"{threads} threads shared {processors} usable processor{'s' * (processors != 1)} and "
+        "waited for one another: this is not what the machine can do."
     )
 
 

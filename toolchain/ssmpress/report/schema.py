@@ -193,7 +193,7 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
 
 
 def _device(device: DeviceResult) -> dict[str, Any]:
-    latency, memory = _latency(device.measurements), None
+    latency, memory = _latency(device.measurements, device.environment), None
     if device.measurements:
         memory = _memory(device.measurements)
     return device_block(device, latency, memory)
@@ -201,15 +201,17 @@ def _device(device: DeviceResult) -> dict[str, Any]:
 
 def _judged_latency(results: Results) -> dict[str, Any] | None:
     """With the name of the device and its processor: numbers of different ones do not compare."""
-    block = _latency(results.measurements)
     device = judged_device(results.devices)
+    environment = device.environment if device else results.environment
+    block = _latency(results.measurements, environment)
     if block is None:
         return None
-    environment = device.environment if device else results.environment
     return {**block, "device": device.name if device else HOST, "cpu": environment.get("cpu")}
 
 
-def _latency(measurements: Mapping[str, Measurement]) -> dict[str, Any] | None:
+def _latency(
+    measurements: Mapping[str, Measurement], environment: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """None when nothing was measured: an emulated timing is not a latency."""
     if not measurements:
         return None
@@ -222,6 +224,7 @@ def _latency(measurements: Mapping[str, Measurement]) -> dict[str, Any] | None:
         **phases,
         "prompt_tokens": first.prompt_tokens,
         "threads": first.threads,
+        "available_cpus": environment.get("available_cpus"),
         "load": {
             name: {"cold_ms": m.load_cold_ms, "warm_ms": m.load_warm_ms}
             for name, m in _in_order(measurements)

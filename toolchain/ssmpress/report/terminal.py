@@ -13,6 +13,7 @@ from rich.text import Text
 from ssmpress.printable import visible
 from ssmpress.report import tables
 from ssmpress.report.device_tables import headlines
+from ssmpress.report.prose import crowding
 from ssmpress.report.sweep_page import sweep_status
 from ssmpress.report.tables import lookup, percent
 from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Report
@@ -84,5 +85,5 @@ def render_terminal(report: Report) -> Group:
     )
     status = lookup(report, "verdict", "status")
     sentence = lookup(report, "verdict", "sentence") or "Not judged yet."
-    devices = map(Text, headlines(report))
+    devices = [Text(line) for line in (*headlines(report), crowding(report["latency"])) if line]
     return Group(table, Text(zeros), *devices, Text(sentence, style=_STYLES.get(status, "")))
