@@ -51,8 +51,9 @@ print(json.dumps([onnxruntime.__version__, *logits]))
 
 
 def lowest() -> dict[str, str]:
-    """Name -> lowest version of every dependency but torch."""
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    """Name -> lowest version of everything that `compress` needs but torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + project["optional-dependencies"]["compress"]
     versions = dict(line.split(">=") for line in declared)
     del versions["torch"]
     return versions

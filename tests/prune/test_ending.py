@@ -24,7 +24,7 @@ from ssmpress.prune.ending import (
     rounded_up,
 )
 from ssmpress.prune.held_out import Check
-from ssmpress.prune.schedule import cubic_sparsity, hold_factor
+from ssmpress.prune.schedule import HOLD, cosine_factor, cubic_sparsity, hold_factor
 from ssmpress.prune.training import Plan
 from ssmpress.recipe.settings import RecoverSettings
 from ssmpress.results import Ended
@@ -126,7 +126,9 @@ def test_the_quality_ends_a_run_and_the_learning_rate_falls_before() -> None:
     reached = next(c for c in end.checks if c.kept >= 0.95 + MARGIN)
     assert end.ended is Ended.QUALITY
     assert done.steps == reached.step + round(0.2 * reached.step)
-    assert done.factors[: reached.step] == [min(1.0, (i + 1) / 20) for i in range(reached.step)]
+    assert done.factors[:20] == [(i + 1) / 20 for i in range(20)]
+    cosine = [cosine_factor(i, USUAL_STEPS, 20, 0) for i in range(reached.step)]
+    assert done.factors[20 : reached.step] == [max(HOLD, factor) for factor in cosine[20:]]
     cool = done.factors[reached.step :]
     assert cool == sorted(cool, reverse=True)
     assert cool[-1] == SETTINGS.final_learning_rate
@@ -233,9 +235,11 @@ def test_advice_is_a_round_number(seconds: float, said: int) -> None:
 
 
 def test_hold_factor() -> None:
-    assert [hold_factor(i, 4, None, None, 0.1) for i in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    fall = [hold_factor(i, 0, 10, 14, 0.1) for i in range(9, 14)]
-    assert fall[0] == 1
-    assert fall[1] == pytest.approx(0.1 + 0.9 * (1 - 0.25**0.5))
+    before = [hold_factor(i, 9, 4, None, None, 0.1) for i in range(12)]
+    assert before[:5] == [0.25, 0.5, 0.75, 1, 1]
+    assert before[-4:] == [HOLD] * 4
+    fall = [hold_factor(i, 9, 4, 10, 14, 0.1) for i in range(9, 14)]
+    assert fall[0] == HOLD
+    assert fall[1] == pytest.approx(0.1 + (HOLD - 0.1) * (1 - 0.25**0.5))
     assert fall[-1] == pytest.approx(0.1)
-    assert hold_factor(20, 0, 10, 14, 0.1) == pytest.approx(0.1)
+    assert hold_factor(20, 9, 4, 10, 14, 0.1) == pytest.approx(0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from ssmpress.errors import BadInputError, UsageError
 from ssmpress.formats import Values
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings import (
+    CPU_SECONDS,
     DataSettings,
     GateSettings,
     Method,
@@ -73,3 +75,30 @@ def test_limits_as_text(tmp_path: Path) -> None:
         GateSettings(max_rss_bytes="many")
     with pytest.raises(UsageError, match=r"a report\.json that max_decode_ms = 1\.05x refers"):
         GateSettings(max_decode_ms="1.05x")
+
+
+@pytest.mark.parametrize(
+    ("limits", "quality"),
+    [
+        ({}, 0.95),
+        ({"min_retention": None}, None),
+        ({"min_retention": 0}, None),
+        ({"min_retention": 0.9, "max_perplexity_increase": 0.02}, 1 / 1.02),
+        ({"min_retention": 0.99, "max_perplexity_increase": 0.02}, 0.99),
+        ({"min_retention": Relative(1.0), "baseline": Path("b")}, None),
+    ],
+)
+def test_the_quality_that_recovery_ends_by(limits: dict[str, Any], quality: float | None) -> None:
+    assert GateSettings(**limits).quality() == quality
+
+
+def test_a_recovery_has_steps_or_a_ceiling() -> None:
+    assert RecoverSettings().ceiling(cuda=False) == CPU_SECONDS
+    assert RecoverSettings().ceiling(cuda=True) is None
+    assert RecoverSettings(steps=9).ceiling(cuda=False) is None
+    for cuda in (False, True):
+        assert RecoverSettings(seconds=30).ceiling(cuda) == 30
+    for steps, written in ((0, "none"), (9, "9")):
+        text = f"--recover-seconds: expected --recover auto beside it, .*; got --recover {written}"
+        with pytest.raises(UsageError, match=text):
+            RecoverSettings(steps=steps, seconds=30)

@@ -1,19 +1,16 @@
 """When a recovery that was given no number of steps ends, and the schedule that follows from it.
 
-Such a run warms up, raises the sparsity to its target, holds the learning rate, and, once the end
-is in sight, lets it fall:
+Such a run begins as one of 160 steps: it warms up, raises the sparsity to its target, and lets the
+learning rate fall, but holds it at a quarter until the end is in sight:
 
-    sparsity        /-------------------------
-    learning rate  /---------------------\\____
-                   | ramp |  hold ...     | cool |
+    sparsity        /------------------------------
+    learning rate  /\\____________________________\\_
+                   | ramp | hold ...           | cool |
 
 The end is in sight when the held-out quality has reached what is asked, when it no longer improves,
 or when the time left is what the fall needs. Only the last of the three looks at a clock. Where the
 machine is so slow that the ramp does not fit, it becomes shorter: the target sparsity is reached
 whenever the run ends.
-
-Source: the hold and the fall, 1 - sqrt: arXiv 2405.18392, which ends as low as a cosine whose
-length was known.
 """
 
 from __future__ import annotations
@@ -307,7 +304,7 @@ class OpenEnd:
         )
 
 
-_SCHEDULE = ("mask_every", "ramp_end", "settled", "warmup", "cool_from", "end")
+_SCHEDULE = ("steps", "mask_every", "ramp_end", "settled", "warmup", "cool_from", "end")
 
 
 def rounded_up(seconds: float) -> int:

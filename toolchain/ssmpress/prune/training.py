@@ -62,7 +62,7 @@ class Plan:
         final = settings.final_learning_rate
         if self.warmup is None:
             return cosine_factor(step, self.steps, settings.warmup_steps, final)
-        return hold_factor(step, self.warmup, self.cool_from, self.end, final)
+        return hold_factor(step, self.steps, self.warmup, self.cool_from, self.end, final)
 
     def mask_due(self, step: int) -> bool:
         """Whether the masks change before this step."""

@@ -571,7 +571,8 @@ class GateSettings:
 
     def quality(self) -> float | None:
         """Least part of the quality that the limits ask for; None where none does as a number."""
-        kept, increase = self.min_retention, self.max_perplexity_increase
+        limits = self.limits()
+        kept, increase = limits.get("min_retention"), limits.get("max_perplexity_increase")
         asked = [] if kept is None or isinstance(kept, Relative) else [kept]
         if increase is not None and not isinstance(increase, Relative):
             asked.append(1 / (1 + increase))
