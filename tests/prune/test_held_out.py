@@ -12,7 +12,7 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.data.held_out import MIN_SAMPLES, MIN_WINDOWS, PART
 from ssmpress.data.labelled import LabelledTexts
 from ssmpress.data.series import SeriesWindows
-from ssmpress.measure.metrics import retention, task_retention
+from ssmpress.measure.metrics import retention
 from ssmpress.prune.held_out import HeldOut, hold_out, quality_kept
 from ssmpress.results import LanguageModelQuality, TaskQuality
 from ssmpress.tasks import Classification, Forecasting, LanguageModel, Task
@@ -103,10 +103,14 @@ def test_kept_is_the_retention_of_the_gate(dense: np.ndarray, pruned: np.ndarray
     accuracy = right[1].sum() / right[0].sum() if right[0].any() else 1.0
     for each, expected, given_scores in (
         (language_model, retention(text(dense), text(pruned)), (dense, pruned)),
-        (forecasting, task_retention(task(dense), task(pruned), error=True), (dense, pruned)),
+        (
+            forecasting,
+            retention(task(dense), task(pruned), forecasting.metric),
+            (dense, pruned),
+        ),
         (classification, accuracy, right),
     ):
-        kept, low = quality_kept(*given_scores, each, independent=6)
+        kept, low = quality_kept(*given_scores, each.metric, independent=6)
         assert kept == pytest.approx(expected, rel=1e-9)
         assert low <= kept
 
@@ -126,14 +130,17 @@ def test_the_lower_end_is_seldom_above_the_truth(task: Task) -> None:
         else:
             dense = random.normal(3, 1, 64)
             pruned = dense - np.log(truth) + random.normal(0, 0.1, 64)
-        above += quality_kept(dense, pruned, task, independent=64)[1] > truth
+        above += quality_kept(dense, pruned, task.metric, independent=64)[1] > truth
     assert above <= 0.05 * 2000
 
 
 def test_a_model_that_diverged_keeps_nothing() -> None:
     dense = np.ones(4)
     for task in TASKS:
-        assert quality_kept(dense, np.array([1, 2, np.nan, 1]), task, independent=4) == (0, 0)
+        assert quality_kept(dense, np.array([1, 2, np.nan, 1]), task.metric, independent=4) == (
+            0,
+            0,
+        )
 
 
 def test_the_dense_model_keeps_everything() -> None:

@@ -22,8 +22,7 @@ from ssmpress.data.held_out import Split, hold_out_windows
 from ssmpress.prune.batches import load_batch, predict, sample_task
 from ssmpress.prune.distill import final_hidden
 from ssmpress.prune.order import Calibration
-from ssmpress.tasks import LanguageModel, Task
-from ssmpress.tasks.task import Samples
+from ssmpress.tasks.task import Metric, Samples
 
 Scores = NDArray[np.float64]
 
@@ -65,7 +64,7 @@ class HeldOut:
     """
 
     def __init__(self, split: CalibrationSplit, dense: Mamba, batch: int) -> None:
-        self._split, self._task = split, dense.config.task
+        self._split, self._metric = split, dense.config.task.metric
         self._device = next(dense.parameters()).device
         numbers = split.numbers
         self._parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
@@ -74,7 +73,9 @@ class HeldOut:
     def check(self, model: Mamba, step: int) -> Check:
         """Hold the pruned model against the dense one."""
         scores = self._scores(model)
-        return Check(step, *quality_kept(self._dense, scores, self._task, self._split.independent))
+        return Check(
+            step, *quality_kept(self._dense, scores, self._metric, self._split.independent)
+        )
 
     @torch.no_grad()
     def _scores(self, model: Mamba) -> Scores:
@@ -106,13 +107,13 @@ def _window_nll(model: Mamba, tokens: Tensor) -> Tensor:
 
 
 def quality_kept(
-    dense: Scores, pruned: Scores, task: Task, independent: float
+    dense: Scores, pruned: Scores, metric: Metric, independent: float
 ) -> tuple[float, float]:
     """The retention of the gate, and its lower end by the spread over the samples.
 
     Args:
         dense, pruned: scores of the same samples, float64 (n,), n >= 2.
-        task: what they are scores of.
+        metric: what they are scores of.
         independent: see `Split`.
 
     Returns:
@@ -121,11 +122,11 @@ def quality_kept(
     if not np.isfinite(pruned).all():
         return 0.0, 0.0
     errors = STANDARD_ERRORS / math.sqrt(independent)
-    if isinstance(task, LanguageModel):
+    if metric.logarithmic:
         difference = dense - pruned
         mean, spread = float(difference.mean()), float(difference.std(ddof=1))
         return math.exp(mean), math.exp(mean - errors * spread)
-    rises = task.metric.higher_is_better
+    rises = metric.higher_is_better
     better, worse = (pruned, dense) if rises else (dense, pruned)
     unit = float(worse.mean())
     if unit == 0:  # the dense classifier is never right, or the pruned forecaster never wrong
