@@ -25,6 +25,7 @@ from ssmpress import replies
 from ssmpress.errors import DeviceError
 from ssmpress.files import sha256
 from ssmpress.machine import RUNNER_NAME
+from ssmpress.measure.bounded import run_bounded
 from ssmpress.measure.worker_process import WorkerProcess
 
 GLIBC = (2, 28)
@@ -315,10 +316,7 @@ def _finish(
     link: Link, command: list[str], what: str, timeout_s: float
 ) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s,
-            check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        return run_bounded(command, timeout_s, link.name)
     except FileNotFoundError as error:
         raise DeviceError(
             f"{link.name}: expected {command[0]} on PATH; there is none. Install it, or leave "
