@@ -49,6 +49,7 @@ CONFIGS = {
     "tied": small_config(),
     "untied, proj bias": small_config(tie_embeddings=False, proj_bias=True),
     "no conv bias, d_conv 2": small_config(conv_bias=False, d_conv=2, n_layer=1, norm_eps=0.1),
+    "FalconMamba": small_config(dbc_norm_eps=0.25),
 }
 CUSTOM_OPS = {"SelectiveScan", "CausalConv1d"} | {f.op_type for f in FORMATS}
 CUSTOM_OPS |= {op.name for op in ops.EMBEDDING.values()}
@@ -543,7 +544,7 @@ def test_a_viewer_shows_names_and_explanations(model: Exported) -> None:
         names = [node.name for node in nodes]
         assert len(set(names)) == len(names)
     for tensor in graph.initializer:
-        assert re.match(r"(backbone\.|lm_head\.|axis_|split_)\w", tensor.name), tensor.name
+        assert re.match(r"(backbone\.|lm_head\.|axis_|split_|ones_)\w", tensor.name), tensor.name
     for value in (*graph.input, *graph.output):
         assert value.doc_string, value.name
     layer = graph.input[-1]

@@ -80,6 +80,7 @@ CONFIGS = {
     "tied": small_config(),
     "biases everywhere": small_config(proj_bias=True, tie_embeddings=False),
     "no conv bias": small_config(conv_bias=False),
+    "FalconMamba": small_config(dbc_norm_eps=0.25),
 }
 
 

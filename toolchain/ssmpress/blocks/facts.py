@@ -49,15 +49,19 @@ class ProjectionFacts:
 class BlockConfig(Protocol):
     """The configuration of a block, checked when built.
 
-    kind: the block's name in a configuration. title: the same for people.
+    kind: the block's name in a configuration.
     limits: field -> its largest value, ten times what any published model has.
     never_pruned: parameters that somebody may ask to prune, and why they cannot be.
     """
 
     kind: ClassVar[str]
-    title: ClassVar[str]
     limits: ClassVar[Mapping[str, int]]
     never_pruned: ClassVar[Mapping[str, str]]
+
+    @property
+    def title(self) -> str:
+        """What people call it."""
+        ...
 
     def tensors(self) -> Mapping[str, TensorFacts]:
         """Name within the block -> facts, of every tensor that it may have."""

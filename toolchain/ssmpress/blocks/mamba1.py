@@ -27,7 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags, check_sizes
+from ssmpress.blocks.facts import (
+    ProjectionFacts,
+    TensorFacts,
+    check_eps,
+    check_flags,
+    check_sizes,
+)
+from ssmpress.blocks.norm import rms_norm
 from ssmpress.blocks.projection import Projection
 from ssmpress.blocks.selective_scan import selective_scan
 from ssmpress.states import StateTensor
@@ -44,9 +51,12 @@ class Mamba1Config:
         d_inner: channels. d_state: state per channel. d_conv: convolution taps.
         dt_rank: rank of the delta projection.
         conv_bias: the convolution has a bias. proj_bias: in_proj and out_proj have one.
+        dbc_norm_eps: of RMS norms without weights over delta, B and C, between x_proj and what
+            reads them: FalconMamba (arXiv 2410.05355). None is Mamba, without norms.
 
     Raises:
-        BadInputError: a size is not an integer from 1 to its limit, or a flag not a bool.
+        BadInputError: a size is not an integer from 1 to its limit, a flag not a bool, or
+            dbc_norm_eps not a positive number.
     """
 
     d_inner: int
@@ -55,9 +65,9 @@ class Mamba1Config:
     dt_rank: int
     conv_bias: bool = True
     proj_bias: bool = False
+    dbc_norm_eps: float | None = None
 
     kind: ClassVar[str] = "mamba1"
-    title: ClassVar[str] = "Mamba-1"
     limits: ClassVar[Mapping[str, int]] = {
         "d_state": 1 << 10,
         "d_conv": 1 << 6,
@@ -73,6 +83,13 @@ class Mamba1Config:
     def __post_init__(self) -> None:
         check_sizes(self)
         check_flags(self, "conv_bias", "proj_bias")
+        if self.dbc_norm_eps is not None:
+            check_eps("dbc_norm_eps", self.dbc_norm_eps)
+
+    @property
+    def title(self) -> str:
+        """Mamba-1, or FalconMamba's with its norms."""
+        return "Mamba-1" if self.dbc_norm_eps is None else "FalconMamba"
 
     def tensors(self) -> Mapping[str, TensorFacts]:
         """Names and axes: mamba-ssm's."""
@@ -182,7 +199,7 @@ class Mixer(nn.Module):
     def __init__(self, config: Mamba1Config, d_model: int) -> None:
         super().__init__()
         d, n, r = config.d_inner, config.d_state, config.dt_rank
-        self.dt_rank, self.d_state = r, n
+        self.dt_rank, self.d_state, self.dbc_norm_eps = r, n, config.dbc_norm_eps
         self.in_proj = Projection(d_model, 2 * d, bias=config.proj_bias)
         self.conv1d = nn.Conv1d(d, d, config.d_conv, groups=d, bias=config.conv_bias)
         self.x_proj = Projection(d, r + 2 * n, bias=False)
@@ -204,6 +221,8 @@ class Mixer(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
         u, conv = causal_conv1d(u, *self.conv_weight(), conv)
         delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        if self.dbc_norm_eps is not None:
+            delta, B, C = (rms_norm(part, self.dbc_norm_eps) for part in (delta, B, C))
         delta = self.dt_proj.product(delta)  # its bias belongs to the scan
         A = -torch.exp(self.A_log.float()).T  # (n, d)
         with torch.autocast(x.device.type, enabled=False):

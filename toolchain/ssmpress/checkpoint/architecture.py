@@ -30,12 +30,16 @@ ASSUMED = Architecture(
 """Of a state dict by itself."""
 
 
-def configured(values: Mapping[str, Any]) -> Architecture:
-    """What a config.json says that was read without an error. values: its object."""
+def configured(values: Mapping[str, Any], name: str) -> Architecture:
+    """What a config.json says that was read without an error.
+
+    Args:
+        values: its object. name: what it was read as.
+    """
     if "model_type" in values:
         said = f"model_type {values['model_type']!r}"
     elif isinstance(layer := (values.get("ssm_cfg") or {}).get("layer"), str):
         said = f"ssm_cfg.layer {layer!r}"
     else:
         said = "no model_type and no ssm_cfg.layer, without which it is Mamba1"
-    return Architecture("Mamba-1", f"config.json has {said}")
+    return Architecture(name, f"config.json has {said}")

@@ -127,7 +127,7 @@ def _read(path: Path) -> Checkpoint:
         config_file = config_file or path / "config.json"
         values = read_json(config_file, "a config.json beside the weights")
         described, layout = parse_config(values, config_file)
-        architecture = configured(values)
+        architecture = configured(values, described.title)
         if not path.is_dir():
             notes.append(f"configuration read from {config_file}")
     files = _weight_files(path, notes) if path.is_dir() else {path: set[str]()}

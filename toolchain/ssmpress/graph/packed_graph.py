@@ -84,6 +84,11 @@ class PackedGraph(GraphBuilder):
         """The RMS norm of x (..., width) with the weights `name`. output: the node's name."""
         return self._norm(self.tensor(name), output, x, eps)
 
+    def plain_rms_norm(self, output: str, x: ir.Value, width: int, eps: float) -> ir.Value:
+        """The RMS norm without weights of x (..., width). output: the node's name."""
+        ones = self.constant(f"ones_{width}", np.ones(width, np.float32))
+        return self._norm(ones, output, x, eps)
+
     def _norm(self, weight: ir.Value, output: str, x: ir.Value, eps: float) -> ir.Value:
         epsilon: dict[str, Any] = {ops.EPSILON_ATTRIBUTE: eps}
         return self.call(ops.RMS_NORM, output, {"x": x, "weight": weight}, **epsilon)[0]

@@ -1,4 +1,8 @@
-"""Hugging Face's layout: config.json with model_type, hidden_size ..., and model.safetensors."""
+"""Hugging Face's layout: config.json with model_type, hidden_size ..., and model.safetensors.
+
+Two of its models are read and written: `mamba`, and `falcon_mamba`, which has RMS norms without
+weights over delta, B and C in every mixer; its tensors have the same names and shapes.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +27,12 @@ KEYS: Mapping[str, str] = {
     "dt_rank": "time_step_rank",
     "conv_bias": "use_conv_bias",
     "proj_bias": "use_bias",
+    "dbc_norm_eps": "mixer_rms_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
 _EMBEDDING = "backbone.embeddings.weight"
+_FALCON = "falcon_mamba"
+_MIXER_EPS = 1e-6  # transformers' own where config.json does not say mixer_rms_eps
 _OTHER_LAYOUT = "Write the mamba-ssm layout instead."
 
 
@@ -41,8 +48,9 @@ def parse(values: Mapping[str, Any], where: str) -> ModelConfig:
         BadInputError: it is no Mamba-1 language model, or a key has a wrong type or value.
     """
     reader = JsonReader(values, where)
-    if values.get("model_type", "mamba") != "mamba":
-        raise reader.fail("model_type", "'mamba' (Mamba-1)", "Use a Mamba-1 checkpoint.")
+    if values.get("model_type", "mamba") not in ("mamba", _FALCON):
+        expected = f"'mamba' (Mamba-1) or '{_FALCON}'"
+        raise reader.fail("model_type", expected, "Use a Mamba-1 checkpoint.")
     if "task" in values:
         raise reader.fail("task", "no such key in Hugging Face's layout", _OTHER_LAYOUT)
     if values.get("hidden_act", "silu") not in ("silu", "swish"):
@@ -61,20 +69,30 @@ def parse(values: Mapping[str, Any], where: str) -> ModelConfig:
 
 def _mixer(reader: JsonReader, d_model: int) -> Mamba1Config:
     limits = Mamba1Config.limits
-    d_inner = reader.expanded(d_model, limits["d_inner"])
-    if "intermediate_size" in reader.values:
-        stated = reader.integer("intermediate_size", limit=limits["d_inner"])
-        if "expand" in reader.values and stated != d_inner:
-            raise reader.fail("intermediate_size", f"{d_inner} = expand * hidden_size")
-        d_inner = stated
+    falcon = reader.values.get("model_type") == _FALCON
     return Mamba1Config(
         d_state=reader.integer("state_size", 16, limits["d_state"]),
         d_conv=reader.integer("conv_kernel", 4, limits["d_conv"]),
-        d_inner=d_inner,
+        d_inner=_d_inner(reader, d_model, falcon),
         dt_rank=reader.rank("time_step_rank", d_model, limits["dt_rank"]),
         conv_bias=reader.boolean("use_conv_bias", True),
         proj_bias=reader.boolean("use_bias", False),
+        dbc_norm_eps=reader.number("mixer_rms_eps", _MIXER_EPS) if falcon else None,
     )
+
+
+def _d_inner(reader: JsonReader, d_model: int, falcon: bool) -> int:
+    """Of expand and intermediate_size transformers takes the second, whatever the first says. In a
+    Mamba two that disagree are damage; FalconMamba's expand is nothing that anybody reads."""
+    limit = Mamba1Config.limits["d_inner"]
+    if "intermediate_size" not in reader.values:
+        return reader.expanded(d_model, limit)
+    stated = reader.integer("intermediate_size", limit=limit)
+    if "expand" in reader.values and not falcon:
+        expected = reader.expanded(d_model, limit)
+        if stated != expected:
+            raise reader.fail("intermediate_size", f"{expected} = expand * hidden_size")
+    return stated
 
 
 def problem(config: ModelConfig) -> str:
@@ -85,7 +103,8 @@ def problem(config: ModelConfig) -> str:
             + _OTHER_LAYOUT
         )
     mixer = config.layers[0].mixer
-    if len(set(config.layers)) > 1 or not isinstance(mixer, Mamba1Config):
+    equal = len(set(config.layers)) == 1 and config.layers[0].mlp is None
+    if not equal or not isinstance(mixer, Mamba1Config):
         return "layers: Hugging Face's layout of Mamba has equal Mamba-1 layers only."
     if mixer.d_inner % config.d_model:
         return (
@@ -99,9 +118,11 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
     """The config.json that `parse` reads back and transformers loads."""
     mixer = config.layers[0].mixer
     assert isinstance(mixer, Mamba1Config)
-    return {
-        "architectures": ["MambaForCausalLM"],
-        "model_type": "mamba",
+    falcon = mixer.dbc_norm_eps is not None
+    own = {"mixer_rms_eps": mixer.dbc_norm_eps} if falcon else {}
+    return own | {
+        "architectures": ["FalconMambaForCausalLM" if falcon else "MambaForCausalLM"],
+        "model_type": _FALCON if falcon else "mamba",
         "hidden_size": config.d_model,
         "num_hidden_layers": config.n_layer,
         "vocab_size": config.vocab_size,

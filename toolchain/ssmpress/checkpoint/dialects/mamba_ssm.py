@@ -98,8 +98,10 @@ def problem(config: ModelConfig) -> str:
             f"norm_eps {config.norm_eps}: mamba-ssm's layout has no key for it and its models use "
             f"{NORM_EPS}. Write the Hugging Face layout instead."
         )
-    if len(set(config.layers)) > 1 or not isinstance(config.layers[0].mixer, Mamba1Config):
-        return "layers: mamba-ssm's layout has equal Mamba-1 layers only."
+    mixer = config.layers[0].mixer
+    equal = len(set(config.layers)) == 1 and config.layers[0].mlp is None
+    if not equal or not isinstance(mixer, Mamba1Config) or mixer.dbc_norm_eps is not None:
+        return "layers: mamba-ssm's layout has equal Mamba-1 layers only, without norms inside."
     return ""
 
 

@@ -33,6 +33,11 @@ def nodes(
     u, conv_state = _convolution(graph, block, at, before_conv, conv_state)
     dbc = graph.linear(at.weight("x_proj.weight"), u, at.node("x_proj"))
     delta, B, C = graph.split(at.node("dbc"), dbc, {"delta": r, "B": n, "C": n})
+    if block.dbc_norm_eps is not None:
+        delta, B, C = (
+            graph.plain_rms_norm(at.node(f"{name}_norm"), part, size, block.dbc_norm_eps)
+            for name, part, size in (("delta", delta, r), ("B", B, n), ("C", C, n))
+        )
     delta = graph.linear(
         at.weight("dt_proj.weight"), delta, at.node("dt_proj"), adds_bias=False
     )  # the scan adds it
