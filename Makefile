@@ -13,7 +13,7 @@ SOURCES := pyproject.toml constraints.txt $(shell find toolchain/ssmpress -name 
 	-o -name '*.cmake')
 CPP := $(shell find runtimes tests -name '*.cc' -o -name '*.h')
 MAMBA_SSM := mamba-ssm==2.3.2.post1
-# PyTorch without CUDA is 0.2 GB there; PyPI's build for x86-64 brings 5 GB of CUDA libraries.
+# PyTorch without CUDA takes 0.8 GB; PyPI's build for x86-64 brings 5 GB of CUDA libraries.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 DEMO := toolchain/experiments/demo-model
