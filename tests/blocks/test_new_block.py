@@ -1,0 +1,176 @@
+"""New blocks through the seams: a hybrid of Mamba-1, FalconMamba, attention and MLPs, from JSON by
+way of pruning, packing and ONNX to both runtimes, without a line in any other file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ssmrun_bundle as sb
+import tolerances
+from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import matrix_specs, state_tensors, tensor_shapes
+from ssmpress.checkpoint import dialects
+from ssmpress.checkpoint.read import Checkpoint
+from ssmpress.formats import Values
+from ssmpress.graph.export import export
+from ssmpress.pack.model import PackedModel, pack_model
+from ssmpress.parity import reference_model
+from ssmpress.prune import dead_channels
+from ssmpress.prune.mask import apply_masks, prunable_names, sparsity_summary
+from ssmpress.prune.one_shot import one_shot
+from ssmpress.recipe.settings import PROJECTIONS, Method, PackSettings, PruneSettings, Scope
+from ssmpress.runtime.session import open_session
+from tolerances import assert_close
+from toy_blocks import ToyAttention, ToyMlp, register
+
+WORDS = 61
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    register(monkeypatch)
+
+
+def hybrid() -> ModelConfig:
+    mlp = ToyMlp(d_mlp=18)
+    layers = (
+        LayerConfig(mixer=mixer_of(small_config()), mlp=mlp),
+        LayerConfig(mixer=ToyAttention(d_head=6), mlp=mlp),
+        LayerConfig(mixer=mixer_of(small_config(dbc_norm_eps=0.1))),
+        LayerConfig(mixer=mlp),  # as Nemotron-H has them
+    )
+    return ModelConfig(d_model=20, vocab_size=WORDS, layers=layers)
+
+
+@pytest.fixture
+def checkpoint(known: None) -> Checkpoint:
+    return random_checkpoint(hybrid())
+
+
+def test_its_configuration_survives_its_json() -> None:
+    config = hybrid()
+    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.title == "Mamba-1 + toy MLP + toy attention + FalconMamba"
+    assert "layers.1.mlp.fc1.weight" in " ".join(tensor_shapes(config))
+    assert [s.name for s in state_tensors(config)] == [
+        "conv_state.0", "scan_state.0", "key_state.1", "value_state.1", "conv_state.2",
+        "scan_state.2",
+    ]  # fmt: skip
+
+
+def test_no_dialect_claims_to_say_it() -> None:
+    assert dialects.that_can_say(hybrid()) == ()
+
+
+def test_prefill_equals_steps(checkpoint: Checkpoint) -> None:
+    model, tokens = Mamba.from_checkpoint(checkpoint), draw_tokens(checkpoint.config, 2, 14)
+    with torch.no_grad():
+        whole, end = model(tokens)
+        logits, state = model(tokens[:, :6])
+        rows = [logits]
+        for t in range(6, 14):
+            logits, state = model(tokens[:, t : t + 1], state)
+            rows.append(logits)
+        assert_close(torch.cat(rows, 1), whole, tolerances.REFERENCE_LOGITS, "logits")
+        assert_close(model.logits(tokens), whole, tolerances.REFERENCE_LOGITS, "logits")
+    assert end.by_name()["key_state.1"].shape == (2, 14, 6)
+    for name, tensor in end.by_name().items():
+        assert_close(state.by_name()[name], tensor, tolerances.CARRIED_STATE, name)
+
+
+@pytest.mark.parametrize("method", Method)
+@pytest.mark.parametrize("scope", Scope)
+def test_every_method_prunes_all_its_projections(
+    checkpoint: Checkpoint, method: Method, scope: Scope
+) -> None:
+    names = prunable_names(checkpoint.config, PROJECTIONS)
+    specs = matrix_specs(checkpoint.config)
+    assert {specs[name].component for name in names} == {
+        "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "fc1", "fc2",
+    }  # fmt: skip
+    settings = PruneSettings(
+        method=method, scope=scope, calibration_batches=2, calibration_batch=2,
+        calibration_window=16,
+    )  # fmt: skip
+    text = draw_tokens(checkpoint.config, 1, 80)[0].numpy().astype(np.int32)
+    model = Mamba.from_checkpoint(checkpoint)
+    keep = one_shot(model, names, text, settings, 0.6, seed=0)
+    total = sum(mask.numel() for mask in keep.values())
+    assert sum(int((~mask).sum()) for mask in keep.values()) == round(0.6 * total)
+    apply_masks(dict(model.named_parameters()), keep)
+    summary = sparsity_summary(checkpoint.config, {name: keep[name].float() for name in names})
+    assert summary["prunable"] == pytest.approx(0.6, abs=1e-3)
+    assert set(summary["matrix"][1]) == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
+
+
+def test_its_dead_channels_go(checkpoint: Checkpoint) -> None:
+    tensors = checkpoint.tensors
+    tensors["backbone.layers.1.mlp.fc2.weight"][:, [0, 5]] = 0
+    tensors["backbone.layers.3.mixer.fc1.weight"][18 + 7] = 0  # the gate of channel 7
+    config, smaller = dead_channels.remove(checkpoint.config, tensors)
+    assert dead_channels.removed_channels(checkpoint.config, config) == (0, 2, 0, 1)
+    assert smaller["backbone.layers.1.mlp.fc1.weight"].shape == (32, 20)
+    tokens = draw_tokens(config, 2, 9)
+    with torch.no_grad():
+        wanted = Mamba.from_checkpoint(checkpoint)(tokens)[0]
+        narrow = Mamba(config)
+        narrow.load_state_dict(smaller, strict=False)
+        assert torch.allclose(narrow(tokens)[0], wanted, atol=1e-4)
+
+
+def packed(checkpoint: Checkpoint, values: Values) -> PackedModel:
+    generator = torch.Generator().manual_seed(0)
+    tensors = dict(checkpoint.tensors)
+    for name in prunable_names(checkpoint.config, PROJECTIONS):
+        tensors[name] = tensors[name] * (torch.rand(tensors[name].shape, generator=generator) > 0.5)
+    return pack_model(checkpoint.config, tensors, PackSettings(values=values))
+
+
+@pytest.mark.parametrize("values", list(Values))
+def test_its_graph_is_its_definition(
+    checkpoint: Checkpoint, values: Values, library: Path, tmp_path: Path
+) -> None:
+    model = packed(checkpoint, values)
+    path = export(model, tmp_path / "m.onnx")[0]
+    tokens = draw_tokens(checkpoint.config, 2, 15).numpy()
+    with torch.no_grad():
+        expected = reference_model(model)(torch.from_numpy(tokens))[0].numpy()
+    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
+    for runtime in (library, None):
+        session = open_session(path, threads=1, library=runtime)
+        first, state = session.predict(tokens[:, :7])
+        rows = [first]
+        for t in range(7, 11):
+            row, state = session.step(tokens[:, t], state)
+            rows.append(row[:, None])
+        rows.append(session.predict(tokens[:, 11:], state)[0])
+        got = np.concatenate(rows, axis=1)
+        assert np.abs(got - expected).max() <= bound * np.abs(expected).max()
+        assert state.arrays()["key_state.1"].shape == (2, 15, 6)
+
+
+def test_ssmrun_runs_it(checkpoint: Checkpoint, library: Path, tmp_path: Path) -> None:
+    bundle = sb.make_bundle(tmp_path / "bundle", Values.INT8)
+    export(packed(checkpoint, Values.FP32), bundle / "model.onnx")
+    sb.remake_manifest(bundle)
+    session = open_session(bundle / "model.onnx", threads=1, library=library)
+    ids = draw_tokens(checkpoint.config, 1, 20)[0].numpy()
+    wanted, state = session.predict(ids[None])
+    with sb.Worker(bundle) as worker:
+        worker.ask("load", threads=1)
+        got = worker.ask("logits", tokens=ids.tolist(), prefill=9, states=True)
+    scale = float(np.abs(wanted).max())
+    assert np.abs(sb.array(got, "logits") - wanted[0]).max() <= tolerances.GRAPH_FLOAT32 * scale
+    for name, values in state.arrays().items():
+        assert got["states"][name]["shape"] == list(values.shape)
+        assert_close(
+            torch.from_numpy(sb.array(got["states"][name]).copy()), torch.from_numpy(values),
+            tolerances.CARRIED_STATE, name,
+        )  # fmt: skip
