@@ -257,7 +257,7 @@ CASES: dict[str, tuple[Make, str]] = {
     "MLP": (mamba_ssm(d_intermediate=32), r"d_intermediate: expected 0 .*got 32.*pure Mamba-1"),
     "LayerNorm": (mamba_ssm(rms_norm=False), r"rms_norm: expected true \(LayerNorm is not"),
     "mamba2": (huggingface(model_type="mamba2"), r"model_type: expected 'mamba' .*got 'mamba2'"),
-    "falcon": (huggingface(model_type="falcon_mamba"), r"got 'falcon_mamba'\. Use a Mamba-1"),
+    "jamba": (huggingface(model_type="jamba"), r"got 'jamba'\. Use a Mamba-1"),
     "gelu": (huggingface(hidden_act="gelu"), r"hidden_act: expected 'silu'; got 'gelu'"),
     "Mamba-2 weights": (
         saved(lambda t: {name: v[:, 0] if "A_log" in name else v for name, v in t.items()}),

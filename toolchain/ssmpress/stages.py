@@ -24,7 +24,7 @@ from ssmpress.bundle.manifest import write_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint import dialects
-from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, read_config
 from ssmpress.checkpoint.write import check_target, write_checkpoint
 from ssmpress.data import overlap
 from ssmpress.devices.plan import Deployment
@@ -182,6 +182,8 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
     note(f"architecture {checkpoint.architecture}")
     for sentence in checkpoint.notes:
         note(sentence)
+    if recipe.pruned is not None:
+        check_pruned(recipe.pruned, read_config(recipe.pruned)[0], checkpoint.config)
     resolve_sparsity(recipe, checkpoint.config)
     request = Request(
         settings=settings,
