@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
+import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,6 +20,12 @@ from tokenizers.normalizers import NFD
 
 import ssmrun_bundle as sb
 from paths import ROOT
+from ssmpress.data import device_tokenizer
+from ssmpress.data.device_tokenizer import missing_part
+from ssmpress.recipe.settings import DataSettings
+from ssmpress.tasks.language_model import LanguageModel
+from ssmpress.tasks.task import Request
+from tokenizer_kinds import KINDS, split
 
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False}
 ADDED = [
@@ -177,8 +184,9 @@ def test_any_tokens_decode_to_the_same_text(pair: Pair, tokens: list[int]) -> No
 
 def run_bounds() -> list[str]:
     """The characters on either side of where the class changes."""
-    text = (ROOT / "runtimes" / "runner" / "text" / "unicode_classes.h").read_text()
-    starts = [int(run, 16) >> 2 for run in re.findall(r"0x[0-9a-f]+", text)]
+    text = (ROOT / "runtimes" / "runner" / "text" / "character_tables.h").read_text()
+    runs = text[text.index("kPropertyRuns") :]
+    starts = [int(run, 16) >> 8 for run in re.findall(r"0x[0-9a-f]+", runs)]
     return [chr(c) for start in starts for c in (start - 1, start) if 0 <= c < 0xD800 or c > 0xDFFF]
 
 
@@ -230,20 +238,18 @@ def test_composition_of_all_characters(tmp_path: Path, library: Path) -> None:
             assert worker.ask("encode", text=part)["tokens"] == wanted
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("generator", "table"),
-    [("generate_unicode_classes", "unicode_classes.h"),
-     ("generate_normalization", "normalization_tables.h")],
+    [pytest.param("generate_characters", "character_tables.h", marks=pytest.mark.slow),
+     pytest.param("generate_graphemes", "grapheme_tables.h", marks=pytest.mark.slow),
+     pytest.param("generate_normalization", "normalization_tables.h", marks=pytest.mark.slow),
+     ("generate_known_parts", "known_parts.h"),
+     ("generate_split_rules", "split_rules.h")],
 )  # fmt: skip
 def test_tables_are_what_their_generators_write(generator: str, table: str) -> None:
     folder = ROOT / "runtimes" / "runner" / "text"
-    spec = importlib.util.spec_from_file_location(generator, folder / f"{generator}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    without_version = [text.split("\n", 2)[2] for text in
+    module = importlib.import_module(generator)
+    without_version = [re.sub(" from tokenizers .*;", "", text) for text in
                        (module.header(), (folder / table).read_text())]  # fmt: skip
     assert without_version[0] == without_version[1]
 
@@ -269,17 +275,20 @@ def test_the_stream_is_whole_characters(tmp_path: Path, library: Path) -> None:
         assert worker.ask("decode", tokens=tokens[:-1])["text"] == "👍\ufffd"
 
 
+REGEX = r"\w+"
 REFUSED: list[tuple[Change, str]] = [
-    (lambda p: p["model"].update(type="Unigram"), 'model.type: expected "BPE"; got "Unigram"'),
-    (lambda p: p.update(model=None), 'model.type: expected "BPE"; got none'),
-    (lambda p: p.update(pre_tokenizer={"type": "Whitespace"}), "pre_tokenizer.type: expected"),
-    (lambda p: p.update(pre_tokenizer=None), "pre_tokenizer.type: expected"),
-    (lambda p: p.update(decoder={"type": "Metaspace"}), "decoder.type: expected"),
-    (lambda p: p.update(normalizer={"type": "Lowercase"}), "normalizer: expected none or NFC"),
-    (lambda p: p["model"].update(byte_fallback=True), "model.byte_fallback: expected none"),
+    (lambda p: p["model"].update(type="Other"),
+     'model.type: expected a kind that ssmrun has; got "Other"'),
+    (lambda p: p.update(model=None), "model.type: expected a kind; got none"),
+    (lambda p: p.update(pre_tokenizer={"type": "UnicodeScripts"}), "pre_tokenizer.type: expected"),
+    (lambda p: p.update(pre_tokenizer=split(REGEX)), "pre_tokenizer.pattern: expected a regular"),
+    (lambda p: p.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [split(REGEX)]}),
+     "pre_tokenizer.pretokenizers[0].pattern: expected a regular expression that ssmrun has"),
+    (lambda p: p.update(decoder={"type": "CTC"}), "decoder.type: expected"),
+    (lambda p: p.update(normalizer={"type": "Other"}), "normalizer.type: expected"),
     (lambda p: p["model"].update(dropout=0.1), "model.dropout: expected none; got 0.1"),
-    (lambda p: p["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix: expected none"),
     (lambda p: p["model"].update(ignore_merges=3), "ignore_merges: expected true or false; got 3"),
+    (lambda p: p["model"].update(byte_fallback=3), "byte_fallback: expected true or false; got 3"),
     (lambda p: p["model"].update(vocab=[]), "model.vocab: expected an object"),
     (lambda p: p["model"]["vocab"].update(a=-1), "model.vocab: expected ids below"),
     (lambda p: p["model"]["vocab"].update(a=1.5), "got 1.5"),
@@ -293,8 +302,10 @@ REFUSED: list[tuple[Change, str]] = [
     (lambda p: p.update(added_tokens=[{"id": 0}]), "added_tokens: expected content and id"),
     (lambda p: p.update(added_tokens=[{"id": 2**40, "content": "x"}]), "expected content and id"),
     (lambda p: p.update(added_tokens=[{"id": 7, "content": "a"}]), "expected id 64 as in"),
-    (lambda p: p.update(added_tokens=[{"id": 2000, "content": "zz", "single_word": True}]),
-     "single_word: expected none; got true"),
+    (lambda p: p.update(added_tokens=[{"id": 2000, "content": "zz", "single_word": 3}]),
+     "expected id 1024; got 2000"),
+    (lambda p: p.update(added_tokens=[{"id": 1024, "content": "zz", "single_word": 3}]),
+     "single_word: expected true or false; got 3"),
 ]  # fmt: skip
 
 
@@ -309,3 +320,228 @@ def test_other_tokenizers_are_refused_by_name(
     assert code == 6
     assert message in text
     assert f"{folder}/tokenizer.json: " in text
+
+
+# What the library reads and ssmrun may not have: packing must know which.
+LIBRARY_ONLY: list[Change] = [
+    lambda p: p.update(pre_tokenizer={"type": "UnicodeScripts"}),
+    lambda p: p.update(pre_tokenizer=split(REGEX)),
+    lambda p: p.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [split(REGEX)]}),
+    lambda p: p.update(normalizer={"type": "Replace", "pattern": {"Regex": REGEX}, "content": ""}),
+    lambda p: p.update(
+        decoder={"type": "CTC", "pad_token": "x", "word_delimiter_token": "|", "cleanup": True}
+    ),
+    lambda p: p["model"].update(dropout=0.1),
+    lambda p: p.update(added_tokens=[{**ADDED[0], "id": 2000}]),
+]
+
+
+@pytest.mark.parametrize("number", range(len(LIBRARY_ONLY)))
+def test_packing_knows_what_ssmrun_refuses(tmp_path: Path, library: Path, number: int) -> None:
+    """The same place, expectation and finding in both languages."""
+    file = changed(LIBRARY_ONLY[number])
+    Tokenizer.from_str(file)
+    missing = missing_part(file)
+    assert missing is not None
+    folder = bundle_with(tmp_path / "b", library, file)
+    code, text = sb.failure(
+        sb.ssmrun("generate", folder, "--prompt", "x", "--runtime", sb.runtime())
+    )
+    assert code == 6
+    assert missing.split("; got ")[0] in text
+
+
+def notes_of(folder: Path, file: str) -> list[str]:
+    path = folder / "tokenizer.json"
+    path.write_text(file)
+    notes: list[str] = []
+    settings = DataSettings()
+    LanguageModel().read(Request(settings, path, path, 1100, 16, 600), notes.append)
+    return [note for note in notes if "ssmrun" in note]
+
+
+def test_packing_says_that_ssmrun_lacks_a_part(tmp_path: Path) -> None:
+    assert notes_of(tmp_path, changed(plain)) == []
+    (note,) = notes_of(tmp_path, changed(LIBRARY_ONLY[0]))
+    assert note.startswith(f"{tmp_path}/tokenizer.json: pre_tokenizer.type: expected a kind")
+    assert note.endswith("run in Python only, not in ssmrun")
+
+
+def test_packing_knows_what_ssmrun_takes() -> None:
+    for change in CHANGES:
+        assert missing_part(changed(change)) is None, change.__name__
+    for name, kind in KINDS.items():
+        assert missing_part(json.dumps(kind())) is None, name
+
+
+def test_every_listed_part_is_compared() -> None:
+    """No part is on the list without a tokenizer here that has it."""
+    files = [json.dumps(kind()) for kind in KINDS.values()]
+    found = {part for file in files for part in re.findall(r'"type": "(\w+)"', file)}
+    assert {kind for kinds in device_tokenizer.KINDS.values() for kind in kinds} <= found
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, library: Path
+) -> Iterator[Pair]:
+    sb.runner()
+    text = json.dumps(KINDS[request.param]())
+    folder = bundle_with(tmp_path_factory.mktemp("kind") / "b", library, text)
+    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
+        yield Pair(worker, Tokenizer.from_str(text))
+
+
+MORE_PIECES = [
+    " ",
+    "  ",
+    "\n",
+    "\r\n",
+    "\t",
+    "'s",
+    "'S",
+    "'",
+    "’",
+    "a",
+    "Z",
+    "Ab",
+    "7",
+    "12",
+    "½",
+    "é",
+    "e\u0301",
+    "\u0323",
+    "\u0301",
+    "中",
+    "👍",
+    "🏽",
+    "\u200d",
+    "\u00a0",
+    "\u3000",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "X",
+    "Ã",
+    "\u1112",
+    "\u1161",
+    "\u11ab",
+    "가",
+    "_",
+    "-",
+    "…",
+    "▁",
+    "##",
+    "<0xE2>",
+    ".",
+    "!",
+    "``",
+    "''",
+    "ß",
+    "İ",
+    "ﬁ",
+    "²",
+    "Ⅷ",
+    "\u0600",
+    "©",
+    "क",
+    "्",
+    "\u0b95",
+    "\ufeff",
+    "\x00",
+    "\x01",
+    "\u200b",
+    "ǅ",
+    "ſ",
+    "don't",
+    "[UNK]",
+    "n't",
+    "\ufffd",
+    "\u0340",
+    "\ufb1d",
+    "/",
+    "\\",
+    "don",
+    "ab",
+    "\u0e33",
+    "\u0345",
+    "🇩",
+    "🇪",
+]
+
+
+def random_text(random_: random.Random) -> str:
+    """Of hard pieces, of any characters, or of both."""
+    share = random_.choice([1, 0.6, 0])
+
+    def character() -> str:
+        end = random_.choice([0x80, 0x3000, 0xD800, 0x110000])
+        code = random_.randrange(end)
+        return chr(code if not 0xD800 <= code < 0xE000 else 0xFFFD)
+
+    pieces = random_.choice([MORE_PIECES, MORE_PIECES[:20]])
+    return "".join(
+        random_.choice(pieces) if random_.random() < share else character()
+        for _ in range(random_.randint(0, 25))
+    )
+
+
+def check_random(pair: Pair, seed: int, texts: int) -> None:
+    """Texts, their tokens, and tokens that no text has."""
+    random_ = random.Random(seed)
+    for _ in range(texts):
+        pair.check(random_text(random_))
+    end = pair.tokenizer.get_vocab_size() + 5
+    for _ in range(texts // 3):
+        pair.check_decode([random_.randrange(end) for _ in range(random_.randint(0, 30))])
+
+
+def test_nasty_texts_of_every_kind(kind: Pair) -> None:
+    for text in NASTY:
+        kind.check(text)
+    check_random(kind, seed=0, texts=120)
+
+
+@pytest.fixture(scope="module")
+def model_bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
+    sb.runner()
+    return sb.make_bundle(tmp_path_factory.mktemp("model") / "b", None, library=library)
+
+
+STREAMED = ["llama2", "llama_first", "t5_bytes", "no_fallback", "bert_cased", "llama3", "clip"]
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_streamed_text_goes_on_where_the_prompt_ends(
+    tmp_path: Path, model_bundle: Path, name: str
+) -> None:
+    """Token by token what decoding all of them at once adds to the prompt."""
+    text = json.dumps(KINDS[name]())
+    folder = sb.twin(model_bundle, tmp_path / "b")
+    (folder / "tokenizer.json").write_text(text)
+    sb.remake_manifest(folder)
+    tokenizer = Tokenizer.from_str(text)
+    for seed in ("1", "2"):
+        options = ["--prompt", "Hello wörld", "--max-tokens", "40", "--temperature", "3"]
+        options += ["--seed", seed, "--threads", "1"]
+        found = sb.reply(sb.ssmrun("generate", folder, *options, "--json"))
+        prompt = tokenizer.encode("Hello wörld", add_special_tokens=False).ids
+        assert found["prompt_tokens"] == prompt
+        before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + found["tokens"])
+        assert before + found["text"] == whole
+        streamed = sb.ssmrun("generate", folder, *options)
+        assert streamed.stdout.decode() == found["text"] + "\n"
+
+
+@pytest.mark.slow
+def test_any_text_of_every_kind(kind: Pair) -> None:
+    check_random(kind, seed=1, texts=4000)
+
+
+@pytest.mark.slow
+def test_every_character_of_every_kind(kind: Pair) -> None:
+    everything = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    for begin in range(0, len(everything), 500):
+        block = everything[begin : begin + 500]
+        for before, after in (("", " "), ("", "\u0301"), ("'", ""), ("a", "1")):
+            kind.check("".join(f"{before}{c}{after}" for c in block))

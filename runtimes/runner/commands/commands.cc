@@ -14,6 +14,7 @@
 #include "runner/model/evaluate.h"
 #include "runner/processors.h"
 #include "runner/system.h"
+#include "runner/text/text_stream.h"
 #include "runner/text/tokenizer.h"
 #include "runner/text/visible.h"
 
@@ -204,9 +205,12 @@ std::string ReadPrompt(const Options& options) {
 void WriteGenerated(const Options& options, const Opened& opened, const Tokenizer& tokenizer,
                     const std::vector<int64_t>& prompt, const std::vector<int64_t>& tokens,
                     const Round& times, const Output& output) {
+  TextStream stream(tokenizer, prompt);
+  std::string text;
+  for (const int64_t token : tokens) text += stream.add(token);
   JsonWriter out;
   out.begin_object().field("prompt_tokens", prompt).field("tokens", tokens);
-  out.field("text", tokenizer.decode(tokens)).field("prefill_ms", times.prefill_ms);
+  out.field("text", text + stream.finish()).field("prefill_ms", times.prefill_ms);
   out.field("decode_ms", times.decode_ms).key("decode");
   WritePercentiles(out, times.decode_ms, 1);
   out.field("threads", options.thread_count()).field("ops_isa", Maybe(opened.isa()));
@@ -225,7 +229,7 @@ void RunGenerate(const Options& options, const Output& output) {
   loaded.model->check_tokens(prompt, what);
   loaded.state->clear();
   Sampler sampler(options.sampling);
-  Utf8Stream stream;
+  TextStream stream(tokenizer, prompt);
   std::vector<int64_t> tokens;
   const auto vocab = static_cast<size_t>(loaded.model->interface().vocab_size);
   std::vector<float> first(vocab);
@@ -239,7 +243,7 @@ void RunGenerate(const Options& options, const Output& output) {
   }
   while (tokens.size() < options.max_tokens) {
     tokens.push_back(sampler.draw(logits, vocab));
-    if (!options.json) output.write_generated(stream.add(tokenizer.bytes(tokens.back())));
+    if (!options.json) output.write_generated(stream.add(tokens.back()));
     if (tokens.size() == options.max_tokens) break;
     begin = NowMs();
     logits = loaded.model->step(tokens.back(), *loaded.state);

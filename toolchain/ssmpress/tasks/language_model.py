@@ -16,6 +16,7 @@ from ssmpress import replies
 from ssmpress.callbacks import Note, Steps
 from ssmpress.data import overlap
 from ssmpress.data import text as data
+from ssmpress.data.device_tokenizer import missing_part
 from ssmpress.errors import BadInputError
 from ssmpress.results import LanguageModelQuality, Sample
 from ssmpress.tasks.block import block_dict
@@ -125,6 +126,8 @@ class LanguageModel:
                 "Give it with --tokenizer FILE."
             )
         tokenizer = data.load_tokenizer(path)
+        if missing := missing_part(path.read_text(encoding="utf-8")):
+            note(f"{path}: {missing}. On the device its texts run in Python only, not in ssmrun")
         needs_default = not (settings.calibration and settings.evaluation)
         defaults = data.default_text() if needs_default else ("", "")
 

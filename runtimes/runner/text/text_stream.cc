@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "runner/text/text_stream.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "runner/text/characters.h"
+
+namespace ssmrun {
+namespace {
+
+constexpr std::string_view kUnfinished = "\xEF\xBF\xBD";  // of bytes that are no character yet
+constexpr size_t kMostWaiting = 32;  // no character needs so many tokens: these never become one
+
+bool EndsUnfinished(std::string_view text) {
+  return text.size() >= kUnfinished.size() &&
+         text.substr(text.size() - kUnfinished.size()) == kUnfinished;
+}
+
+size_t CountCharacters(std::string_view text) {
+  const auto begins = [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; };
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), begins));
+}
+
+}  // namespace
+
+std::string TextStream::add(int64_t token) {
+  if (!tokenizer_.is_shown(token)) return {};
+  waiting_.push_back(token);
+  std::string text = piece();
+  if (text.empty() || (EndsUnfinished(text) && waiting_.size() < kMostWaiting)) return {};
+  before_ = std::move(waiting_);
+  waiting_.clear();
+  return text;
+}
+
+std::string TextStream::finish() { return waiting_.empty() ? std::string() : piece(); }
+
+std::string TextStream::piece() const {
+  std::vector<int64_t> all = before_;
+  all.insert(all.end(), waiting_.begin(), waiting_.end());
+  std::string text = tokenizer_.decode(all);
+  size_t begin = 0;
+  for (size_t left = CountCharacters(tokenizer_.decode(before_)); left > 0; --left) {
+    if (begin >= text.size()) break;
+    begin += Utf8Length(text[begin]);
+  }
+  return text.substr(std::min(begin, text.size()));
+}
+
+}  // namespace ssmrun
