@@ -417,11 +417,25 @@ def test_training_that_diverges_is_said_and_leaves_nothing_to_go_on_from(
     assert not list(tmp_path.iterdir())
 
 
+def test_scores_that_are_not_finite_are_a_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss before was finite: the next masks are the first to meet the infinity."""
+    plain = Training.update_masks
+
+    def overflow(self: Training, step: int) -> None:
+        next(iter(self.gradients.values()))[0, 0] = torch.inf
+        plain(self, step)
+
+    monkeypatch.setattr(Training, "update_masks", overflow)
+    with pytest.raises(UsageError, match=r"recovery diverged: at step \d+ of 24"):
+        run()
+
+
 def test_a_run_that_goes_on_counts_the_seconds_before(tmp_path: Path) -> None:
-    run(resume_file=tmp_path / "state")
-    _, again = run(resume_file=tmp_path / "state")
-    saved = torch.load(tmp_path / "state", weights_only=True)
-    assert again.seconds > saved["seconds"] > 0
+    state = tmp_path / "state"
+    run(resume_file=state)
+    torch.save(torch.load(state, weights_only=True) | {"seconds": 1000.0}, state)
+    _, again = run(resume_file=state)
+    assert again.seconds > 1000
 
 
 def test_the_state_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,14 +115,16 @@ def memory_bytes(key: str) -> int:
 def drop_from_page_cache(model: Path) -> None:
     """Ask the kernel to forget the model's files, so that the next read comes from the disk.
 
-    Best effort: pages that are dirty or mapped by another process stay.
+    Best effort: pages that are dirty or mapped by another process stay, and a disk that fails here
+    says so where it matters.
     """
     for path in (model, model.with_name(model.name + ".data")):
         if not path.is_file():
             continue
         descriptor = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            with suppress(OSError):
+                os.fsync(descriptor)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
