@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 import tolerances
 from conftest import draw_tokens, random_checkpoint, small_config
 from paths import TESTS
+from ssmpress.blocks import gpu
 from ssmpress.blocks.model import Mamba, State
 from ssmpress.blocks.projection import Projection, quantize_activations
 from ssmpress.checkpoint.dialects import config_json
@@ -105,7 +106,8 @@ def mamba_ssm() -> SimpleNamespace:
         sys.meta_path.remove(finder)
         for name in [n for n in sys.modules if n.split(".")[0] in _Absent.packages]:
             del sys.modules[name]  # nothing else shall find them
-    simple.selective_scan_fn = scan.selective_scan_ref
+    simple.selective_scan_fn = scan.selective_scan_fn = scan.selective_scan_ref
+    scan.causal_conv1d_fn = causal_conv1d_ref
     simple.selective_state_update = None  # the plain PyTorch lines beside it
     norm.RMSNorm.forward = lambda self, x: norm.rms_norm_ref(x, self.weight, None, eps=self.eps)
     return SimpleNamespace(
@@ -113,7 +115,18 @@ def mamba_ssm() -> SimpleNamespace:
         config=config.MambaConfig,
         inference_params=generation.InferenceParams,
         selective_scan_ref=scan.selective_scan_ref,
+        mamba_inner_ref=scan.mamba_inner_ref,
     )
+
+
+def causal_conv1d_ref(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
+) -> torch.Tensor:
+    """What the package causal-conv1d computes. x: (b, d, l). weight: (d, k)."""
+    assert activation == "silu"
+    padding = weight.shape[1] - 1
+    y = F.conv1d(x, weight[:, None], bias, padding=padding, groups=len(weight))
+    return F.silu(y[..., : x.shape[-1]])
 
 
 def mamba_ssm_model(package: SimpleNamespace, checkpoint: Checkpoint) -> Any:
@@ -183,6 +196,30 @@ def test_mamba_ssm_states_and_decoding(name: str, mamba_ssm: SimpleNamespace) ->
             what = f"layer {i}"
             assert_close(state.layers[i][0], conv[..., 1:].mT, tolerances.CARRIED_STATE, what)
             assert_close(state.layers[i][1], scan.mT, tolerances.CARRIED_STATE, what)
+
+
+@pytest.mark.parametrize("level", [None, 0])
+@pytest.mark.parametrize("name", [*CONFIGS, "FalconMamba"])
+def test_the_way_of_a_gpu_is_the_definition(
+    name: str, level: int | None, mamba_ssm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mamba_inner_fn gets what it wants, by mamba-ssm's own reference of it; FalconMamba keeps its
+    norms."""
+    calls = []
+
+    def inner(*arguments: Any, **options: Any) -> torch.Tensor:
+        calls.append(options.pop("checkpoint_lvl", None))
+        result: torch.Tensor = mamba_ssm.mamba_inner_ref(*arguments, **options)
+        return result
+
+    monkeypatch.setattr(gpu, "fused_kernels", lambda: inner)
+    config = CONFIGS[name] if name in CONFIGS else small_config(dbc_norm_eps=0.25)
+    model, x = Mamba.from_checkpoint(random_checkpoint(config)), torch.randn(2, 11, config.d_model)
+    call = gpu.block_call(gpu.How(checkpoint_level=level), torch.device("cuda"))
+    for layer, states in zip(model.backbone.layers, State.zeros(config, 2).layers, strict=True):
+        with torch.no_grad():
+            assert_same_logits(layer(x, *states, call=call)[0], layer(x, *states)[0])
+    assert calls == ([level] * config.n_layer if name in CONFIGS else [])
 
 
 def test_norm_eps_is_the_checkpoints() -> None:
