@@ -75,8 +75,11 @@ def write(config: ModelConfig, tensors: Mapping[str, Tensor], path: Path) -> Non
             its convolution.
     """
     mixer = config.layers[0].mixer
-    if len(set(config.layers)) > 1 or not isinstance(mixer, Mamba1Config):
-        raise BadInputError(f"{path}: llama.cpp's Mamba has equal Mamba-1 layers; this model not.")
+    plain = isinstance(mixer, Mamba1Config) and mixer.dbc_norm_eps is None
+    if len(set(config.layers)) > 1 or not plain:
+        raise BadInputError(
+            f"{path}: expected equal Mamba-1 layers, as llama.cpp's Mamba has them."
+        )
     if not mixer.conv_bias:
         raise BadInputError(f"{path}: llama.cpp's Mamba needs conv1d.bias; this model has none.")
     writer = gguf.GGUFWriter(path, "mamba")

@@ -20,6 +20,7 @@ from conftest import mamba1_config
 from paths import SHARED
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError, UsageError
@@ -372,3 +373,10 @@ def test_damaged_file_loads_or_is_refused(
         for name, shape in tensor_shapes(checkpoint.config).items():
             assert checkpoint.tensors[name].shape == shape
             assert bool(checkpoint.tensors[name].isfinite().all())
+
+
+def test_a_model_that_no_layout_can_hold_is_said_so() -> None:
+    """Before the work: `stages.read` asks where `--save-checkpoint` is given."""
+    dialects.check_writable(small(norm_eps=1e-6))
+    with pytest.raises(BadInputError, match=r"can hold this model: norm_eps 1e-06.*; d_inner 12: "):
+        dialects.check_writable(small(norm_eps=1e-6, d_inner=12))

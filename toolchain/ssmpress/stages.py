@@ -184,6 +184,8 @@ def read(recipe: Recipe, note: Note = silent) -> Source:
         note(sentence)
     if recipe.pruned is not None:
         check_pruned(recipe.pruned, read_config(recipe.pruned)[0], checkpoint.config)
+    if recipe.save_checkpoint is not None:
+        dialects.check_writable(checkpoint.config)
     resolve_sparsity(recipe, checkpoint.config)
     request = Request(
         settings=settings,

@@ -69,6 +69,17 @@ def that_can_say(config: ModelConfig) -> tuple[str, ...]:
     return tuple(dialect.NAME for dialect in DIALECTS if not dialect.problem(config))
 
 
+def check_writable(config: ModelConfig) -> None:
+    """Whether a checkpoint of this model can be written in some dialect.
+
+    Raises:
+        BadInputError: in none; says what each of them lacks.
+    """
+    if not that_can_say(config):
+        problems = "; ".join(dialect.problem(config).rstrip(".") for dialect in DIALECTS)
+        raise BadInputError(f"--save-checkpoint: no layout can hold this model: {problems}.")
+
+
 def canonical(name: str) -> str:
     """The canonical name of a tensor, in whatever dialect it is spelled."""
     for dialect in DIALECTS:
