@@ -174,7 +174,6 @@ ASSEMBLED = {
         "from fewer than {MIN_WINDOWS} {said.evaluated}",
         "windows of the series that do not overlap",
     ),
-    "architecture Mamba-1, assumed": ("architecture {checkpoint.architecture}", ", assumed"),
     "nested more than 100 levels deep": ("nested more than {DEPTH} levels deep",),
     "values nested more than 64 deep": ("values nested more than {DEPTH_LIMIT} deep",),
     "ids from 0 to 4194303": ("ids from 0 to {IDS - 1}",),
