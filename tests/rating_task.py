@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.text import encode_each
 from ssmpress.results import TaskQuality
 from ssmpress.tasks import KINDS, whole
@@ -53,6 +54,17 @@ class RatedTexts:
         assert isinstance(other, RatedTexts)
         known = {text.tobytes() for text in other.tokens}
         return sum(text.tobytes() in known for text in self.tokens) / self.count
+
+    def hold_out(self, count: int, seed: int) -> Split[RatedTexts, RatedTexts] | None:
+        count = min(count, self.count // PART)
+        if count < MIN_SAMPLES:
+            return None
+        order = np.random.default_rng(seed).permutation(self.count)
+        parts = [
+            RatedTexts(tuple(self.tokens[i] for i in numbers), self.ratings[numbers])
+            for numbers in (order[count:], order[:count])
+        ]
+        return Split(*parts, np.arange(count), count)
 
     def digest(self) -> bytes:
         parts = [*(text.tobytes() for text in self.tokens), self.ratings.tobytes()]
@@ -147,7 +159,10 @@ class Rating:
         return F.mse_loss(outputs, teacher.float())
 
     def metric_sums(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:
-        return {"mse": float((outputs - targets).square().sum())}
+        return {"mse": float(self.scores(outputs, targets).sum())}
+
+    def scores(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().flatten()
 
     def evaluate(self, session: Any, evaluation: RatedTexts, progress: Any) -> TaskQuality:
         errors = []

@@ -104,8 +104,9 @@ def mamba_ssm() -> SimpleNamespace:
         )
     finally:
         sys.meta_path.remove(finder)
-        for name in [n for n in sys.modules if n.split(".")[0] in _Absent.packages]:
-            del sys.modules[name]  # nothing else shall find them
+        # Nothing else shall find them: transformers, too, takes mamba-ssm's kernels where it can.
+        for name in [n for n in sys.modules if n.split(".")[0] in (*_Absent.packages, "mamba_ssm")]:
+            del sys.modules[name]
     simple.selective_scan_fn = scan.selective_scan_fn = scan.selective_scan_ref
     scan.causal_conv1d_fn = causal_conv1d_ref
     simple.selective_state_update = None  # the plain PyTorch lines beside it
