@@ -50,6 +50,89 @@ _SELECTIVE_SCAN = """
     y = Mul(ungated, gate)
 """
 
+_SSD_SCAN = """
+    biased = Add(delta, delta_bias)
+    steps = Softplus(biased)
+    lowest = Constant <value_float: float = @dt_min> ()
+    highest = Constant <value_float: float = @dt_max> ()
+    dt = Clip(steps, lowest, highest)
+    dt_A = Mul(dt, A)
+    decay = Exp(dt_A)
+    as_before = Constant <value_ints = [0, 0]> ()
+    the_rest = Constant <value_ints = [-1]> ()
+    one = Constant <value_ints = [1]> ()
+    heads = Shape <start = 1, end = 2> (state)
+    rows = Shape <start = 2, end = 3> (state)
+    by_head = Concat <axis = 0> (as_before, heads, the_rest)
+    by_group = Concat <axis = 0> (as_before, the_rest, one, rows)
+    x_heads = Reshape(x, by_head)
+    dt_last = Unsqueeze(dt, the_rest)
+    x_dt = Mul(x_heads, dt_last)
+    B_groups = Reshape(B, by_group)
+    C_groups = Reshape(C, by_group)
+    groups = Shape <start = 2, end = 3> (B_groups)
+    each = Div(heads, groups)
+    repeats = Concat <axis = 0> (one, one, one, each, one)
+    B_repeated = Expand(B_groups, repeats)
+    C_repeated = Expand(C_groups, repeats)
+    rows_by_head = Concat <axis = 0> (as_before, heads, rows)
+    B_heads = Reshape(B_repeated, rows_by_head)
+    C_heads = Reshape(C_repeated, rows_by_head)
+    decay_first = Transpose <perm = [1, 0, 2]> (decay)
+    x_first = Transpose <perm = [1, 0, 2, 3]> (x_dt)
+    B_first = Transpose <perm = [1, 0, 2, 3]> (B_heads)
+    C_first = Transpose <perm = [1, 0, 2, 3]> (C_heads)
+    state_out, y_first = Scan <num_scan_inputs = 4, body = token
+        (float[b, h, n, p] S_before, float[b, h] decay_t, float[b, h, p] x_t, float[b, h, n] B_t,
+         float[b, h, n] C_t) => (float[b, h, n, p] S_after, float[b, h, p] y_t) {
+        column_axis = Constant <value_ints = [3]> ()
+        row_axis = Constant <value_ints = [2]> ()
+        both = Constant <value_ints = [2, 3]> ()
+        decay_all = Unsqueeze(decay_t, both)
+        decayed = Mul(decay_all, S_before)
+        x_row = Unsqueeze(x_t, row_axis)
+        B_column = Unsqueeze(B_t, column_axis)
+        added = Mul(B_column, x_row)
+        S_after = Add(decayed, added)
+        C_row = Unsqueeze(C_t, row_axis)
+        y_row = MatMul(C_row, S_after)
+        y_t = Squeeze(y_row, row_axis)
+    }> (state, decay_first, x_first, B_first, C_first)
+    y_heads = Transpose <perm = [1, 0, 2, 3]> (y_first)
+    like_x = Shape(x)
+    read = Reshape(y_heads, like_x)
+    skip = Mul(D, x)
+    y = Add(read, skip)
+"""
+
+_GATED_RMS_NORM = """
+    sigmoid = Sigmoid(z)
+    gate = Mul(z, sigmoid)
+    flag = Constant <value_int: int = @gate_first> ()
+    first = Cast <to = 9> (flag)
+    gated = Mul(x, gate)
+    inside = Where(first, gated, x)
+    as_before = Constant <value_ints = [0, 0]> ()
+    group_count = Constant <value_int: int = @groups> ()
+    zero_axis = Constant <value_ints = [0]> ()
+    feature_axis = Constant <value_ints = [-1]> ()
+    groups_1d = Unsqueeze(group_count, zero_axis)
+    by_group = Concat <axis = 0> (as_before, groups_1d, feature_axis)
+    parts = Reshape(inside, by_group)
+    two = Constant <value_float = 2.0> ()
+    square = Pow(parts, two)
+    mean_square = ReduceMean(square, feature_axis)
+    epsilon_scalar = Constant <value_float: float = @epsilon> ()
+    above_zero = Add(mean_square, epsilon_scalar)
+    root = Sqrt(above_zero)
+    normal_parts = Div(parts, root)
+    like_x = Shape(x)
+    normal = Reshape(normal_parts, like_x)
+    weighted = Mul(normal, weight)
+    outside = Mul(weighted, gate)
+    y = Where(first, weighted, outside)
+"""
+
 _CAUSAL_CONV1D = """
     padded = Concat <axis = 1> (state, x)
     channels_first = Transpose <perm = [0, 2, 1]> (padded)
@@ -158,6 +241,8 @@ def _embedding(f: Format) -> str:
 _BODIES = (
     {
         ops.SELECTIVE_SCAN.name: _SELECTIVE_SCAN,
+        ops.SSD_SCAN.name: _SSD_SCAN,
+        ops.GATED_RMS_NORM.name: _GATED_RMS_NORM,
         ops.CAUSAL_CONV1D.name: _CAUSAL_CONV1D,
         ops.RMS_NORM.name: _RMS_NORM,
     }

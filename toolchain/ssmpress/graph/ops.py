@@ -3,7 +3,8 @@
 `graph/export.py` calls these ops by the names of their inputs, `graph/fallback.py` has what each
 computes in standard operators, `runtimes/ops/` registers them with ONNX Runtime, `docs/ops.md` and
 `docs/sparse_format.md` specify them byte by byte. Symbols: b batch, l sequence length, d channels,
-n d_state, k d_conv, r rows (output features), c columns (input features).
+n d_state, k d_conv, h heads, p channels of a head, g groups, r rows (output features), c columns
+(input features).
 
 Every op has a model-local function of the same domain and name as its fallback, so that a file
 written by ssmpress also runs where the op library is not loaded.
@@ -26,6 +27,9 @@ COLUMNS_ATTRIBUTE = "columns"
 VERSION_ATTRIBUTE = "format_version"
 CHANNELS_ATTRIBUTE = "channels"
 EPSILON_ATTRIBUTE = "epsilon"
+GROUPS_ATTRIBUTE = "groups"
+GATE_FIRST_ATTRIBUTE = "gate_first"
+DT_MIN_ATTRIBUTE, DT_MAX_ATTRIBUTE = "dt_min", "dt_max"
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,32 @@ Inputs and shapes: docs/ops.md of ssmpress.""",
     attributes=(CHANNELS_ATTRIBUTE,),
 )
 """x (b, l, d); weight (k, d); bias (d); state (b, k-1, d). SiLU is part of the op."""
+
+SSD_SCAN = Op(
+    "SsdScan",
+    inputs=("x", "delta", "delta_bias", "A", "B", "C", "D", "state"),
+    outputs=("y", "state_out"),
+    doc="""The scan of Mamba-2: every head has one decay, and a state of n rows and p columns.
+    dt_t = clip(softplus(delta_t + delta_bias), dt_min, dt_max)
+    S_t  = exp(dt_t A) S_{t-1} + (dt_t B_t) x_t^T
+    y_t  = C_t^T S_t + D x_t
+Source: arXiv 2405.21060, section 5. Inputs and shapes: docs/ops.md of ssmpress.""",
+    attributes=(DT_MIN_ATTRIBUTE, DT_MAX_ATTRIBUTE),
+)
+"""x (b, l, d) with d = h p, head after head; delta (b, l, h); delta_bias, A (h); B, C (b, l, g n),
+group after group, each for h / g heads; D (d); state (b, h, n, p)."""
+
+GATED_RMS_NORM = Op(
+    "GatedRMSNorm",
+    inputs=("x", "z", "weight"),
+    outputs=("y",),
+    doc="""The RMS norm of each of `groups` equal parts of the last axis, and a gate.
+    y = norm(x silu(z)) weight    with gate_first 1
+    y = norm(x) weight silu(z)    with gate_first 0
+Source: arXiv 2405.21060, section 7.2. Inputs and shapes: docs/ops.md of ssmpress.""",
+    attributes=(EPSILON_ATTRIBUTE, GROUPS_ATTRIBUTE, GATE_FIRST_ATTRIBUTE),
+)
+"""x, z, y (b, l, d); weight (d)."""
 
 RMS_NORM = Op(
     "RMSNorm",
@@ -118,6 +148,14 @@ EMBEDDING = {f: _embedding(f) for f, layout in LAYOUTS.items() if layout.onnx_ro
 
 OPS = {
     op.name: op
-    for op in (SELECTIVE_SCAN, CAUSAL_CONV1D, RMS_NORM, *LINEAR.values(), *EMBEDDING.values())
+    for op in (
+        SELECTIVE_SCAN,
+        SSD_SCAN,
+        CAUSAL_CONV1D,
+        RMS_NORM,
+        GATED_RMS_NORM,
+        *LINEAR.values(),
+        *EMBEDDING.values(),
+    )
 }
 """Every op of the domain by name."""
