@@ -14,7 +14,8 @@ from ssmpress.measure.metrics import (
     retention,
     retention_interval,
 )
-from ssmpress.recipe.settings import GateSettings, Recipe
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.results import (
     Guess,

@@ -13,7 +13,8 @@ from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
 from ssmpress.gate.sweep import judge_sweep
 from ssmpress.recipe.pick import parse_pick
-from ssmpress.recipe.settings import GateSettings, Sweep
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.schema import build_report, with_verdict
 
 SCHEMA = json.loads((ROOT / "docs" / "sweep.schema.json").read_text())

@@ -27,7 +27,9 @@ from ssmpress.formats import Values
 from ssmpress.machine import get_library_path, host_machine
 from ssmpress.pipeline import Watch, compress
 from ssmpress.prune.recover import PruneResult, prune_and_recover
-from ssmpress.recipe.settings import DeploySettings, PackSettings, RecoverSettings
+from ssmpress.recipe.settings.deploy import DeploySettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from tiny_run import CONFIG, tiny_recipe
 
 Action = Callable[[], object]

@@ -27,7 +27,7 @@ from ssmpress.machine import get_library_path, get_runner_path
 from ssmpress.pack import matrix as compact
 from ssmpress.pack.choose import choose_format
 from ssmpress.pack.model import PackedModel
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 
 SPARSITY = 0.7
 

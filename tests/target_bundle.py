@@ -22,7 +22,9 @@ from ssmpress.formats import Values
 from ssmpress.machine import get_runner_path, host_machine
 from ssmpress.parity import PARITY_TOLERANCE
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import PackSettings, Recipe, Target
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.deploy import Target
+from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.results import TextUse
 
 

@@ -18,14 +18,12 @@ from ssmpress.data import text as data
 from ssmpress.data.labelled import load_labelled
 from ssmpress.data.series import load_series
 from ssmpress.formats import Values
-from ssmpress.recipe.settings import (
-    DataSettings,
-    GateSettings,
-    PackSettings,
-    PruneSettings,
-    Recipe,
-    RecoverSettings,
-)
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.prune import PruneSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.tasks import Classification, Forecasting, Task
 
 CLASSES = ("few", "many")

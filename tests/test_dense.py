@@ -13,7 +13,9 @@ from ssmpress import stages
 from ssmpress.blocks.tensors import EMBEDDING
 from ssmpress.callbacks import silent
 from ssmpress.devices.plan import plan_deployment
-from ssmpress.recipe.settings import DataSettings, Recipe, RecoverSettings
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.validate import describe_dense, measure_dense
 
 

@@ -18,7 +18,9 @@ from ssmpress import compress
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.plan import make_plan
-from ssmpress.recipe.settings import Method, PackSettings, PruneSettings, Recipe, Scope
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
 from ssmpress.runtime.session import open_session
 from tiny_run import tiny_recipe
 

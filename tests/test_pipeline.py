@@ -13,7 +13,7 @@ from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.errors import BadInputError, ParityError, UsageError, WriteError, notes_of
 from ssmpress.pipeline import GOES_ON, Watch, compress
 from ssmpress.prune.training import Training
-from ssmpress.recipe.settings import DeploySettings
+from ssmpress.recipe.settings.deploy import DeploySettings
 from tiny_run import tiny_recipe
 
 

@@ -22,7 +22,10 @@ from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.layouts import sections_of
 from ssmpress.pack.layouts.int4 import MAX_COLUMNS
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import DataSettings, Head, PackSettings, Recipe, RecoverSettings
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.pack import Head, PackSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.results import TextUse
 
 

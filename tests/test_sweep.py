@@ -25,17 +25,14 @@ from ssmpress.gate.judge import judge
 from ssmpress.gate.sweep import judge_sweep
 from ssmpress.pipeline import Watch
 from ssmpress.recipe.pick import METRICS, parse_pick
-from ssmpress.recipe.settings import (
-    DataSettings,
-    DeploySettings,
-    GateSettings,
-    PackSettings,
-    PruneSettings,
-    Recipe,
-    RecoverSettings,
-    Scope,
-    Sweep,
-)
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.deploy import DeploySettings
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.prune import PruneSettings, Scope
+from ssmpress.recipe.settings.recover import RecoverSettings
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report import tradeoff as tradeoff_charts
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.report.sweep import pareto_front, tradeoff

@@ -20,7 +20,7 @@ from ssmpress.formats import Values
 from ssmpress.pipeline import GOES_ON, Watch
 from ssmpress.prune import resume
 from ssmpress.prune.training import Training
-from ssmpress.recipe.settings import Sweep
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.sweep import run_sweep
 from tiny_run import CONFIG, tiny_recipe
 

@@ -10,13 +10,11 @@ import numpy as np
 from conftest import random_checkpoint, small_config
 from paths import DEMO
 from ssmpress.checkpoint.write import write_checkpoint
-from ssmpress.recipe.settings import (
-    DataSettings,
-    GateSettings,
-    PruneSettings,
-    Recipe,
-    RecoverSettings,
-)
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.prune import PruneSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 
 CONFIG = small_config(vocab_size=1024, n_layer=1)
 """The vocabulary of the demo's tokenizer."""

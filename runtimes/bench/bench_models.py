@@ -33,7 +33,8 @@ from ssmpress.pack import matrix as packing
 from ssmpress.pack.head_error import FREQUENT_SHARE
 from ssmpress.pack.model import PackedModel
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import Head, PackSettings, Recipe
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.results import TextUse
 
 SHARED = Path("../shared/models")

@@ -33,7 +33,7 @@ from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
 from ssmpress.measure.worker_process import WorkerProcess
-from ssmpress.recipe.settings import Head
+from ssmpress.recipe.settings.pack import Head
 from ssmpress.runtime.session import open_session
 from ssmpress.stages import CPU_CALIBRATION_TOKENS
 from ssmpress.tasks.perplexity import perplexity

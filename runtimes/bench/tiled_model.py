@@ -35,7 +35,7 @@ from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import UsageError
 from ssmpress.prune.mask import keep_masks, prunable_names
-from ssmpress.recipe.settings import PROJECTIONS
+from ssmpress.recipe.settings.prune import PROJECTIONS
 
 _LAYER_130M = LayerConfig(mixer=Mamba1Config(d_state=16, d_conv=4, d_inner=1536, dt_rank=48))
 MAMBA_130M = ModelConfig(d_model=768, vocab_size=50280, layers=(_LAYER_130M,) * 24)

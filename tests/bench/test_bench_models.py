@@ -24,7 +24,7 @@ from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.prune.mask import keep_masks, prunable_names
-from ssmpress.recipe.settings import PROJECTIONS
+from ssmpress.recipe.settings.prune import PROJECTIONS
 from ssmpress.runtime.session import open_session
 
 SOURCE = small_config(d_state=4)

@@ -20,7 +20,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.one_shot import grams, one_shot
-from ssmpress.recipe.settings import PROJECTIONS, Method, PruneSettings, Scope
+from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 from tolerances import assert_close
 
 MODELS = {

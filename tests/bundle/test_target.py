@@ -36,7 +36,8 @@ from ssmpress.machine import host_machine
 from ssmpress.measure.metrics import parity
 from ssmpress.recipe.address import CPUS, DEFAULT_CPU, parse_device
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import DeploySettings, GateSettings, Target
+from ssmpress.recipe.settings.deploy import DeploySettings, Target
+from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.html import render_html
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.tables import command

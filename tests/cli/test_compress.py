@@ -19,7 +19,8 @@ import typer
 from paths import DEMO
 from processes import accept_interrupts
 from ssmpress.cli import compress as cli
-from ssmpress.recipe.settings import Target, named_recipe
+from ssmpress.recipe.named import named_recipe
+from ssmpress.recipe.settings.deploy import Target
 
 COMMAND = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()"]
 

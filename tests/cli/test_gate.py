@@ -19,7 +19,7 @@ from ssmpress.cli import gate as gate_cli
 from ssmpress.files import write_json
 from ssmpress.gate.judge import judge
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import RULES, GateSettings
+from ssmpress.recipe.settings.gate import RULES, GateSettings
 from ssmpress.report.junit import render_junit
 from ssmpress.report.schema import with_verdict
 from ssmpress.report.summary import SUMMARY_LIMIT, cut

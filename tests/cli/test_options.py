@@ -26,7 +26,9 @@ from ssmpress.recipe.option import (
     options_of,
     settings_of,
 )
-from ssmpress.recipe.settings import PruneSettings, Recipe, Sweep
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.prune import PruneSettings
+from ssmpress.recipe.sweep import Sweep
 
 
 @dataclass(frozen=True)

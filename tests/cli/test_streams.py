@@ -21,7 +21,8 @@ from ssmpress.cli.entry import run_app
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 from ssmpress.printable import visible
-from ssmpress.recipe.settings import Recipe, Sweep
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.terminal import SafeConsole
 
 COMPRESS = "from ssmpress.cli.compress import main; main()"

@@ -14,7 +14,9 @@ from ssmpress.data.labelled import from_lists
 from ssmpress.data.overlap import LEAK, check_unseen, every_run, part_in, run_keys, same_files
 from ssmpress.data.series import SeriesWindows
 from ssmpress.errors import UsageError
-from ssmpress.recipe.settings import DataSettings, Recipe, RecoverSettings
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 
 SMALL = st.integers(0, 2)
 

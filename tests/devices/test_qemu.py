@@ -21,7 +21,7 @@ from ssmpress.errors import BadInputError, DeviceError, ParityError
 from ssmpress.formats import Values
 from ssmpress.machine import RUNNER_NAME, get_library_path, get_runner_path
 from ssmpress.measure.worker_process import WorkerProcess
-from ssmpress.recipe.settings import Target
+from ssmpress.recipe.settings.deploy import Target
 from target_bundle import DEMO, Made, make_bundle, require_emulator
 
 

@@ -22,7 +22,7 @@ from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
 from ssmpress.measure.interleaved import MeasureSettings
 from ssmpress.recipe.address import parse_device
-from ssmpress.recipe.settings import Target
+from ssmpress.recipe.settings.deploy import Target
 from ssmpress.results import DeviceResult
 from target_bundle import Made, make_bundle, require_emulator
 

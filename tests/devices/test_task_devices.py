@@ -28,7 +28,10 @@ from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
 from ssmpress.machine import get_runner_path
 from ssmpress.pipeline import compress
-from ssmpress.recipe.settings import DeploySettings, GateSettings, Recipe, RecoverSettings, Target
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.deploy import DeploySettings, Target
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.results import Sample, TaskQuality
 from ssmpress.tasks import Classification, Forecasting, classification, forecasting
 from ssmpress.tasks.task import Reference

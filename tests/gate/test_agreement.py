@@ -18,7 +18,8 @@ from ssmpress.files import write_json
 from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.judge import judge, read_report
 from ssmpress.measure.metrics import retention, retention_interval
-from ssmpress.recipe.settings import GateSettings, Relative
+from ssmpress.recipe.limit import Relative
+from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.results import INCONCLUSIVE, PASS, Guess, Quality, TaskQuality
 from ssmpress.tasks import Forecasting
 

@@ -18,7 +18,7 @@ import pytest
 import example_report as example
 from ssmpress.gate.judge import judge
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import GateSettings
+from ssmpress.recipe.settings.gate import GateSettings
 
 STORED = json.loads((Path(__file__).parent / "identical_builds.json").read_text())
 RESAMPLES, ROUNDS = 200, 10

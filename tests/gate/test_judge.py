@@ -16,7 +16,7 @@ from ssmpress.gate.rules import ALL_RULES, rules
 from ssmpress.measure.bootstrap import CONFIDENCE, MIN_WINDOWS, bootstrap
 from ssmpress.measure.metrics import retention, retention_interval
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import RULES, GateSettings
+from ssmpress.recipe.settings.gate import RULES, GateSettings
 from ssmpress.results import LanguageModelQuality, Quality, Verdict
 
 NAN, INF = float("nan"), float("inf")

@@ -9,7 +9,7 @@ import pytest
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.gate.policy import gate_settings, read_policy
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import RULES, GateSettings
+from ssmpress.recipe.settings.gate import RULES, GateSettings
 
 
 @pytest.fixture

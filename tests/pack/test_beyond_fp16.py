@@ -11,7 +11,8 @@ from ssmpress import stages
 from ssmpress.formats import Values
 from ssmpress.parity import check_parity
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import PackSettings, RecoverSettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from tiny_run import tiny_recipe
 
 EMBEDDING = "backbone.embedding.weight"

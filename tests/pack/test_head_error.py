@@ -25,7 +25,8 @@ from ssmpress.pack.layouts import int4
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import reference_model
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import Head, PackSettings, Recipe
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.results import TextUse
 from ssmpress.runtime.session import open_session
 

@@ -17,13 +17,15 @@ from ssmpress import stages
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import Checkpoint
+from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import PackSettings, Recipe, Values
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.results import TextUse
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks import Classification, Forecasting, Task

@@ -26,7 +26,7 @@ from ssmpress.prune.ending import (
 from ssmpress.prune.held_out import Check
 from ssmpress.prune.schedule import HOLD, cosine_factor, cubic_sparsity, hold_factor
 from ssmpress.prune.training import Plan
-from ssmpress.recipe.settings import RecoverSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.results import Ended
 
 SETTINGS = RecoverSettings()

@@ -15,7 +15,7 @@ from ssmpress.errors import UsageError
 from ssmpress.prune import mask
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.schedule import cosine_factor, cubic_sparsity
-from ssmpress.recipe.settings import PROJECTIONS, Scope, SparsityOf
+from ssmpress.recipe.settings.prune import PROJECTIONS, Scope, SparsityOf
 
 SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4)
 

@@ -27,7 +27,8 @@ from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.order import WindowOrder
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.prune.training import Training
-from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSettings, Scope
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
+from ssmpress.recipe.settings.recover import Compute, RecoverSettings
 
 CONFIG = small_config()
 TOKENS = (np.arange(6000) ** 2 % 37 + np.arange(6000) % 5).astype(np.uint16)

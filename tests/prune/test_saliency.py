@@ -16,7 +16,7 @@ from ssmpress.prune import baselines
 from ssmpress.prune.mask import apply_masks, prunable_names, zero_counts
 from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, mean_gradient_magnitude
-from ssmpress.recipe.settings import PROJECTIONS, Method, PruneSettings, Scope
+from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 
 CONFIG = small_config()
 NAMES = prunable_names(CONFIG, PROJECTIONS)

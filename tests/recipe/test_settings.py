@@ -11,18 +11,13 @@ import ssmpress
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.formats import Values
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import (
-    CPU_SECONDS,
-    DataSettings,
-    GateSettings,
-    Method,
-    PackSettings,
-    PruneSettings,
-    Recipe,
-    RecoverSettings,
-    Scope,
-    Target,
-)
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.deploy import Target
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
+from ssmpress.recipe.settings.recover import CPU_SECONDS, RecoverSettings
 
 
 def test_choices_given_as_text_are_the_choices_themselves():

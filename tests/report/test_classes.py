@@ -10,7 +10,7 @@ import pytest
 import example_report as example
 from report_schema import SCHEMA, undescribed
 from ssmpress.gate.judge import judge
-from ssmpress.recipe.settings import GateSettings
+from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.class_charts import draw_confusion
 from ssmpress.report.classes import by_class, confusion, constant_answer, notes
 from ssmpress.report.html import render_html

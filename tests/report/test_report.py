@@ -27,7 +27,10 @@ from ssmpress.gate.judge import judge
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.measure.metrics import parity, retention
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import DataSettings, GateSettings, PruneSettings, RecoverSettings
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.prune import PruneSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.report.html import render_html
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.prose import quality

@@ -22,7 +22,7 @@ import ssmrun_bundle as sb
 from paths import ROOT
 from ssmpress.data import device_tokenizer
 from ssmpress.data.device_tokenizer import missing_part
-from ssmpress.recipe.settings import DataSettings
+from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.tasks.language_model import LanguageModel
 from ssmpress.tasks.task import Request
 from tokenizer_kinds import KINDS, split

@@ -30,12 +30,10 @@ from ssmpress.machine import LIBRARY_NAME, get_runner_path
 from ssmpress.pipeline import compress
 from ssmpress.plan import make_plan
 from ssmpress.prune import batches
-from ssmpress.recipe.settings import (
-    DataSettings,
-    GateSettings,
-    Recipe,
-    RecoverSettings,
-)
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.report.tables import comparison
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks import Classification, Forecasting

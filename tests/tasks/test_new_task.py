@@ -25,7 +25,7 @@ from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
 from ssmpress.pack.model import pack_model
 from ssmpress.pipeline import compress
-from ssmpress.recipe.settings import RecoverSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks import KINDS
 from ssmpress.tasks.task import SampleTask

@@ -42,7 +42,8 @@ from ssmpress.prune import batches as tasks
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.recover import prune_and_recover
-from ssmpress.recipe.settings import PROJECTIONS, PruneSettings, RecoverSettings
+from ssmpress.recipe.settings.prune import PROJECTIONS, PruneSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.tasks import Forecasting
 
 SETS = ("ETTh1", "ETTh2", "ETTm1", "ETTm2")

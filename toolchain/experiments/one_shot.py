@@ -23,7 +23,7 @@ from ssmpress.prune.mask import apply_masks, keep_masks, prunable_names, sparsit
 from ssmpress.prune.one_shot import calibration_windows, grams
 from ssmpress.prune.recover import device_name
 from ssmpress.prune.saliency import combine, magnitude, mean_gradient_magnitude
-from ssmpress.recipe.settings import PROJECTIONS, Method, PruneSettings, Scope
+from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9)
 

@@ -32,7 +32,8 @@ from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.order import Tokens
 from ssmpress.prune.recover import prune_and_recover
-from ssmpress.recipe.settings import Method, PruneSettings, RecoverSettings, Scope
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
+from ssmpress.recipe.settings.recover import RecoverSettings
 
 
 @dataclass

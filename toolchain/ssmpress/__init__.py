@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from ssmpress.pipeline import compress as compress
     from ssmpress.recipe.limit import Relative as Relative
     from ssmpress.recipe.pick import parse_pick as parse_pick
-    from ssmpress.recipe.settings import DataSettings as DataSettings
-    from ssmpress.recipe.settings import GateSettings as GateSettings
-    from ssmpress.recipe.settings import PackSettings as PackSettings
-    from ssmpress.recipe.settings import PruneSettings as PruneSettings
-    from ssmpress.recipe.settings import Recipe as Recipe
-    from ssmpress.recipe.settings import RecoverSettings as RecoverSettings
-    from ssmpress.recipe.settings import Sweep as Sweep
+    from ssmpress.recipe.recipe import Recipe as Recipe
+    from ssmpress.recipe.settings.data import DataSettings as DataSettings
+    from ssmpress.recipe.settings.gate import GateSettings as GateSettings
+    from ssmpress.recipe.settings.pack import PackSettings as PackSettings
+    from ssmpress.recipe.settings.prune import PruneSettings as PruneSettings
+    from ssmpress.recipe.settings.recover import RecoverSettings as RecoverSettings
+    from ssmpress.recipe.sweep import Sweep as Sweep
     from ssmpress.results import Verdict as Verdict
     from ssmpress.runtime.session import Session as Session
     from ssmpress.runtime.session import open_session as open_session
@@ -61,15 +61,13 @@ _HOMES = {
     "pipeline": ("Result", "Watch", "compress"),
     "recipe.limit": ("Relative",),
     "recipe.pick": ("parse_pick",),
-    "recipe.settings": (
-        "DataSettings",
-        "GateSettings",
-        "PackSettings",
-        "PruneSettings",
-        "Recipe",
-        "RecoverSettings",
-        "Sweep",
-    ),
+    "recipe.recipe": ("Recipe",),
+    "recipe.settings.data": ("DataSettings",),
+    "recipe.settings.gate": ("GateSettings",),
+    "recipe.settings.pack": ("PackSettings",),
+    "recipe.settings.prune": ("PruneSettings",),
+    "recipe.settings.recover": ("RecoverSettings",),
+    "recipe.sweep": ("Sweep",),
     "results": ("Verdict",),
     "runtime.session": ("Session", "open_session"),
     "runtime.state": ("State",),

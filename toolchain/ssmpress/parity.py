@@ -14,7 +14,7 @@ from ssmpress.formats import Values
 from ssmpress.measure import metrics
 from ssmpress.pack import matrix as packing
 from ssmpress.pack.model import PackedModel
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.results import Parity
 from ssmpress.runtime.session import open_session
 from ssmpress.stages import Bundle, Source

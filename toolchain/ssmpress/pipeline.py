@@ -23,7 +23,7 @@ from ssmpress.folders import discard_work, holds_work
 from ssmpress.gate.judge import judge, read_report
 from ssmpress.processors import usable_processors
 from ssmpress.prune.resume import StateError
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.validate import describe_dense, validate
 

@@ -14,7 +14,7 @@ from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.layouts import LAYOUTS
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 
 WEIGHT_TOKENS_PER_SECOND = 45e9
 """Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess

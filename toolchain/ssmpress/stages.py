@@ -45,7 +45,7 @@ from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores, check_combination
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit

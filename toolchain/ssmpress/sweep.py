@@ -35,7 +35,9 @@ from ssmpress.pipeline import Watch, check, kept_work, make_bundle, trains, work
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
-from ssmpress.recipe.settings import Method, Recipe, Scope, Sweep
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.prune import Method, Scope
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.sweep import tradeoff, write_sweep
 from ssmpress.validate import describe_dense
 

@@ -17,7 +17,7 @@ from typing import Any
 from ssmpress._version import __version__
 from ssmpress.errors import BadInputError
 from ssmpress.files import read_json, sha256, write_json
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.schema import json_types
 
 MANIFEST_NAME = "manifest.json"

@@ -25,17 +25,14 @@ from ssmpress.errors import (
     noting,
 )
 from ssmpress.gate.policy import gate_settings
+from ssmpress.recipe.named import named_recipe
 from ssmpress.recipe.pick import parse_pick
-from ssmpress.recipe.settings import (
-    DataSettings,
-    DeploySettings,
-    GateSettings,
-    PackSettings,
-    Recipe,
-    Sweep,
-    Target,
-    named_recipe,
-)
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.deploy import DeploySettings, Target
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.sweep import Sweep
 
 EPILOG = """
 [bold]Examples[/bold]

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from ssmpress.printable import one_line
-from ssmpress.recipe.settings import Sweep
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.terminal import SafeConsole
 
 if TYPE_CHECKING:

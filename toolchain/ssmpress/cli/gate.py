@@ -16,7 +16,7 @@ from ssmpress.cli.streams import say
 from ssmpress.errors import UsageError
 from ssmpress.gate.exit_code import gravest
 from ssmpress.gate.policy import gate_settings
-from ssmpress.recipe.settings import RULES, GateSettings
+from ssmpress.recipe.settings.gate import RULES, GateSettings
 
 EPILOG = """
 [bold]Example[/bold]  ssmpress-gate build/bundle/report.json --policy policy.toml --junit gate.xml

@@ -1,6 +1,6 @@
 """The command line of a recipe: a typer option for every setting that has one.
 
-What an option is called, says and accepts stands at the recipe's field (recipe/settings.py); here
+What an option is called, says and accepts stands at the recipe's field (recipe/settings/); here
 that becomes a signature for typer.
 """
 
@@ -16,8 +16,8 @@ import typer
 
 from ssmpress._version import __version__
 from ssmpress.cli.streams import say
+from ssmpress.recipe.named import NAMED_RECIPES
 from ssmpress.recipe.option import Panel, Setting, settings_of
-from ssmpress.recipe.settings import NAMED_RECIPES
 
 Given = dict[str, dict[str, Any]]
 """Values that stand on the command line, by group of the recipe ("" is its own) and key."""

@@ -13,13 +13,13 @@ import typer
 
 from ssmpress.cli.compress import app
 from ssmpress.recipe.option import Panel, Setting, settings_of
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 
 _HEAD = """\
 # Options
 
 Every option of `compress`, and every setting that only Python sets. This page is made from the
-fields of the recipe (`toolchain/ssmpress/recipe/settings.py`), which the command line, its help and
+fields of the recipe (`toolchain/ssmpress/recipe/`), which the command line, its help and
 its checks come from too: `python -m ssmpress.cli.options_page > docs/options.md` writes it anew.
 
 An option that is not given has the value of `--recipe`, or else its default.

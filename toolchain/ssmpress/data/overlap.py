@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ssmpress.callbacks import Note, silent
 from ssmpress.errors import UsageError
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 
 Keys = NDArray[np.uint64]
 """One hash (n,) of each piece that may stand in both."""

@@ -22,7 +22,7 @@ from ssmpress.errors import DeviceError, UsageError
 from ssmpress.machine import MACHINES, get_library_path, get_runner_path, host_machine
 from ssmpress.measure.interleaved import MeasureSettings
 from ssmpress.recipe.address import ADB, QEMU, DeviceAddress, parse_device
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.results import EMULATED, HOST, REAL, DeviceResult, TargetResult
 
 

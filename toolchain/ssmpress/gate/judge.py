@@ -22,7 +22,7 @@ from ssmpress.gate.rules import AT_LEAST, Rule, metric_of, of_another_metric, ru
 from ssmpress.gate.unasked import unasked
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
-from ssmpress.recipe.settings import GateSettings
+from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.prose import crowding, seen
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number

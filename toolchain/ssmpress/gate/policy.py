@@ -14,7 +14,7 @@ from typing import Any
 
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.recipe.limit import GivenLimit, Limit, factor_of, parse_limit
-from ssmpress.recipe.settings import RULES, GateSettings
+from ssmpress.recipe.settings.gate import RULES, GateSettings
 
 POLICY_LIMIT = 1 << 20
 """Bytes a policy may have; a real one has a few hundred."""

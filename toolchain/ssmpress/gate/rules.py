@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ssmpress.errors import EXIT_LATENCY_OR_SIZE, EXIT_QUALITY
 from ssmpress.recipe.limit import Limit, Relative
-from ssmpress.recipe.settings import GateSettings
+from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.tables import lookup
 from ssmpress.results import Report
 

@@ -8,7 +8,7 @@ from typing import Any
 from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_LATENCY_OR_SIZE, EXIT_PASS, EXIT_QUALITY
 from ssmpress.gate.exit_code import mildest, status_of
 from ssmpress.recipe.pick import Condition, pick
-from ssmpress.recipe.settings import Sweep
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.sweep import Point, build_points, build_sweep
 from ssmpress.results import Report
 

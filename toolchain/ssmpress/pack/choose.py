@@ -12,7 +12,7 @@ from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, Role, matrix_specs
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack.costs import predicted_ns
 from ssmpress.pack.layouts import LAYOUTS, int4
-from ssmpress.recipe.settings import PackSettings
+from ssmpress.recipe.settings.pack import PackSettings
 
 
 def small_format(values: Values) -> Format:

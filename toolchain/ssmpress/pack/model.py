@@ -18,7 +18,7 @@ from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import LAYOUTS, int4
 from ssmpress.pack.matrix import PackedMatrix, pack_as
 from ssmpress.pack.values import FP16_MAX
-from ssmpress.recipe.settings import PackSettings
+from ssmpress.recipe.settings.pack import PackSettings
 
 if TYPE_CHECKING:
     import torch

@@ -23,7 +23,7 @@ from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune.mask import keep_masks, zero_counts
 from ssmpress.prune.saliency import parameters_of
-from ssmpress.recipe.settings import Scope
+from ssmpress.recipe.settings.prune import Scope
 
 OWL_OUTLIER = 5.0  # an outlier's score is so many times the layer's mean
 OWL_SPREAD = 0.08  # a layer's sparsity differs from the mean by at most this

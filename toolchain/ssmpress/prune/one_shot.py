@@ -19,7 +19,7 @@ from ssmpress.prune.mask import keep_masks, protect, zero_counts
 from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, parameters_of
-from ssmpress.recipe.settings import Method, PruneSettings, Scope
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
 
 
 def check_combination(

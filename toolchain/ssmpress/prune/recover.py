@@ -36,7 +36,8 @@ from ssmpress.prune.one_shot import (
 from ssmpress.prune.order import Calibration, SampleOrder, WindowOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.training import Batch, Plan, TaskBatch, Training
-from ssmpress.recipe.settings import Compute, Method, PruneSettings, RecoverSettings, Scope
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
+from ssmpress.recipe.settings.recover import Compute, RecoverSettings
 
 _GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
 _CACHE_PART = 0.55  # of the GPU's memory; the student needs the rest

@@ -23,7 +23,8 @@ from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import combine, magnitude, parameters_of
 from ssmpress.prune.schedule import cosine_factor, cubic_sparsity, hold_factor
-from ssmpress.recipe.settings import RecoverSettings, Scope
+from ssmpress.recipe.settings.prune import Scope
+from ssmpress.recipe.settings.recover import RecoverSettings
 
 
 @dataclass(frozen=True)

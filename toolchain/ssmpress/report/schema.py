@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ssmpress._version import __version__
-from ssmpress.recipe.settings import Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.device_blocks import device_block, target_block
 from ssmpress.results import (
     HOST,

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssmpress import files
 from ssmpress._version import __version__
-from ssmpress.recipe.settings import Sweep
+from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.schema import json_types
 from ssmpress.report.tables import lookup
 from ssmpress.results import Report

@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ssmpress.recipe.named import NAMED_RECIPES
 from ssmpress.recipe.option import options_of, settings_of
-from ssmpress.recipe.settings import NAMED_RECIPES, Recipe
+from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.wording import words
 from ssmpress.results import VARIANTS, Report
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ssmpress.callbacks import Note, Steps
 from ssmpress.data.held_out import Split
-from ssmpress.recipe.settings import DataSettings
+from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.results import Sample, VariantQuality
 from ssmpress.tasks.tools import Device, Graph, Model, Outputs, Session
 from ssmpress.tasks.words import Words

@@ -1,0 +1,110 @@
+"""One run's settings together, checked when built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from ssmpress.processors import usable_processors
+from ssmpress.recipe.option import (
+    Option,
+    Panel,
+    between,
+    check_settings,
+)
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.deploy import DeploySettings, Target
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.prune import PruneSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One run of the toolchain, from a checkpoint to a bundle and a report."""
+
+    model: Annotated[
+        Path,
+        Option(
+            "Checkpoint: a folder of mamba-ssm or Hugging Face, or a bare state dict (.pt, .pth, "
+            ".bin, .safetensors).",
+            metavar="MODEL",
+            argument=True,
+        ),
+    ]
+    out: Annotated[
+        Path,
+        Option(
+            "Folder of the bundle; by default MODEL-sSPARSITY-TARGET here.",
+            Panel.BUNDLE,
+            metavar="FOLDER",
+            always=True,
+        ),
+    ]
+    target: Annotated[Target, Option("What the bundle runs on.", Panel.BUNDLE)] = Target.HOST
+    prune: PruneSettings = field(default_factory=PruneSettings)
+    recover: RecoverSettings = field(default_factory=RecoverSettings)
+    pack: PackSettings = field(default_factory=PackSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    gate: GateSettings = field(default_factory=GateSettings)
+    deploy: DeploySettings = field(default_factory=DeploySettings)
+    threads: Annotated[
+        int,
+        Option(
+            "Threads of every stage.",
+            Panel.RUN,
+            metavar="NUMBER",
+            check=between(1, 1024),
+            default="all that can be used",
+        ),
+    ] = field(default_factory=usable_processors)
+    seed: Annotated[
+        int,
+        Option(
+            "Seed of all random draws.",
+            Panel.RUN,
+            metavar="NUMBER",
+            check=between(0, 2**63 - 1, "0 to 2^63 - 1"),
+            always=True,
+        ),
+    ] = 0
+    save_checkpoint: Annotated[
+        Path | None,
+        Option(
+            "Also write the pruned weights, zeros and all, for mamba-ssm and Hugging Face, and the "
+            "matrices as scipy's CSR.",
+            Panel.BUNDLE,
+            metavar="FOLDER",
+        ),
+    ] = None
+    pruned: Annotated[
+        Path | None,
+        Option(
+            "A checkpoint of MODEL that is pruned already, for example by --save-checkpoint on a "
+            "machine with a GPU; packs and measures it beside MODEL.",
+            Panel.PRUNING,
+            metavar="MODEL",
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as JSON types, for the manifest and the report."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Iterable):
+        return [_plain(item) for item in value]
+    return value
