@@ -94,7 +94,7 @@ def random_checkpoint(config: ModelConfig, seed: int = 0) -> Checkpoint:
     def draw(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         values = torch.randn(shape, generator=generator)
         if name.endswith("A_log"):
-            return values.abs() + torch.arange(1.0, shape[1] + 1).log()
+            return values.abs() + torch.arange(1.0, shape[-1] + 1).log()
         if "norm" in name or name.endswith(".D"):
             return 1 + values / 4
         if name.endswith("bias"):

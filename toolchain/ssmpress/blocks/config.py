@@ -6,19 +6,26 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, NamedTuple
 
+from ssmpress.blocks.attention import AttentionConfig
 from ssmpress.blocks.facts import (
     BlockConfig,
     check_eps,
     check_flags,
     config_error,
 )
+from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
+from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.errors import BadInputError
 from ssmpress.tasks import LanguageModel, Task, task_of
 
+_SCALES = ("embedding_scale", "logits_scale")
+
 NORM_EPS = 1e-5  # mamba-ssm has no key for it and always uses this
 
-BLOCKS: dict[str, type[Mamba1Config]] = {Mamba1Config.kind: Mamba1Config}
+BLOCKS: dict[str, type[BlockConfig]] = {
+    block.kind: block for block in (Mamba1Config, Mamba2Config, AttentionConfig, GatedMlpConfig)
+}
 """Every block by the name that a configuration gives it."""
 
 
@@ -32,10 +39,17 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
-    """A layer: x + mixer(norm(x)), then, where it has an MLP, x + mlp(norm2(x))."""
+    """A layer: x + mixer(norm(x)), then, where it has an MLP, x + mlp(norm2(x)).
+
+    residual_scale: what both blocks' outputs are multiplied with before they are added.
+    """
 
     mixer: BlockConfig
     mlp: BlockConfig | None = None
+    residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_eps("residual_scale", self.residual_scale)
 
     def parts(self) -> tuple[Part, ...]:
         """Its blocks in the order in which they run."""
@@ -44,7 +58,8 @@ class LayerConfig:
 
     def with_blocks(self, blocks: Mapping[str, BlockConfig]) -> LayerConfig:
         """The layer with other blocks in some of its parts, by the parts' names."""
-        return replace(self, **blocks)
+        changes: Any = blocks
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +73,12 @@ class ModelConfig:
         tie_embeddings: lm_head is the embedding; False where there is no lm_head.
         norm_eps: of the RMS norms before the blocks and of the last one.
         task: what the model predicts.
+        embedding_scale: what the rows of the embedding are multiplied with.
+        logits_scale: what the head's outputs are multiplied with.
 
     Raises:
         BadInputError: a size is not an integer from 1 to its limit, a flag not a bool, or norm_eps
-            not a finite positive number.
+            or a scale not a finite positive number.
     """
 
     d_model: int
@@ -70,6 +87,8 @@ class ModelConfig:
     tie_embeddings: bool = True
     norm_eps: float = NORM_EPS
     task: Task = field(default_factory=LanguageModel)
+    embedding_scale: float = 1.0
+    logits_scale: float = 1.0
 
     limits: ClassVar[Mapping[str, int]] = {
         "d_model": 1 << 16,
@@ -86,7 +105,8 @@ class ModelConfig:
             if needed and (type(value) is not int or not 1 <= value <= limit):
                 raise config_error(name, f"an integer from 1 to {limit}", value)
         check_flags(self, "tie_embeddings")
-        check_eps("norm_eps", self.norm_eps)
+        for name in ("norm_eps", *_SCALES):
+            check_eps(name, getattr(self, name))
         if self.task.outputs:  # its head has a shape of its own
             object.__setattr__(self, "tie_embeddings", False)
 
@@ -134,16 +154,14 @@ class ModelConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON; without `task` in a language model."""
+        """The fields by name, ready for JSON; without `task` in a language model, and without
+        scales of 1."""
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        values["layers"] = [
-            {part.name: {"block": part.block.kind} | asdict(part.block) for part in layer.parts()}  # type: ignore[call-overload]
-            for layer in self.layers
-        ]
+        values["layers"] = [_layer_dict(layer) for layer in self.layers]
         values["task"] = self.task.to_dict()
         if self.is_language_model:
             del values["task"]
-        return values
+        return {name: v for name, v in values.items() if name not in _SCALES or v != 1}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
@@ -183,8 +201,17 @@ def _flat(config: ModelConfig) -> dict[str, Any]:
     flat = values | {"n_layer": len(layers)}
     for number, layer in enumerate(layers):
         for part, block in layer.items():
-            flat |= {f"layers.{number}.{part}.{name}": value for name, value in block.items()}
+            values_of = block if isinstance(block, dict) else {"": block}
+            flat |= {f"layers.{number}.{part}.{name}": v for name, v in values_of.items()}
     return flat
+
+
+def _layer_dict(layer: LayerConfig) -> dict[str, Any]:
+    scale = {"residual_scale": layer.residual_scale}
+    return {
+        part.name: {"block": part.block.kind} | asdict(part.block)  # type: ignore[call-overload]
+        for part in layer.parts()
+    } | (scale if layer.residual_scale != 1 else {})
 
 
 def _read_layer(values: Any) -> LayerConfig:
@@ -192,17 +219,20 @@ def _read_layer(values: Any) -> LayerConfig:
         raise config_error("layers", "layers of blocks by name", values)
     _check_names(values, [item.name for item in fields(LayerConfig)], "layers: ")
     blocks = {"mixer": None} | dict(values)
-    return LayerConfig(**{name: _read_block(block) for name, block in blocks.items()})
+    scale = blocks.pop("residual_scale", 1.0)
+    read: Any = {name: _read_block(block) for name, block in blocks.items()}
+    return LayerConfig(**read, residual_scale=scale)
 
 
 def _read_block(values: Any) -> BlockConfig:
     kind = values.get("block") if isinstance(values, Mapping) else None
     if kind not in BLOCKS:
         raise config_error("layers: block", " or ".join(BLOCKS), kind)
-    block = BLOCKS[kind]
+    block: Any = BLOCKS[kind]
     sizes = {name: value for name, value in values.items() if name != "block"}
     _check_names(sizes, [item.name for item in fields(block)], f"layers: {kind}: ")
-    return block(**sizes)
+    result: BlockConfig = block(**sizes)
+    return result
 
 
 def _check_names(values: Mapping[str, Any], names: list[str], where: str) -> None:

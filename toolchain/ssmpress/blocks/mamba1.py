@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmpress.blocks.convolution import causal_conv1d, taps_and_bias
 from ssmpress.blocks.facts import (
     ProjectionFacts,
     TensorFacts,
@@ -171,28 +171,6 @@ _PROJECTIONS = {
 }
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """Depthwise causal convolution over time, then SiLU.
-
-        y_t = silu(bias + sum_j weight_j x_{t - (k-1) + j})
-
-    Args:
-        x: float (b, l, d). weight: float (k, d), the last row meets the newest token.
-        bias: float (d,). state: float (b, k-1, d), the inputs before x, oldest first.
-
-    Returns:
-        y (b, l, d) and the last k-1 inputs (b, k-1, d).
-
-    Source: arXiv 2312.00752, section 3.4.
-    """
-    taps, length = weight.shape[0], x.shape[1]
-    padded = torch.cat([state.to(x.dtype), x], dim=1)  # (b, k-1+l, d)
-    y = bias.expand_as(x)
-    for j in range(taps):
-        y = torch.addcmul(y, padded[:, j : j + length], weight[j])
-    return F.silu(y), padded[:, length:]
-
-
 class Mixer(nn.Module):
     """The Mamba block: in_proj, convolution, selective scan, out_proj (figure 3 of the paper)."""
 
@@ -208,18 +186,12 @@ class Mixer(nn.Module):
         self.D = nn.Parameter(torch.ones(d))
         self.out_proj = Projection(d, d_model, bias=config.proj_bias)
 
-    def conv_weight(self) -> tuple[Tensor, Tensor]:
-        """Weight (k, d) and bias (d,) of the convolution; the bias is zero where there is none."""
-        weight = self.conv1d.weight[:, 0].T
-        bias = self.conv1d.bias
-        return weight, torch.zeros_like(weight[0]) if bias is None else bias
-
     def forward(
         self, x: Tensor, conv: Tensor, scan: Tensor, scan_by: ScanFunction = selective_scan
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model), the mixer's two states -> y (b, l, d_model), the states after it."""
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
-        u, conv = causal_conv1d(u, *self.conv_weight(), conv)
+        u, conv = causal_conv1d(u, *taps_and_bias(self.conv1d), conv)
         delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         if self.dbc_norm_eps is not None:
             delta, B, C = (rms_norm(part, self.dbc_norm_eps) for part in (delta, B, C))

@@ -73,11 +73,12 @@ class State:
 
 
 class Layer(nn.Module):
-    """x + block(norm(x)) for each block of the layer, one after the other."""
+    """x + residual_scale * block(norm(x)) for each block of the layer, one after the other."""
 
     def __init__(self, config: LayerConfig, model: ModelConfig) -> None:
         super().__init__()
         self.parts = [(part.name, part.norm, len(part.block.states())) for part in config.parts()]
+        self.residual_scale = config.residual_scale
         for part in config.parts():
             self.add_module(part.name, part.block.module(model.d_model))
             self.add_module(part.norm, RMSNorm(model.d_model, model.norm_eps))
@@ -94,7 +95,7 @@ class Layer(nn.Module):
         for name, norm, count in self.parts:
             before = states[len(after) : len(after) + count]
             y, *now = call(getattr(self, name), getattr(self, norm)(x), *before)
-            x = x + y
+            x = x + (y if self.residual_scale == 1 else self.residual_scale * y)
             after += now
         return x, *after
 
@@ -110,7 +111,9 @@ class Backbone(nn.Module):
         else:
             self.patch_embedding = Projection(config.patch, config.d_model, bias=True)
         self.layers = nn.ModuleList(Layer(layer, config) for layer in config.layers)
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps)
+        # The head has no bias, so that what its outputs are multiplied with may be done before it.
+        self.norm_f = RMSNorm(config.d_model, config.norm_eps, config.logits_scale)
+        self.embedding_scale = config.embedding_scale
 
     def embed(self, inputs: Tensor) -> Tensor:
         """The first layer's input, float32.
@@ -123,7 +126,7 @@ class Backbone(nn.Module):
         """
         embedding = self.embedding if self.task.reads_tokens else self.patch_embedding
         embedded: Tensor = embedding(self.task.entries(inputs))
-        return embedded.float()
+        return embedded.float() * self.embedding_scale
 
 
 class Mamba(nn.Module):

@@ -19,13 +19,14 @@ def rms_norm(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """`rms_norm` with trained weights. x: (..., width)."""
+    """`rms_norm` with trained weights, times `scale`. x: (..., width)."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, scale: float = 1.0) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.scale = eps, scale
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x, float (..., width); the result is float32."""
-        return rms_norm(x, self.eps, self.weight)
+        normal = rms_norm(x, self.eps, self.weight)
+        return normal if self.scale == 1 else normal * self.scale

@@ -147,7 +147,8 @@ class _ModelGraph(PackedGraph):
             entries: int64 (b, l), tokens, or float32 (b, l, patch).
         """
         if self.config.has_vocabulary:
-            x = self.embedding(entries)
+            read = self.embedding(entries)
+            x = self.scaled("embedding/scaled", read, self.config.embedding_scale)
         else:
             x = self.linear(f"{PATCH_EMBEDDING}.weight", entries, "patch_embedding")
         recurrent = self.config.task.recurrent
@@ -176,14 +177,16 @@ class _ModelGraph(PackedGraph):
             at, count = Place(number, part.name), len(part.block.states())
             before = past[len(present) : len(present) + count]
             y, *after = BLOCK_NODES[part.block.kind].nodes(self, part.block, at, normal, before)
-            x = self.node("Add", at.node(_RESIDUALS[part.name]), [x, y])
+            added = self.scaled(at.node(f"{_RESIDUALS[part.name]}/added"), y, layer.residual_scale)
+            x = self.node("Add", at.node(_RESIDUALS[part.name]), [x, added])
             present += after
         return [x, *present]
 
     def norm(self, x: ir.Value) -> ir.Value:
         """The last norm. x: (..., d_model)."""
         output = LAST_NORM.removeprefix("backbone.")
-        return self.rms_norm(f"{LAST_NORM}.weight", output, x, self.config.norm_eps)
+        eps, scale = self.config.norm_eps, self.config.logits_scale
+        return self.rms_norm(f"{LAST_NORM}.weight", output, x, eps, scale)
 
     def past(self, state: StateTensor) -> ir.Value:
         """An input that holds a state before the tokens."""

@@ -80,9 +80,19 @@ class PackedGraph(GraphBuilder):
             product = self.node("Add", output, [product, self.tensor(bias_name)])
         return product
 
-    def rms_norm(self, name: str, output: str, x: ir.Value, eps: float) -> ir.Value:
-        """The RMS norm of x (..., width) with the weights `name`. output: the node's name."""
-        return self._norm(self.tensor(name), output, x, eps)
+    def rms_norm(
+        self, name: str, output: str, x: ir.Value, eps: float, scale: float = 1.0
+    ) -> ir.Value:
+        """The RMS norm of x (..., width) with the weights `name`, times `scale`. output: the node's
+        name."""
+        return self._norm(self.tensor(name, lambda w: w * np.float32(scale)), output, x, eps)
+
+    def scaled(self, output: str, x: ir.Value, scale: float) -> ir.Value:
+        """x times a number; x itself if that is 1."""
+        if scale == 1:
+            return x
+        factor = self.constant(f"scale_{scale}", np.array(scale, np.float32))
+        return self.node("Mul", output, [x, factor])
 
     def plain_rms_norm(self, output: str, x: ir.Value, width: int, eps: float) -> ir.Value:
         """The RMS norm without weights of x (..., width). output: the node's name."""

@@ -7,8 +7,11 @@ from typing import Any, Protocol
 
 import onnx_ir as ir
 
+from ssmpress.blocks.attention import AttentionConfig
+from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
-from ssmpress.graph.nodes import mamba1
+from ssmpress.blocks.mamba2 import Mamba2Config
+from ssmpress.graph.nodes import attention, gated_mlp, mamba1, mamba2
 from ssmpress.graph.packed_graph import PackedGraph, Place
 
 
@@ -31,5 +34,10 @@ class BlockNodes(Protocol):
         ...
 
 
-BLOCK_NODES: dict[str, BlockNodes] = {Mamba1Config.kind: mamba1}
+BLOCK_NODES: dict[str, BlockNodes] = {
+    Mamba1Config.kind: mamba1,
+    Mamba2Config.kind: mamba2,
+    AttentionConfig.kind: attention,
+    GatedMlpConfig.kind: gated_mlp,
+}
 """Every block's nodes by `BlockConfig.kind`."""

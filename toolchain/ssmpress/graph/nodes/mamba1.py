@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.graph import ops
+from ssmpress.graph.nodes.convolution import convolution
 from ssmpress.graph.packed_graph import PackedGraph, Place
 
 STATES: Mapping[str, str] = {
@@ -30,7 +30,9 @@ def nodes(
     d, n, r = block.d_inner, block.d_state, block.dt_rank
     xz = graph.linear(at.weight("in_proj.weight"), x, at.node("in_proj"))
     before_conv, z = graph.split(at.node("xz"), xz, {"x": d, "z": d})
-    u, conv_state = _convolution(graph, block, at, before_conv, conv_state)
+    u, conv_state = convolution(
+        graph, at, before_conv, conv_state, channels=block.d_inner, has_bias=block.conv_bias
+    )
     dbc = graph.linear(at.weight("x_proj.weight"), u, at.node("x_proj"))
     delta, B, C = graph.split(at.node("dbc"), dbc, {"delta": r, "B": n, "C": n})
     if block.dbc_norm_eps is not None:
@@ -61,22 +63,3 @@ def nodes(
     )
     y = graph.linear(at.weight("out_proj.weight"), y, at.node("out_proj"))
     return [y, conv_state, scan_state]
-
-
-def _convolution(
-    graph: PackedGraph, block: Mamba1Config, at: Place, x: ir.Value, state: ir.Value
-) -> list[ir.Value]:
-    name = at.weight("conv1d.bias")
-    if block.conv_bias:
-        bias = graph.tensor(name)
-    else:
-        bias = graph.constant(name, np.zeros(block.d_inner, np.float32))
-    weight = graph.tensor(at.weight("conv1d.weight"), lambda w: w[:, 0].T)  # (k, d)
-    channels: dict[str, Any] = {ops.CHANNELS_ATTRIBUTE: block.d_inner}
-    return graph.call(
-        ops.CAUSAL_CONV1D,
-        at.node("conv"),
-        {"x": x, "weight": weight, "bias": bias, "state": state},
-        {"state_out": at.present("conv_state")},
-        **channels,
-    )

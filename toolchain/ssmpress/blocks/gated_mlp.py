@@ -1,0 +1,112 @@
+"""The gated MLP of hybrids, SwiGLU: in plain PyTorch, and its facts.
+
+    y = fc2(up * silu(gate)), up and gate the halves of fc1(x)
+
+Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202. Its nodes:
+graph/nodes/gated_mlp.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags, check_sizes
+from ssmpress.blocks.projection import Projection
+from ssmpress.states import StateTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatedMlpConfig:
+    """The sizes of a gated MLP, checked when built.
+
+    Args:
+        d_intermediate: channels between its two projections.
+        gate_first: the first half of fc1 is the gate, as in Hugging Face's models; False is
+            mamba-ssm's order.
+        proj_bias: both projections have a bias.
+
+    Raises:
+        BadInputError: d_intermediate is not an integer from 1 to its limit, or a flag not a bool.
+    """
+
+    d_intermediate: int
+    gate_first: bool = False
+    proj_bias: bool = False
+
+    kind: ClassVar[str] = "gated_mlp"
+    title: ClassVar[str] = "MLP"
+    limits: ClassVar[Mapping[str, int]] = {"d_intermediate": 1 << 19}
+    never_pruned: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        check_flags(self, "gate_first", "proj_bias")
+
+    def tensors(self) -> Mapping[str, TensorFacts]:
+        """Names and axes: mamba-ssm's."""
+        return _TENSORS
+
+    def projections(self) -> Mapping[str, ProjectionFacts]:
+        """Two, each with an input of its own."""
+        return _PROJECTIONS
+
+    def states(self) -> tuple[StateTensor, ...]:
+        """None."""
+        return ()
+
+    @property
+    def channels(self) -> int:
+        """All of them: each may be closed on its way in or out."""
+        return self.d_intermediate
+
+    def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The channels whose two halves are open and that fc2 reads."""
+        rows = (weights["fc1.weight"] == 0).all(1)
+        if "fc1.bias" in weights:
+            rows &= weights["fc1.bias"] == 0
+        closed = rows.reshape(2, self.d_intermediate).any(0)  # 0 * silu(gate) = up * silu(0) = 0
+        unread = (weights["fc2.weight"] == 0).all(0)
+        live = torch.nonzero(~(closed | unread))[:, 0]
+        if len(live) == self.d_intermediate:
+            return {}
+        return {"d_intermediate": live if len(live) else torch.zeros(1, dtype=torch.int64)}
+
+    def module(self, d_model: int) -> nn.Module:
+        """The MLP in PyTorch."""
+        return GatedMlp(self, d_model)
+
+
+_BOTH = ("d_intermediate", "d_intermediate")
+_TENSORS = {
+    "fc1.weight": TensorFacts((_BOTH, ("d_model",))),
+    "fc1.bias": TensorFacts((_BOTH,), "proj_bias"),
+    "fc2.weight": TensorFacts((("d_model",), ("d_intermediate",))),
+    "fc2.bias": TensorFacts((("d_model",),), "proj_bias"),
+}
+_PROJECTIONS = {
+    "fc1": ProjectionFacts(input="norm"),
+    "fc2": ProjectionFacts(input="gated"),
+}
+
+
+class GatedMlp(nn.Module):
+    """The MLP; see above."""
+
+    def __init__(self, config: GatedMlpConfig, d_model: int) -> None:
+        super().__init__()
+        self.gate_first = config.gate_first
+        width = config.d_intermediate
+        self.fc1 = Projection(d_model, 2 * width, bias=config.proj_bias)
+        self.fc2 = Projection(width, d_model, bias=config.proj_bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """x (b, l, d_model) -> (y,), of the same shape."""
+        first, second = self.fc1(x).chunk(2, dim=-1)
+        gate, up = (first, second) if self.gate_first else (second, first)
+        return (self.fc2(up * F.silu(gate)),)

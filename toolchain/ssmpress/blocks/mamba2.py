@@ -1,0 +1,239 @@
+"""Mamba-2: the mixer in plain PyTorch, for prefill and for one token, and its facts.
+
+Paper: Dao and Gu, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through
+Structured State Space Duality", arXiv 2405.21060 (sections below are its own).
+
+Glossary
+    b, l        batch, sequence length
+    d_model     width of the residual stream
+    h, p        heads, and channels of each; d, d_inner = h p channels of the mixer
+    g, n        groups of B and C, d_state: the state of a head is (n, p)
+    k, d_conv   taps of the causal convolution
+    dt          step size of a head, after softplus;  A = -exp(A_log), negative, one per head
+    state       what the mixer carries to the next token: conv (b, k-1, d + 2 g n), scan (b, h, n, p)
+
+Its nodes: graph/nodes/mamba2.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmpress.blocks.convolution import causal_conv1d, taps_and_bias
+from ssmpress.blocks.facts import (
+    ProjectionFacts,
+    TensorFacts,
+    check_eps,
+    check_flags,
+    check_sizes,
+    config_error,
+)
+from ssmpress.blocks.norm import rms_norm
+from ssmpress.blocks.projection import Projection
+from ssmpress.blocks.ssd_scan import ssd_scan
+from ssmpress.states import StateTensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mamba2Config:
+    """The sizes of a Mamba-2 mixer, checked when built, and what else is to be known of it.
+
+    Args:
+        heads, head_dim: heads and channels of each. d_state: rows of a head's state.
+        n_groups: of B and C; so many heads that follow one another share them.
+        d_conv: convolution taps.
+        conv_bias: the convolution has a bias. proj_bias: in_proj and out_proj have one.
+        d_per_channel: D has a value per channel; False is one per head.
+        gated_norm: an RMS norm stands beside the gate, before out_proj.
+        gate_first: the norm is of the gated values; False gates the normalised ones.
+        norm_groups: equal parts of the channels that are normalised by themselves.
+        norm_eps: of that norm.
+        dt_min, dt_max: limits of the step size; None is none.
+
+    Raises:
+        BadInputError: a size is not an integer from 1 to its limit or does not divide what it
+            has to, a flag is not a bool, norm_eps is not a positive number, or the limits are no
+            range.
+    """
+
+    heads: int
+    head_dim: int = 64
+    d_state: int = 128
+    n_groups: int = 1
+    d_conv: int = 4
+    conv_bias: bool = True
+    proj_bias: bool = False
+    d_per_channel: bool = False
+    gated_norm: bool = True
+    gate_first: bool = True
+    norm_groups: int = 1
+    norm_eps: float = 1e-5
+    dt_min: float = 0.0
+    dt_max: float | None = None
+
+    kind: ClassVar[str] = "mamba2"
+    title: ClassVar[str] = "Mamba-2"
+    limits: ClassVar[Mapping[str, int]] = {
+        "heads": 1 << 13,
+        "head_dim": 1 << 10,
+        "d_state": 1 << 12,
+        "n_groups": 1 << 10,
+        "d_conv": 1 << 6,
+    }
+    never_pruned: ClassVar[Mapping[str, str]] = {
+        "A_log": "a zero there makes A = -1 and removes nothing"
+    }
+
+    def __post_init__(self) -> None:
+        check_sizes(self)
+        flags = ("conv_bias", "proj_bias", "d_per_channel", "gated_norm", "gate_first")
+        check_flags(self, *flags)
+        check_eps("norm_eps", self.norm_eps)
+        if self.heads % self.n_groups:
+            raise config_error("n_groups", f"a divisor of the {self.heads} heads", self.n_groups)
+        parts = self.norm_groups
+        if type(parts) is not int or parts < 1 or self.d_inner % parts:
+            raise config_error("norm_groups", f"a divisor of {self.d_inner} channels", parts)
+        low, high = self.dt_limits
+        if not all(type(limit) in (int, float) for limit in (low, high)) or not 0 <= low < high:
+            raise config_error("dt_min, dt_max", "0 <= dt_min < dt_max", (low, high))
+
+    @property
+    def d_inner(self) -> int:
+        """Channels of all heads."""
+        return self.heads * self.head_dim
+
+    @property
+    def d_groups(self) -> int:
+        """Columns of B, and of C: the states of all groups."""
+        return self.n_groups * self.d_state
+
+    @property
+    def d_skip(self) -> int:
+        """Values of D."""
+        return self.d_inner if self.d_per_channel else self.heads
+
+    @property
+    def d_convolved(self) -> int:
+        """Channels of the convolution: x, B and C."""
+        return self.d_inner + 2 * self.d_groups
+
+    @property
+    def dt_limits(self) -> tuple[float, float]:
+        """Least and largest step size."""
+        return self.dt_min, math.inf if self.dt_max is None else self.dt_max
+
+    def tensors(self) -> Mapping[str, TensorFacts]:
+        """Names and axes: mamba-ssm's."""
+        return _TENSORS
+
+    def projections(self) -> Mapping[str, ProjectionFacts]:
+        """Two, each with an input of its own."""
+        return _PROJECTIONS
+
+    def states(self) -> tuple[StateTensor, ...]:
+        """The last inputs of the convolution, oldest first, and S of the scan."""
+        return (
+            StateTensor("conv_state", (self.d_conv - 1, self.d_convolved)),
+            StateTensor("scan_state", (self.heads, self.d_state, self.head_dim)),
+        )
+
+    @property
+    def channels(self) -> int:
+        """None: the norm's mean is over all of them, the silent ones too."""
+        return 0
+
+    def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Everything."""
+        return {}
+
+    def module(self, d_model: int) -> nn.Module:
+        """The mixer in PyTorch."""
+        return Mixer(self, d_model)
+
+
+_CONVOLVED = ("d_inner", "d_groups", "d_groups")  # x, B, C
+_TENSORS = {
+    "dt_bias": TensorFacts((("heads",),)),
+    "A_log": TensorFacts((("heads",),)),
+    "D": TensorFacts((("d_skip",),)),
+    "in_proj.weight": TensorFacts((("d_inner", *_CONVOLVED, "heads"), ("d_model",))),  # z, .., dt
+    "in_proj.bias": TensorFacts((("d_inner", *_CONVOLVED, "heads"),), "proj_bias"),
+    "conv1d.weight": TensorFacts((_CONVOLVED, ("1",), ("d_conv",))),
+    "conv1d.bias": TensorFacts((_CONVOLVED,), "conv_bias"),
+    "norm.weight": TensorFacts((("d_inner",),), "gated_norm"),
+    "out_proj.weight": TensorFacts((("d_model",), ("d_inner",))),
+    "out_proj.bias": TensorFacts((("d_model",),), "proj_bias"),
+}
+_PROJECTIONS = {
+    "in_proj": ProjectionFacts(input="norm"),
+    "out_proj": ProjectionFacts(input="gated"),
+}
+
+
+class Mixer(nn.Module):
+    """The Mamba-2 block: in_proj, convolution, scan, gate and norm, out_proj (section 7)."""
+
+    def __init__(self, config: Mamba2Config, d_model: int) -> None:
+        super().__init__()
+        self.config = config
+        rows = config.d_inner + config.d_convolved + config.heads
+        self.in_proj = Projection(d_model, rows, bias=config.proj_bias)
+        channels = config.d_convolved
+        self.conv1d = nn.Conv1d(
+            channels, channels, config.d_conv, groups=channels, bias=config.conv_bias
+        )
+        self.dt_bias = nn.Parameter(torch.zeros(config.heads))
+        self.A_log = nn.Parameter(torch.arange(1.0, config.heads + 1).log())
+        self.D = nn.Parameter(torch.ones(config.d_skip))
+        if config.gated_norm:
+            self.norm = _GatedNorm(config)
+        self.out_proj = Projection(config.d_inner, d_model, bias=config.proj_bias)
+
+    def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (b, l, d_model), the mixer's two states -> y (b, l, d_model), the states after it."""
+        c = self.config
+        parts = [c.d_inner, c.d_convolved, c.heads]
+        z, xbc, delta = self.in_proj(x).split(parts, dim=-1)
+        xbc, conv = causal_conv1d(xbc, *taps_and_bias(self.conv1d), conv)
+        u, B, C = torch.split(xbc, [c.d_inner, c.d_groups, c.d_groups], dim=-1)
+        with torch.autocast(x.device.type, enabled=False):
+            D = self.D.float().reshape(c.heads, -1).expand(c.heads, c.head_dim)
+            y, scan = ssd_scan(
+                u.float().reshape(*u.shape[:2], c.heads, c.head_dim),
+                delta.float(),
+                self.dt_bias.float(),
+                -torch.exp(self.A_log.float()),
+                B.float().reshape(*B.shape[:2], c.n_groups, c.d_state),
+                C.float().reshape(*C.shape[:2], c.n_groups, c.d_state),
+                D,
+                scan.float(),
+                c.dt_limits,
+            )
+            y, z = y.flatten(2), z.float()
+            y = self.norm(y, z) if c.gated_norm else y * F.silu(z)
+        return self.out_proj(y), conv, scan
+
+
+class _GatedNorm(nn.Module):
+    """The RMS norm beside the gate; its weight is `norm.weight`."""
+
+    def __init__(self, config: Mamba2Config) -> None:
+        super().__init__()
+        self.groups, self.gate_first = config.norm_groups, config.gate_first
+        self.eps = config.norm_eps
+        self.weight = nn.Parameter(torch.ones(config.d_inner))
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """y, z: float32 (b, l, d) -> (b, l, d)."""
+        inside = y * F.silu(z) if self.gate_first else y
+        parts = inside.reshape(*y.shape[:2], self.groups, -1)
+        normal = rms_norm(parts, self.eps).flatten(2) * self.weight
+        return normal if self.gate_first else normal * F.silu(z)
