@@ -10,7 +10,7 @@ Glossary
     g, n        groups of B and C, d_state: the state of a head is (n, p)
     k, d_conv   taps of the causal convolution
     dt          step size of a head, after softplus;  A = -exp(A_log), negative, one per head
-    state       what the mixer carries to the next token: conv (b, k-1, d + 2 g n), scan (b, h, n, p)
+    state       what goes to the next token: conv (b, k-1, d + 2 g n) and scan (b, h, n, p)
 
 Its nodes: graph/nodes/mamba2.py.
 """
