@@ -17,18 +17,10 @@ from ssmpress.measure.metrics import (
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.schema import build_report, with_verdict
-from ssmpress.results import (
-    Guess,
-    LanguageModelQuality,
-    Matrix,
-    Measurement,
-    Quality,
-    Results,
-    Round,
-    Size,
-    TaskQuality,
-    TextUse,
-)
+from ssmpress.results.measured import Measurement, Round
+from ssmpress.results.quality import Guess, LanguageModelQuality, Quality, TaskQuality
+from ssmpress.results.run import Results, TextUse
+from ssmpress.results.sizes import Matrix, Size
 from ssmpress.tasks import Classification
 from ssmpress.tasks.confusion import answers
 from ssmpress.tasks.guess import class_guess

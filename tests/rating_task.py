@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.text import encode_each
-from ssmpress.results import TaskQuality
+from ssmpress.results.quality import TaskQuality
 from ssmpress.tasks import KINDS, whole
 from ssmpress.tasks.block import block_dict, check_integer
 from ssmpress.tasks.task import Data, Metric, Port, Ports, Request, Timing

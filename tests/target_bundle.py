@@ -25,7 +25,7 @@ from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.deploy import Target
 from ssmpress.recipe.settings.pack import PackSettings
-from ssmpress.results import TextUse
+from ssmpress.results.run import TextUse
 
 
 @dataclass(frozen=True)

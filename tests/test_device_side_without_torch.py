@@ -25,6 +25,7 @@ ROOMS = (
     "ssmpress.tasks",
     "ssmpress.data",
     "ssmpress.recipe",
+    "ssmpress.results",
 )
 GROUND = (
     "cache",
@@ -35,7 +36,6 @@ GROUND = (
     "formats",
     "machine",
     "replies",
-    "results",
 )
 MODULES = sorted(
     {"ssmpress", "ssmpress.cli.gate", "ssmpress.graph.ops", *ROOMS}
@@ -43,7 +43,7 @@ MODULES = sorted(
     | {
         module.name
         for room in ROOMS
-        for module in pkgutil.iter_modules(import_module(room).__path__, f"{room}.")
+        for module in pkgutil.walk_packages(import_module(room).__path__, f"{room}.")
     }
 )
 

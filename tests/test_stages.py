@@ -26,7 +26,7 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
-from ssmpress.results import TextUse
+from ssmpress.results.run import TextUse
 
 
 def make_source() -> stages.Source:

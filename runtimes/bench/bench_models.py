@@ -35,7 +35,7 @@ from ssmpress.pack.model import PackedModel
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import Head, PackSettings
-from ssmpress.results import TextUse
+from ssmpress.results.run import TextUse
 
 SHARED = Path("../shared/models")
 

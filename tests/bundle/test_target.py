@@ -42,15 +42,8 @@ from ssmpress.report.html import render_html
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.tables import command
 from ssmpress.report.terminal import print_report
-from ssmpress.results import (
-    EMULATED,
-    EMULATED_TIME,
-    REAL,
-    DeviceResult,
-    Instructions,
-    Sample,
-    TargetResult,
-)
+from ssmpress.results.devices import DeviceResult, Instructions, Sample, TargetResult
+from ssmpress.results.report import EMULATED, EMULATED_TIME, REAL
 from target_bundle import Made, make_bundle
 
 ELF = {"aarch64": 183, "x86_64": 62}

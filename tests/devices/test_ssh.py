@@ -23,7 +23,7 @@ from ssmpress.formats import Values
 from ssmpress.measure.interleaved import MeasureSettings
 from ssmpress.recipe.address import parse_device
 from ssmpress.recipe.settings.deploy import Target
-from ssmpress.results import DeviceResult
+from ssmpress.results.devices import DeviceResult
 from target_bundle import Made, make_bundle, require_emulator
 
 pytestmark = [

@@ -32,7 +32,8 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.deploy import DeploySettings, Target
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
-from ssmpress.results import Sample, TaskQuality
+from ssmpress.results.devices import Sample
+from ssmpress.results.quality import TaskQuality
 from ssmpress.tasks import Classification, Forecasting, classification, forecasting
 from ssmpress.tasks.task import Reference
 from target_bundle import require_emulator

@@ -20,7 +20,8 @@ from ssmpress.gate.judge import judge, read_report
 from ssmpress.measure.metrics import retention, retention_interval
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings.gate import GateSettings
-from ssmpress.results import INCONCLUSIVE, PASS, Guess, Quality, TaskQuality
+from ssmpress.results.quality import Guess, Quality, TaskQuality
+from ssmpress.results.report import INCONCLUSIVE, PASS
 from ssmpress.tasks import Forecasting
 
 LOOSE = GateSettings(0.1, max_decode_ms=1e6, max_perplexity_increase=9.0)

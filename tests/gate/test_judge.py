@@ -17,7 +17,8 @@ from ssmpress.measure.bootstrap import CONFIDENCE, MIN_WINDOWS, bootstrap
 from ssmpress.measure.metrics import retention, retention_interval
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings.gate import RULES, GateSettings
-from ssmpress.results import LanguageModelQuality, Quality, Verdict
+from ssmpress.results.quality import LanguageModelQuality, Quality
+from ssmpress.results.verdict import Verdict
 
 NAN, INF = float("nan"), float("inf")
 

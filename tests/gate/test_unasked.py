@@ -11,7 +11,7 @@ import pytest
 import example_report as example
 from ssmpress.gate.judge import judge
 from ssmpress.recipe.settings.gate import GateSettings
-from ssmpress.results import Guess, Interval
+from ssmpress.results.quality import Guess, Interval
 
 ANY = (GateSettings(None), GateSettings(0), GateSettings(0.1, max_decode_ms=1e6))
 

@@ -21,7 +21,7 @@ from ssmpress.measure.metrics import (
     retention,
     retention_interval,
 )
-from ssmpress.results import LanguageModelQuality
+from ssmpress.results.quality import LanguageModelQuality
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks.perplexity import perplexity, token_nll
 

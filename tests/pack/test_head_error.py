@@ -27,7 +27,7 @@ from ssmpress.parity import reference_model
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import Head, PackSettings
-from ssmpress.results import TextUse
+from ssmpress.results.run import TextUse
 from ssmpress.runtime.session import open_session
 
 

@@ -26,7 +26,7 @@ from ssmpress.prune import dead_channels
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import PackSettings
-from ssmpress.results import TextUse
+from ssmpress.results.run import TextUse
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks import Classification, Forecasting, Task
 from ssmrun_bundle import array

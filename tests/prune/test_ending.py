@@ -27,7 +27,7 @@ from ssmpress.prune.held_out import Check
 from ssmpress.prune.schedule import HOLD, cosine_factor, cubic_sparsity, hold_factor
 from ssmpress.prune.training import Plan
 from ssmpress.recipe.settings.recover import RecoverSettings
-from ssmpress.results import Ended
+from ssmpress.results.run import Ended
 
 SETTINGS = RecoverSettings()
 EVERY = 16

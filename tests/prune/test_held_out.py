@@ -14,7 +14,7 @@ from ssmpress.data.labelled import LabelledTexts
 from ssmpress.data.series import SeriesWindows
 from ssmpress.measure.metrics import retention
 from ssmpress.prune.held_out import HeldOut, hold_out, quality_kept
-from ssmpress.results import LanguageModelQuality, TaskQuality
+from ssmpress.results.quality import LanguageModelQuality, TaskQuality
 from ssmpress.tasks import Classification, Forecasting, LanguageModel, Task
 
 

@@ -37,7 +37,7 @@ from ssmpress.report.prose import quality
 from ssmpress.report.schema import build_report, json_types, with_verdict
 from ssmpress.report.tables import command, number
 from ssmpress.report.terminal import print_report
-from ssmpress.results import Quality
+from ssmpress.results.quality import Quality
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks.perplexity import perplexity
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ssmpress.recipe.settings.prune import PruneSettings as PruneSettings
     from ssmpress.recipe.settings.recover import RecoverSettings as RecoverSettings
     from ssmpress.recipe.sweep import Sweep as Sweep
-    from ssmpress.results import Verdict as Verdict
+    from ssmpress.results.verdict import Verdict as Verdict
     from ssmpress.runtime.session import Session as Session
     from ssmpress.runtime.session import open_session as open_session
     from ssmpress.runtime.state import State as State
@@ -68,7 +68,7 @@ _HOMES = {
     "recipe.settings.prune": ("PruneSettings",),
     "recipe.settings.recover": ("RecoverSettings",),
     "recipe.sweep": ("Sweep",),
-    "results": ("Verdict",),
+    "results.verdict": ("Verdict",),
     "runtime.session": ("Session", "open_session"),
     "runtime.state": ("State",),
     "stages": ("Pruned", "Source"),

@@ -15,7 +15,7 @@ from ssmpress.measure import metrics
 from ssmpress.pack import matrix as packing
 from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.results import Parity
+from ssmpress.results.devices import Parity
 from ssmpress.runtime.session import open_session
 from ssmpress.stages import Bundle, Source
 from ssmpress.tasks.tools import Outputs

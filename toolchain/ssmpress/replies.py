@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.errors import DeviceError
-from ssmpress.results import Round
+from ssmpress.results.measured import Round
 from ssmpress.strict_json import parse_json
 
 Reply = Mapping[str, Any]

@@ -51,7 +51,9 @@ from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.wording import words
-from ssmpress.results import Report, TextUse, VariantQuality
+from ssmpress.results.quality import VariantQuality
+from ssmpress.results.report import Report
+from ssmpress.results.run import TextUse
 from ssmpress.tasks import Task
 from ssmpress.tasks.task import Request
 

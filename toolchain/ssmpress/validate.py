@@ -20,17 +20,11 @@ from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environm
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import PARITY_TOLERANCE, check_parity
 from ssmpress.prune import mask
-from ssmpress.results import (
-    DeviceResult,
-    Guess,
-    Matrix,
-    Measurement,
-    Quality,
-    Results,
-    Size,
-    VariantQuality,
-    judged_measurements,
-)
+from ssmpress.results.devices import DeviceResult, judged_measurements
+from ssmpress.results.measured import Measurement
+from ssmpress.results.quality import Guess, Quality, VariantQuality
+from ssmpress.results.run import Results
+from ssmpress.results.sizes import Matrix, Size
 from ssmpress.runtime.session import open_session
 from ssmpress.stages import Bundle, Pruned, Run, Source, describe_model
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ssmpress.results import LowerBound
+from ssmpress.results.devices import LowerBound
 
 
 @dataclass(frozen=True)

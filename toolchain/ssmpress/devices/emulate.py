@@ -18,7 +18,8 @@ from ssmpress.devices.qemu import Emulator, get_counter_path, get_symbols_path
 from ssmpress.errors import DeviceError, SsmpressError
 from ssmpress.machine import LIBRARY_NAME, RUNNER_NAME
 from ssmpress.measure.worker_process import WorkerProcess
-from ssmpress.results import EMULATED, EMULATED_TIME, DeviceResult, Instructions
+from ssmpress.results.devices import DeviceResult, Instructions
+from ssmpress.results.report import EMULATED, EMULATED_TIME
 
 REPLY_S = 1800.0
 """Seconds for one answer: emulation is slow."""

@@ -23,7 +23,8 @@ from ssmpress.machine import MACHINES, get_library_path, get_runner_path, host_m
 from ssmpress.measure.interleaved import MeasureSettings
 from ssmpress.recipe.address import ADB, QEMU, DeviceAddress, parse_device
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.results import EMULATED, HOST, REAL, DeviceResult, TargetResult
+from ssmpress.results.devices import DeviceResult, TargetResult
+from ssmpress.results.report import EMULATED, HOST, REAL
 
 
 @dataclass(frozen=True)

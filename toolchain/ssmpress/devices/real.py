@@ -12,7 +12,8 @@ from ssmpress import replies
 from ssmpress.devices.check import Expected, check
 from ssmpress.devices.remote import Link, RemoteFolder, preflight
 from ssmpress.measure.interleaved import MeasureSettings, Station, measure, measure_steps
-from ssmpress.results import EMULATED, EMULATED_TIME, REAL, VARIANTS, DeviceResult
+from ssmpress.results.devices import DeviceResult
+from ssmpress.results.report import EMULATED, EMULATED_TIME, REAL, VARIANTS
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ssmpress.gate.rules import metric_of
 from ssmpress.report.tables import lookup
 from ssmpress.report.wording import higher_is_better, words
-from ssmpress.results import VARIANTS, Report
+from ssmpress.results.report import VARIANTS, Report
 
 TOLERANCE = 1e-6
 """Relative. JSON keeps every digit, so only the order of a sum can make a difference."""

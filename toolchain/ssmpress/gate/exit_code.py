@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_LATENCY_OR_SIZE, EXIT_PASS, EXIT_QUALITY
-from ssmpress.results import FAIL, INCONCLUSIVE, PASS
+from ssmpress.results.report import FAIL, INCONCLUSIVE, PASS
 
 _STATUS = {
     EXIT_QUALITY: FAIL,

@@ -12,7 +12,8 @@ from ssmpress.gate.rules import Rule, metric_of, value_of
 from ssmpress.measure.bootstrap import CONFIDENCE, Table, bootstrap, mean_interval
 from ssmpress.recipe.limit import Relative
 from ssmpress.report.tables import lookup
-from ssmpress.results import Interval, Report
+from ssmpress.results.quality import Interval
+from ssmpress.results.report import Report
 
 MIN_ROUNDS = 5
 """Measured rounds below which the spread between rounds is too little known to judge."""

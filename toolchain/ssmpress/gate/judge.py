@@ -27,7 +27,10 @@ from ssmpress.report.prose import crowding, seen
 from ssmpress.report.schema import SCHEMA_VERSION
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
-from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Ended, Interval, Report, RuleResult, Verdict
+from ssmpress.results.quality import Interval
+from ssmpress.results.report import FAIL, INCONCLUSIVE, PASS, Report
+from ssmpress.results.run import Ended
+from ssmpress.results.verdict import RuleResult, Verdict
 
 _BLOCKS = ("recipe", "quality", "size")
 _NO_TIME = (

@@ -9,7 +9,7 @@ from ssmpress.errors import EXIT_LATENCY_OR_SIZE, EXIT_QUALITY
 from ssmpress.recipe.limit import Limit, Relative
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.tables import lookup
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 AT_LEAST, AT_MOST = "at least", "at most"
 

@@ -10,7 +10,7 @@ from ssmpress.gate.exit_code import mildest, status_of
 from ssmpress.recipe.pick import Condition, pick
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.sweep import Point, build_points, build_sweep
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 _QUALITY = ("retention", "quality", "quality_loss")
 

@@ -9,7 +9,8 @@ from ssmpress.report.classes import constant_answer
 from ssmpress.report.prose import architecture
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
-from ssmpress.results import FAIL, INCONCLUSIVE, Report, RuleResult
+from ssmpress.results.report import FAIL, INCONCLUSIVE, Report
+from ssmpress.results.verdict import RuleResult
 
 
 def unasked(report: Report) -> tuple[RuleResult, ...]:

@@ -17,7 +17,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.results import Interval
+from ssmpress.results.quality import Interval
 
 CONFIDENCE = 0.998
 """Two-sided: a build that sits exactly on a limit fails in 0.1 % of runs."""

@@ -25,7 +25,7 @@ from ssmpress.machine import ISA_VARIABLE
 from ssmpress.measure.metrics import percentiles
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.processors import read_processors
-from ssmpress.results import Measurement, Round
+from ssmpress.results.measured import Measurement, Round
 from ssmpress.runtime.session import library_isa
 
 ISA_FLAGS = (

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from ssmpress.errors import BadInputError
 from ssmpress.measure.bootstrap import CONFIDENCE, MIN_WINDOWS, mean_interval
-from ssmpress.results import Guess, Interval, Parity, Percentiles, VariantQuality
+from ssmpress.results.devices import Parity
+from ssmpress.results.measured import Percentiles
+from ssmpress.results.quality import Guess, Interval, VariantQuality
 from ssmpress.tasks.language_model import LanguageModel
 from ssmpress.tasks.task import Metric
 

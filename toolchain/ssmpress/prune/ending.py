@@ -25,7 +25,7 @@ from typing import Any
 
 from ssmpress.prune.held_out import Check
 from ssmpress.prune.training import Plan
-from ssmpress.results import Ended
+from ssmpress.results.run import Ended
 
 USUAL_STEPS = 160
 """Steps whose ramp an open run has, if the time allows for as many. With them the demo's model at

@@ -11,7 +11,8 @@ from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import lookup, percent, ratio, size
 from ssmpress.report.wording import kind_of, words
-from ssmpress.results import Ended, Report
+from ssmpress.results.report import Report
+from ssmpress.results.run import Ended
 
 
 def render_card(report: Report, run_it: str | None = None) -> str:

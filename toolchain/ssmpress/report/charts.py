@@ -18,7 +18,7 @@ import numpy as np
 from ssmpress.report import tables
 from ssmpress.report.tables import lookup, number, percent, size
 from ssmpress.report.wording import higher_is_better, words
-from ssmpress.results import VARIANTS, Report
+from ssmpress.results.report import VARIANTS, Report
 
 Spec = dict[str, Any]
 

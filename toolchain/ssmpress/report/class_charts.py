@@ -7,7 +7,7 @@ from typing import Any
 from ssmpress.report.charts import WIDTH, Chart, Spec, draw
 from ssmpress.report.classes import VARIANTS, block_of
 from ssmpress.report.tables import percent
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 _MOST_TEXTS = 12
 """Classes up to which a cell has room for its number."""

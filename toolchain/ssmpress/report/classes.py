@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.report.tables import Rows, lookup, percent
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 VARIANTS = ("dense", "compressed")
 MOST_ROWS = 64

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ssmpress.results import DeviceResult, Instructions, TargetResult
+from ssmpress.results.devices import DeviceResult, Instructions, TargetResult
 
 
 def target_block(target: TargetResult) -> dict[str, Any]:

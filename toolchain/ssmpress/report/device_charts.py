@@ -8,7 +8,7 @@ from ssmpress.report.charts import Chart, Spec, draw
 from ssmpress.report.device_tables import count
 from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import counted, words
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 _PARTS = {
     "matrix_products": "matrix products",

@@ -8,7 +8,7 @@ from typing import Any
 from ssmpress.report.prose import crowding
 from ssmpress.report.tables import Rows, lookup, number, size
 from ssmpress.report.wording import counted, words
-from ssmpress.results import HOST, VARIANTS, Report
+from ssmpress.results.report import HOST, VARIANTS, Report
 
 _PARTS = (
     ("matrix_products", "matrix products"),

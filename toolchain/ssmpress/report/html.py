@@ -15,7 +15,7 @@ from ssmpress.report.device_charts import draw_device_charts
 from ssmpress.report.tables import Rows, lookup, number
 from ssmpress.report.tradeoff import draw_tradeoff
 from ssmpress.report.wording import words
-from ssmpress.results import VARIANTS, Report
+from ssmpress.results.report import VARIANTS, Report
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -10,7 +10,7 @@ from typing import Any
 
 from ssmpress.report import classes, prose
 from ssmpress.report.tables import lookup, printable, title
-from ssmpress.results import FAIL, INCONCLUSIVE, Report
+from ssmpress.results.report import FAIL, INCONCLUSIVE, Report
 
 
 def render_junit(reports: Mapping[str, Report]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ssmpress.report import classes, device_tables, prose, tables
 from ssmpress.report.tables import Rows, lookup
 from ssmpress.report.wording import words
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 
 def render_markdown(report: Report) -> str:

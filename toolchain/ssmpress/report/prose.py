@@ -7,7 +7,7 @@ from pathlib import Path
 from ssmpress.data.overlap import LEAK
 from ssmpress.report.tables import lookup, number, percent
 from ssmpress.report.wording import words
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 
 def architecture(report: Report) -> str:

@@ -13,20 +13,13 @@ from typing import Any
 from ssmpress._version import __version__
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.device_blocks import device_block, target_block
-from ssmpress.results import (
-    HOST,
-    VARIANTS,
-    DeviceResult,
-    Matrix,
-    Measurement,
-    Quality,
-    Report,
-    Results,
-    Size,
-    TextUse,
-    Verdict,
-    judged_device,
-)
+from ssmpress.results.devices import DeviceResult, judged_device
+from ssmpress.results.measured import Measurement
+from ssmpress.results.quality import Quality
+from ssmpress.results.report import HOST, VARIANTS, Report
+from ssmpress.results.run import Results, TextUse
+from ssmpress.results.sizes import Matrix, Size
+from ssmpress.results.verdict import Verdict
 
 SCHEMA_VERSION = 1
 """Raised when a key changes its meaning or goes; new keys do not raise it."""

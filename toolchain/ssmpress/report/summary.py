@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ssmpress.errors import BadInputError
 from ssmpress.report.markdown import render_summary
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 SUMMARY_LIMIT = (1 << 20) - 1

@@ -14,7 +14,7 @@ from ssmpress._version import __version__
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.schema import json_types
 from ssmpress.report.tables import lookup
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 
 SWEEP_NAME = "sweep.json"
 SWEEP_VERSION = 1

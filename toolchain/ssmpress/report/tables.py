@@ -11,7 +11,7 @@ from ssmpress.recipe.named import NAMED_RECIPES
 from ssmpress.recipe.option import options_of, settings_of
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.wording import words
-from ssmpress.results import VARIANTS, Report
+from ssmpress.results.report import VARIANTS, Report
 
 Rows = list[list[str]]
 _MISSING = "-"

@@ -16,7 +16,7 @@ from ssmpress.report.device_tables import headlines
 from ssmpress.report.prose import crowding
 from ssmpress.report.sweep_page import sweep_status
 from ssmpress.report.tables import lookup, percent
-from ssmpress.results import FAIL, INCONCLUSIVE, PASS, Report
+from ssmpress.results.report import FAIL, INCONCLUSIVE, PASS, Report
 
 WIDTH = 80
 _STYLES = {PASS: "bold green", FAIL: "bold red", INCONCLUSIVE: "bold yellow"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.results import Report
+from ssmpress.results.report import Report
 from ssmpress.tasks import KINDS, LanguageModel
 from ssmpress.tasks.task import SampleTask
 from ssmpress.tasks.words import Words

@@ -16,7 +16,8 @@ from ssmpress import replies
 from ssmpress.callbacks import Note, Steps, silent
 from ssmpress.data.labelled import LabelledTexts, from_lists, load_labelled
 from ssmpress.files import write_text
-from ssmpress.results import Sample, TaskQuality
+from ssmpress.results.devices import Sample
+from ssmpress.results.quality import TaskQuality
 from ssmpress.tasks import whole
 from ssmpress.tasks.block import block_dict, check_choice, check_integer, check_names
 from ssmpress.tasks.confusion import answers, class_metrics

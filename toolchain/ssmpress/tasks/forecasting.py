@@ -17,7 +17,8 @@ from ssmpress import replies
 from ssmpress.callbacks import Note, Steps, silent
 from ssmpress.data.series import SeriesWindows, load_series
 from ssmpress.files import write_text
-from ssmpress.results import Sample, TaskQuality
+from ssmpress.results.devices import Sample
+from ssmpress.results.quality import TaskQuality
 from ssmpress.tasks import whole
 from ssmpress.tasks.block import (
     block_dict,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.data.series import SeriesWindows
-from ssmpress.results import LanguageModelQuality, TaskQuality
+from ssmpress.results.quality import LanguageModelQuality, TaskQuality
 
 _BATCH = 64  # windows of a series at a time
 

@@ -18,7 +18,8 @@ from ssmpress.data import overlap
 from ssmpress.data import text as data
 from ssmpress.data.device_tokenizer import missing_part
 from ssmpress.errors import BadInputError
-from ssmpress.results import LanguageModelQuality, Sample
+from ssmpress.results.devices import Sample
+from ssmpress.results.quality import LanguageModelQuality
 from ssmpress.tasks.block import block_dict
 from ssmpress.tasks.guess import text_guesses
 from ssmpress.tasks.perplexity import exp, perplexity, text_metrics

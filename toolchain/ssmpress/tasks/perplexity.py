@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ssmpress.callbacks import Steps, silent
 from ssmpress.errors import BadInputError, UsageError
-from ssmpress.results import LanguageModelQuality
+from ssmpress.results.quality import LanguageModelQuality
 
 Predict = Callable[[NDArray[np.int64], Any], tuple[NDArray[np.float32], Any]]
 """tokens (b, l), state or None (the zero state) -> logits (b, l, vocab), state afterwards."""

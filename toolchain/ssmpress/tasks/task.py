@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ssmpress.callbacks import Note, Steps
 from ssmpress.data.held_out import Split
 from ssmpress.recipe.settings.data import DataSettings
-from ssmpress.results import Sample, VariantQuality
+from ssmpress.results.devices import Sample
+from ssmpress.results.quality import VariantQuality
 from ssmpress.tasks.tools import Device, Graph, Model, Outputs, Session
 from ssmpress.tasks.words import Words
 

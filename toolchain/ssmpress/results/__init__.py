@@ -1,0 +1,1 @@
+"""What a run found out, as frozen dataclasses: the inputs of the report."""
