@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
-from ssmpress.data.text import encode_each
+from ssmpress.data.tokenizer import encode_each
 from ssmpress.results.quality import TaskQuality
 from ssmpress.tasks import KINDS, whole
 from ssmpress.tasks.block import block_dict, check_integer

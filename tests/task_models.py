@@ -14,9 +14,9 @@ from lra.prepare import byte_tokenizer
 
 from conftest import mamba1_config
 from ssmpress.blocks.model import Mamba
-from ssmpress.data import text as data
 from ssmpress.data.labelled import load_labelled
 from ssmpress.data.series import load_series
+from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.formats import Values
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
@@ -78,7 +78,7 @@ def make_classifier(folder: Path) -> Path:
     for seed, (part, count) in enumerate((("train", 400), ("test", 200))):
         write_texts(folder / f"{part}.jsonl", count, seed)
     task = Classification(classes=CLASSES, max_length=50)
-    tokenizer = data.load_tokenizer(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
     train(
         task, folder,
         lambda part: load_labelled([folder / f"{part}.jsonl"], tokenizer, task, 256), 256,

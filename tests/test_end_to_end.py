@@ -18,7 +18,9 @@ import transformers
 from paths import DEMO, ROOT
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.checkpoint.read import read_checkpoint
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
+from ssmpress.data.tokenizer import encode, load_tokenizer
+from ssmpress.data.tokens import cut_windows
 from ssmpress.machine import LIBRARY_NAME
 from ssmpress.runtime.session import open_session
 from ssmpress.tasks.perplexity import perplexity
@@ -104,10 +106,8 @@ def test_bundle_holds_what_it_lists(demo):
 
 def test_bundle_repeats_the_reported_perplexity(demo, report):
     bundle = demo[0] / "model-s70"
-    tokens = data.encode(
-        data.load_tokenizer(bundle / "tokenizer.json"), data.default_text()[1], vocab_size=1024
-    )
-    windows = data.windows(tokens, 1024)
+    tokens = encode(load_tokenizer(bundle / "tokenizer.json"), default_text()[1], vocab_size=1024)
+    windows = cut_windows(tokens, 1024)
     session = open_session(bundle / "model.onnx", threads=2, library=bundle / LIBRARY_NAME)
     found = perplexity(session.predict, windows)
     assert found.perplexity == pytest.approx(report["quality"]["compressed"], rel=1e-6)

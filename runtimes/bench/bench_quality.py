@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from peer_models import file_bytes, write_gguf
 
 from ssmpress.checkpoint.read import read_checkpoint
-from ssmpress.data import text as data
+from ssmpress.data.tokenizer import load_tokenizer
+from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.files import write_json
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
@@ -107,15 +108,15 @@ def main() -> None:
     dense = read_checkpoint(arguments.dense)
     if dense.tokenizer is None:
         raise SystemExit(f"{arguments.dense}: expected tokenizer.json beside the weights.")
-    tokenizer, vocab_size = data.load_tokenizer(dense.tokenizer), dense.config.vocab_size
+    tokenizer, vocab_size = load_tokenizer(dense.tokenizer), dense.config.vocab_size
     calibration, tokens = (
-        data.load_tokens((path,), tokenizer, vocab_size, limit=limit)
+        load_tokens((path,), tokenizer, vocab_size, limit=limit)
         for path, limit in (
             (arguments.calibration, CPU_CALIBRATION_TOKENS),
             (arguments.text, arguments.windows * WINDOW),
         )
     )
-    windows = data.windows(tokens, WINDOW)
+    windows = cut_windows(tokens, WINDOW)
     pruned = {
         name: Path(folder) for name, _, folder in (p.partition("=") for p in arguments.pruned)
     }

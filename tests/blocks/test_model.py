@@ -32,7 +32,8 @@ from ssmpress.blocks.model import Mamba, State
 from ssmpress.blocks.projection import Projection, quantize_activations
 from ssmpress.checkpoint.dialects import config_json
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
-from ssmpress.data import text as data
+from ssmpress.data.tokenizer import load_tokenizer
+from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.tasks import perplexity as evaluate
 from tolerances import assert_close
 
@@ -246,10 +247,10 @@ def valid_windows(shared: Shared, mamba_5m: Checkpoint) -> np.ndarray:
 def text_windows(shared: Shared, model: Checkpoint, name: str) -> np.ndarray:
     """All windows of WikiText-103's valid or test text, int32 (count, 1024)."""
     assert model.tokenizer is not None
-    tokenizer = data.load_tokenizer(model.tokenizer)
+    tokenizer = load_tokenizer(model.tokenizer)
     path = shared(f"data/wikitext103/{name}.detok.txt")
-    tokens = data.load_tokens([path], tokenizer, model.config.vocab_size)
-    return data.windows(tokens, 1024)
+    tokens = load_tokens([path], tokenizer, model.config.vocab_size)
+    return cut_windows(tokens, 1024)
 
 
 def test_hugging_face_trained_weights(mamba_5m: Checkpoint, valid_windows: np.ndarray) -> None:

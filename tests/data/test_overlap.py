@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmpress.data import text
+from ssmpress.data.default_text import default_text
 from ssmpress.data.labelled import from_lists
 from ssmpress.data.overlap import LEAK, check_unseen, every_run, part_in, run_keys, same_files
 from ssmpress.data.series import SeriesWindows
@@ -57,7 +57,7 @@ def test_a_copy_is_found_and_other_text_is_not() -> None:
 
 
 def test_the_default_text_shares_nothing() -> None:
-    parts = (np.frombuffer(t.encode(), np.uint8).astype(np.int32) for t in text.default_text())
+    parts = (np.frombuffer(t.encode(), np.uint8).astype(np.int32) for t in default_text())
     calibration, evaluation = parts
     assert part_in(run_keys(evaluation, 64), every_run(calibration, 64)) < LEAK / 2
 

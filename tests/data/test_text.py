@@ -1,4 +1,4 @@
-"""data.py: text in, exact tokens out, no more read than asked for; and no torch behind it."""
+"""Text in, exact tokens out, no more read than asked for; and no torch behind it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tokenizers.normalizers import NFC, NFKC, Sequence
 
 from paths import SHARED
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
+from ssmpress.data.text import read_text
+from ssmpress.data.tokenizer import TOKENIZER_LIMIT, cuts_are_exact, encode, load_tokenizer
+from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.errors import BadInputError, UsageError
 
 SAMPLE = "In 2004 the cat's 3 hats\n\nwere sold.  \n Été, naïve\tcafé \n\n\n\x1c\n= Title =\n" * 40
@@ -58,12 +61,12 @@ def test_read_text_tells_the_format_by_its_bytes(tmp_path: Path, pack: type[byte
     path = tmp_path / "text.dat"
     text = "\ufeffone\r\ntwo é\n" * 200_000  # blocks end inside a character
     path.write_bytes(pack(text.encode()))
-    assert data.read_text(path) == text
+    assert read_text(path) == text
 
 
 def test_read_text_of_nothing_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert data.read_text(tmp_path / "empty") == ""
+    assert read_text(tmp_path / "empty") == ""
 
 
 @pytest.mark.parametrize("before", [0, 5, (1 << 20) - 1, 1 << 20, 3 << 20])
@@ -73,7 +76,7 @@ def test_bad_utf8_is_named_with_its_offset(tmp_path: Path, before: int, bad: byt
     path.write_bytes(gzip.compress(b"x" * before + bad, 1))
     message = rf"text\.gz: expected UTF-8 text; byte 0x{bad[0]:02x} at offset {before} is not"
     with pytest.raises(BadInputError, match=message):
-        data.read_text(path)
+        read_text(path)
 
 
 @pytest.mark.parametrize("compress", [lzma.compress, gzip.compress])
@@ -84,16 +87,16 @@ def test_damaged_archives_are_refused(tmp_path: Path, compress: type[bytes]) -> 
     for wrong in (content[:-9], content[:8], damaged):
         path.write_bytes(wrong)
         with pytest.raises(BadInputError, match="The file is damaged or cut short"):
-            data.read_text(path)
+            read_text(path)
 
 
 def test_decompression_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "TEXT_LIMIT", 5_000_000)
+    monkeypatch.setattr("ssmpress.data.text.TEXT_LIMIT", 5_000_000)
     path = tmp_path / "bomb.xz"
     path.write_bytes(lzma.compress(bytes(100_000_000)))
     assert path.stat().st_size < 20_000
     with pytest.raises(BadInputError, match="expected at most 5,000,000 bytes of text; got more"):
-        data.read_text(path)
+        read_text(path)
 
 
 def test_paths_that_are_no_files(tmp_path: Path) -> None:
@@ -104,13 +107,13 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         (tmp_path / "pipe", "got something that is not a regular file"),
     ]:
         with pytest.raises(BadInputError, match=message) as caught:
-            data.read_text(path)
+            read_text(path)
         assert caught.value.exit_code == 6
 
 
 def test_default_text_is_split_once_and_for_all() -> None:
-    calibration, evaluation = data.default_text()
-    assert (calibration, evaluation) == data.default_text()
+    calibration, evaluation = default_text()
+    assert (calibration, evaluation) == default_text()
     share = len(evaluation) / (len(calibration) + len(evaluation))
     assert len(evaluation) > 40_000
     assert 0.17 <= share <= 0.21
@@ -130,25 +133,25 @@ def test_load_tokenizer_switches_truncation_and_padding_off(tmp_path: Path) -> N
     tokenizer.enable_truncation(3)
     tokenizer.enable_padding(length=9)
     tokenizer.save(str(tmp_path / "tokenizer.json"))
-    loaded = data.load_tokenizer(tmp_path / "tokenizer.json")
+    loaded = load_tokenizer(tmp_path / "tokenizer.json")
     assert loaded.truncation is None and loaded.padding is None
-    assert data.encode(loaded, SAMPLE, vocab_size=VOCABULARY).size > 100
+    assert encode(loaded, SAMPLE, vocab_size=VOCABULARY).size > 100
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff\xfe", b'{"model": {"type": "X"}}'])
 def test_load_tokenizer_refuses_other_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(BadInputError, match=r"expected a tokenizer\.json of the tokenizers lib"):
-        data.load_tokenizer(tmp_path / "tokenizer.json")
+        load_tokenizer(tmp_path / "tokenizer.json")
     with pytest.raises(BadInputError, match=r"none\.json: expected a tokenizer\.json; got: No"):
-        data.load_tokenizer(tmp_path / "none.json")
+        load_tokenizer(tmp_path / "none.json")
 
 
 def test_load_tokenizer_is_bounded(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").touch()
-    os.truncate(tmp_path / "tokenizer.json", data.TOKENIZER_LIMIT + 1)
+    os.truncate(tmp_path / "tokenizer.json", TOKENIZER_LIMIT + 1)
     with pytest.raises(BadInputError, match="of at most 67,108,864 bytes; got 67,108,865"):
-        data.load_tokenizer(tmp_path / "tokenizer.json")
+        load_tokenizer(tmp_path / "tokenizer.json")
 
 
 TEXTS = st.text(
@@ -165,10 +168,10 @@ def test_encoding_in_pieces_equals_encoding_the_whole(text: str, piece: int) -> 
         tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
         if normalizer:
             tokenizer.normalizer = normalizer
-        assert data._cuts_are_exact(tokenizer)
+        assert cuts_are_exact(tokenizer)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(data, "_PIECE", piece)
-            tokens = data.encode(tokenizer, text, vocab_size=VOCABULARY)
+            patch.setattr("ssmpress.data.tokenizer._PIECE", piece)
+            tokens = encode(tokenizer, text, vocab_size=VOCABULARY)
         assert tokens.tolist() == tokenizer.encode(text, add_special_tokens=False).ids
         assert tokens.dtype == np.int32
 
@@ -184,9 +187,9 @@ def test_other_tokenizers_encode_the_whole_text() -> None:
     changed[-1].normalizer = Sequence([NFC(), NFKC()])
     changed.append(Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")))
     for tokenizer in changed:
-        assert not data._cuts_are_exact(tokenizer)
+        assert not cuts_are_exact(tokenizer)
         expected = tokenizer.encode(SAMPLE * 20, add_special_tokens=False).ids
-        assert data.encode(tokenizer, SAMPLE * 20, vocab_size=1000).tolist() == expected
+        assert encode(tokenizer, SAMPLE * 20, vocab_size=1000).tolist() == expected
 
 
 def test_no_special_token_is_added_but_the_text_may_have_some() -> None:
@@ -197,8 +200,8 @@ def test_no_special_token_is_added_but_the_text_may_have_some() -> None:
         single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
     )
     assert tokenizer.encode("a").ids[0] == 0
-    assert 0 not in data.encode(tokenizer, "a", vocab_size=VOCABULARY)
-    assert data.encode(tokenizer, "a<|endoftext|>", vocab_size=VOCABULARY)[-1] == 0
+    assert 0 not in encode(tokenizer, "a", vocab_size=VOCABULARY)
+    assert encode(tokenizer, "a<|endoftext|>", vocab_size=VOCABULARY)[-1] == 0
 
 
 def test_token_without_a_row_is_refused() -> None:
@@ -207,7 +210,7 @@ def test_token_without_a_row_is_refused() -> None:
         r"Use the tokenizer\.json the model was trained with"
     )
     with pytest.raises(BadInputError, match=message):
-        data.encode(TOKENIZER, SAMPLE, vocab_size=64)
+        encode(TOKENIZER, SAMPLE, vocab_size=64)
 
 
 # ---- several files
@@ -220,9 +223,9 @@ def test_load_tokens_reads_files_in_order(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in ("c.npy", "a.txt", "b.xz")]
     parts = [[5, 6, 7], TOKENIZER.encode(SAMPLE).ids, TOKENIZER.encode("the cat").ids]
     expected = [token for part in parts for token in part]
-    assert data.load_tokens(paths, TOKENIZER, VOCABULARY).tolist() == expected
+    assert load_tokens(paths, TOKENIZER, VOCABULARY).tolist() == expected
     for limit in (1, 3, 4, 900, len(expected), len(expected) + 1):
-        tokens = data.load_tokens(paths, TOKENIZER, VOCABULARY, limit)
+        tokens = load_tokens(paths, TOKENIZER, VOCABULARY, limit)
         assert tokens.dtype == np.int32 and tokens.tolist() == expected[:limit]
 
 
@@ -232,30 +235,30 @@ def test_integers_of_16_bits_hold_a_small_vocabulary_only(
 ) -> None:
     path = tmp_path / "tokens.npy"
     np.save(path, np.arange(9, dtype=kind))
-    assert data.load_tokens([path], TOKENIZER, end + 1).tolist() == list(range(9))
+    assert load_tokens([path], TOKENIZER, end + 1).tolist() == list(range(9))
     with pytest.raises(BadInputError, match=f"to {end + 1}; got u?int16, which ends at {end}"):
-        data.load_tokens([path], TOKENIZER, end + 2)
+        load_tokens([path], TOKENIZER, end + 2)
 
 
 def test_load_tokens_reads_no_more_than_the_limit_needs(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_bytes(SAMPLE.encode() * 1000 + b"\xff")
-    tokens = data.load_tokens([tmp_path / "long.txt", Path("none")], TOKENIZER, VOCABULARY, 1000)
+    tokens = load_tokens([tmp_path / "long.txt", Path("none")], TOKENIZER, VOCABULARY, 1000)
     assert len(tokens) == 1000
     with pytest.raises(BadInputError, match="byte 0xff at offset"):
-        data.load_tokens([tmp_path / "long.txt"], TOKENIZER, VOCABULARY)
+        load_tokens([tmp_path / "long.txt"], TOKENIZER, VOCABULARY)
 
 
 def test_load_tokens_refuses_nothing_and_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "full.txt").write_text(SAMPLE)
     with pytest.raises(BadInputError, match=r"empty\.txt: expected at least one token; got none"):
-        data.load_tokens([tmp_path / "empty.txt"], TOKENIZER, VOCABULARY)
+        load_tokens([tmp_path / "empty.txt"], TOKENIZER, VOCABULARY)
     with pytest.raises(BadInputError, match="no file: expected at least one token"):
-        data.load_tokens([], TOKENIZER, VOCABULARY)
+        load_tokens([], TOKENIZER, VOCABULARY)
     with pytest.raises(BadInputError, match=r"full\.txt: the tokenizer has"):
-        data.load_tokens([tmp_path / "full.txt"], TOKENIZER, 64)
+        load_tokens([tmp_path / "full.txt"], TOKENIZER, 64)
     with pytest.raises(UsageError, match="limit: expected at least 1 token; got 0"):
-        data.load_tokens([tmp_path / "full.txt"], TOKENIZER, VOCABULARY, 0)
+        load_tokens([tmp_path / "full.txt"], TOKENIZER, VOCABULARY, 0)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +275,7 @@ def test_load_tokens_refuses_nothing_and_names_the_file(tmp_path: Path) -> None:
 def test_npy_is_checked(tmp_path: Path, array: np.ndarray, message: str) -> None:
     np.save(tmp_path / "tokens.npy", array, allow_pickle=True)
     with pytest.raises(BadInputError, match=message):
-        data.load_tokens([tmp_path / "tokens.npy"], TOKENIZER, 400)
+        load_tokens([tmp_path / "tokens.npy"], TOKENIZER, 400)
 
 
 def test_damaged_npy_is_refused(tmp_path: Path) -> None:
@@ -283,7 +286,7 @@ def test_damaged_npy_is_refused(tmp_path: Path) -> None:
     for wrong in (content[:9], content[:50], content[:-8], huge, content[:6] + b"\x09" * 200):
         path.write_bytes(wrong)
         with pytest.raises(BadInputError, match=r"expected a \.npy array of integers; got: "):
-            data.load_tokens([path], TOKENIZER, VOCABULARY)
+            load_tokens([path], TOKENIZER, VOCABULARY)
 
 
 # ---- windows
@@ -295,9 +298,9 @@ def test_windows_are_consecutive(count: int, length: int) -> None:
     tokens = np.arange(count, dtype=np.int32)
     if count < length:
         with pytest.raises(BadInputError, match=rf"has {count} tokens, one window needs {length}"):
-            data.windows(tokens, length)
+            cut_windows(tokens, length)
         return
-    cut = data.windows(tokens, length)
+    cut = cut_windows(tokens, length)
     assert cut.dtype == np.int32 and cut.shape == (count // length, length)
     assert np.array_equal(cut.ravel(), tokens[: cut.size])
 
@@ -305,7 +308,7 @@ def test_windows_are_consecutive(count: int, length: int) -> None:
 def test_window_arguments_are_checked() -> None:
     tokens = np.arange(9, dtype=np.int32)
     with pytest.raises(UsageError, match="length: expected at least 1 token per window; got 0"):
-        data.windows(tokens, 0)
+        cut_windows(tokens, 0)
 
 
 # ---- the device side, and real text
@@ -313,17 +316,17 @@ def test_window_arguments_are_checked() -> None:
 
 def test_data_imports_no_torch() -> None:
     block = "import sys; sys.modules['torch'] = None"
-    code = f"{block}; from ssmpress.data import text; text.default_text()"
+    code = f"{block}; from ssmpress.data.default_text import default_text; default_text()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_wikitext_has_its_known_length() -> None:
     """The perplexities of the trained models are means over exactly these tokens."""
-    tokenizer = data.load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
-    text = data.read_text(shared("data/wikitext103/test.detok.txt"))
+    tokenizer = load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
+    text = read_text(shared("data/wikitext103/test.detok.txt"))
     start = time.process_time()
-    tokens = data.encode(tokenizer, text, vocab_size=8192)
+    tokens = encode(tokenizer, text, vocab_size=8192)
     assert time.process_time() - start < 4, "0.4 s of the processors"
     assert tokens.shape == (332_434,)
     assert tokens.tolist() == tokenizer.encode(text).ids, "special tokens change nothing here"
@@ -331,9 +334,9 @@ def test_wikitext_has_its_known_length() -> None:
 
 
 def test_a_limit_of_a_large_shard_is_quick() -> None:
-    tokenizer = data.load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
+    tokenizer = load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
     shard = shared("data/wiki/wiki_000.xz")
     start = time.process_time()
-    tokens = data.load_tokens([shard], tokenizer, 8192, limit=100_000)
+    tokens = load_tokens([shard], tokenizer, 8192, limit=100_000)
     assert time.process_time() - start < 2, "0.2 s of the processors; the whole shard takes 8 s"
-    assert tokens.tolist() == tokenizer.encode(data.read_text(shard)[:700_000]).ids[:100_000]
+    assert tokens.tolist() == tokenizer.encode(read_text(shard)[:700_000]).ids[:100_000]

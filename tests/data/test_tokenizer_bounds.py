@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paths import DEMO
-from ssmpress.data import text as data
+from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.errors import BadInputError
 
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
@@ -59,20 +59,20 @@ def test_what_exhausts_memory_or_time_is_refused(
 ) -> None:
     path = write(tmp_path, change)
     with pytest.raises(BadInputError, match=message) as caught:
-        data.load_tokenizer(path)
+        load_tokenizer(path)
     assert str(caught.value).startswith(f"{path}: expected ")
 
 
 def test_a_template_that_leaves_the_text_out_leaves_its_tokens(tmp_path: Path) -> None:
     template = {"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}}
     path = write(tmp_path, lambda parts: parts.update(post_processor=template))
-    plain = data.load_tokenizer(DEMO / "tokenizer.json")
+    plain = load_tokenizer(DEMO / "tokenizer.json")
     for text in ("The river", "", "é\n\n x"):
-        ids = data.encode(data.load_tokenizer(path), text, vocab_size=1024)
+        ids = encode(load_tokenizer(path), text, vocab_size=1024)
         assert ids.tolist() == plain.encode(text, add_special_tokens=False).ids
 
 
 @pytest.mark.parametrize("change", [added("<mask>", lstrip=True), added("<x>", rstrip=True),
                                     added("   "), doubling(3)])  # fmt: skip
 def test_what_real_tokenizers_have_is_let_through(tmp_path: Path, change: Change) -> None:
-    assert data.load_tokenizer(write(tmp_path, change)).encode("a <mask> b").ids
+    assert load_tokenizer(write(tmp_path, change)).encode("a <mask> b").ids

@@ -24,7 +24,8 @@ from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import matrix_specs
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
-from ssmpress.data import text as data
+from ssmpress.data.tokenizer import load_tokenizer
+from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.errors import BadInputError
 from ssmpress.formats import (
     SECTION_ALIGNMENT,
@@ -487,9 +488,9 @@ def windows(mamba_5m: Checkpoint, shared: Callable[[str], Path]) -> np.ndarray:
     """int32 (4, 512), from the validation text."""
     assert mamba_5m.tokenizer is not None
     text = shared("data/wikitext103/valid.detok.txt")
-    tokenizer = data.load_tokenizer(mamba_5m.tokenizer)
-    tokens = data.load_tokens([text], tokenizer, mamba_5m.config.vocab_size, limit=2048)
-    return data.windows(tokens, 512)
+    tokenizer = load_tokenizer(mamba_5m.tokenizer)
+    tokens = load_tokens([text], tokenizer, mamba_5m.config.vocab_size, limit=2048)
+    return cut_windows(tokens, 512)
 
 
 def dense_pack(checkpoint: Checkpoint, values: Values) -> PackedModel:

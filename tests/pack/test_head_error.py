@@ -16,7 +16,9 @@ from ssmpress import stages
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
+from ssmpress.data.tokenizer import encode, load_tokenizer
+from ssmpress.data.tokens import cut_windows
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.pack import matrix as compact
@@ -40,9 +42,9 @@ def untied(checkpoint: Checkpoint) -> Checkpoint:
 
 def texts() -> tuple[np.ndarray, np.ndarray]:
     """Calibration tokens and evaluation windows (4, 256) of the default text."""
-    tokenizer = data.load_tokenizer(DEMO / "tokenizer.json")
-    first, second = (data.encode(tokenizer, t, vocab_size=1024) for t in data.default_text())
-    return first[:3000], data.windows(second, 256)[:4]
+    tokenizer = load_tokenizer(DEMO / "tokenizer.json")
+    first, second = (encode(tokenizer, t, vocab_size=1024) for t in default_text())
+    return first[:3000], cut_windows(second, 256)[:4]
 
 
 def test_both_terms_by_their_definition() -> None:

@@ -13,7 +13,8 @@ import pytest
 import ssmrun_bundle as sb
 import tolerances
 from ssmpress.bundle.runtime_library import find_runtime_library
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
+from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.devices.qemu import Emulator, find_sysroot
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
@@ -59,8 +60,8 @@ def test_verify_and_generate(bundle: Path, emulator: list[str]) -> None:
     assert found["machine"] == "aarch64"
     assert found["ops_isa"] in ("neon", "dotprod")
     session = open_session(bundle / "fp32.onnx", threads=1, library=get_library_path())
-    tokenizer = data.load_tokenizer(sb.DEMO / "tokenizer.json")
-    prompt = data.encode(tokenizer, PROMPT, vocab_size=1024)
+    tokenizer = load_tokenizer(sb.DEMO / "tokenizer.json")
+    prompt = encode(tokenizer, PROMPT, vocab_size=1024)
     options = ["--prompt", PROMPT, "--max-tokens", "12", "--threads", "1", "--json"]
     options += ["--model", str(bundle / "fp32.onnx")]
     for temperature, seed in ((0.0, 0), (1.0, 7)):
@@ -73,8 +74,8 @@ def test_verify_and_generate(bundle: Path, emulator: list[str]) -> None:
 
 
 def test_numbers(bundle: Path, emulator: list[str]) -> None:
-    tokens = data.encode(
-        data.load_tokenizer(sb.DEMO / "tokenizer.json"), data.default_text()[1][:2000],
+    tokens = encode(
+        load_tokenizer(sb.DEMO / "tokenizer.json"), default_text()[1][:2000],
         vocab_size=1024,
     )[:120].astype(np.int64)  # fmt: skip
     library = get_library_path()

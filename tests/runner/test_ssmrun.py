@@ -20,7 +20,9 @@ import tolerances
 from paths import OLD_BUNDLE
 from processes import accept_interrupts, wait_for
 from ssmpress.bundle.manifest import verify_manifest
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
+from ssmpress.data.tokenizer import encode, load_tokenizer
+from ssmpress.data.tokens import cut_windows
 from ssmpress.formats import Values
 from ssmpress.measure.metrics import percentiles
 from ssmpress.runtime.session import Session, open_session
@@ -49,8 +51,8 @@ def session(bundle: Path) -> Session:
 @pytest.fixture(scope="module")
 def tokens() -> NDArray[np.int32]:
     """600 tokens of text."""
-    tokenizer = data.load_tokenizer(sb.DEMO / "tokenizer.json")
-    return data.encode(tokenizer, data.default_text()[1][:6000], vocab_size=1024)[:600]
+    tokenizer = load_tokenizer(sb.DEMO / "tokenizer.json")
+    return encode(tokenizer, default_text()[1][:6000], vocab_size=1024)[:600]
 
 
 def close(actual: NDArray[np.float32], wanted: NDArray[np.float32], bound: float) -> bool:
@@ -177,7 +179,7 @@ def test_perplexity_equals_pythons(
     bundle: Path, session: Session, tokens: NDArray[np.int32], tmp_path: Path, raw: str
 ) -> None:
     path, options = tmp_path / "tokens", []
-    windows = data.windows(tokens, 290)
+    windows = cut_windows(tokens, 290)
     if raw == "npy":
         np.save(path.with_suffix(".npy"), tokens.astype(np.int64))
         path, options = path.with_suffix(".npy"), ["--window", "290"]
@@ -214,8 +216,8 @@ def test_eval_window_and_limit(bundle: Path, tokens: NDArray[np.int32], tmp_path
 def test_generate_equals_python(
     bundle: Path, session: Session, temperature: float, top_k: int, seed: int
 ) -> None:
-    tokenizer = data.load_tokenizer(sb.DEMO / "tokenizer.json")
-    prompt = data.encode(tokenizer, TEXT, vocab_size=1024)
+    tokenizer = load_tokenizer(sb.DEMO / "tokenizer.json")
+    prompt = encode(tokenizer, TEXT, vocab_size=1024)
     wanted = list(session.generate(prompt, 60, temperature=temperature, top_k=top_k, seed=seed))
     options = ["--max-tokens", "60", "--temperature", str(temperature), "--top-k", str(top_k),
                "--seed", str(seed), "--threads", "1"]  # fmt: skip

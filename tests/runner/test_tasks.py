@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ssmrun_bundle as sb
 import toy_onnx
-from ssmpress.data import text as data
+from ssmpress.data.tokenizer import encode, load_tokenizer
 
 VOCAB, CLASSES, MAX_LENGTH = 1024, ("bad", "good", "3"), 12
 LOOKBACK, HORIZON, VARIATES = 6, 3, ("load", "oil, heavy")
@@ -112,11 +112,11 @@ def logits(tokens: NDArray[Any]) -> NDArray[np.float32]:
 
 def test_accuracy(classify: Path, tmp_path: Path) -> None:
     """Texts are encoded and cut at max_length; labels may be numbers; tokens may stand there."""
-    tokenizer = data.load_tokenizer(sb.DEMO / "tokenizer.json")
+    tokenizer = load_tokenizer(sb.DEMO / "tokenizer.json")
     lines, right = [], []
     for i in range(40):
         text = " ".join(f"w{RANDOM.integers(1000)} é👍" for _ in range(1 + i % 7))
-        tokens = data.encode(tokenizer, text, vocab_size=VOCAB)[:MAX_LENGTH]
+        tokens = encode(tokenizer, text, vocab_size=VOCAB)[:MAX_LENGTH]
         label = int(RANDOM.integers(3))
         right.append(int(logits(tokens).argmax()) == label)
         row: dict[str, Any] = {"label": 3 if label == 2 else CLASSES[label]}

@@ -20,9 +20,9 @@ from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.bundle.text_model import open_bundle
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.cli.console import print_plan
-from ssmpress.data import text as data
 from ssmpress.data.labelled import load_labelled
 from ssmpress.data.series import load_series
+from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.formats import Values
 from ssmpress.gate.judge import judge
@@ -62,7 +62,7 @@ def pruned_metric(folder: Path, recipe: Recipe) -> dict[str, float]:
     if isinstance(task, Forecasting):
         return batches.metric(model, load_series(recipe.data.evaluation, task))
     assert isinstance(task, Classification)
-    tokenizer = data.load_tokenizer(folder / "tokenizer.json")
+    tokenizer = load_tokenizer(folder / "tokenizer.json")
     return batches.metric(model, load_labelled(recipe.data.evaluation, tokenizer, task, 256))
 
 

@@ -2,7 +2,7 @@
 
     python toolchain/experiments/train_demo.py --out toolchain/experiments/demo-model
 
-Text: the calibration part of `ssmpress.data.default_text()`; its evaluation part is never read.
+Text: the calibration part of `ssmpress.data.default_text`; its evaluation part is never read.
 Takes about three minutes on two cores: four times through the text, after which the
 model would begin to learn it by heart. The result depends on the Python version (its
 manual), the seed and the machine's floating point; the model in the repository was made by this
@@ -24,7 +24,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.mamba1 import Mamba1Config, Mixer
 from ssmpress.blocks.model import Mamba
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
+from ssmpress.data.tokenizer import encode
 
 MAMBA_SSM_CONFIG = {
     "d_model": 192,
@@ -92,9 +93,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    text, _ = data.default_text()
+    text, _ = default_text()
     tokenizer = train_tokenizer(text, 1024, arguments.out / "tokenizer.json")
-    tokens = data.encode(tokenizer, text, vocab_size=1024)
+    tokens = encode(tokenizer, text, vocab_size=1024)
     held_out, tokens = tokens[-8193:], tokens[:-8193]
     layer = LayerConfig(mixer=Mamba1Config(d_inner=384, dt_rank=12))
     config = ModelConfig(d_model=192, vocab_size=1024, layers=(layer,) * 4)

@@ -27,7 +27,8 @@ import torch
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
-from ssmpress.data.text import load_tokenizer, load_tokens, windows
+from ssmpress.data.tokenizer import load_tokenizer
+from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.order import Tokens
@@ -70,7 +71,7 @@ def perplexity(model: Mamba, tokens: Tokens, window: int, batch: int = 16) -> fl
     """exp(mean negative log likelihood per token) over windows that do not overlap."""
     device = model.lm_head.weight.device
     total, count = 0.0, 0
-    rows = torch.from_numpy(windows(np.asarray(tokens, np.int32), window)).long()
+    rows = torch.from_numpy(cut_windows(np.asarray(tokens, np.int32), window)).long()
     for part in torch.split(rows, batch):
         part = part.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

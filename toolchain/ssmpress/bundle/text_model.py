@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssmpress.bundle.manifest import verify_manifest
-from ssmpress.data.text import load_tokenizer
+from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.machine import LIBRARY_NAME
 from ssmpress.processors import usable_processors

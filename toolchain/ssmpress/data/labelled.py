@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.data import text as data
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.overlap import part_in
+from ssmpress.data.text import read_text
+from ssmpress.data.tokenizer import encode_each
 from ssmpress.errors import BadInputError
 from ssmpress.strict_json import parse_json
 
@@ -185,7 +186,7 @@ def _load_texts(
         if limit is not None and len(texts) == limit:
             break
     try:
-        encoded = data.encode_each(tokenizer, texts, vocab_size=vocab_size)
+        encoded = encode_each(tokenizer, texts, vocab_size=vocab_size)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error}") from error
     return from_lists(encoded, labels, task.max_length)
@@ -200,7 +201,7 @@ def read_labelled(path: Path) -> Iterator[tuple[int, str, str]]:
     kind = next((s for s in reversed(path.suffixes) if s not in (".xz", ".gz")), "")
     if kind not in _PLAIN:
         raise BadInputError(f"{path}: expected {_EXPECTED}; got {kind or 'no'} suffix. Rename it.")
-    content = data.read_text(path).removeprefix("\ufeff")
+    content = read_text(path).removeprefix("\ufeff")
     yield from _jsonl(path, content) if kind == ".jsonl" else _table(path, content, kind)
 
 

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from ssmpress import replies
 from ssmpress.callbacks import Note, Steps
 from ssmpress.data import overlap
-from ssmpress.data import text as data
+from ssmpress.data.default_text import default_text
 from ssmpress.data.device_tokenizer import missing_part
+from ssmpress.data.tokenizer import encode, load_tokenizer
+from ssmpress.data.tokens import check_window, cut_windows, load_tokens
 from ssmpress.errors import BadInputError
 from ssmpress.results.devices import Sample
 from ssmpress.results.quality import LanguageModelQuality
@@ -126,16 +128,16 @@ class LanguageModel:
                 f"{request.model}: expected tokenizer.json beside the weights; there is none. "
                 "Give it with --tokenizer FILE."
             )
-        tokenizer = data.load_tokenizer(path)
+        tokenizer = load_tokenizer(path)
         if missing := missing_part(path.read_text(encoding="utf-8")):
             note(f"{path}: {missing}. On the device its texts run in Python only, not in ssmrun")
         needs_default = not (settings.calibration and settings.evaluation)
-        defaults = data.default_text() if needs_default else ("", "")
+        defaults = default_text() if needs_default else ("", "")
 
         def tokens(paths: tuple[Path, ...], default: str, limit: int | None) -> NDArray[np.int32]:
             if paths:
-                return data.load_tokens(paths, tokenizer, request.vocab_size, limit=limit)
-            return data.encode(tokenizer, default, vocab_size=request.vocab_size)[:limit]
+                return load_tokens(paths, tokenizer, request.vocab_size, limit=limit)
+            return encode(tokenizer, default, vocab_size=request.vocab_size)[:limit]
 
         calibration = tokens(settings.calibration, defaults[0], request.calibration_tokens)
         evaluation = tokens(settings.evaluation, defaults[1], settings.evaluation_tokens)
@@ -143,8 +145,8 @@ class LanguageModel:
             ("--calibration", calibration, request.calibration_window),
             ("--evaluation", evaluation, settings.window),
         ):
-            data.check_window(text, window, option)
-        windows = data.windows(evaluation, settings.window)
+            check_window(text, window, option)
+        windows = cut_windows(evaluation, settings.window)
         runs = overlap.every_run(calibration, overlap.TEXT_SPAN)
         seen = overlap.part_in(overlap.run_keys(windows.reshape(-1), overlap.TEXT_SPAN), runs)
         for purpose in ("calibration", "evaluation"):
@@ -231,7 +233,7 @@ class LanguageModel:
         their tokens but the first of each."""
         assert tokenizer is not None
         rows = evaluation[:, 1:].tolist()
-        decoded = data.load_tokenizer(tokenizer).decode_batch(rows, skip_special_tokens=False)
+        decoded = load_tokenizer(tokenizer).decode_batch(rows, skip_special_tokens=False)
         text = "".join(decoded)
         return {name: text_metrics(quality, text) for name, quality in qualities.items()}
 

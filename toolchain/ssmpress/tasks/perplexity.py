@@ -84,7 +84,7 @@ def perplexity(
 
     Args:
         predict: the model, for example `run.Session.predict`.
-        windows: int (count, w), w >= 2, from `data.windows`.
+        windows: int (count, w), w >= 2, from `data.tokens.cut_windows`.
         batch: windows per call, >= 1. chunk: tokens per call and window, >= 1.
         progress: called with (windows done, windows).
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmpress.data.text import load_tokenizer
+from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import UsageError
 from ssmpress.tasks.task import Data, Request, Samples, Times
 from ssmpress.tasks.tools import Model, Outputs, Session
