@@ -17,7 +17,7 @@ import torch
 
 import example_report
 from conftest import random_checkpoint
-from ssmpress import pipeline, stages
+from ssmpress import pipeline
 from ssmpress.blocks.model import Mamba
 from ssmpress.bundle import pages
 from ssmpress.checkpoint.write import write_checkpoint
@@ -30,6 +30,9 @@ from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.settings.deploy import DeploySettings
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
+from ssmpress.stages.bundle import describe_model
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import load
 from tiny_run import CONFIG, tiny_recipe
 
 Action = Callable[[], object]
@@ -54,7 +57,7 @@ def checkpoint(folder: Path) -> Callable[[Path], Action]:
 def recovery(folder: Path) -> Callable[[Path], Action]:
     """Train some steps, saved after each; the action says what the run noted."""
     recipe = tiny_recipe(folder)
-    source = stages.read(recipe)
+    source = load(recipe)
     settings = RecoverSettings(steps=3, batch=2, window=16, checkpoint_seconds=0.0)
 
     def train(place: Path) -> str:
@@ -72,11 +75,11 @@ def recovery(folder: Path) -> Callable[[Path], Action]:
 def bundle(folder: Path) -> Callable[[Path], Action]:
     """Replace a bundle and its archive: everything of a run but training, proof and drawing."""
     recipe = tiny_recipe(folder, recover=RecoverSettings(steps=0))
-    source = stages.read(recipe)
-    pruned = stages.Pruned(source.checkpoint.tensors, PruneResult((), 0.0, 0, 0, "cpu"))
-    results = example_report.results(model=stages.describe_model(source.checkpoint))
+    source = load(recipe)
+    pruned = Pruned(source.checkpoint.tensors, PruneResult((), 0.0, 0, 0, "cpu"))
+    results = example_report.results(model=describe_model(source.checkpoint))
     wheel = small_wheel(folder)
-    pipeline.stages.prune = lambda *_, **__: pruned
+    pipeline.prune_weights = lambda *_, **__: pruned
     pipeline.validate = lambda *_: results
     pages._draw = lambda place: write_text(place / "report.html", "with charts")
     recipe = replace(

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from paths import DEMO
-from ssmpress import stages
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.devices import plan as deploy
@@ -26,6 +25,10 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.deploy import Target
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.results.run import TextUse
+from ssmpress.stages.bundle import add_runtime, export_bundle, export_dense
+from ssmpress.stages.packed import pack_weights
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import Source
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
     checkpoint = read_checkpoint(DEMO)
     tokens = np.random.default_rng(0).integers(0, 1024, (2, 256)).astype(np.int32)
     use = TextUse((), default_text=True, tokens=tokens.size)
-    source = stages.Source(checkpoint, DEMO / "tokenizer.json", tokens[0], tokens, use, use)
+    source = Source(checkpoint, DEMO / "tokenizer.json", tokens[0], tokens, use, use)
     random = torch.Generator().manual_seed(0)
     tensors = {
         name: tensor * (torch.rand(tensor.shape, generator=random) > 0.7)
@@ -60,12 +63,12 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
         else tensor
         for name, tensor in checkpoint.tensors.items()
     }
-    pruned = stages.Pruned(tensors, PruneResult((), 0.0, 0, 0, "cpu"))
-    dense = stages.export_dense(source, folder / "work")
-    packed = stages.compact(recipe, source, pruned)
+    pruned = Pruned(tensors, PruneResult((), 0.0, 0, 0, "cpu"))
+    dense = export_dense(source, folder / "work")
+    packed = pack_weights(recipe, source, pruned)
     deployment = deploy.Deployment(target.machine, runtime, ())
-    bundle = stages.export_bundle(source, dense, packed, folder, target.machine)
-    bundle = stages.add_runtime(recipe, source, bundle, deployment)
+    bundle = export_bundle(source, dense, packed, folder, target.machine)
+    bundle = add_runtime(recipe, source, bundle, deployment)
     expected = make_expected(
         bundle.model,
         bundle.host_library,

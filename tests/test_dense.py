@@ -9,27 +9,30 @@ import pytest
 import torch
 
 from paths import DEMO
-from ssmpress import stages
 from ssmpress.blocks.tensors import EMBEDDING
 from ssmpress.callbacks import silent
+from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.devices.plan import plan_deployment
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
+from ssmpress.stages.bundle import export_dense
+from ssmpress.stages.run import Checked, Run
+from ssmpress.stages.source import load
 from ssmpress.validate import describe_dense, measure_dense
 
 
-def run_of(folder: Path, embedding: torch.Tensor | None = None) -> stages.Run:
+def run_of(folder: Path, embedding: torch.Tensor | None = None) -> Run:
     """The demo's model beside the default text; embedding: in place of its own."""
     data = DataSettings(evaluation_tokens=9 * 256, window=256)
     recipe = Recipe(DEMO, folder / "out", data=data, recover=RecoverSettings(steps=0), threads=1)
-    source = stages.read(recipe)
+    source = load(recipe)
     if embedding is not None:
         tensors = {**source.checkpoint.tensors, EMBEDDING: embedding}
         checkpoint = dataclasses.replace(source.checkpoint, tensors=tensors)
         source = dataclasses.replace(source, checkpoint=checkpoint)
-    dense = stages.export_dense(source, folder / "dense")
-    return stages.Run(recipe, source, dense, stages.Checked(None, plan_deployment(recipe, silent)))
+    dense = export_dense(source, folder / "dense")
+    return Run(recipe, source, dense, Checked(None, plan_deployment(recipe, silent)))
 
 
 def test_a_trained_model_is_better_than_guessing(tmp_path: Path) -> None:
@@ -45,7 +48,7 @@ def test_a_trained_model_is_better_than_guessing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["another tokenizer", "noise"])
 def test_a_model_that_knows_nothing_is_found_before_the_work(tmp_path: Path, damage: str) -> None:
-    embedding = stages.read_checkpoint(DEMO).tensors[EMBEDDING]
+    embedding = read_checkpoint(DEMO).tensors[EMBEDDING]
     order = torch.randperm(len(embedding), generator=torch.Generator().manual_seed(0))
     if damage == "noise":
         changed = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(0))

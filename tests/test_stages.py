@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from paths import DEMO
-from ssmpress import parity, stages
+from ssmpress import parity
 from ssmpress.blocks.tensors import EMBEDDING
 from ssmpress.bundle.out_folder import check_out, staged
 from ssmpress.checkpoint.read import read_checkpoint
@@ -27,24 +27,28 @@ from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.results.run import TextUse
+from ssmpress.stages.bundle import Dense, export_bundle
+from ssmpress.stages.packed import pack_weights
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import Source, load
 
 
-def make_source() -> stages.Source:
+def make_source() -> Source:
     """The demo model with random tokens for text."""
     checkpoint = read_checkpoint(DEMO)
     tokens = np.random.default_rng(0).integers(0, 1024, (1, 64)).astype(np.int32)
     use = TextUse((), default_text=True, tokens=tokens.size)
-    return stages.Source(checkpoint, DEMO / "tokenizer.json", tokens[0], tokens, use, use)
+    return Source(checkpoint, DEMO / "tokenizer.json", tokens[0], tokens, use, use)
 
 
-def bundle_of(source: stages.Source, values: Values, folder: Path):
+def bundle_of(source: Source, values: Values, folder: Path):
     """Packed without pruning, and the files written."""
     recipe = Recipe(model=DEMO, out=folder, pack=PackSettings(values))
     result = PruneResult((), 0.0, 0, 0, "cpu")
-    pruned = stages.Pruned(source.checkpoint.tensors, result)
-    packed = stages.compact(recipe, source, pruned)
-    dense = stages.Dense(folder / "none")
-    return recipe, packed, stages.export_bundle(source, dense, packed, folder)
+    pruned = Pruned(source.checkpoint.tensors, result)
+    packed = pack_weights(recipe, source, pruned)
+    dense = Dense(folder / "none")
+    return recipe, packed, export_bundle(source, dense, packed, folder)
 
 
 @pytest.mark.parametrize("values", list(Values))
@@ -118,13 +122,11 @@ def test_text_that_is_calibration_and_evaluation_is_said(tmp_path, monkeypatch):
     notes: list[str] = []
     files = DataSettings(calibration=(Path("a.npy"),), evaluation=(tmp_path / "a.npy",))
     unheard = Recipe(DEMO, Path("out"), data=files, recover=RecoverSettings(steps=0))
-    source = stages.read(unheard, notes.append)
+    source = load(unheard, notes.append)
     assert [note for note in notes if "a.npy: is --calibration too" in note]
     assert source.seen == 1.0
     notes.clear()
-    stages.read(
-        Recipe(DEMO, Path("out"), data=dataclasses.replace(files, calibration=())), notes.append
-    )
+    load(Recipe(DEMO, Path("out"), data=dataclasses.replace(files, calibration=())), notes.append)
     assert not [note for note in notes if "is --calibration" in note]
 
 
@@ -136,9 +138,9 @@ def test_recovery_does_not_train_on_the_evaluation_text_unasked(tmp_path):
     for name, words in (("a.npy", "a.npy: is"), ("copy.npy", "100% of it is in")):
         files = DataSettings(calibration=tmp_path / "a.npy", evaluation=tmp_path / name)
         with pytest.raises(UsageError, match=rf"{words} --calibration too, which recovery trains"):
-            stages.read(Recipe(DEMO, tmp_path / "out", data=files))
+            load(Recipe(DEMO, tmp_path / "out", data=files))
         allowed = dataclasses.replace(files, allow_leak=True)
-        assert stages.read(Recipe(DEMO, tmp_path / "out", data=allowed)).seen == 1.0
+        assert load(Recipe(DEMO, tmp_path / "out", data=allowed)).seen == 1.0
 
 
 @pytest.mark.parametrize(
@@ -158,7 +160,7 @@ def test_text_shorter_than_a_window_is_refused_before_the_work(
     for steps in (0, None):
         recover = RecoverSettings(steps=steps)
         with pytest.raises(BadInputError, match=words):
-            stages.read(Recipe(DEMO, tmp_path / "out", recover=recover, data=files))
+            load(Recipe(DEMO, tmp_path / "out", recover=recover, data=files))
 
 
 def write_bundle(folder: Path, *names: str) -> None:

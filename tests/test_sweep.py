@@ -17,7 +17,6 @@ import example_report as example
 from example_sweep import SCHEMA, example_sweep
 from paths import DEMO, ROOT
 from processes import accept_interrupts
-from ssmpress import stages
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.errors import UsageError
 from ssmpress.formats import Values
@@ -38,6 +37,7 @@ from ssmpress.report.schema import build_report, with_verdict
 from ssmpress.report.sweep import pareto_front, tradeoff
 from ssmpress.report.sweep_page import render_sweep_html, render_sweep_markdown
 from ssmpress.report.tables import command
+from ssmpress.stages.bundle import export_dense
 from ssmpress.sweep import continues, run_sweep
 
 COMMAND = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()"]
@@ -193,8 +193,10 @@ def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, mon
     calls: list[str] = []
     watch = Watch(progress=lambda what, done, total: calls.append(what) if done == total else None)
     exported = []
-    real = stages.export_dense
-    monkeypatch.setattr(stages, "export_dense", lambda *given: exported.append(1) or real(*given))
+    real = export_dense
+    monkeypatch.setattr(
+        "ssmpress.sweep.export_dense", lambda *given: exported.append(1) or real(*given)
+    )
     out = tmp_path / "out"
     sweep = Sweep(small(out), (0.6, 0.3), (Values.INT8, Values.FP16), parse_pick("retention>=0.1"))
     result = run_sweep(sweep, watch)

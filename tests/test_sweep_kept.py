@@ -128,7 +128,7 @@ def test_a_full_cache_costs_nothing_but_going_on(
 def test_another_pruned_checkpoint_is_another_sweep(tmp_path: Path, cache: Path) -> None:
     plain = tiny_recipe(tmp_path)
     recipe = replace(plain, pruned=tmp_path / "pruned")
-    source, names = sweeps.stages.read(plain), set()
+    source, names = sweeps.load(plain), set()
     for seed in (1, 2, 1):
         write_checkpoint(CONFIG, random_checkpoint(CONFIG, seed).tensors, tmp_path / "pruned")
         names.add(sweeps._name(Sweep(recipe, (0.7,), (Values.INT8, Values.FP16)), source))

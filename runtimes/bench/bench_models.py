@@ -22,7 +22,6 @@ import onnx
 import tiled_model
 from numpy.typing import NDArray
 
-from ssmpress import stages
 from ssmpress.blocks.tensors import matrix_specs, state_tensors
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.errors import BadInputError
@@ -36,6 +35,9 @@ from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.results.run import TextUse
+from ssmpress.stages.packed import correct_rows, pack_weights
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import Source
 
 SHARED = Path("../shared/models")
 
@@ -116,15 +118,13 @@ def pack(
     recipe = Recipe(model=checkpoint_folder, out=checkpoint_folder, pack=settings)
     text = np.zeros(0, np.int32) if calibration is None else calibration
     nothing = TextUse((), default_text=False, tokens=0)
-    source = stages.Source(
-        checkpoint, checkpoint_folder, text, text[:0].reshape(0, 0), nothing, nothing
-    )
+    source = Source(checkpoint, checkpoint_folder, text, text[:0].reshape(0, 0), nothing, nothing)
     result = PruneResult((), 0.0, 0, 0, "tiled")
-    packed = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
+    packed = pack_weights(recipe, source, Pruned(checkpoint.tensors, result))
     name = packed.head_name
     if calibration is None and packed.matrices[name].format.values is Values.INT4:
         rows = np.arange(int(FREQUENT_SHARE * checkpoint.config.vocab_size))
-        return stages.correct_rows(packed, checkpoint.tensors[name].numpy(), rows)
+        return correct_rows(packed, checkpoint.tensors[name].numpy(), rows)
     return packed
 
 

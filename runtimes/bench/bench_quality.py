@@ -36,7 +36,7 @@ from ssmpress.machine import get_library_path
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.recipe.settings.pack import Head
 from ssmpress.runtime.session import open_session
-from ssmpress.stages import CPU_CALIBRATION_TOKENS
+from ssmpress.stages.source import CPU_CALIBRATION_TOKENS
 from ssmpress.tasks.perplexity import perplexity
 
 WINDOW = 1024

@@ -376,7 +376,7 @@ def test_damaged_file_loads_or_is_refused(
 
 
 def test_a_model_that_no_layout_can_hold_is_said_so() -> None:
-    """Before the work: `stages.read` asks where `--save-checkpoint` is given."""
+    """Before the work: `load` asks where `--save-checkpoint` is given."""
     dialects.check_writable(small(norm_eps=1e-6))
     with pytest.raises(BadInputError, match=r"can hold this model: norm_eps 1e-06.*; d_inner 12: "):
         dialects.check_writable(small(norm_eps=1e-6, d_inner=12))

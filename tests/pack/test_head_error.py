@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from conftest import draw_tokens, random_checkpoint, small_config
 from paths import DEMO
-from ssmpress import stages
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
@@ -31,6 +30,9 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.results.run import TextUse
 from ssmpress.runtime.session import open_session
+from ssmpress.stages.packed import correct_rows, pack_weights
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import Source
 
 
 def untied(checkpoint: Checkpoint) -> Checkpoint:
@@ -94,11 +96,11 @@ def packed_model(calibration: np.ndarray, told: list[str]) -> PackedModel:
     """The whole stage on the unpruned demo model."""
     checkpoint = read_checkpoint(DEMO)
     use = TextUse((), default_text=True, tokens=len(calibration))
-    source = stages.Source(checkpoint, None, calibration, np.zeros((1, 8), np.int32), use, use)
+    source = Source(checkpoint, None, calibration, np.zeros((1, 8), np.int32), use, use)
     recipe = Recipe(model=DEMO, out=DEMO, pack=PackSettings(Values.INT8), threads=1)
     result = PruneResult((), 0.0, 0, 0, "cpu")
-    pruned = stages.Pruned(checkpoint.tensors, result)
-    packed = stages.compact(recipe, source, pruned, lambda what, *_: told.append(what))
+    pruned = Pruned(checkpoint.tensors, result)
+    packed = pack_weights(recipe, source, pruned, lambda what, *_: told.append(what))
     assert packed.matrices[EMBEDDING].format.values is Values.INT4
     return packed
 
@@ -158,11 +160,11 @@ def test_corrected_rows_in_the_graph(tied: bool, library: Path, tmp_path: Path) 
     checkpoint = random_checkpoint(config)
     recipe = Recipe(model=DEMO, out=DEMO, pack=PackSettings(Values.FP32, Head.INT4))
     use, text = TextUse((), False, 0), np.zeros(0, np.int32)
-    source = stages.Source(checkpoint, None, text, text.reshape(0, 0), use, use)
+    source = Source(checkpoint, None, text, text.reshape(0, 0), use, use)
     result = PruneResult((), 0.0, 0, 0, "cpu")
-    plain = stages.compact(recipe, source, stages.Pruned(checkpoint.tensors, result))
+    plain = pack_weights(recipe, source, Pruned(checkpoint.tensors, result))
     rows = np.array([69, 0, 7, 33])
-    packed = stages.correct_rows(plain, checkpoint.tensors[plain.head_name].numpy(), rows)
+    packed = correct_rows(plain, checkpoint.tensors[plain.head_name].numpy(), rows)
     assert packed.frequent is not None
     assert packed.nbytes == plain.nbytes + packed.frequent.errors.nbytes + 2 * 70
     path = export(packed, tmp_path / "model.onnx")[0]

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 import ssmrun_bundle as sb
 from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
-from ssmpress import stages
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import Checkpoint
@@ -28,6 +27,9 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.results.run import TextUse
 from ssmpress.runtime.session import open_session
+from ssmpress.stages.packed import pack_weights, packing_note
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import Source
 from ssmpress.tasks import Classification, Forecasting, Task
 from ssmrun_bundle import array
 
@@ -73,9 +75,9 @@ def packed(checkpoint: Checkpoint, values: Values, keep: bool = False) -> Packed
     settings = PackSettings(values=values, keep_dead_channels=keep)
     recipe = Recipe(model=Path(), out=Path(), pack=settings)
     none, use = np.zeros(0, np.int32), TextUse((), False, 0)
-    source = stages.Source(checkpoint, None, none, none.reshape(0, 0), use, use)
-    pruned = stages.Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, "test"))
-    return stages.compact(recipe, source, pruned)
+    source = Source(checkpoint, None, none, none.reshape(0, 0), use, use)
+    pruned = Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, "test"))
+    return pack_weights(recipe, source, pruned)
 
 
 CONFIGS = {
@@ -163,8 +165,8 @@ def test_the_bundle_is_narrower_and_computes_the_same(
     assert narrow.removed_channels == (3, 30)
     assert wide.removed_channels == (0, 0)
     assert narrow.nbytes < wide.nbytes
-    assert "removed 33 channels" in stages.packing_note(narrow)
-    assert "removed" not in stages.packing_note(wide)
+    assert "removed 33 channels" in packing_note(narrow)
+    assert "removed" not in packing_note(wide)
     path = export(narrow, tmp_path / "narrow.onnx")[0]
     tokens = draw_tokens(checkpoint.config, 2, 20)
     with torch.no_grad():

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from ssmpress.runtime.session import Session as Session
     from ssmpress.runtime.session import open_session as open_session
     from ssmpress.runtime.state import State as State
-    from ssmpress.stages import Pruned as Pruned
-    from ssmpress.stages import Source as Source
-    from ssmpress.stages import compact as pack_weights
-    from ssmpress.stages import prune as prune_weights
-    from ssmpress.stages import read as load
+    from ssmpress.stages.packed import pack_weights as pack_weights
+    from ssmpress.stages.pruned import Pruned as Pruned
+    from ssmpress.stages.pruned import prune_weights as prune_weights
+    from ssmpress.stages.source import Source as Source
+    from ssmpress.stages.source import load as load
     from ssmpress.sweep import SweepResult as SweepResult
     from ssmpress.sweep import run_sweep as run_sweep
 
@@ -71,15 +71,12 @@ _HOMES = {
     "results.verdict": ("Verdict",),
     "runtime.session": ("Session", "open_session"),
     "runtime.state": ("State",),
-    "stages": ("Pruned", "Source"),
+    "stages.packed": ("pack_weights",),
+    "stages.pruned": ("Pruned", "prune_weights"),
+    "stages.source": ("Source", "load"),
     "sweep": ("SweepResult", "run_sweep"),
 }
-_RENAMED = {
-    "export_model": ("graph.export", "export"),
-    "load": ("stages", "read"),
-    "pack_weights": ("stages", "compact"),
-    "prune_weights": ("stages", "prune"),
-}
+_RENAMED = {"export_model": ("graph.export", "export")}
 _PUBLIC = {name: (home, name) for home, names in _HOMES.items() for name in names} | _RENAMED
 
 __all__ = [

@@ -17,7 +17,8 @@ from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import Parity
 from ssmpress.runtime.session import open_session
-from ssmpress.stages import Bundle, Source
+from ssmpress.stages.bundle import Bundle
+from ssmpress.stages.source import Source
 from ssmpress.tasks.tools import Outputs
 
 PARITY_TOLERANCE = {

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssmpress import stages
 from ssmpress.bundle.files import archive_path, write_archive
 from ssmpress.bundle.out_folder import check_out, staged
 from ssmpress.bundle.pages import add_charts
@@ -25,6 +24,18 @@ from ssmpress.processors import usable_processors
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.schema import build_report, with_verdict
+from ssmpress.stages.bundle import add_runtime, export_bundle, export_dense, manifest_entries
+from ssmpress.stages.packed import pack_weights, packing_note
+from ssmpress.stages.pruned import (
+    Pruned,
+    check_save_checkpoint,
+    prune_weights,
+    recovery_name,
+    save_checkpoint,
+)
+from ssmpress.stages.run import Checked, Run
+from ssmpress.stages.source import load
+from ssmpress.stages.written import seal_bundle
 from ssmpress.validate import describe_dense, validate
 
 GOES_ON = "no bundle was written; the same command goes on where it stopped"
@@ -72,21 +83,21 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     watch = watch or Watch()
     checked = check(recipe, watch.note)
     with watch.stage("read"):
-        source = stages.read(recipe, watch.note)
-    name = stages.recovery_name(recipe, source) if trains(recipe) else None
+        source = load(recipe, watch.note)
+    name = recovery_name(recipe, source) if trains(recipe) else None
     with (
         kept_work(name) as kept,
         staged(recipe.out) as folder,
         work_folder(folder) as work,
     ):
         with watch.stage("dense"):
-            dense = stages.export_dense(source, work / "dense")
-            run = stages.Run(recipe, source, dense, checked)
+            dense = export_dense(source, work / "dense")
+            run = Run(recipe, source, dense, checked)
             watch.note(describe_dense(run, watch.progress))
         with watch.stage("prune"):
-            pruned = stages.prune(recipe, source, watch.progress, note=watch.note, work=kept)
+            pruned = prune_weights(recipe, source, watch.progress, note=watch.note, work=kept)
             if recipe.save_checkpoint is not None:
-                stages.save_checkpoint(source, pruned, recipe.save_checkpoint)
+                save_checkpoint(source, pruned, recipe.save_checkpoint)
         report = make_bundle(run, pruned, folder, watch)
     with noting(f"the bundle {recipe.out} is complete"):
         add_charts(recipe.out, watch.note)
@@ -125,10 +136,10 @@ def kept_work(name: str | None) -> Iterator[Path | None]:
         discard_work(folder)
 
 
-def check(recipe: Recipe, note: Note) -> stages.Checked:
+def check(recipe: Recipe, note: Note) -> Checked:
     """Whatever should not show only after an hour of training."""
     check_out(recipe.out)
-    stages.check_save_checkpoint(recipe.save_checkpoint)
+    check_save_checkpoint(recipe.save_checkpoint)
     if crowded := crowded_note(recipe.threads):
         note(crowded)
     if trains(recipe):
@@ -137,7 +148,7 @@ def check(recipe: Recipe, note: Note) -> stages.Checked:
         check_archive(archive_path(recipe.out))
     deployment = plan_deployment(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    return stages.Checked(baseline, deployment)
+    return Checked(baseline, deployment)
 
 
 def check_archive(archive: Path) -> None:
@@ -164,25 +175,23 @@ def crowded_note(threads: int) -> str:
     )
 
 
-def make_bundle(
-    run: stages.Run, pruned: stages.Pruned, folder: Path, watch: Watch
-) -> dict[str, Any]:
+def make_bundle(run: Run, pruned: Pruned, folder: Path, watch: Watch) -> dict[str, Any]:
     """Pruned weights -> a bundle in `folder`, measured beside the dense model, and its report."""
     recipe, source, deployment = run.recipe, run.source, run.deployment
     with watch.stage("compact"):
-        packed = stages.compact(recipe, source, pruned, watch.progress)
-        watch.note(stages.packing_note(packed))
+        packed = pack_weights(recipe, source, pruned, watch.progress)
+        watch.note(packing_note(packed))
     with watch.stage("export"):
-        bundle = stages.export_bundle(source, run.dense, packed, folder, deployment.machine)
-        bundle = stages.add_runtime(recipe, source, bundle, deployment)
+        bundle = export_bundle(source, run.dense, packed, folder, deployment.machine)
+        bundle = add_runtime(recipe, source, bundle, deployment)
     with watch.stage("validate"):
         results = validate(run, pruned, packed, bundle, watch.progress)
     with watch.stage("judge"):
         report = build_report(recipe, results)
         verdict = judge(report, recipe.gate, seed=recipe.seed, baseline=run.checked.baseline)
     report = with_verdict(report | {"timings_s": dict(watch.timings_s)}, verdict)
-    extra = stages.manifest_entries(source, deployment)
-    stages.write(recipe, report, bundle.names, folder, extra)
+    extra = manifest_entries(source, deployment)
+    seal_bundle(recipe, report, bundle.names, folder, extra)
     return report
 
 

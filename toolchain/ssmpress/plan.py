@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
 
-from ssmpress import stages
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import matrix_specs, tensor_shapes
 from ssmpress.checkpoint.read import read_config
@@ -15,6 +14,8 @@ from ssmpress.pack.layouts import LAYOUTS
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.recipe import Recipe
+from ssmpress.stages.pruned import check_save_checkpoint
+from ssmpress.stages.source import check_pruned, resolve_sparsity
 
 WEIGHT_TOKENS_PER_SECOND = 45e9
 """Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess
@@ -70,10 +71,10 @@ def make_plan(recipe: Recipe) -> Plan:
     """
     config, notes = read_config(recipe.model)
     if recipe.pruned is not None:
-        stages.check_pruned(recipe.pruned, read_config(recipe.pruned)[0], config)
-    stages.check_save_checkpoint(recipe.save_checkpoint)
+        check_pruned(recipe.pruned, read_config(recipe.pruned)[0], config)
+    check_save_checkpoint(recipe.save_checkpoint)
     shapes, specs = tensor_shapes(config), matrix_specs(config)
-    sparsity = stages.resolve_sparsity(recipe, config)
+    sparsity = resolve_sparsity(recipe, config)
     prunable = mask.prunable_names(config, recipe.prune.prunable)
     weights = sum(map(prod, shapes.values()))
     prunable_weights = sum(prod(shapes[name]) for name in prunable)

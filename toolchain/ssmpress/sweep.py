@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from ssmpress import files, folders, stages
+from ssmpress import files, folders
 from ssmpress._version import __version__
 from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
@@ -39,6 +39,11 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.prune import Method, Scope
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.sweep import tradeoff, write_sweep
+from ssmpress.stages.bundle import Dense, export_dense
+from ssmpress.stages.pruned import Pruned, check_save_checkpoint, prune_weights, save_checkpoint
+from ssmpress.stages.run import Checked, Run
+from ssmpress.stages.source import Source, load, resolve_sparsity
+from ssmpress.stages.written import seal_bundle, write_reports
 from ssmpress.validate import describe_dense
 
 
@@ -59,12 +64,12 @@ class _Shared:
     """
 
     sparsities: tuple[float, ...]
-    source: stages.Source
-    dense: stages.Dense
+    source: Source
+    dense: Dense
     cache: Path
-    checked: stages.Checked
+    checked: Checked
     scores: Scores = field(default_factory=Scores)
-    pruned: dict[float, stages.Pruned] = field(default_factory=dict)
+    pruned: dict[float, Pruned] = field(default_factory=dict)
 
 
 def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
@@ -81,19 +86,19 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     check_cache()
     checked = check(sweep.recipe, watch.note)
     for recipe in points.values():
-        stages.check_save_checkpoint(recipe.save_checkpoint)
+        check_save_checkpoint(recipe.save_checkpoint)
     with watch.stage("read"):
-        source = stages.read(next(iter(points.values())), watch.note)
+        source = load(next(iter(points.values())), watch.note)
     for recipe in points.values():
-        stages.resolve_sparsity(recipe, source.checkpoint.config)
+        resolve_sparsity(recipe, source.checkpoint.config)
     with (
         kept_work(_name(sweep, source)) as cache,
         staged(sweep.recipe.out) as folder,
         work_folder(folder) as work,
     ):
         assert cache is not None
-        dense = stages.export_dense(source, work / "dense")
-        run = stages.Run(sweep.recipe, source, dense, checked)
+        dense = export_dense(source, work / "dense")
+        run = Run(sweep.recipe, source, dense, checked)
         watch.note(describe_dense(run, watch.progress))
         shared = _Shared(sweep.sparsities, source, dense, cache, checked)
         reports = {}
@@ -124,7 +129,7 @@ def continues(recipe: Recipe) -> bool:
     )
 
 
-def _name(sweep: Sweep, source: stages.Source) -> str:
+def _name(sweep: Sweep, source: Source) -> str:
     """A name for unfinished work, made of everything that decides the points but their values."""
     settings = sweep.recipe.to_dict()
     del settings["prune"]["sparsity"], settings["pack"]["values"]
@@ -166,12 +171,12 @@ def _make_point(recipe: Recipe, home: Path, shared: _Shared, watch: Watch) -> di
         with watch.stage("prune"):
             pruned = _pruned(recipe, shared, watch)
             if recipe.save_checkpoint is not None:
-                stages.save_checkpoint(shared.source, pruned, recipe.save_checkpoint)
-        run = stages.Run(recipe, shared.source, shared.dense, shared.checked)
+                save_checkpoint(shared.source, pruned, recipe.save_checkpoint)
+        run = Run(recipe, shared.source, shared.dense, shared.checked)
         return make_bundle(run, pruned, partial, watch)
 
 
-def _pruned(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
+def _pruned(recipe: Recipe, shared: _Shared, watch: Watch) -> Pruned:
     """The weights of this sparsity, by whichever point needs them first; only the last stay in
     memory."""
     sparsity = recipe.prune.sparsity
@@ -184,13 +189,13 @@ def _pruned(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
     return shared.pruned[sparsity]
 
 
-def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
+def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> Pruned:
     """The weights of a sparsity, made from those of the next lower one where that may be."""
     lower = max((s for s in shared.sparsities if s < recipe.prune.sparsity), default=None)
     start = None
     if lower is not None and continues(recipe):
         start = shared.pruned.get(lower) or _stored(lower, shared)
-    weights = stages.prune(
+    weights = prune_weights(
         recipe, shared.source, watch.progress, note=watch.note,
         work=shared.cache if trains(recipe) else None, start=start, scores=shared.scores,
     )  # fmt: skip
@@ -200,7 +205,7 @@ def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> stages.Pruned:
 _TOLD = ("seconds", "steps", "tokens", "device", "end")
 
 
-def _store(sparsity: float, pruned: stages.Pruned, shared: _Shared, watch: Watch) -> None:
+def _store(sparsity: float, pruned: Pruned, shared: _Shared, watch: Watch) -> None:
     """Keep finished weights in the cache, in place of the state of their recovery."""
     result = pruned.result
     state = {
@@ -219,13 +224,13 @@ def _store(sparsity: float, pruned: stages.Pruned, shared: _Shared, watch: Watch
         path.unlink(missing_ok=True)
 
 
-def _stored(sparsity: float, shared: _Shared) -> stages.Pruned | None:
+def _stored(sparsity: float, shared: _Shared) -> Pruned | None:
     path = shared.cache / f"weights-{sparsity!r}.pt"
     state = resume.load(path, shared.cache.name, torch.device("cpu"))
     if state is None:
         return None
     result = PruneResult(history=tuple(state["history"]), **state["told"])
-    return stages.Pruned(state["tensors"], result, state["continued_from"])
+    return Pruned(state["tensors"], result, state["continued_from"])
 
 
 def _outcome(report: Mapping[str, Any]) -> str:
@@ -262,7 +267,7 @@ def _collect(
         extra = {key: manifest[key] for key in ("model", "machine", "runtime")}
         complete = {**report, "tradeoff": tradeoff(summary, name)}
         if not picked:
-            stages.write(points[name], complete, device_files, home, extra)
+            seal_bundle(points[name], complete, device_files, home, extra)
             continue
         for file in device_files:
             if name == picked:
@@ -271,8 +276,8 @@ def _collect(
             else:
                 (home / file).unlink()
         if name == picked:
-            stages.write(replace(points[name], out=out), complete, device_files, folder, extra)
+            seal_bundle(replace(points[name], out=out), complete, device_files, folder, extra)
         (home / MANIFEST_NAME).unlink()
-        stages.write_reports(points[name], complete, home)
+        write_reports(points[name], complete, home)
         (home / "README.md").unlink()  # there is nothing to run here
     write_sweep(folder, summary)

@@ -26,7 +26,10 @@ from ssmpress.results.quality import Guess, Quality, VariantQuality
 from ssmpress.results.run import Results
 from ssmpress.results.sizes import Matrix, Size
 from ssmpress.runtime.session import open_session
-from ssmpress.stages import Bundle, Pruned, Run, Source, describe_model
+from ssmpress.stages.bundle import Bundle, describe_model
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.run import Run
+from ssmpress.stages.source import Source
 
 
 def validate(

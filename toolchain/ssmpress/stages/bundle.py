@@ -1,0 +1,121 @@
+"""The bundle's files, and those of the dense baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ssmpress import files
+from ssmpress.bundle.files import RUNTIME_FILES, write_runtime_files
+from ssmpress.bundle.manifest import write_manifest
+from ssmpress.checkpoint.read import Checkpoint
+from ssmpress.devices.plan import Deployment
+from ssmpress.graph.export import export
+from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
+from ssmpress.pack.model import PackedModel, pack_model
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.results.quality import VariantQuality
+from ssmpress.stages.source import Source
+
+
+@dataclass
+class Dense:
+    """The unpruned model as float32: exported and judged once, the baseline of every bundle.
+
+    quality: set when it is first measured.
+    """
+
+    model: Path
+    quality: VariantQuality | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files of the bundle.
+
+    dense: the baseline, which is no part of it. machine: that the bundle is for. names: what a
+    device needs, in the folder.
+    """
+
+    model: Path
+    library: Path
+    tokenizer: Path | None
+    dense: Dense
+    names: tuple[str, ...]
+    model_bytes: int
+    machine: str = field(default_factory=host_machine)
+
+    @property
+    def host_library(self) -> Path:
+        """The op library that runs it on this host: the bundle's own, if it is for this machine."""
+        return self.library if self.machine == host_machine() else get_library_path()
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Bytes of some of its files."""
+        return sum((self.model.parent / name).stat().st_size for name in names)
+
+
+def export_dense(source: Source, folder: Path) -> Dense:
+    """Write the unpruned checkpoint as dense float32 to `folder`."""
+    with files.blaming(folder):
+        folder.mkdir()
+    export(
+        pack_model(source.checkpoint.config, source.checkpoint.tensors, None), folder / "dense.onnx"
+    )
+    return Dense(folder / "dense.onnx")
+
+
+def export_bundle(
+    source: Source, dense: Dense, packed: PackedModel, folder: Path, machine: str | None = None
+) -> Bundle:
+    """Write model, op library and tokenizer to `folder`. machine: for it; None is this one."""
+    machine = machine or host_machine()
+    model_files = export(packed, folder / "model.onnx")
+    library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
+    files.copy(get_library_path(machine), library)
+    if source.tokenizer is not None:
+        files.copy(source.tokenizer, tokenizer)
+    return Bundle(
+        model=folder / "model.onnx",
+        library=library,
+        tokenizer=None if source.tokenizer is None else tokenizer,
+        dense=dense,
+        names=(
+            *(f.name for f in model_files),
+            library.name,
+            *([] if source.tokenizer is None else [tokenizer.name]),
+        ),
+        model_bytes=sum(f.stat().st_size for f in model_files),
+        machine=machine,
+    )
+
+
+def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:
+    """Put what runs the model into the bundle, and a manifest that ssmrun accepts."""
+    folder = bundle.model.parent
+    write_runtime_files(folder, deployment.machine, deployment.runtime)
+    complete = replace(bundle, names=(*bundle.names, *RUNTIME_FILES))
+    write_manifest(folder, complete.names, recipe, manifest_entries(source, deployment))
+    return complete
+
+
+def manifest_entries(source: Source, deployment: Deployment) -> dict[str, Any]:
+    """What the manifest says beside its files and the recipe."""
+    return {
+        "model": describe_model(source.checkpoint),
+        "machine": deployment.machine,
+        "runtime": deployment.runtime.describe(),
+    }
+
+
+def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Configuration and provenance, for the report."""
+    return {
+        "config": checkpoint.config.to_dict(),
+        "architecture": asdict(checkpoint.architecture),
+        "layout": checkpoint.layout,
+        "sha256": checkpoint.sha256,
+        "notes": list(checkpoint.notes),
+    }

@@ -1,0 +1,86 @@
+"""The pruned weights packed: dead channels removed, each matrix in its format, the head rounded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
+from ssmpress.callbacks import Progress, silent
+from ssmpress.formats import Values
+from ssmpress.pack.choose import BEYOND_FP16
+from ssmpress.pack.frequent import frequent_rows
+from ssmpress.pack.head_error import TEXT as HEAD_TEXT
+from ssmpress.pack.head_error import frequent_tokens, head_hessian
+from ssmpress.pack.layout import Matrix
+from ssmpress.pack.layouts import int4
+from ssmpress.pack.model import PackedModel, pack_model
+from ssmpress.prune import dead_channels
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.source import Source
+
+
+def pack_weights(
+    recipe: Recipe, source: Source, pruned: Pruned, progress: Progress = silent
+) -> PackedModel:
+    """The packed model: without dead channels, each matrix in the format that suits it.
+
+    A 4-bit head is rounded to what costs least on the calibration text, and the errors of the rows
+    that are used most often are kept; without text it is rounded to the nearest.
+    """
+    config = source.checkpoint.config
+    rounding = {}
+    name = EMBEDDING if config.tie_embeddings else LM_HEAD
+    scores_tokens = not config.outputs and name in pruned.tensors
+    calibrated = scores_tokens and len(source.calibration) > 1
+    if calibrated:
+        rounding[name] = partial(_round_head, recipe, source, pruned, progress=progress)
+    tensors: Mapping[str, torch.Tensor] = pruned.tensors
+    if not recipe.pack.keep_dead_channels:
+        config, tensors = dead_channels.remove(config, tensors)
+    packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
+    removed = dead_channels.removed_channels(source.checkpoint.config, config)
+    packed = replace(packed, removed_channels=removed)
+    if calibrated and packed.matrices[name].format.values is Values.INT4:
+        frequent = frequent_tokens(source.calibration[:HEAD_TEXT], config.vocab_size)
+        packed = correct_rows(packed, tensors[name].numpy(), frequent)
+    return packed
+
+
+def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -> PackedModel:
+    """With the rounding errors of `rows` of its head's matrix, which was packed from `weight`."""
+    found = frequent_rows(weight, packed.matrices[packed.head_name], rows)
+    return replace(packed, frequent=found)
+
+
+def _round_head(
+    recipe: Recipe, source: Source, pruned: Pruned, weight: Matrix, progress: Progress
+) -> int4.Rounded:
+    """The head in 4 bits; on the CPU wherever the training was, for the same bytes."""
+    torch.set_num_threads(recipe.threads)
+    model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(pruned.tensors)))
+    hessian = head_hessian(model, source.calibration[:HEAD_TEXT], recipe.seed, progress)
+    return int4.round_weights(weight, hessian, partial(progress, "rounding the head"))
+
+
+def packing_note(packed: PackedModel) -> str:
+    """What was removed, and which formats were chosen; which matrices fp16 could not hold."""
+    removed = sum(packed.removed_channels)
+    gone = f"removed {removed:,} channels that no longer reach the output; " if removed else ""
+    chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
+    told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
+    reasons = {name: matrix.reason for name, matrix in packed.matrices.items()}
+    beyond = {name: why for name, why in reasons.items() if why.endswith(BEYOND_FP16)}
+    wide = "".join(f"; {name} is kept in float32: {why}" for name, why in beyond.items())
+    return (
+        f"{gone}packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not "
+        f"slower (the report says why){wide}"
+    )

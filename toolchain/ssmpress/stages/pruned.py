@@ -1,0 +1,142 @@
+"""Pruned weights: made with recovery, read from a checkpoint, saved as one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssmpress.blocks.config import ModelConfig
+from ssmpress.blocks.model import Mamba
+from ssmpress.callbacks import Note, Progress, silent
+from ssmpress.checkpoint import dialects
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.checkpoint.write import check_target, write_checkpoint
+from ssmpress.pack.csr import CSR_FOLDER, check_csr_target, write_csr
+from ssmpress.prune.distill import Teacher
+from ssmpress.prune.one_shot import Scores
+from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.stages.source import Source, check_pruned
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """tensors: float32 by canonical name, zeros where pruned. result: how it went.
+
+    continued_from: sparsity of the model that recovery went on from; None is the unpruned one.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    result: PruneResult
+    continued_from: float | None = None
+
+    def summary(self) -> dict[str, Any]:
+        """Recovery, for the report."""
+        r = self.result
+        return {
+            "steps": r.steps,
+            "tokens": r.tokens,
+            "seconds": round(r.seconds, 3),
+            "device": r.device,
+            "history": list(r.history),
+            **r.end,
+            "continued_from": self.continued_from,
+        }
+
+
+def prune_weights(
+    recipe: Recipe,
+    source: Source,
+    progress: Progress = silent,
+    *,
+    note: Note = silent,
+    work: Path | None = None,
+    start: Pruned | None = None,
+    scores: Scores | None = None,
+) -> Pruned:
+    """The pruned weights: one-shot, iteratively with recovery, or read from `recipe.pruned`.
+
+    Args:
+        note: called with what recovery plans, what ended it, and where it cannot be saved.
+        work: folder where recovery saves itself, and from which the same call goes on, be it
+            finished; None saves nothing.
+        start: weights to prune further, taught by the unpruned model; None starts from that.
+        scores: filled by the first one-shot run, used by the others.
+    """
+    if recipe.pruned is not None:
+        return read_pruned(recipe.pruned, source.checkpoint.config)
+    torch.set_num_threads(recipe.threads)
+    model, teacher = Mamba.from_checkpoint(source.checkpoint), None
+    if start is not None:
+        teacher = Teacher(model.to(compute_device(recipe.recover.compute)))
+        model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(start.tensors)))
+    name = recovery_name(recipe, source, start)
+    result = prune_and_recover(
+        model,
+        source.calibration,
+        recipe.prune,
+        recipe.recover,
+        seed=recipe.seed,
+        progress=progress,
+        note=note,
+        resume_file=None if work is None else work / f"{name}.pt",
+        teacher=teacher,
+        scores=scores,
+        quality=recipe.gate.quality(),
+    )
+    return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
+
+
+def read_pruned(path: Path, config: ModelConfig) -> Pruned:
+    """Weights that are pruned already, for example by `--save-checkpoint` on another machine.
+
+    Raises:
+        BadInputError: it cannot be read, or has other sizes than the dense model.
+    """
+    checkpoint = read_checkpoint(path)
+    check_pruned(path, checkpoint.config, config)
+    return Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, f"read from {path}"))
+
+
+def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
+    """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name.
+
+    The matrices also as CSR, for people who look at them.
+    """
+    for layout in dialects.that_can_say(source.checkpoint.config):
+        write_checkpoint(
+            source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
+        )
+    write_csr(source.checkpoint.config, pruned.tensors, folder / CSR_FOLDER)
+
+
+def check_save_checkpoint(folder: Path | None) -> None:
+    """Whether `save_checkpoint` will be able to write there, as far as can be seen beforehand.
+
+    Raises:
+        BadInputError: a file is in the way, files of others are there, or it cannot be written.
+    """
+    if folder is not None:
+        for dialect in dialects.DIALECTS:
+            check_target(folder / dialect.NAME)
+        check_csr_target(folder / CSR_FOLDER)
+
+
+def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -> str:
+    """A name for unfinished recovery, made of everything that decides the weights."""
+    settings = recipe.to_dict()
+    deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
+    if recipe.recover.steps is None:
+        deciding["quality"] = recipe.gate.quality()
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
+    digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
+    digest.update(source.task.digest(source.calibration))
+    for tensor in start.tensors.values() if start else ():
+        digest.update(tensor.numpy().tobytes())
+    return f"recovery-{digest.hexdigest()[:24]}"

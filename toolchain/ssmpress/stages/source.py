@@ -1,0 +1,140 @@
+"""The first stage: checkpoint, tokenizer and data are read and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssmpress.blocks.config import ModelConfig, first_difference
+from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.callbacks import Note, silent
+from ssmpress.checkpoint import dialects
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, read_config
+from ssmpress.data import overlap
+from ssmpress.errors import BadInputError
+from ssmpress.pack.head_error import TEXT as HEAD_TEXT
+from ssmpress.prune import mask
+from ssmpress.prune.one_shot import check_combination
+from ssmpress.prune.pattern import Pattern
+from ssmpress.prune.recover import compute_device
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.results.run import TextUse
+from ssmpress.tasks import Task
+from ssmpress.tasks.task import Request
+
+CPU_CALIBRATION_TOKENS = 4_000_000
+"""More text than a CPU can train on within any time budget."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read.
+
+    tokenizer: None where the model reads no tokens. calibration, evaluation: in the form of the
+    model's task; of a language model tokens int32 (n,), and windows int32 (count, length).
+    seen: part of the evaluation, 0 .. 1, that the calibration has too.
+    """
+
+    checkpoint: Checkpoint
+    tokenizer: Path | None
+    calibration: Any
+    evaluation: Any
+    calibration_use: TextUse
+    evaluation_use: TextUse
+    seen: float = 0.0
+
+    @property
+    def task(self) -> Task:
+        """What the model is for."""
+        return self.checkpoint.config.task
+
+
+def load(recipe: Recipe, note: Note = silent) -> Source:
+    """Checkpoint, tokenizer and data.
+
+    Args:
+        note: called with one sentence about each decision.
+
+    Raises:
+        BadInputError: one of them is missing, damaged or disagrees with another.
+        UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
+            would train on the evaluation data.
+    """
+    checkpoint, settings = read_checkpoint(recipe.model), recipe.data
+    note(f"architecture {checkpoint.architecture}")
+    for sentence in checkpoint.notes:
+        note(sentence)
+    if recipe.pruned is not None:
+        check_pruned(recipe.pruned, read_config(recipe.pruned)[0], checkpoint.config)
+    if recipe.save_checkpoint is not None:
+        dialects.check_writable(checkpoint.config)
+    resolve_sparsity(recipe, checkpoint.config)
+    request = Request(
+        settings=settings,
+        model=recipe.model,
+        tokenizer=checkpoint.tokenizer,
+        vocab_size=checkpoint.config.vocab_size,
+        calibration_window=recipe.prune.calibration_window,
+        calibration_tokens=_calibration_limit(recipe),
+    )
+    data = checkpoint.config.task.read(request, note)
+    overlap.check_unseen(recipe, data.seen, note)
+    return Source(
+        checkpoint,
+        data.tokenizer,
+        data.calibration,
+        data.evaluation,
+        _text_use(settings.calibration, data.calibration_steps),
+        _text_use(settings.evaluation, data.evaluation_steps),
+        data.seen,
+    )
+
+
+def _text_use(paths: tuple[Path, ...], steps: int) -> TextUse:
+    return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=steps)
+
+
+def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
+    """Sparsity of the prunable weights, whatever `--sparsity-of` says.
+
+    Raises:
+        UsageError: pruning settings that do not fit one another or the model.
+    """
+    settings = recipe.prune
+    sparsity = mask.resolve_sparsity(
+        config, settings.prunable, settings.sparsity, settings.sparsity_of
+    )
+    if recipe.pruned is None:
+        names = mask.prunable_names(config, settings.prunable)
+        check_combination(config, names, settings, sparsity)
+        if pattern := Pattern.parse(settings.pattern):
+            shapes = tensor_shapes(config)
+            for name in names:
+                pattern.check_shape(name, shapes[name])
+    return sparsity
+
+
+def _calibration_limit(recipe: Recipe) -> int | None:
+    """Tokens of calibration text to read; None is all of it."""
+    p = recipe.prune
+    saliency = 4 * p.calibration_batches * p.calibration_batch * p.calibration_window
+    if recipe.recover.steps == 0:
+        return max(saliency, HEAD_TEXT)
+    if compute_device(recipe.recover.compute).type == "cuda":
+        return None
+    return max(saliency, CPU_CALIBRATION_TOKENS)
+
+
+def check_pruned(path: Path, found: ModelConfig, config: ModelConfig) -> None:
+    """Whether pruned weights belong to the dense model. found: their sizes. config: its sizes.
+
+    Raises:
+        BadInputError: a size differs.
+    """
+    if found != config:
+        size, mine, other = first_difference(config, found)
+        raise BadInputError(
+            f"--pruned {path}: expected the dense model's {size}, {mine}; got {other}. "
+            "Give the dense model that it was made from as MODEL."
+        )
