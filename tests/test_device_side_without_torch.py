@@ -83,7 +83,7 @@ import numpy as np
 from ssmpress.callbacks import silent
 from ssmpress.data.labelled import from_lists
 from ssmpress.data.series import SeriesWindows
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 
 random = np.random.default_rng(0)
 evaluations = {

@@ -22,7 +22,7 @@ from ssmpress.data.default_text import default_text
 from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.data.tokens import cut_windows
 from ssmpress.machine import LIBRARY_NAME
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks.perplexity import perplexity
 
 SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())

@@ -21,7 +21,7 @@ from ssmpress.plan import make_plan
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from tiny_run import tiny_recipe
 
 

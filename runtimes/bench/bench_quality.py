@@ -35,7 +35,7 @@ from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.recipe.settings.pack import Head
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.stages.source import CPU_CALIBRATION_TOKENS
 from ssmpress.tasks.perplexity import perplexity
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ssmpress.machine import get_library_path
-from ssmpress.runtime.session import Session, open_session
+from ssmpress.runtime.loading import open_session
+from ssmpress.runtime.session import Session
 
 STEPS = 40
 PROMPT = 512

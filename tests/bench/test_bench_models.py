@@ -25,7 +25,7 @@ from ssmpress.graph.export import export
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.prune.mask import keep_masks, prunable_names
 from ssmpress.recipe.settings.prune import PROJECTIONS
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 
 SOURCE = small_config(d_state=4)
 TARGET = small_config(d_model=30, d_inner=60, dt_rank=5, n_layer=3, vocab_size=97, d_state=4)

@@ -27,7 +27,7 @@ from ssmpress.prune.mask import apply_masks, prunable_names, sparsity_summary
 from ssmpress.prune.one_shot import one_shot
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from tolerances import assert_close
 from toy_blocks import ToyAttention, ToyMlp, register
 

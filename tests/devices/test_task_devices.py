@@ -236,7 +236,7 @@ def test_the_sample_is_read_again_as_it_was(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     taken = forecasting.some_windows(SeriesWindows(values, 24, 8))
     assert taken.count == 60 - 31
-    (tmp_path / "sample.csv").write_text(task.csv(taken))
+    (tmp_path / "sample.csv").write_text(to_csv(taken, task))
     again = load_series([tmp_path / "sample.csv"], task)
     np.testing.assert_array_equal(again.values, taken.values)
     wide = SeriesWindows(np.zeros((500, 3000), np.float32), 100, 10)

@@ -39,7 +39,8 @@ from ssmpress.pack.layouts import FORMATS, sections_of
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import reference_model
-from ssmpress.runtime.session import Session, open_session
+from ssmpress.runtime.loading import open_session
+from ssmpress.runtime.session import Session
 from ssmpress.runtime.state import State
 from ssmpress.tasks import perplexity as evaluate_text
 

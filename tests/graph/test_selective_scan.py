@@ -33,7 +33,7 @@ from ssmpress.blocks.mamba1 import causal_conv1d
 from ssmpress.blocks.selective_scan import selective_scan_reference
 from ssmpress.graph import fallback, ops
 from ssmpress.machine import ISA_VARIABLE, host_machine
-from ssmpress.runtime.session import library_isa
+from ssmpress.runtime.loading import library_isa
 from tolerances import assert_close
 
 Arrays = dict[str, np.ndarray]
@@ -207,7 +207,7 @@ def run_torch_reference(op: str, arrays: Arrays) -> list[np.ndarray]:
 ISA_SCRIPT = """
 import sys, numpy as np, onnxruntime
 from pathlib import Path
-from ssmpress.runtime.session import library_isa
+from ssmpress.runtime.loading import library_isa
 folder, library = Path(sys.argv[1]), sys.argv[2]
 print(library_isa(library))
 for path in sorted(folder.glob("*.npz")):

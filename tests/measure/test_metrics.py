@@ -22,7 +22,7 @@ from ssmpress.measure.metrics import (
     retention_interval,
 )
 from ssmpress.results.quality import LanguageModelQuality
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks.perplexity import perplexity, token_nll
 
 NLL_TOLERANCE = 1e-6

@@ -29,7 +29,7 @@ from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import Head, PackSettings
 from ssmpress.results.run import TextUse
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.stages.packed import correct_rows, pack_weights
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.source import Source

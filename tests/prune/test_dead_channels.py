@@ -26,7 +26,7 @@ from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.results.run import TextUse
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.stages.packed import pack_weights, packing_note
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.source import Source

@@ -38,7 +38,7 @@ from ssmpress.report.schema import build_report, json_types, with_verdict
 from ssmpress.report.tables import command, number
 from ssmpress.report.terminal import print_report
 from ssmpress.results.quality import Quality
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks.perplexity import perplexity
 
 

@@ -19,7 +19,7 @@ from ssmpress.devices.qemu import Emulator, find_sysroot
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
 from ssmpress.machine import get_library_path, get_runner_path, host_machine
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks.perplexity import perplexity
 
 PROMPT = "The quick brown fox, 42 euros: café."

@@ -23,7 +23,7 @@ from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 
 Damage = Callable[[Path], None]
 

@@ -25,7 +25,8 @@ from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.data.tokens import cut_windows
 from ssmpress.formats import Values
 from ssmpress.measure.metrics import percentiles
-from ssmpress.runtime.session import Session, open_session
+from ssmpress.runtime.loading import open_session
+from ssmpress.runtime.session import Session
 from ssmpress.tasks.perplexity import perplexity
 
 TEXT = "The quick brown fox, don't you know, costs 42 euros.\n\n    for x in range(10): pass\n"

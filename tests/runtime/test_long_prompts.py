@@ -17,7 +17,9 @@ import ssmrun_bundle as sb
 from ssmpress.cli.entry import run_app
 from ssmpress.errors import EXIT_DEVICE, NO_MEMORY, lacks_memory
 from ssmpress.formats import Values
-from ssmpress.runtime.session import PIECE_TOKENS, Session, open_session
+from ssmpress.runtime.loading import open_session
+from ssmpress.runtime.pieces import PIECE_TOKENS
+from ssmpress.runtime.session import Session
 
 FEW_TOKENS, MANY_TOKENS = 300, 20_000
 LOGITS = 1e-4
@@ -84,7 +86,7 @@ import json, resource, sys
 import numpy as np
 from ssmpress.errors import SsmpressError
 from ssmpress.machine import get_library_path
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 session = open_session(sys.argv[1], threads=1, library=get_library_path())
 session.piece_tokens = int(sys.argv[2])
 mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

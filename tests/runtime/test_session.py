@@ -20,8 +20,9 @@ import toy_onnx
 from paths import OLD_BUNDLE
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.machine import get_library_path
+from ssmpress.runtime.loading import library_isa, open_session
 from ssmpress.runtime.sampling import SplitMix64, sample, sample_exp
-from ssmpress.runtime.session import Session, library_isa, open_session
+from ssmpress.runtime.session import Session
 from ssmpress.runtime.state import aligned_zeros
 from ssmpress.states import StateTensor, read_states, states_json
 

@@ -35,7 +35,7 @@ from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.report.tables import comparison
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks import Classification, Forecasting
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of, write_series
 from tolerances import TASK_METRIC_TOLERANCE

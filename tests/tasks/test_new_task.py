@@ -26,7 +26,7 @@ from ssmpress.machine import get_library_path
 from ssmpress.pack.model import pack_model
 from ssmpress.pipeline import compress
 from ssmpress.recipe.settings.recover import RecoverSettings
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks import KINDS
 from ssmpress.tasks.task import SampleTask
 from task_models import SIZES, recipe_of

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from ssmpress.recipe.settings.recover import RecoverSettings as RecoverSettings
     from ssmpress.recipe.sweep import Sweep as Sweep
     from ssmpress.results.verdict import Verdict as Verdict
+    from ssmpress.runtime.loading import open_session as open_session
     from ssmpress.runtime.session import Session as Session
-    from ssmpress.runtime.session import open_session as open_session
     from ssmpress.runtime.state import State as State
     from ssmpress.stages.packed import pack_weights as pack_weights
     from ssmpress.stages.pruned import Pruned as Pruned
@@ -69,7 +69,8 @@ _HOMES = {
     "recipe.settings.recover": ("RecoverSettings",),
     "recipe.sweep": ("Sweep",),
     "results.verdict": ("Verdict",),
-    "runtime.session": ("Session", "open_session"),
+    "runtime.loading": ("open_session",),
+    "runtime.session": ("Session",),
     "runtime.state": ("State",),
     "stages.packed": ("pack_weights",),
     "stages.pruned": ("Pruned", "prune_weights"),

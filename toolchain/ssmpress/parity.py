@@ -16,7 +16,7 @@ from ssmpress.pack import matrix as packing
 from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import Parity
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.stages.bundle import Bundle
 from ssmpress.stages.source import Source
 from ssmpress.tasks.tools import Outputs

@@ -25,7 +25,7 @@ from ssmpress.results.measured import Measurement
 from ssmpress.results.quality import Guess, Quality, VariantQuality
 from ssmpress.results.run import Results
 from ssmpress.results.sizes import Matrix, Size
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.stages.bundle import Bundle, describe_model
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.run import Run

@@ -14,7 +14,8 @@ from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.machine import LIBRARY_NAME
 from ssmpress.processors import usable_processors
-from ssmpress.runtime.session import Session, open_session
+from ssmpress.runtime.loading import open_session
+from ssmpress.runtime.session import Session
 from ssmpress.tasks import LanguageModel
 
 if TYPE_CHECKING:

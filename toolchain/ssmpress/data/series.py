@@ -189,3 +189,20 @@ def load_series(paths: Iterable[Path], task: Windows) -> SeriesWindows:
         return SeriesWindows(np.concatenate(parts), task.lookback, task.horizon)
     except BadInputError as error:
         raise BadInputError(f"{', '.join(map(str, files))}: {error}") from error
+
+
+def first_windows(windows: SeriesWindows, count: int) -> SeriesWindows:
+    """At most so many, at least one."""
+    count = max(1, min(count, windows.count))
+    steps = windows.lookback + windows.horizon + count - 1
+    return SeriesWindows(windows.values[:steps], windows.lookback, windows.horizon)
+
+
+def to_csv(windows: SeriesWindows, scale: Scale) -> str:
+    """The values in their own units, in double precision: z-scored again they are the same."""
+    values = windows.values.astype(np.float64) * np.array(scale.std) + np.array(scale.mean)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(scale.variates)
+    writer.writerows(values.tolist())
+    return text.getvalue()

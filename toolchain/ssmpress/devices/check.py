@@ -15,7 +15,7 @@ from ssmpress.errors import ParityError
 from ssmpress.measure import metrics
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.results.devices import Parity, Sample
-from ssmpress.runtime.session import open_session
+from ssmpress.runtime.loading import open_session
 from ssmpress.tasks import Task
 from ssmpress.tasks.task import Reference
 

@@ -26,7 +26,7 @@ from ssmpress.measure.metrics import percentiles
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.processors import read_processors
 from ssmpress.results.measured import Measurement, Round
-from ssmpress.runtime.session import library_isa
+from ssmpress.runtime.loading import library_isa
 
 ISA_FLAGS = (
     "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni",

@@ -27,8 +27,9 @@ from typing import Any
 import numpy as np
 
 from ssmpress.errors import SsmpressError
+from ssmpress.runtime.loading import open_session
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
-from ssmpress.runtime.session import Session, open_session
+from ssmpress.runtime.session import Session
 
 _PR_SET_PDEATHSIG = 1
 

@@ -5,14 +5,12 @@
     logits, state = session.step(token, state)       # token int (b,)    -> (b, vocab)
 
 `prefill` and `step` advance the state they are given in place; `State.copy` keeps one.
+`runtime.loading` opens them.
 """
 
 from __future__ import annotations
 
-import ctypes
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -28,20 +26,13 @@ from ssmpress.errors import (
     UsageError,
     lacks_memory,
 )
-from ssmpress.runtime.interface import ModelInterface, read_interface
-from ssmpress.runtime.onnx_runtime import import_onnxruntime
+from ssmpress.runtime.failures import first_line, naming_model
+from ssmpress.runtime.interface import ModelInterface
+from ssmpress.runtime.pieces import PIECE_TOKENS, pieces
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
 from ssmpress.runtime.state import State, bind
 from ssmpress.tasks import Classification, Forecasting, LanguageModel
 from ssmpress.tasks.task import Port
-
-PIECE_TOKENS = 4096
-"""A prompt runs in pieces of this many tokens, the state carried along: activations need 12 to 16
-kB a token, so that a long prompt in one call would need more memory than any model."""
-
-_LAST_PIECE = 64
-"""Least tokens of the last piece: of fewer than 8 rows, ONNX Runtime's matrix product adds in
-another order, and the last bits would differ."""
 
 Logits = NDArray[np.float32]
 Integers = NDArray[np.integer[Any]]
@@ -66,7 +57,7 @@ class Session:
         self._expect(LanguageModel)
         if batch < 1:
             raise UsageError(f"batch: expected at least 1; got {batch}.")
-        with _memory(self.interface.path):
+        with naming_model(self.interface.path):
             return State(self.interface.states, batch, self)
 
     def prefill(
@@ -95,17 +86,17 @@ class Session:
         state = self.initial_state(len(ids)) if state is None else self._own(state, len(ids))
         wanted = self._positions(positions, ids.shape[1])
         vocab = self.interface.vocab_size
-        with _memory(self.interface.path):
+        with naming_model(self.interface.path):
             logits = np.empty((len(ids), len(wanted), vocab), np.float32)
         begin = 0
-        for size in _pieces(ids.shape[1], self.piece_tokens):
+        for size in pieces(ids.shape[1], self.piece_tokens):
             here = np.flatnonzero((wanted >= begin) & (wanted < begin + size))
             # A binding keeps addresses alone: what it reads must have a name until it has run.
             piece = np.ascontiguousarray(ids[:, begin : begin + size])
             places = wanted[here] - begin
             one_call = size == ids.shape[1]
             part = logits if one_call else np.empty((len(ids), len(here), vocab), np.float32)
-            with _memory(self.interface.path):
+            with naming_model(self.interface.path):
                 state.make_room(size)
             self._run(self._bind(piece, places, part, state, state.front))
             state.advance(size)
@@ -327,120 +318,8 @@ class _Decoder:
     def run(self, ids: NDArray[np.int64], state: State) -> Logits:
         self._ids[:, 0] = ids
         binding = self._bindings[state.front]
-        with _memory(self._session.interface.path):
+        with naming_model(self._session.interface.path):
             state.make_room(1)
         state.bind_growing(binding)
         self._session._run(binding)
         return self._logits[:, 0].copy()
-
-
-def open_session(
-    model_path: str | Path,
-    *,
-    threads: int,
-    library: str | Path | None,
-    profile: bool = False,
-) -> Session:
-    """Load a model.
-
-    Args:
-        model_path: model.onnx of a bundle.
-        threads: of ONNX Runtime and the ops, >= 1.
-        library: the op library; None runs the ops' fallbacks in stock ONNX Runtime.
-        profile: write ONNX Runtime's trace; see `Session.end_profiling`.
-
-    Raises:
-        BadInputError: the model is missing, damaged, or lacks the inputs and outputs expected.
-        DeviceError: the library is missing, cannot be loaded, or refuses SSMPRESS_ISA.
-    """
-    path = Path(model_path)
-    if threads < 1:
-        raise UsageError(f"--threads: expected at least 1; got {threads}.")
-    if not path.is_file():
-        raise BadInputError(f"{path}: expected an ONNX model; there is no such file.")
-    options = _options(threads, profile)
-    if library is not None:
-        _register(options, Path(library))
-    onnxruntime = import_onnxruntime()
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        if lacks_memory(error):
-            raise DeviceError(f"{path}: {NO_MEMORY}") from error
-        raise BadInputError(
-            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}"
-        ) from error
-    return Session(session, read_interface(session, path), threads)
-
-
-def _options(threads: int, profile: bool) -> Any:
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # the exception says it; stderr is the caller's
-    options.add_session_config_entry("session.set_denormal_as_zero", "0")
-    if profile:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "ssmpress")
-    return options
-
-
-def _register(options: Any, library: Path) -> None:
-    library_isa(library)
-    try:
-        options.register_custom_ops_library(str(library.resolve()))
-    except Exception as error:
-        raise DeviceError(
-            f"{library}: ONNX Runtime cannot use this op library: {first_line(error)}"
-        ) from error
-
-
-def library_isa(library: str | Path) -> str:
-    """The instruction set that an op library uses on this machine, for example `avx2`.
-
-    Raises:
-        DeviceError: the library is missing or not loadable, or SSMPRESS_ISA names a set it
-            cannot use; then the library's own sentence.
-    """
-    path = Path(library)
-    if not path.is_file():
-        raise DeviceError(
-            f"{path}: the op library is missing. Install the package (pip install .), or run in "
-            "stock ONNX Runtime by giving no library."
-        )
-    try:
-        function = ctypes.CDLL(str(path.resolve())).ssmpress_isa
-    except (OSError, AttributeError) as error:
-        raise DeviceError(f"{path}: not an ssmpress op library for this CPU: {error}.") from error
-    function.restype = ctypes.c_char_p
-    answer = (function() or b"").decode("utf-8", "replace")
-    if not answer.replace("_", "").isalnum():
-        raise DeviceError(f"{path.name}: {answer}.")
-    return str(answer)
-
-
-def _pieces(length: int, most: int) -> Iterator[int]:
-    """Sizes that add up to a prompt's length: `most`, and a last one that is not too short."""
-    while length >= most + min(most, _LAST_PIECE):
-        yield most
-        length -= most
-    yield length
-
-
-@contextmanager
-def _memory(path: Path) -> Iterator[None]:
-    """Raise a DeviceError that begins with the path where memory runs out inside."""
-    try:
-        yield
-    except MemoryError as error:
-        raise DeviceError(f"{path}: {NO_MEMORY}") from error
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text: ONNX Runtime appends stack traces."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

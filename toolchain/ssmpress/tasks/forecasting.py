@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress import replies
-from ssmpress.callbacks import Note, Steps, silent
-from ssmpress.data.series import SeriesWindows, load_series
+from ssmpress.callbacks import Note, Steps
+from ssmpress.data.series import SeriesWindows, first_windows, load_series, to_csv
 from ssmpress.files import write_text
 from ssmpress.results.devices import Sample
 from ssmpress.results.quality import TaskQuality
@@ -28,6 +26,7 @@ from ssmpress.tasks.block import (
     check_names,
     check_numbers,
 )
+from ssmpress.tasks.forecast_error import forecast_error
 from ssmpress.tasks.guess import series_guesses
 from ssmpress.tasks.task import (
     Data,
@@ -374,20 +373,11 @@ class Forecasting:
         """Forecasts of the first windows, so that the device's runner cuts them from a file as
         this host does, and their error."""
         windows, file = some_windows(evaluation), folder / "sample.csv"
-        write_text(file, self.csv(windows))
+        write_text(file, to_csv(windows, self))
         inputs, _, _ = windows.arrays(np.arange(windows.count))
         outputs = {"predictions": _forecast(session, inputs)}
         quality = forecast_error(partial(_forecast, session), windows)
         return Reference(windows, outputs, quality, self.lookback, file)
-
-    def csv(self, windows: SeriesWindows) -> str:
-        """The values in their own units, in double precision: z-scored again they are the same."""
-        values = windows.values.astype(np.float64) * np.array(self.std) + np.array(self.mean)
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.variates)
-        writer.writerows(values.tolist())
-        return text.getvalue()
 
     def by_device(self, device: Device, reference: Reference) -> Outputs:
         """All forecasts."""
@@ -427,40 +417,3 @@ def some_windows(windows: SeriesWindows) -> SeriesWindows:
     """The first ones, as many as a device can take."""
     numbers = windows.lookback * windows.values.shape[1]
     return first_windows(windows, min(DEVICE_SAMPLES, DEVICE_NUMBERS // numbers))
-
-
-def first_windows(windows: SeriesWindows, count: int) -> SeriesWindows:
-    """At most so many, at least one."""
-    count = max(1, min(count, windows.count))
-    steps = windows.lookback + windows.horizon + count - 1
-    return SeriesWindows(windows.values[:steps], windows.lookback, windows.horizon)
-
-
-def forecast_error(
-    forecast: Callable[[NDArray[np.float32]], NDArray[np.float32]],
-    windows: SeriesWindows,
-    *,
-    batch: int = 64,
-    progress: Steps = silent,
-) -> TaskQuality:
-    """Mean squared error over every window, time step and variate; the mean absolute one beside it.
-
-    Args:
-        forecast: (b, lookback, variates) -> (b, horizon, variates), both z-scored, for example
-            `run.Session.forecast`.
-        windows: all of them are evaluated. batch: windows per call.
-
-    Returns:
-        The error; not finite where a forecast is not, which no gate passes.
-    """
-    squared, absolute, predictions = [], [], 0
-    for begin in range(0, windows.count, batch):
-        numbers = np.arange(begin, min(begin + batch, windows.count))
-        inputs, targets, _ = windows.arrays(numbers)
-        difference = forecast(inputs).astype(np.float64) - targets
-        squared += (difference**2).mean(axis=(1, 2)).tolist()
-        absolute += np.abs(difference).mean(axis=(1, 2)).tolist()
-        predictions += difference.size
-        progress(len(squared), windows.count)
-    mse, mae = (float(np.mean(values)) for values in (squared, absolute))
-    return TaskQuality(mse, tuple(squared), windows.lookback, predictions, {"mae": mae})

@@ -1,0 +1,109 @@
+"""A model file to a session of ONNX Runtime: options, op library, instruction set."""
+
+from __future__ import annotations
+
+import ctypes
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ssmpress.errors import (
+    NO_MEMORY,
+    BadInputError,
+    DeviceError,
+    UsageError,
+    lacks_memory,
+)
+from ssmpress.runtime.failures import first_line
+from ssmpress.runtime.interface import read_interface
+from ssmpress.runtime.onnx_runtime import import_onnxruntime
+from ssmpress.runtime.session import Session
+
+
+def open_session(
+    model_path: str | Path,
+    *,
+    threads: int,
+    library: str | Path | None,
+    profile: bool = False,
+) -> Session:
+    """Load a model.
+
+    Args:
+        model_path: model.onnx of a bundle.
+        threads: of ONNX Runtime and the ops, >= 1.
+        library: the op library; None runs the ops' fallbacks in stock ONNX Runtime.
+        profile: write ONNX Runtime's trace; see `Session.end_profiling`.
+
+    Raises:
+        BadInputError: the model is missing, damaged, or lacks the inputs and outputs expected.
+        DeviceError: the library is missing, cannot be loaded, or refuses SSMPRESS_ISA.
+    """
+    path = Path(model_path)
+    if threads < 1:
+        raise UsageError(f"--threads: expected at least 1; got {threads}.")
+    if not path.is_file():
+        raise BadInputError(f"{path}: expected an ONNX model; there is no such file.")
+    options = _options(threads, profile)
+    if library is not None:
+        _register(options, Path(library))
+    onnxruntime = import_onnxruntime()
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        if lacks_memory(error):
+            raise DeviceError(f"{path}: {NO_MEMORY}") from error
+        raise BadInputError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}"
+        ) from error
+    return Session(session, read_interface(session, path), threads)
+
+
+def _options(threads: int, profile: bool) -> Any:
+    onnxruntime = import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # the exception says it; stderr is the caller's
+    options.add_session_config_entry("session.set_denormal_as_zero", "0")
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "ssmpress")
+    return options
+
+
+def _register(options: Any, library: Path) -> None:
+    library_isa(library)
+    try:
+        options.register_custom_ops_library(str(library.resolve()))
+    except Exception as error:
+        raise DeviceError(
+            f"{library}: ONNX Runtime cannot use this op library: {first_line(error)}"
+        ) from error
+
+
+def library_isa(library: str | Path) -> str:
+    """The instruction set that an op library uses on this machine, for example `avx2`.
+
+    Raises:
+        DeviceError: the library is missing or not loadable, or SSMPRESS_ISA names a set it
+            cannot use; then the library's own sentence.
+    """
+    path = Path(library)
+    if not path.is_file():
+        raise DeviceError(
+            f"{path}: the op library is missing. Install the package (pip install .), or run in "
+            "stock ONNX Runtime by giving no library."
+        )
+    try:
+        function = ctypes.CDLL(str(path.resolve())).ssmpress_isa
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"{path}: not an ssmpress op library for this CPU: {error}.") from error
+    function.restype = ctypes.c_char_p
+    answer = (function() or b"").decode("utf-8", "replace")
+    if not answer.replace("_", "").isalnum():
+        raise DeviceError(f"{path.name}: {answer}.")
+    return str(answer)
