@@ -19,7 +19,7 @@ from ssh_server import SSHD, ssh_server
 from ssmpress import replies
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data.labelled import from_lists
-from ssmpress.data.series import SeriesWindows, load_series
+from ssmpress.data.series import SeriesWindows, load_series, to_csv
 from ssmpress.devices import emulate
 from ssmpress.devices.check import Expected, check
 from ssmpress.devices.plan import find_runtime_library
