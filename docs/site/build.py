@@ -90,7 +90,7 @@ def _where(environment: Mapping[str, Any]) -> str:
     found = (
         lookup(environment, "cpu"),
         isa,
-        f"{threads} thread(s)" if threads else None,
+        f"{threads} thread{'s' * (threads != 1)}" if threads else None,
     )
     return markdown_cell(", ".join(str(part) for part in found if part))
 

@@ -21,6 +21,7 @@ from processes import accept_interrupts
 from ssmpress.cli import compress as cli
 from ssmpress.recipe.named import named_recipe
 from ssmpress.recipe.settings.deploy import Target
+from ssmpress.recipe.settings.recover import Compute, RecoverSettings
 
 COMMAND = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()"]
 
@@ -92,12 +93,13 @@ def test_version(compress):
         (["--values", "int5"], "--values: expected fp32, fp16, int8 or int4; got 'int5'. Did you"),
         (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
         (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
-        (["--sparsity", "70%"], "got '70%'. Did you mean 0.7?"),
+        (["--sparsity", "70%%"], "or such as 70%, separated by commas; got '70%%'."),
+        (["--sparsity", "150"], "--sparsity: expected 0 to 0.99; got 1.5."),
         (["--sparsity", "0,0"], "--sparsity: expected each value once"),
         (["--method", "magnitud"], "got 'magnitud'. Did you mean magnitude?"),
         (["--scope", "layers"], "--scope: expected global, layer or owl; got 'layers'. Did you"),
         (["--target", "arm"], "got 'arm'. Did you mean arm64?"),
-        (["--compute", "gpu"], "--compute: expected auto, cpu or cuda; got 'gpu'."),
+        (["--compute", "tpu"], "--compute: expected auto, cpu or cuda; got 'tpu'."),
         (["--recover", "atuo"], "got 'atuo'. Did you mean auto?"),
         (["--recipe", "wikitxt"], "got 'wikitxt'. Did you mean wikitext?"),
         (["--prunable", "inproj"], "got 'inproj'. Did you mean in_proj?"),
@@ -340,6 +342,17 @@ def test_options_override_the_named_recipe(recipe_of):
     recipe = recipe_of(["compress", str(DEMO), "--recipe", "wikitext", "--alpha", "2"])
     assert recipe.prune == replace(prune, alpha=2.0)
     assert recipe.recover == recover
+
+
+@pytest.mark.parametrize("text", ["0.7", "70", "70%", "70.0 %"])
+def test_a_sparsity_in_percent_is_one(recipe_of, text):
+    assert recipe_of(["compress", str(DEMO), "--sparsity", text]).prune.sparsity == 0.7
+    assert recipe_of(["compress", str(DEMO), "--sparsity", "1%"]).prune.sparsity == 0.01
+
+
+def test_a_gpu_is_cuda(recipe_of):
+    assert recipe_of(["compress", str(DEMO), "--compute", "gpu"]).recover.compute is Compute.CUDA
+    assert RecoverSettings(compute="gpu").compute is Compute.CUDA
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])

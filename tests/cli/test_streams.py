@@ -145,3 +145,27 @@ def test_an_encoding_that_lacks_characters_is_no_defect(tmp_path: Path) -> None:
     done = run(code, "ä\u2026", "--min-retention", "1", folder=tmp_path)
     assert "error: \\xe4\\u2026: expected a JSON file" in done.stderr
     assert done.returncode == 6
+
+
+def test_the_last_loss_stays_on_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Recipe(Path("model"), Path("out"))
+    with watching(Sweep(recipe, (0.7,), (Values.INT8,))) as watch:
+        watch.note("recovery: goes on at step 1")
+        watch.progress("recovery: goes on at step 1", 1, 3)
+        for step in (2, 3):
+            watch.progress(f"recovery: loss {1 / step:.4f}, sparsity 70.0%", step, 3)
+        watch.note("packed")
+        watch.progress("perplexity, compressed", 1, 1)
+    lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
+    assert [line for line in lines if line.startswith("recovery:")] == [
+        "recovery: goes on at step 1", "recovery: loss 0.3333, sparsity 70.0%",
+    ]  # fmt: skip
+    assert lines.index("recovery: loss 0.3333, sparsity 70.0%") < lines.index("packed")
+
+
+def test_the_last_loss_of_a_run_that_fails_stays_too(capsys: pytest.CaptureFixture[str]) -> None:
+    sweep = Sweep(Recipe(Path("model"), Path("out")), (0.7,), (Values.INT8,))
+    with pytest.raises(KeyboardInterrupt), watching(sweep) as watch:
+        watch.progress("recovery: loss 0.5000, sparsity 70.0%", 2, 3)
+        raise KeyboardInterrupt
+    assert "  recovery: loss 0.5000, sparsity 70.0%\n" in capsys.readouterr().err

@@ -190,7 +190,7 @@ ASSEMBLED = {
     "--threads 8: this process can run 2 at once": (
         "--threads {threads}: this process can run {usable} at once",
     ),
-    "threads shared … usable processors": ("threads shared {processors} usable processor",),
+    "threads shared … usable processors": ("threads shared {", "usable processor"),
     "expected report.json among its files": ("expected {REPORT_NAME} among its files",),
     "csr: expected a new folder or earlier .npz files; got … there": (
         "expected a new folder or earlier .npz files; got {others[0]} there",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import ssmpress
 from blocked_imports import HEAVY, python
 from paths import DEMO, ROOT
-from ssmpress.errors import COMPRESS_PACKAGES, EXIT_USAGE
+from ssmpress.errors import COMPRESS_PACKAGES, EXIT_LATENCY_OR_SIZE, EXIT_USAGE
 
 EXAMPLES = ROOT / "docs" / "examples"
 
@@ -80,7 +81,14 @@ def test_gate_in_ci(bundle: Path) -> None:
     done = run(bundle.parent, "gate_in_ci.py", "bundle", "--baseline=bundle")
     assert done.returncode in (0, 5), done.stderr  # 5: too noisy a machine to decide
     assert done.stdout.startswith("bundle: ")
-    assert "times the baseline" in done.stdout or "baseline" in done.stdout, done.stdout
+    assert "baseline" in done.stdout, done.stdout
+    report = json.loads((bundle / "report.json").read_text())
+    report["size"]["bundle_bytes"] //= 2
+    (bundle.parent / "old").mkdir()
+    (bundle.parent / "old" / "report.json").write_text(json.dumps(report))
+    done = run(bundle.parent, "gate_in_ci.py", "bundle", "--baseline=old")
+    assert done.returncode == EXIT_LATENCY_OR_SIZE, done.stdout
+    assert "1.050 times the baseline's" in done.stdout
 
 
 def test_stages(tmp_path: Path) -> None:

@@ -61,7 +61,10 @@ def test_a_damaged_guess_is_never_a_pass(path: str, damage: Any) -> None:
 def test_a_perplexity_that_is_not_finite_is_no_better_than_any_guess() -> None:
     report = with_guess(300.0, 10.0, None)
     report["quality"]["dense"] = None
-    assert "its perplexity is not finite" in judge(report, GateSettings(None)).sentence
+    sentence = judge(report, GateSettings(None)).sentence
+    assert "its perplexity is not finite" in sentence
+    assert "tokenizer" not in sentence, "no tokenizer makes a number overflow"
+    assert "Use an earlier checkpoint." in sentence
 
 
 def test_a_report_of_before_is_held_against_its_vocabulary() -> None:

@@ -8,6 +8,7 @@ all that they print through here; messages themselves stay as they are.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but for tab and line feed, DEL, C1
@@ -24,3 +25,12 @@ def visible(text: str) -> str:
 def one_line(text: str) -> str:
     """`visible` text whose line feeds are written out too: it cannot look like two messages."""
     return visible(text).replace("\n", "\\n")
+
+
+def amount(count: Any, thing: str) -> str:
+    """`1 thread`, `8 threads`, `- threads` where a report has no number.
+
+    thing: a word that takes an s.
+    """
+    number = f"{count:,}" if isinstance(count, int) else "-"
+    return f"{number} {thing}{'s' * (count != 1)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
 from ssmpress.blocks.tensors import EMBEDDING, matrix_specs, tensor_shapes
@@ -14,6 +14,7 @@ from ssmpress.devices.boards import lower_bounds
 from ssmpress.devices.check import make_expected
 from ssmpress.devices.plan import describe_target, run_devices
 from ssmpress.devices.real import BundleFiles
+from ssmpress.gate.unasked import OVERFLOW
 from ssmpress.machine import get_library_path
 from ssmpress.measure import metrics
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
@@ -107,6 +108,8 @@ def describe_dense(run: Run, progress: Progress) -> str:
     guessing is worth none."""
     dense, guess = measure_dense(run, progress)
     task = run.source.task
+    if not isfinite(dense.value):
+        return f"dense {task.metric.name} is not finite. {OVERFLOW}"
     sentence = f"dense {task.metric.name} {dense.value:.4g}, that of {guess.how} {guess.value:.4g}"
     if guess.advantage > 1:
         return sentence

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ssmpress.printable import one_line
+from ssmpress.printable import amount, one_line
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.terminal import SafeConsole
 
@@ -37,7 +37,8 @@ def watching(sweep: Sweep) -> Iterator[Watch]:
     console.print(
         f"{one_line(str(recipe.model))}: {parts} % of the "
         f"{'weights' if recipe.prune.sparsity_of == 'model' else 'prunable weights'} to zero, "
-        f"{recipe.prune.method}, values {', '.join(sweep.values)}, {recipe.threads} threads"
+        f"{recipe.prune.method}, values {', '.join(sweep.values)}, "
+        f"{amount(recipe.threads, 'thread')}"
     )
     from ssmpress.pipeline import Watch
 
@@ -52,8 +53,9 @@ def watching(sweep: Sweep) -> Iterator[Watch]:
     )
     lines = _Lines(console, progress)
     try:
-        yield Watch(progress=lines.advance, note=lambda text: _note(console, text))
+        yield Watch(progress=lines.advance, note=lines.note)
     finally:
+        lines.keep_last()
         progress.stop()
 
 
@@ -67,20 +69,33 @@ class _Lines:
     def __init__(self, console: Console, progress: Progress) -> None:
         self.console, self.progress = console, progress
         self.kind, self.task = "", TaskID(-1)
+        self.last, self.shown = "", ""
+
+    def note(self, text: str) -> None:
+        """Print a sentence, after what the work before it ended with."""
+        self.keep_last()
+        self.shown = text
+        _note(self.console, text)
+
+    def keep_last(self) -> None:
+        """Print what the work said last, such as its loss: its bar is gone when it ends."""
+        if ":" in self.last and self.last != self.shown:
+            _note(self.console, self.last)
+        self.shown, self.last = self.last, ""
 
     def advance(self, what: str, done: int, total: int) -> None:
         """Show `done` of `total` of `what`; what stands before a colon names the kind."""
         kind = what.partition(":")[0]
         if kind != self.kind:
             if self.kind:
+                self.keep_last()
                 self.progress.remove_task(self.task)
             self.kind = kind
             self.progress.start()
             self.task = self.progress.add_task(what, total=total)
-            if ":" in what:  # how long recovery will take, or where it goes on
-                _note(self.console, what)
-            elif not self.console.is_terminal:
+            if not self.console.is_terminal:
                 _note(self.console, f"{kind} ...")
+        self.last = what
         self.progress.update(self.task, description=what, completed=done, total=total)
 
 

@@ -15,10 +15,11 @@ from ssmpress.bundle.manifest import MANIFEST_NAME, has_manifest, verify_manifes
 from ssmpress.bundle.names import REPORT_NAME
 from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_PASS, EXIT_QUALITY, BadInputError
 from ssmpress.files import read_json
+from ssmpress.gate import advice
 from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
-from ssmpress.gate.rules import AT_LEAST, Rule, metric_of, of_another_metric, rules, value_of
+from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
 from ssmpress.gate.unasked import unasked
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
@@ -29,7 +30,6 @@ from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
 from ssmpress.results.quality import Interval
 from ssmpress.results.report import FAIL, INCONCLUSIVE, PASS, Report
-from ssmpress.results.run import Ended
 from ssmpress.results.verdict import RuleResult, Verdict
 
 _BLOCKS = ("recipe", "quality", "size")
@@ -100,8 +100,8 @@ def judge(
     deciding = [result for result in results if result.exit_code == code]
     status = status_of(code)
     messages = " ".join(result.message for result in deciding) or "no limit was set."
-    advice = "" if status == PASS else f" {deciding[0].help}"
-    sentence = f"{status.capitalize()}: {messages}{advice} {seen(report)}"
+    cure = "" if status == PASS else f" {deciding[0].help}".rstrip()
+    sentence = f"{status.capitalize()}: {messages}{cure} {seen(report)}"
     return Verdict(status, results, code, " ".join(sentence.split()))
 
 
@@ -137,9 +137,9 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
             f"the {rule.label} is {judged.text(value)}, but its {interval.confidence:.1%} interval "
             f"{judged.text(low)} to {judged.text(high)} straddles the limit."
         )
-        again = _QUIETER
+        again = advice.QUIETER
         if rule.exit_code == EXIT_QUALITY:
-            cut = _cut_short(report)
+            cut = advice.cut_short(report)
             again = f"What helps: {cut}." if cut else words(report).more
         return judged.inconclusive(why, again, interval)
     return judged.decided(PASS, interval, "")
@@ -151,9 +151,6 @@ def _with_crowding(report: Report, rule: Rule, result: RuleResult) -> RuleResult
     return replace(result, message=f"{result.message} {why}") if why else result
 
 
-_QUIETER = "Run again on a quieter machine, with fewer threads or more rounds."
-
-
 def _too_little(report: Report, rule: Rule, value: str) -> tuple[str, str]:
     """Why there is no interval, and what to do."""
     if rule.exit_code == EXIT_QUALITY:
@@ -161,7 +158,7 @@ def _too_little(report: Report, rule: Rule, value: str) -> tuple[str, str]:
         why = f"from fewer than {MIN_WINDOWS} {said.evaluated}, or damaged ones."
         return f"the {rule.label} is {value}, {why}", said.more
     why = f"from fewer than {MIN_ROUNDS} rounds of raw samples, too few of them, or damaged ones."
-    return f"the {rule.label} is {value}, {why}", "Measure more rounds."
+    return f"the {rule.label} is {value}, {why}", advice.MEASURE
 
 
 @dataclass(frozen=True)
@@ -250,33 +247,7 @@ def _text(rule: Rule, value: float, limit: float | None = None) -> str:
     return (f"{value:.12g}" if alike else number(value)) + rule.unit
 
 
-def _cut_short(report: Report) -> str:
-    """What to give a recovery that the time ended; "" where something else did."""
-    advised = metric_of(report, "recovery.advised_s")
-    steps, step = (metric_of(report, f"recovery.{key}") for key in ("steps", "seconds_per_step"))
-    if advised is None or steps is None or step is None:
-        return ""
-    return (
-        f"a longer recovery, whose time was up after {steps:.0f} steps of {step:.2g} s: "
-        f"--recover-seconds {advised:.0f}"
-    )
-
-
 def _help(report: Report, rule: Rule) -> str:
-    """What would help, from the recipe that failed."""
-    sparsity = lookup(report, "recipe", "prune", "sparsity")
-    values = lookup(report, "recipe", "pack", "values")
-    now = f" (now {sparsity:g})" if isinstance(sparsity, int | float) else ""
     if rule.exit_code == EXIT_QUALITY:
-        ways = [f"a lower --sparsity{now}"]
-        if lookup(report, "recovery", "ended") != Ended.NO_IMPROVEMENT:
-            ways.append(_cut_short(report) or "a longer --recover")
-        if values != "fp32":
-            ways.append(f"more exact --values (now {values})" if values else "--values fp32")
-        return f"What helps: {', '.join(ways)}, or calibration text closer to the evaluation text."
-    ways = [f"a higher --sparsity{now}"]
-    if values != "int8":
-        ways.insert(0, "--values int8")
-    if rule.samples is None:
-        return f"What helps: {' or '.join(ways)}."
-    return f"What helps: {', '.join(ways)}, or more --threads if the device has them."
+        return advice.for_quality(report)
+    return advice.for_size_or_time(report, rule)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ssmpress.errors import EXIT_INCONCLUSIVE, EXIT_QUALITY
+from ssmpress.gate.advice import for_quality
 from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.rules import metric_of
 from ssmpress.report.classes import constant_answer
@@ -11,6 +12,11 @@ from ssmpress.report.tables import lookup, number
 from ssmpress.report.wording import words
 from ssmpress.results.report import FAIL, INCONCLUSIVE, Report
 from ssmpress.results.verdict import RuleResult
+
+OVERFLOW = (
+    "Its weights or activations are beyond float32: they are damaged, or of a training that "
+    "diverged. Use an earlier checkpoint."
+)
 
 
 def unasked(report: Report) -> tuple[RuleResult, ...]:
@@ -38,6 +44,10 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
     is held against the size of its vocabulary.
     """
     dense, guess = metric_of(report, "quality.dense"), lookup(report, "quality", "guess")
+    if dense is None:
+        metric = lookup(report, "quality", "metric")
+        message = f"The dense model computes nothing: its {metric} is not finite."
+        return _inconclusive("dense", message, OVERFLOW)
     if guess is None:
         chance = metric_of(report, "model.config.vocab_size")
         perplexity = lookup(report, "quality", "metric") == "perplexity"
@@ -52,7 +62,7 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
         missing = "quality.guess has a number that is missing or none."
         message = f"Whether the dense model is better than guessing is undecided: {missing}"
         return _inconclusive("dense", message, "Run again with the measurement it needs.")
-    if advantage <= 1 or dense is None:
+    if advantage <= 1:
         return _guessing(report, dense, value, how)
     if low <= 1:
         message = (
@@ -64,9 +74,7 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
     return ()
 
 
-def _guessing(
-    report: Report, dense: float | None, value: float, how: str
-) -> tuple[RuleResult, ...]:
+def _guessing(report: Report, dense: float, value: float, how: str) -> tuple[RuleResult, ...]:
     """The result of a model that knows nothing, with what is probably wrong."""
     compared = _compared(report, dense, value, how)
     assumed = lookup(report, "model", "architecture", "assumed") is True
@@ -78,8 +86,8 @@ def _guessing(
     )
 
 
-def _compared(report: Report, dense: float | None, value: float, how: str) -> str:
-    mine = "not finite" if dense is None else number(dense)
+def _compared(report: Report, dense: float, value: float, how: str) -> str:
+    mine = number(dense)
     return f"its {lookup(report, 'quality', 'metric')} is {mine}, that of {how} is {number(value)}"
 
 
@@ -90,8 +98,8 @@ def _answers(report: Report) -> tuple[RuleResult, ...]:
     if name is None or constant_answer(report, "dense") is not None:
         return ()
     message = f"The compressed model answers {name!r} to every text; the dense one does not."
-    advice = "What helps: a lower --sparsity, a longer --recover, or more exact --values."
-    return (RuleResult("answers", FAIL, None, None, None, EXIT_QUALITY, message, advice),)
+    cure = for_quality(report)
+    return (RuleResult("answers", FAIL, None, None, None, EXIT_QUALITY, message, cure),)
 
 
 def _target(report: Report) -> tuple[RuleResult, ...]:

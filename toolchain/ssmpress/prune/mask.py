@@ -17,11 +17,8 @@ from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import Role, matrix_specs, tensor_shapes
 from ssmpress.errors import UsageError
 from ssmpress.prune.pattern import Pattern
-from ssmpress.recipe.settings.prune import PROJECTIONS, Scope, SparsityOf
+from ssmpress.recipe.settings.prune import MAX_SPARSITY, PROJECTIONS, Scope, SparsityOf
 from ssmpress.recipe.suggest import did_you_mean
-
-MAX_SPARSITY = 0.99
-"""Highest sparsity of the prunable weights; beyond it nothing is left to recover from."""
 
 
 class NotFiniteError(ValueError):

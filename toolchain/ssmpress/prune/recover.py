@@ -573,5 +573,6 @@ class _Run:
         total = self.plan.end if self.plan.warmup is not None else self.plan.steps
         ended = step == total
         where = "was finished before" if ended else f"goes on at step {step}"
+        self.note(f"recovery: {where}")
         self.progress(f"recovery: {where}", step, max(step, self.plan.steps))
         return step

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import UnionType
@@ -61,7 +61,7 @@ class Option:
     check: applies to every value but None. names: the option's, where not the field's.
     default: words for the help in place of the default. swept: several values, separated by
     commas, make a sweep. always: a report's command names it even where it is the default.
-    argument: a word by itself, without a name.
+    argument: a word by itself, without a name. synonyms: other words for a choice.
     """
 
     help: str
@@ -75,6 +75,7 @@ class Option:
     swept: bool = False
     always: bool = False
     argument: bool = False
+    synonyms: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,16 @@ class Setting:
     def typed(self) -> Typed | None:
         """How its text is read, None where the type alone tells."""
         if self.option.typed is None and _is_choice(self.kind):
-            return Typed(lambda name, text: one_of(name, text, self.kind), words=tuple(self.kind))
+            return Typed(lambda _, text: self.choice(text), words=tuple(self.kind))
         return self.option.typed
+
+    def choice(self, text: str) -> Any:
+        """The choice that a word or its synonym names.
+
+        Raises:
+            UsageError: none.
+        """
+        return one_of(self.called, self.option.synonyms.get(text, text), self.kind)
 
     @property
     def metavar(self) -> str:
@@ -230,7 +239,7 @@ def _converted(setting: Setting, value: Any) -> Any:
     if setting.kind is Path:
         return Path(value)
     # Choices are compared by identity.
-    return one_of(setting.called, str(value), setting.kind) if _is_choice(setting.kind) else value
+    return setting.choice(str(value)) if _is_choice(setting.kind) else value
 
 
 def require(ok: bool, name: str, expected: str, got: object) -> None:

@@ -13,15 +13,18 @@ _RECOVER_WORDS: dict[str, int | None] = {"auto": None, "none": 0}
 
 
 def _part(name: str, text: str) -> float:
-    """A part such as `0.7`; its range is the recipe's to check."""
+    """A part such as 0.7, which 70 and 70% are too; its range is the recipe's to check.
+
+    1.5 is left as it is, to be refused: it may mean 1.5 % as well as 0.15.
+    """
     try:
-        return float(text)
+        value = float(text.removesuffix("%"))
     except ValueError as error:
-        percent = text.endswith("%") and text[:-1].isdecimal()
-        hint = f" Did you mean {float(text[:-1]) / 100:g}?" if percent else ""
         raise UsageError(
-            f"{name}: expected numbers from 0 to 0.99, separated by commas; got {text!r}.{hint}"
+            f"{name}: expected numbers from 0 to 0.99, or such as 70%, separated by commas; got "
+            f"{text[:40]!r}."
         ) from error
+    return value / 100 if text.endswith("%") or value >= 2 else value
 
 
 def _recovery_steps(name: str, text: str) -> int | None:

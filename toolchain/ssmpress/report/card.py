@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from ssmpress.printable import amount
 from ssmpress.report import classes, prose, tables
 from ssmpress.report.device_tables import headlines
 from ssmpress.report.markdown import markdown_cell, markdown_table
@@ -126,7 +127,7 @@ def _measured(report: Report) -> str:
 def _machine(report: Report) -> str:
     cpu = lookup(report, "latency", "cpu") or lookup(report, "environment", "cpu")
     threads = lookup(report, "latency", "threads")
-    return f" on {markdown_cell(cpu)}, {threads} thread(s)" if cpu else ""
+    return f" on {markdown_cell(cpu)}, {amount(threads, 'thread')}" if cpu else ""
 
 
 _UNTIL: dict[str, str] = {

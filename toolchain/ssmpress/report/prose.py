@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ssmpress.data.overlap import LEAK
+from ssmpress.printable import amount
 from ssmpress.report.tables import lookup, number, percent
 from ssmpress.report.wording import words
 from ssmpress.results.report import Report
@@ -61,7 +62,8 @@ def latency(report: Report) -> str:
     said = words(report)
     rounds = len(next(iter(block["samples"].values()))) - 1
     return (
-        f"Latency: {block['threads']} thread(s), {said.prompt.format(block['prompt_tokens'])}, "
+        f"Latency: {amount(block['threads'], 'thread')}, "
+        f"{said.prompt.format(block['prompt_tokens'])}, "
         f"{rounds} interleaved rounds after one to warm up. {crowding(block)}"
     ).strip()
 
@@ -76,7 +78,7 @@ def crowding(latency: Report | None) -> str:
     if not isinstance(threads, int) or not isinstance(processors, int) or threads <= processors:
         return ""
     return (
-        f"{threads} threads shared {processors} usable processor{'s' * (processors != 1)} and "
+        f"{threads} threads shared {amount(processors, 'usable processor')} and "
         "waited for one another: this is not what the machine can do."
     )
 

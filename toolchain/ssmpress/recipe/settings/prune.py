@@ -45,6 +45,9 @@ class Scope(StrEnum):
     OWL = "owl"
 
 
+MAX_SPARSITY = 0.99
+"""Of the prunable weights: beyond it nothing is left to recover from."""
+
 PROJECTIONS = ("projections",)
 """The word for all projections of a model's layers, whatever they are called there."""
 
@@ -56,11 +59,11 @@ class PruneSettings:
     sparsity: Annotated[
         float,
         Option(
-            "Part of the weights that becomes zero; several, such as 0.5,0.6,0.7, are run one "
-            "after another and compared.",
+            "Part of the weights that becomes zero: 0.7, 70 or 70%. Several, such as 0.5,0.6,0.7, "
+            "are run one after another and compared.",
             Panel.PRUNING,
             metavar="PART",
-            check=between(0, 0.99),
+            check=between(0, MAX_SPARSITY),
             typed=PART,
             swept=True,
             always=True,

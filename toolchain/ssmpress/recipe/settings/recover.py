@@ -61,9 +61,12 @@ class RecoverSettings:
             default=f"{CPU_SECONDS:g} on a CPU",
         ),
     ] = None
-    compute: Annotated[Compute, Option("Where calibration and recovery run.", Panel.PRUNING)] = (
-        Compute.AUTO
-    )
+    compute: Annotated[
+        Compute,
+        Option(
+            "Where calibration and recovery run.", Panel.PRUNING, synonyms={"gpu": Compute.CUDA}
+        ),
+    ] = Compute.AUTO
     batch: Annotated[
         int | None,
         Option("Sequences per step; None chooses 64 on a GPU and 8 on a CPU.", check=at_least(2)),
