@@ -14,7 +14,7 @@ from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.devices import plan as deploy
 from ssmpress.devices.check import Expected, make_expected
-from ssmpress.devices.qemu import find_emulator, find_sysroot
+from ssmpress.devices.qemu import lacking
 from ssmpress.devices.real import BundleFiles
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
@@ -66,7 +66,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
     pruned = Pruned(tensors, PruneResult((), 0.0, 0, 0, "cpu"))
     dense = export_dense(source, folder / "work")
     packed = pack_weights(recipe, source, pruned)
-    deployment = deploy.Deployment(target.machine, runtime, ())
+    deployment = deploy.Deployment(target.machine, (), runtime=runtime)
     bundle = export_bundle(source, dense, packed, folder, target.machine)
     bundle = add_runtime(recipe, source, bundle, deployment)
     expected = make_expected(
@@ -85,9 +85,5 @@ def require_emulator() -> None:
     """Skip where nothing can run an arm64 program."""
     if host_machine() == "aarch64":
         pytest.skip("this machine needs no emulator for arm64")
-    if find_emulator("aarch64") is None:
-        pytest.skip("qemu-aarch64 is absent: apt install qemu-user libstdc++6-arm64-cross")
-    try:
-        find_sysroot()
-    except DeviceError as error:
-        pytest.skip(str(error))
+    if missing := lacking("aarch64"):
+        pytest.skip(f"expected {missing}")

@@ -93,7 +93,7 @@ def test_version(compress):
         (["--values", "int5"], "--values: expected fp32, fp16, int8 or int4; got 'int5'. Did you"),
         (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
         (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
-        (["--sparsity", "70%%"], "or such as 70%, separated by commas; got '70%%'."),
+        (["--sparsity", "70%%"], "separated by commas, or such as 70%; got '70%%'."),
         (["--sparsity", "150"], "--sparsity: expected 0 to 0.99; got 1.5."),
         (["--sparsity", "0,0"], "--sparsity: expected each value once"),
         (["--method", "magnitud"], "got 'magnitud'. Did you mean magnitude?"),

@@ -16,7 +16,13 @@ from ssmpress.bundle.runtime_library import RUNTIME_NAME
 from ssmpress.devices import emulate
 from ssmpress.devices.check import check
 from ssmpress.devices.elf_symbols import read_functions
-from ssmpress.devices.qemu import Emulator, find_sysroot, get_counter_path, get_symbols_path
+from ssmpress.devices.qemu import (
+    Emulator,
+    find_sysroot,
+    get_counter_path,
+    get_symbols_path,
+    lacking,
+)
 from ssmpress.errors import BadInputError, DeviceError, ParityError
 from ssmpress.formats import Values
 from ssmpress.machine import RUNNER_NAME, get_library_path, get_runner_path
@@ -180,12 +186,18 @@ def test_without_a_sysroot_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QEMU_LD_PREFIX", str(tmp_path))
-    with pytest.raises(DeviceError, match=r"Install libstdc\+\+6-arm64-cross"):
-        find_sysroot()
+    assert find_sysroot() is None
+    with pytest.raises(DeviceError) as error:
+        Emulator("aarch64", "max")
+    assert f"expected lib/ld-linux-aarch64.so.1 of aarch64 in {tmp_path}" in str(error.value)
+    assert str(error.value).endswith("sudo apt install libstdc++6-arm64-cross")
     (tmp_path / "lib").mkdir()
     (tmp_path / "lib/ld-linux-aarch64.so.1").touch()
-    with pytest.raises(DeviceError, match=r"expected libc\.so\.6 for aarch64"):
-        find_sysroot()
+    needed = "libc.so.6 and libgcc_s.so.1 and libstdc++.so.6 of aarch64 in "
+    assert lacking("aarch64").startswith(needed)
+    for name in ("libc.so.6", "libgcc_s.so.1", "libstdc++.so.6"):
+        (tmp_path / "lib" / name).touch()
+    assert find_sysroot() == tmp_path and lacking("aarch64") == ""
 
 
 @pytest.mark.slow

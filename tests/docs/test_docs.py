@@ -191,6 +191,8 @@ ASSEMBLED = {
         "--threads {threads}: this process can run {usable} at once",
     ),
     "threads shared … usable processors": ("threads shared {", "usable processor"),
+    "with a decimal comma": ("with a decimal {point}", '"comma" if'),
+    "with a decimal point": ("with a decimal {point}", 'else "point"'),
     "expected report.json among its files": ("expected {REPORT_NAME} among its files",),
     "csr: expected a new folder or earlier .npz files; got … there": (
         "expected a new folder or earlier .npz files; got {others[0]} there",

@@ -117,6 +117,7 @@ def test_a_bundle_for_the_other_machine_is_refused(
 def test_a_device_without_a_cpp_runtime(bundle: Path, emulator: list[str], tmp_path: Path) -> None:
     """ssmrun itself starts there, and says what ONNX Runtime lacks."""
     real = find_sysroot()
+    assert real is not None
     root = tmp_path / "root"
     for folder in ("lib", "usr/lib", "lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu"):
         for file in (real / folder).glob("*"):

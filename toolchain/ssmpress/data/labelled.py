@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.callbacks import Note, silent
+from ssmpress.data.delimited import DELIMITERS, delimiter_of
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.overlap import part_in
 from ssmpress.data.text import read_text
 from ssmpress.data.tokenizer import encode_each
 from ssmpress.errors import BadInputError
+from ssmpress.printable import amount
 from ssmpress.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -130,7 +134,7 @@ def from_lists(
 
 def load_labelled(
     paths: Iterable[Path], tokenizer: Tokenizer | None, task: Labels, vocab_size: int,
-    limit: int | None = None,
+    limit: int | None = None, note: Note = silent,
 ) -> LabelledTexts:  # fmt: skip
     """Read files of labelled texts, one after the other.
 
@@ -141,7 +145,7 @@ def load_labelled(
         tokenizer: from data.load_tokenizer; None will do for .npz.
         task: a classifier's.
         vocab_size: rows of the embedding.
-        limit: texts to return at most.
+        limit: texts to return at most. note: called with what was found in a file.
 
     Raises:
         BadInputError: a file is missing, damaged or of another kind; a key or column is missing; a
@@ -154,7 +158,7 @@ def load_labelled(
         elif tokenizer is None:
             raise BadInputError(f"{path}: expected a tokenizer for texts; give --tokenizer FILE.")
         else:
-            parts.append(_load_texts(path, tokenizer, task, vocab_size, limit))
+            parts.append(_load_texts(path, tokenizer, task, vocab_size, limit, note))
     if not parts or not sum(part.count for part in parts):
         names = ", ".join(map(str, paths)) or "no file"
         raise BadInputError(f"{names}: expected at least one labelled text; got none.")
@@ -169,18 +173,27 @@ def load_labelled(
 
 
 def _load_texts(
-    path: Path, tokenizer: Tokenizer, task: Labels, vocab_size: int, limit: int | None
+    path: Path,
+    tokenizer: Tokenizer,
+    task: Labels,
+    vocab_size: int,
+    limit: int | None,
+    note: Note,
 ) -> LabelledTexts:
     texts, labels = [], []
     numbers = {name: number for number, name in enumerate(task.classes)}
-    for line, text, label in read_labelled(path):
+    for line, text, label in read_labelled(path, note):
         if label not in numbers:
             raise BadInputError(
                 f"{path}, line {line}: expected a label among {', '.join(task.classes)[:200]}; got "
-                f"{label[:60]!r}. Use the model's own classes (config.json, task.classes)."
+                f"{repr(label[:60]) if label else 'an empty one'}. Use the model's own classes "
+                "(config.json, task.classes)."
             )
-        if not text:
-            raise BadInputError(f"{path}, line {line}: expected a text; got an empty one.")
+        if not text.strip():
+            blank = "one of white space only" if text else "an empty one"
+            raise BadInputError(
+                f"{path}, line {line}: expected a text; got {blank}. Leave the line out."
+            )
         texts.append(text)
         labels.append(numbers[label])
         if limit is not None and len(texts) == limit:
@@ -192,8 +205,11 @@ def _load_texts(
     return from_lists(encoded, labels, task.max_length)
 
 
-def read_labelled(path: Path) -> Iterator[tuple[int, str, str]]:
+def read_labelled(path: Path, note: Note = silent) -> Iterator[tuple[int, str, str]]:
     """(line, text, label) of a .jsonl, .tsv or .csv file; a label that is a number as its digits.
+
+    Args:
+        note: called with what separates the columns, where it is not what the name says.
 
     Raises:
         BadInputError: another kind of file, a missing key or column, a damaged line.
@@ -202,7 +218,7 @@ def read_labelled(path: Path) -> Iterator[tuple[int, str, str]]:
     if kind not in _PLAIN:
         raise BadInputError(f"{path}: expected {_EXPECTED}; got {kind or 'no'} suffix. Rename it.")
     content = read_text(path).removeprefix("\ufeff")
-    yield from _jsonl(path, content) if kind == ".jsonl" else _table(path, content, kind)
+    yield from _jsonl(path, content) if kind == ".jsonl" else _table(path, content, kind, note)
 
 
 def _jsonl(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
@@ -216,20 +232,49 @@ def _jsonl(path: Path, content: str) -> Iterator[tuple[int, str, str]]:
                 f"{path}, line {line}: expected a JSON object; got {row[:40]!r}: {error}. "
                 "Write one object per line."
             ) from error
-        text = value.get("text") if isinstance(value, dict) else None
-        label = value.get("label") if isinstance(value, dict) else None
-        if not isinstance(text, str) or isinstance(label, bool) or not isinstance(label, str | int):
-            raise BadInputError(
-                f"{path}, line {line}: expected the keys `text` (a string) and `label` (a string "
-                f"or an integer); got {row[:60]!r}. Rename the keys."
-            )
-        yield line, text, str(label)
+        if problem := _problem(value):
+            raise BadInputError(f"{path}, line {line}: {problem}")
+        yield line, value["text"], str(value["label"])
 
 
-def _table(path: Path, content: str, kind: str) -> Iterator[tuple[int, str, str]]:
+def _problem(value: Any) -> str:
+    """What is wrong with a line's JSON, and the cure; empty of a text with its label."""
+    if isinstance(value, list):
+        return (
+            "expected a JSON object with `text` and `label`; got a list. Write one object per line "
+            "(a file that is one list: jq -c '.[]')."
+        )
+    if not isinstance(value, dict):
+        return f"expected a JSON object with `text` and `label`; got {_kind(value)}."
+    if missing := [key for key in ("text", "label") if key not in value]:
+        keys = ", ".join(value)[:100] or "none"
+        return f"expected the keys `text` and `label`; got {keys}. Rename one to {missing[0]!r}."
+    text, label = value["text"], value["label"]
+    if not isinstance(text, str):
+        return f"text: expected a string; got {_kind(text)}. Leave the line out, or mend it."
+    if isinstance(label, bool) or not isinstance(label, str | int):
+        cure = "A text has one class: choose it." if isinstance(label, list) else (
+            "Label the text, or leave the line out." if label is None else
+            "Write the class as it stands in config.json."
+        )  # fmt: skip
+        return f"label: expected a string or an integer; got {_kind(label)}. {cure}"
+    return ""
+
+
+def _kind(value: Any) -> str:
+    """A JSON value in words."""
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return {str: "a string", list: "a list", dict: "an object"}[type(value)]
+
+
+def _table(path: Path, content: str, kind: str, note: Note) -> Iterator[tuple[int, str, str]]:
     tab = kind == ".tsv"
+    delimiter = "\t" if tab else delimiter_of(content, ("text", "label"))
+    if not tab and delimiter != ",":
+        note(f"{path}: read with columns separated by {DELIMITERS[delimiter]}")
     reader = csv.reader(
-        io.StringIO(content), delimiter="\t" if tab else ",",
+        io.StringIO(content), delimiter=delimiter,
         quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL,
     )  # fmt: skip
     try:
@@ -245,8 +290,8 @@ def _table(path: Path, content: str, kind: str) -> Iterator[tuple[int, str, str]
                 continue
             if len(row) != len(heading):
                 raise BadInputError(
-                    f"{path}, line {reader.line_num}: expected {len(heading)} fields as in the "
-                    f"heading; got {len(row)}. Repair the line."
+                    f"{path}, line {reader.line_num}: expected {amount(len(heading), 'field')} as "
+                    f"in the heading; got {len(row)}. Repair the line."
                 )
             yield reader.line_num, row[text], row[label].strip()
     except csv.Error as error:

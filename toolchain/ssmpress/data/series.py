@@ -13,10 +13,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.callbacks import Note, silent
+from ssmpress.data.dates import time_problem
+from ssmpress.data.delimited import DELIMITERS, Decimals, decimals_of, delimiter_of, is_missing
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.overlap import every_run, part_in, run_keys
 from ssmpress.data.text import read_text
 from ssmpress.errors import BadInputError
+from ssmpress.printable import amount
+
+MOST_MISSING = 0.5
+"""Part of a column's values that may be filled."""
 
 
 class Scale(Protocol):
@@ -110,63 +117,143 @@ class SeriesWindows:
         return hashlib.sha256(sizes + np.ascontiguousarray(self.values).tobytes()).digest()
 
 
+@dataclass(frozen=True)
+class _Table:
+    """A file's rows. lines: where in the file each ends. fields: of each row, one per name."""
+
+    path: Path
+    delimiter: str
+    heading: list[str]
+    lines: list[int]
+    fields: list[list[str]]
+
+
 def read_csv(
-    path: Path, variates: Sequence[str] | None = None
+    path: Path, variates: Sequence[str] | None = None, note: Note = silent
 ) -> tuple[list[str], NDArray[np.float64]]:
     """Columns of numbers of a CSV file with a heading (plain, .xz or .gz).
 
+    Columns may be separated by commas, semicolons, tabs or bars, and numbers have decimal points or
+    commas. A value that is missing is that of the row before; those before a column's first value
+    are that one. Leaving rows out would move all later ones in time.
+
     Args:
         path: rows in the order of time. variates: names of the columns; None takes every column
-            that holds numbers only, so that a column of dates is left out.
+            that begins with a number, so that a column of dates is left out.
+        note: called with what was found: separators, filled values, dates that are uneven.
 
     Returns:
         The names, and float64 (rows, variates).
 
     Raises:
-        BadInputError: no heading or no row; a column is missing, stands twice, or holds something
-            that is no finite number (the message names line and column).
+        BadInputError: no heading or no row; a column is missing, stands twice, has hardly a value,
+            or holds something that is no finite number (the message names line and column).
     """
-    rows = list(csv.reader(io.StringIO(read_text(Path(path)).removeprefix("\ufeff"))))
-    rows = [(i, row) for i, row in enumerate(rows, 1) if row]  # type: ignore[misc]
-    if len(rows) < 2:
-        raise BadInputError(
-            f"{path}: expected a heading and rows of numbers; got {len(rows)} lines. "
-            "Give a CSV file with a column for each variate."
-        )
-    heading = [name.strip() for name in rows[0][1]]
-    for line, row in rows[1:]:
-        if len(row) != len(heading):
-            raise BadInputError(
-                f"{path}, line {line}: expected {len(heading)} fields as in the heading; got "
-                f"{len(row)}. Repair the line."
-            )
+    table = _read_table(Path(path), variates or ())
+    heading = table.heading
     if variates is None:
-        variates = [name for i, name in enumerate(heading) if _number(rows[1][1][i]) is not None]
+        decimals = Decimals(comma=table.delimiter != ",")
+        plain = Decimals()
+        variates = [
+            name
+            for name, field in zip(heading, table.fields[0], strict=True)
+            if plain.number(field) is not None or decimals.number(field) is not None
+        ]
     if missing := [name for name in variates if heading.count(name) != 1]:
         raise BadInputError(
             f"{path}: expected one column named {missing[0]!r}, which the model forecasts; got "
             f"{', '.join(heading)[:200]}. Rename the columns, or give the series the model is for."
         )
     places = [heading.index(name) for name in variates]
-    values = np.empty((len(rows) - 1, len(places)))
-    for at, (line, row) in enumerate(rows[1:]):
-        for column, place in enumerate(places):
-            number = _number(row[place])
-            if number is None:
-                raise BadInputError(
-                    f"{path}, line {line}, column {heading[place]!r}: expected a finite number; "
-                    f"got {row[place][:40]!r}. Fill the gaps, or leave the rows out."
-                )
-            values[at, column] = number
+    values = _numbers(table, places, note)
+    _fill(table, variates, values, note)
+    if problem := time_problem(heading, table.fields, places):
+        note(f"{path}: {problem}")
     return list(variates), values
 
 
-def _number(text: str) -> float | None:
+def _read_table(path: Path, variates: Sequence[str]) -> _Table:
+    content = read_text(path).removeprefix("\ufeff")
+    delimiter = delimiter_of(content, variates)
+    reader = csv.reader(io.StringIO(content), delimiter=delimiter)
     try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise BadInputError(
+            f"{path}, line {reader.line_num}: cannot be read: {error}. Write the file again."
+        ) from error
+    if len(rows) < 2:
+        raise BadInputError(
+            f"{path}: expected a heading and rows of numbers; got {amount(len(rows), 'line')}. "
+            "Give a CSV file with a column for each variate."
+        )
+    heading = [name.strip() for name in rows[0][1]]
+    for line, row in rows[1:]:
+        if len(row) != len(heading):
+            more = delimiter == "," and len(row) > len(heading)
+            raise BadInputError(
+                f"{path}, line {line}: expected {amount(len(heading), 'field')} as in the heading; "
+                f"got {len(row)}. "
+                + ("If its numbers have decimal commas, separate the columns by semicolons."
+                   if more else "Repair the line.")
+            )  # fmt: skip
+    lines, fields = zip(*rows[1:], strict=True)
+    return _Table(path, delimiter, heading, list(lines), list(fields))
+
+
+def _numbers(table: _Table, places: Sequence[int], note: Note) -> NDArray[np.float64]:
+    """float64 (rows, places), NaN where a value is missing."""
+    path, delimiter = table.path, table.delimiter
+    decimals = decimals_of([row[place] for row in table.fields for place in places], delimiter)
+    if decimals is None:
+        raise BadInputError(
+            f"{path}: expected numbers that are read in one way; got such as 1,234, a thousand or "
+            "a decimal comma. Write decimal points, or separate the columns by semicolons."
+        )
+    if delimiter != "," or decimals.comma:
+        comma = " and numbers with decimal commas" * decimals.comma
+        note(f"{path}: read with columns separated by {DELIMITERS[delimiter]}{comma}")
+    values = np.full((len(table.fields), len(places)), np.nan)
+    for at, row in enumerate(table.fields):
+        for column, place in enumerate(places):
+            number = decimals.number(row[place])
+            if number is not None and np.isfinite(number):
+                values[at, column] = number
+            elif not is_missing(row[place]):
+                point = "comma" if decimals.comma else "point"
+                raise BadInputError(
+                    f"{path}, line {table.lines[at]}, column {table.heading[place]!r}: expected a "
+                    f"finite number with a decimal {point}, or nothing; got {row[place][:40]!r}. "
+                    "Write the number, or leave the field empty."
+                )
+    return values
+
+
+def _fill(table: _Table, variates: Sequence[str], values: NDArray[np.float64], note: Note) -> None:
+    """Put the value of the row before in place of each that is missing, and say so."""
+    missing = np.isnan(values)
+    counts = missing.sum(0)
+    if not counts.any():
+        return
+    rows = len(values)
+    for name, count in zip(variates, counts, strict=True):
+        if count > MOST_MISSING * rows:
+            raise BadInputError(
+                f"{table.path}, column {name!r}: expected values in at least half of the rows; got "
+                f"{amount(rows - int(count), 'value')} in {amount(rows, 'row')}. Fill it, or give "
+                "another series."
+            )
+    for column in np.flatnonzero(counts):
+        known = np.flatnonzero(~missing[:, column])
+        before = np.maximum(np.searchsorted(known, np.arange(rows), side="right") - 1, 0)
+        values[:, column] = values[known[before], column]
+    named = ", ".join(
+        f"{name} {count:,}" for name, count in zip(variates, counts.tolist(), strict=True) if count
+    )
+    note(
+        f"{table.path}: {amount(int(counts.sum()), 'value')} of {values.size:,} missing ({named}): "
+        "filled with the last value before, those at the start with the first after"
+    )
 
 
 def scaled(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float32]:
@@ -177,14 +264,17 @@ def scaled(values: NDArray[np.float64], scale: Scale) -> NDArray[np.float32]:
     return result
 
 
-def load_series(paths: Iterable[Path], task: Windows) -> SeriesWindows:
+def load_series(paths: Iterable[Path], task: Windows, note: Note = silent) -> SeriesWindows:
     """The windows of CSV files, one after the other as one series.
+
+    Args:
+        note: see read_csv.
 
     Raises:
         BadInputError: see read_csv; or too few time steps for one window.
     """
     files = [Path(path) for path in paths]
-    parts = [scaled(read_csv(path, task.variates)[1], task) for path in files]
+    parts = [scaled(read_csv(path, task.variates, note)[1], task) for path in files]
     try:
         return SeriesWindows(np.concatenate(parts), task.lookback, task.horizon)
     except BadInputError as error:

@@ -14,7 +14,7 @@ from ssmpress.devices import emulate
 from ssmpress.devices import real as remote_device
 from ssmpress.devices.adb import open_adb
 from ssmpress.devices.check import Expected
-from ssmpress.devices.qemu import Emulator
+from ssmpress.devices.qemu import Emulator, lacking
 from ssmpress.devices.real import BundleFiles
 from ssmpress.devices.remote import Link, preflight
 from ssmpress.devices.ssh import open_ssh
@@ -26,16 +26,18 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import DeviceResult, TargetResult
 from ssmpress.results.report import EMULATED, HOST, REAL
 
+SKIPPED = "--skip-device-check was given."
+"""Why a bundle ran nowhere whose user asked for that."""
+
 
 @dataclass(frozen=True)
-class Deployment:
-    """machine: of the bundle. runtime: ONNX Runtime for it. addresses: devices to use.
+class Place:
+    """Where the bundle will run. machine: that it is for. addresses: devices to use.
 
-    unvalidated: why the bundle will run nowhere; empty when it will.
+    unvalidated: why it will run nowhere; empty when it will.
     """
 
     machine: str
-    runtime: RuntimeLibrary
     addresses: tuple[DeviceAddress, ...]
     unvalidated: str = ""
 
@@ -46,12 +48,30 @@ class Deployment:
         return self.machine == host_machine() and all(a.emulated for a in self.addresses)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deployment(Place):
+    """A place with all that goes there. runtime: ONNX Runtime for its machine."""
+
+    runtime: RuntimeLibrary
+
+
 def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
     """Find all that the target needs, and ask every device whether it can run it.
 
     Raises:
         DeviceError: a library or a program is missing, or a device cannot be used.
         UsageError: an emulator was asked for that emulates no such machine.
+    """
+    place = find_place(recipe, note)
+    runtime = find_runtime_library(place.machine, recipe.deploy.onnxruntime)
+    return Deployment(place.machine, place.addresses, place.unvalidated, runtime=runtime)
+
+
+def find_place(recipe: Recipe, note: Note) -> Place:
+    """Where the bundle will run, without downloading anything.
+
+    Raises:
+        DeviceError, UsageError: as `plan_deployment`.
     """
     machine = recipe.target.machine
     if machine not in MACHINES:
@@ -61,10 +81,9 @@ def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
     get_library_path()  # the host evaluates the model too
     get_library_path(machine)
     get_runner_path(machine)
-    runtime = find_runtime_library(machine, recipe.deploy.onnxruntime)
     addresses = recipe.deploy.addresses()
     if not addresses and machine != host_machine():
-        return _by_emulator(machine, runtime, note)
+        return _without_device(recipe, machine, note)
     for address in addresses:
         if address.kind == QEMU and (machine == host_machine() or machine != "aarch64"):
             raise UsageError(
@@ -76,20 +95,22 @@ def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
         else:
             with open_link(address) as link:
                 preflight(link, machine)
-    return Deployment(machine, runtime, addresses)
+    return Place(machine, addresses)
 
 
-def _by_emulator(machine: str, runtime: RuntimeLibrary, note: Note) -> Deployment:
-    """No device was given, and this host cannot run the bundle."""
+def _without_device(recipe: Recipe, machine: str, note: Note) -> Place:
+    """By QEMU, if it is here: no device was given, and this host cannot run the bundle."""
+    if recipe.deploy.skip_device_check:
+        return Place(machine, (), SKIPPED)
+    if missing := lacking(machine):
+        note(
+            f"the {machine} bundle will run nowhere, so that its verdict will be inconclusive: "
+            f"expected {missing}"
+        )
+        return Place(machine, (), f"there was no {machine} machine, and no QEMU to emulate one.")
     address = parse_device(QEMU)
-    try:
-        Emulator(machine, address.cpu)
-    except DeviceError as error:
-        why = f"the {machine} bundle was not run: no --device was given, and {error}"
-        note(why)
-        return Deployment(machine, runtime, (), why)
     note(f"no --device given: the {machine} bundle is validated by QEMU ({address.cpu})")
-    return Deployment(machine, runtime, (address,))
+    return Place(machine, (address,))
 
 
 @contextmanager
@@ -152,7 +173,7 @@ class _Ticks:
 
 
 def describe_target(
-    deployment: Deployment, devices: tuple[DeviceResult, ...], bounds: Any = ()
+    deployment: Place, devices: tuple[DeviceResult, ...], bounds: Any = ()
 ) -> TargetResult:
     """What vouches for the bundle."""
     kinds = {device.kind for device in devices}

@@ -41,29 +41,45 @@ def find_emulator(machine: str) -> Path | None:
     return None
 
 
-def find_sysroot() -> Path:
-    """A folder with aarch64's C and C++ runtime libraries in `lib`.
+def find_sysroot() -> Path | None:
+    """A folder with aarch64's C and C++ runtime libraries in `lib`, if there is one.
 
-    QEMU_LD_PREFIX, which QEMU itself honours, names one; else those of distributions are tried.
-
-    Raises:
-        DeviceError: there is none, or it lacks a library; says what to install.
+    QEMU_LD_PREFIX, which QEMU itself honours, names it; else those of distributions are tried.
     """
+    return next((root for root in _sysroots() if not _absent(root)), None)
+
+
+def _sysroots() -> list[Path]:
     named = os.environ.get("QEMU_LD_PREFIX")
-    for root in [Path(named)] if named else map(Path, _SYSROOTS):
-        if (root / _LOADER["aarch64"]).is_file():
-            for name in _NEEDED:
-                if not any((root / folder / name).is_file() for folder in _FOLDERS):
-                    raise DeviceError(
-                        f"{root}: expected {name} for aarch64 in its lib; there is none. ONNX "
-                        "Runtime needs it: docs/devices.md says how to complete a sysroot."
-                    )
-            return root
-    raise DeviceError(
-        f"{named or _SYSROOTS[0]}: expected the C library of aarch64 in it, {_LOADER['aarch64']}; "
-        "there is none. Install libstdc++6-arm64-cross (Debian, Ubuntu), or let QEMU_LD_PREFIX "
-        "name a folder with an arm64 system's lib: docs/devices.md."
-    )
+    return [Path(named)] if named else list(map(Path, _SYSROOTS))
+
+
+def _absent(root: Path) -> list[str]:
+    """Files of aarch64 that a folder lacks."""
+    if not (root / _LOADER["aarch64"]).is_file():
+        return [_LOADER["aarch64"]]
+    there = (name for name in _NEEDED if any((root / f / name).is_file() for f in _FOLDERS))
+    return sorted({*_NEEDED} - {*there})
+
+
+def lacking(machine: str) -> str:
+    """All that this host lacks to emulate a machine, and one line that installs it; "" where
+    nothing is missing."""
+    missing, packages = [], []
+    if find_emulator(machine) is None or machine not in _LOADER:
+        missing.append(f"qemu-{machine} on PATH")
+        packages.append("qemu-user")
+    if find_sysroot() is None:
+        root = _sysroots()[0]
+        missing.append(f"{' and '.join(_absent(root))} of {machine} in {root}")
+        packages.append("libstdc++6-arm64-cross")
+    if not missing:
+        return ""
+    if os.environ.get("QEMU_LD_PREFIX") and "libstdc++6-arm64-cross" in packages:
+        others = "QEMU_LD_PREFIX names that folder: complete it by docs/devices.md, or unset it and"
+    else:
+        others = "Other systems: docs/devices.md. On Debian and Ubuntu"
+    return f"{', and '.join(missing)}. {others}: sudo apt install {' '.join(packages)}"
 
 
 class Emulator:
@@ -72,17 +88,17 @@ class Emulator:
     QEMU 7 shows a guest this machine's /proc/cpuinfo, and ONNX Runtime's reader of it crashes on
     one of another architecture. QEMU looks for absolute names in its sysroot first, so the sysroot
     is a folder of links with a cpuinfo of the emulated processor among them.
+
+    Raises:
+        DeviceError: something is missing on this host; says all of it.
     """
 
     def __init__(self, machine: str, cpu: str) -> None:
-        program = find_emulator(machine)
-        if program is None or machine not in _LOADER:
-            raise DeviceError(
-                f"--device qemu:{cpu}: expected qemu-{machine} on PATH; there is none. Install "
-                "qemu-user (Debian, Ubuntu, Fedora), or leave --device out."
-            )
-        self.program, self.cpu = program, cpu
-        self._sysroot = find_sysroot()
+        if missing := lacking(machine):
+            raise DeviceError(f"--device qemu:{cpu}: expected {missing}")
+        program, sysroot = find_emulator(machine), find_sysroot()
+        assert program is not None and sysroot is not None
+        self.program, self.cpu, self._sysroot = program, cpu, sysroot
 
     def __enter__(self) -> Emulator:
         with ExitStack() as stack:

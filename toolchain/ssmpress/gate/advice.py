@@ -8,8 +8,7 @@ from typing import Any
 from ssmpress.gate.rules import Rule, metric_of
 from ssmpress.recipe.settings.prune import MAX_SPARSITY
 from ssmpress.report.tables import lookup
-from ssmpress.results.devices import HOST
-from ssmpress.results.report import Report
+from ssmpress.results.report import HOST, Report
 from ssmpress.results.run import Ended
 
 QUIETER = "Run again on a quieter machine, or with fewer --threads."

@@ -21,7 +21,7 @@ def _part(name: str, text: str) -> float:
         value = float(text.removesuffix("%"))
     except ValueError as error:
         raise UsageError(
-            f"{name}: expected numbers from 0 to 0.99, or such as 70%, separated by commas; got "
+            f"{name}: expected numbers from 0 to 0.99, separated by commas, or such as 70%; got "
             f"{text[:40]!r}."
         ) from error
     return value / 100 if text.endswith("%") or value >= 2 else value

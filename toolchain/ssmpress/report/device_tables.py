@@ -49,7 +49,7 @@ def sentences(report: Report) -> list[str]:
         return []
     verb = {"emulated": "Emulated", "real": "Measured", "host": "Measured"}
     found = [
-        f"Target {target['machine']}. {verb.get(target['validated'], 'Not validated')}: "
+        f"Target {target['machine']}. {verb.get(target['validated'], 'Not run')}: "
         f"{target['reason']}"
     ]
     for device in _devices(report):

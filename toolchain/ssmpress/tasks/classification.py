@@ -131,7 +131,7 @@ class Classification:
         """Labelled texts."""
 
         def load(paths: tuple[Path, ...], tokenizer: Tokenizer | None) -> LabelledTexts:
-            return load_labelled(paths, tokenizer, self, request.vocab_size)
+            return load_labelled(paths, tokenizer, self, request.vocab_size, note=note)
 
         return whole.read_samples(
             request,

@@ -167,7 +167,7 @@ class Forecasting:
         """Every window of a series."""
 
         def load(paths: tuple[Path, ...], tokenizer: Tokenizer | None) -> SeriesWindows:
-            return load_series(paths, self)
+            return load_series(paths, self, note)
 
         return whole.read_samples(
             request,

@@ -62,6 +62,14 @@ class DeploySettings:
             metavar="FILE",
         ),
     ] = None
+    skip_device_check: Annotated[
+        bool,
+        Option(
+            "Make a bundle for another machine without running it anywhere: its numbers are those "
+            "of this machine, and the report says so.",
+            Panel.BUNDLE,
+        ),
+    ] = False
     archive: Annotated[bool, Option("Also write OUT.tar.gz.", Panel.BUNDLE)] = False
 
     def __post_init__(self) -> None:
@@ -70,6 +78,12 @@ class DeploySettings:
             len(set(self.device)) == len(self.device),
             "--device",
             "each once",
+            ", ".join(self.device),
+        )
+        require(
+            not (self.device and self.skip_device_check),
+            "--skip-device-check",
+            "no --device beside it, which is to run the bundle",
             ", ".join(self.device),
         )
         self.addresses()
