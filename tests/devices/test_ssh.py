@@ -144,7 +144,7 @@ def test_missing_glibc_is_refused(server: SshServer, made: Made, said: str) -> N
 
 def test_a_full_disk_is_refused_before_copying(server: SshServer, made: Made) -> None:
     write_script(server.programs / "df", "echo head; echo '/dev/x 9000 8000 1000 9% /'")
-    refused(server, made, r"expected \d+ MiB free in .*; got 1 MiB")
+    refused(server, made, r"expected \d+ MB free in .*; got 1 MB")
 
 
 def test_a_disk_that_fills_up_is_told(server: SshServer, made: Made) -> None:
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_is_told(server: SshServer, made: Made) -> None:
     write_script(
         server.bin / "scp", "echo 'scp: write remote: No space left on device' >&2; exit 1"
     )
-    refused(server, made, r"could not copy .*No space left on device\. The device has \d+ MiB free")
+    refused(server, made, r"could not copy .*No space left on device\. The device has \d+ MB free")
 
 
 def test_a_damaged_copy_is_found(server: SshServer, made: Made) -> None:

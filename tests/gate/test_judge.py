@@ -51,7 +51,9 @@ def test_a_good_report_passes_and_says_the_numbers() -> None:
     verdict = judge(example.report(), GOOD)
     check(verdict, "pass", 0)
     assert [rule.status for rule in verdict.rules] == ["pass"] * 3
-    assert verdict.sentence.startswith("Pass: The quality kept is 0.9677 (0.9677 to")
+    assert verdict.sentence.startswith(
+        "Pass: The quality kept is 96.8 % (96.8 % to 96.8 %, 99.8 % interval), at least 95.0 %"
+    )
     assert verdict.rules[1].interval is not None
 
 
@@ -65,7 +67,7 @@ def test_lower_quality_fails_with_3_and_says_what_helps() -> None:
     verdict = judge(example.report(compressed=33.0), GOOD)
     check(verdict, "fail", 3)
     assert (
-        "The quality kept is 0.9091 (0.9091 to 0.9091), at least 0.9500 is asked."
+        "The quality kept is 90.9 % (90.9 % to 90.9 %, 99.8 % interval), at least 95.0 % is asked."
         in verdict.sentence
     )
     assert "lower --sparsity (now 0.7), a longer --recover" in verdict.sentence
@@ -157,7 +159,7 @@ def test_an_interval_that_straddles_the_limit_is_inconclusive() -> None:
     }
     verdict = judge(example.report(measurements=rows), settings(max_decode_ms=5.0))
     check(verdict, "inconclusive", 5)
-    assert "99.8% interval" in verdict.sentence
+    assert "99.8 % interval" in verdict.sentence
     assert "straddles the limit" in verdict.sentence
 
 

@@ -163,6 +163,38 @@ def test_the_first_tab_reaches_the_skip_link_and_scrolled_tables(tab: Tab, page:
     assert tab.evaluate("matchMedia('print').matches") is False
 
 
+def test_the_change_is_on_the_screen_of_a_phone(tab: Tab, page: str) -> None:
+    tab.open(page, width=390)
+    heading = "document.querySelector('#t-comparison').parentElement.rows[0].cells"
+    assert tab.evaluate(f"{heading}[1].textContent") == "change"
+    cut = f"{heading}[1].closest('.scroll').getBoundingClientRect().right"
+    assert tab.evaluate(f"{heading}[1].getBoundingClientRect().right <= {cut}")
+
+
+FOLDED = "[...document.querySelectorAll('.folded')].map(f => f.getBoundingClientRect().height > 50)"
+
+
+def test_what_is_folded_opens_by_its_summary_and_in_print(tab: Tab, page: str) -> None:
+    tab.open(page, width=1440)
+    assert tab.evaluate(FOLDED) == [False] * 3
+    assert tab.evaluate("document.querySelectorAll('details').length") == 3
+    tab.evaluate("document.querySelector('summary').click()")
+    assert tab.evaluate(FOLDED) == [True, False, False]
+    tab.ask("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert tab.evaluate(FOLDED) == [True] * 3
+    finally:
+        tab.ask("Emulation.setEmulatedMedia", media="")
+
+
+def test_every_column_has_a_heading_but_the_first(tab: Tab, page: str) -> None:
+    tab.open(page, width=1440)
+    empty = "[...document.querySelectorAll('thead tr')].filter(r => [...r.cells].slice(1).some("
+    assert tab.evaluate(f"{empty}c => !c.textContent.trim())).length") == 0
+    environment = "document.querySelector('#t-environment').parentElement.rows[0].textContent"
+    assert tab.evaluate(environment).split() == ["whatvalue"]
+
+
 def test_the_printed_page_is_dark_on_light_without_navigation(tab: Tab, page: str) -> None:
     tab.open(page, width=800, dark=True)
     scheme = [{"name": "prefers-color-scheme", "value": "dark"}]

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,11 @@ from ssmpress.report.html import render_html
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.prose import quality
 from ssmpress.report.schema import build_report, json_types, with_verdict
-from ssmpress.report.tables import command, number
+from ssmpress.report.tables import command, comparison, formats, gates, number, size, zeros
+from ssmpress.report.tables import matrices as table_of_matrices
 from ssmpress.report.terminal import print_report
 from ssmpress.results.quality import Quality
+from ssmpress.results.sizes import StoredShape
 from ssmpress.runtime.loading import open_session
 from ssmpress.tasks.perplexity import perplexity
 
@@ -135,10 +139,11 @@ def test_json_types() -> None:
 
 def test_markdown_says_everything() -> None:
     text = render_markdown(judged(compressed=40.0))
-    assert text.startswith("# toy at 70.0 % sparsity\n\n**Fail: The quality kept is 0.7500")
+    assert text.startswith("# toy at 70.0 % sparsity\n\n**Fail: The quality kept is 75.0 %")
     for part in (
         "| perplexity | 30.00 | - | 40.00 | 75.0 % kept |", "| decode p50 ms | ",
-        "| 1 | 71.5 % | 71.5 % | 71.5 % | 71.5 % | 71.5 % |", "| bitmask-int8 | 8 | 160,000 |",
+        "| 1 | 71.5 % | 71.5 % | 71.5 % | 71.5 % | 71.5 % |",
+        "| bitmask-int8 | 72,000 | 640,000 | 8 | 160,000 |",
         "smallest that is not slower", "compress models/toy --sparsity 0.7", "a\\|cpu",
         "the default text", "10 interleaved rounds", "| min_speedup | 1.500 |",
     ):  # fmt: skip
@@ -178,6 +183,71 @@ def test_terminal_colour_follows_no_color(monkeypatch: pytest.MonkeyPatch) -> No
         file = io.StringIO()
         print_report(judged(), Console(file=file, force_terminal=True, color_system="standard"))
         assert ("\x1b[1;32m" in file.getvalue()) is expected
+
+
+def test_sizes_add_up_to_the_model_and_the_bundle() -> None:
+    changed = judged()
+    changed["size"] |= {"bundle_bytes": 512_345, "runtime_bytes": 25_000_001}
+    heading, *rows = formats(changed)
+    assert heading == ["format", "stored bytes", "dense fp32 bytes", "matrices", "weights"]
+    named = {row[0]: row for row in rows}
+
+    def total(names: list[str], column: int) -> int:
+        return sum(int(named[name][column].replace(",", "")) for name in names)
+
+    parts = [name for name in named if named[name][3]] + ["norms, scan, graph"]
+    assert len(parts) == 3
+    for column, key in ((1, "model_bytes"), (2, "dense_fp32_bytes")):
+        assert total(parts, column) == total(["model.onnx"], column) == changed["size"][key]
+    assert total(["model.onnx", "library, tokenizer"], 1) == total(["bundle"], 1) == 512_345
+    assert named["runtime"][1] == "25,000,001"
+    for key, value in (("bundle_bytes", None), ("by_format", {"x": {"matrices": 1, "weights": 2,
+                       "bytes": None, "dense_fp32_bytes": 8}})):  # fmt: skip
+        changed["size"][key] = value
+        assert "-" in {row[1] for row in formats(changed)}
+
+
+def test_shape_zeros_and_bytes_of_a_matrix_are_those_that_are_stored() -> None:
+    (one, *others) = example.matrices()
+    smaller = replace(one, stored=StoredShape(80, 150, 6_000))
+    report = example.report(matrices=(smaller, *others))
+    validate(report)
+    _, first, second, *_ = table_of_matrices(report)
+    assert first[1:4] == ["80 x 150 of 100 x 200", "50.0 %", "bitmask-int8"]
+    assert second[1:3] == ["100 x 200", "70.0 %"]
+    for matrix in report["matrices"]:  # a report of before
+        del matrix["stored"]
+    validate(report)
+    assert table_of_matrices(report)[1][1:3] == ["100 x 200", "70.0 %"]
+
+
+def test_all_and_nothing_are_only_what_is_exactly_that() -> None:
+    shares = (None, 0, 0.0004, 0.0006, 0.7, 0.996, 0.9996, 1, 1.0)
+    shown = ["-", "0.0 %", "0.1 %", "0.1 %", "70.0 %", "99.6 %", "99.9 %", "100.0 %", "100.0 %"]
+    assert [zeros(share) for share in shares] == shown
+
+
+def test_sizes_have_one_unit() -> None:
+    sizes = (None, 0, 999, 4_830_000, 12_345_678, 125_294_592)
+    assert [size(n) for n in sizes] == ["-", "0.0 kB", "1.0 kB", "4.83 MB", "12.3 MB", "125.3 MB"]
+    text = render_html(judged()) + render_markdown(judged())
+    assert not re.search(r"\d [KMG]iB", text)
+
+
+def test_what_was_asked_stands_before_what_was_measured_besides() -> None:
+    metrics = {"word_perplexity": {"dense": 900.0, "compressed": 950.0}}
+    report = example.report()
+    report["quality"]["also"] = metrics
+    rows = [row[0] for row in comparison(report)]
+    assert rows[1:3] == ["perplexity", "model"]
+    assert rows[-1] == "word perplexity"
+
+
+def test_retention_is_in_percent_with_a_named_interval() -> None:
+    report = judged()
+    kept = next(row for row in gates(report) if row[0] == "min_retention")
+    assert kept[1:4] == ["95.0 %", "96.8 %", "96.8 % to 96.8 %, 99.8 %"]
+    assert "quality kept 96.8 % to 96.8 % (95 % interval over the windows)" in quality(report)
 
 
 def test_number() -> None:

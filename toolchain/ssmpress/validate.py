@@ -25,7 +25,7 @@ from ssmpress.results.devices import DeviceResult, judged_measurements
 from ssmpress.results.measured import Measurement
 from ssmpress.results.quality import Guess, Quality, VariantQuality
 from ssmpress.results.run import Results
-from ssmpress.results.sizes import Matrix, Size
+from ssmpress.results.sizes import Matrix, Size, StoredShape
 from ssmpress.runtime.loading import open_session
 from ssmpress.stages.bundle import Bundle, describe_model
 from ssmpress.stages.pruned import Pruned
@@ -199,6 +199,7 @@ def _matrices(run: Run, pruned: Pruned, packed: PackedModel) -> tuple[Matrix, ..
             format=matrix.format.name,
             stored_bytes=packed.bytes_of(name),
             reason=matrix.reason,
+            stored=StoredShape(matrix.rows, matrix.columns, matrix.zeros),
         )
         for name, matrix in packed.matrices.items()
     )

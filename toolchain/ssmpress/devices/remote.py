@@ -178,8 +178,8 @@ class RemoteFolder:
         size = sum(path.stat().st_size for path in missing.values())
         if size + _SPARE_BYTES > self.free_bytes:
             raise DeviceError(
-                f"{self._link.name}: expected {(size + _SPARE_BYTES) / 2**20:.0f} MiB free in "
-                f"{self.folder}; got {self.free_bytes / 2**20:.0f} MiB. Make room on the device, "
+                f"{self._link.name}: expected {(size + _SPARE_BYTES) / 1e6:.0f} MB free in "
+                f"{self.folder}; got {self.free_bytes / 1e6:.0f} MB. Make room on the device, "
                 "or name a folder on another disk: ssh://host/folder."
             )
         for name, path in missing.items():
@@ -214,7 +214,7 @@ class RemoteFolder:
             free = int(run(self._link, script, "df").strip())
         except (DeviceError, ValueError):
             return "Is the device still reachable?"
-        return f"The device has {free / 1024:.0f} MiB free in {self.folder}."
+        return f"The device has {free * 1024 / 1e6:.0f} MB free in {self.folder}."
 
     def _hashes(self, names: list[str]) -> dict[str, str]:
         """sha256 by name, of those that are there."""

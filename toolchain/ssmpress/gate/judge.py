@@ -7,7 +7,7 @@ is a metric that is missing or not finite, and a baseline that cannot be compare
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from ssmpress.gate import advice
 from ssmpress.gate.agreement import contradiction
 from ssmpress.gate.exit_code import gravest, status_of
 from ssmpress.gate.intervals import MIN_ROUNDS, latency_interval, quality_interval
-from ssmpress.gate.rules import AT_LEAST, Rule, of_another_metric, rules, value_of
+from ssmpress.gate.rules import AT_LEAST, PERCENT, Rule, of_another_metric, rules, value_of
 from ssmpress.gate.unasked import unasked
 from ssmpress.measure.bootstrap import MIN_WINDOWS
 from ssmpress.recipe.limit import Relative
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.report.prose import crowding, seen
 from ssmpress.report.schema import SCHEMA_VERSION
-from ssmpress.report.tables import lookup, number
+from ssmpress.report.tables import confidence, lookup, number, percent
 from ssmpress.report.wording import words
 from ssmpress.results.quality import Interval
 from ssmpress.results.report import FAIL, INCONCLUSIVE, PASS, Report
@@ -134,7 +134,7 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
     if judged.violated_by(worst):
         assert interval is not None
         why = (
-            f"the {rule.label} is {judged.text(value)}, but its {interval.confidence:.1%} interval "
+            f"the {rule.label} is {judged.text(value)}, but its {sure(interval)} "
             f"{judged.text(low)} to {judged.text(high)} straddles the limit."
         )
         again = advice.QUIETER
@@ -143,6 +143,11 @@ def _judge_rule(report: Report, rule: Rule, seed: int, baseline: Report | None) 
             again = f"What helps: {cut}." if cut else words(report).more
         return judged.inconclusive(why, again, interval)
     return judged.decided(PASS, interval, "")
+
+
+def sure(interval: Interval) -> str:
+    """`99.8 % interval`."""
+    return f"{confidence(asdict(interval))} interval"
 
 
 def _with_crowding(report: Report, rule: Rule, result: RuleResult) -> RuleResult:
@@ -183,7 +188,7 @@ class _Judged:
         code = EXIT_PASS if status == PASS else self.rule.exit_code
         spread = ""
         if interval is not None:
-            spread = f" ({self.text(interval.low)} to {self.text(interval.high)})"
+            spread = f" ({self.text(interval.low)} to {self.text(interval.high)}, {sure(interval)})"
         message = (
             f"The {self.rule.label} is {self.text(self.value)}{spread}, "
             f"{self.rule.direction} {self.asked} is asked."
@@ -243,8 +248,10 @@ def _condition(report: Report, key: str) -> Any:
 def _text(rule: Rule, value: float, limit: float | None = None) -> str:
     if rule.unit == " bytes":
         return f"{value:,.0f}{rule.unit}"
-    alike = limit is not None and value != limit and number(value) == number(limit)
-    return (f"{value:.12g}" if alike else number(value)) + rule.unit
+    short = percent if rule.unit == PERCENT else number
+    if limit is not None and value != limit and short(value) == short(limit):
+        return f"{100 * value if rule.unit == PERCENT else value:.12g}{rule.unit}"
+    return percent(value) if rule.unit == PERCENT else number(value) + rule.unit
 
 
 def _help(report: Report, rule: Rule) -> str:

@@ -12,6 +12,8 @@ from ssmpress.report.tables import lookup
 from ssmpress.results.report import Report
 
 AT_LEAST, AT_MOST = "at least", "at most"
+PERCENT = " %"
+"""Unit of a share, which reports show in percent."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Rule:
 
 
 ALL_RULES = (
-    Rule("min_retention", "quality kept", "quality.retention", AT_LEAST, EXIT_QUALITY),
+    Rule("min_retention", "quality kept", "quality.retention", AT_LEAST, EXIT_QUALITY, PERCENT),
     Rule("max_perplexity_increase", "perplexity increase", "", AT_MOST, EXIT_QUALITY),
     Rule("max_decode_ms", "median decode time", "latency.decode.compressed.p50_ms", AT_MOST,
          EXIT_LATENCY_OR_SIZE, " ms", "decode"),

@@ -19,7 +19,8 @@ class PackedMatrix:
     """A weight matrix (rows, columns) in one of the `LAYOUTS`.
 
     sections: arrays by the names and in the order of `sections_of(format)`. stored: number of
-    stored weights. reason: why this format was chosen, one clause.
+    stored weights. reason: why this format was chosen, one clause. zeros: weights that the mask
+    left out, also where the layout stores them.
     """
 
     format: Format
@@ -28,6 +29,7 @@ class PackedMatrix:
     stored: int
     sections: Mapping[str, Array]
     reason: str = ""
+    zeros: int = 0
 
     @property
     def layout(self) -> Layout:
@@ -64,8 +66,10 @@ def pack_as(layout: Layout, weight: Matrix, keep_mask: Mask, reason: str = "") -
     if not np.isfinite(weight).all():
         raise BadInputError("a weight matrix holds NaN or infinity; train or export it again.")
     sections = layout.pack(weight, keep_mask)
-    stored = weight.size if layout.whole else int(keep_mask.sum())
-    return PackedMatrix(layout.format, rows, columns, stored, sections, reason)
+    kept = int(keep_mask.sum())
+    stored = weight.size if layout.whole else kept
+    zeros = weight.size - kept
+    return PackedMatrix(layout.format, rows, columns, stored, sections, reason, zeros)
 
 
 def unpack(packed: PackedMatrix) -> Matrix:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ssmpress.report import tables
-from ssmpress.report.tables import lookup, number, percent, size
+from ssmpress.report.tables import lookup, number, size, zeros
 from ssmpress.report.wording import higher_is_better, words
 from ssmpress.results.report import VARIANTS, Report
 
@@ -203,7 +203,7 @@ def _heat_map(report: Report) -> Chart | None:
     blocks = report["sparsity"]["by_layer"]
     cells = [
         {"layer": block["layer"], "component": name, "share": share,
-         "text": f"{100 * share:.0f}" if len(blocks) <= 32 else ""}
+         "text": _whole_percent(share) if len(blocks) <= 32 else ""}
         for block in blocks
         for name in names
         if isinstance(share := block["by_component"].get(name), int | float)
@@ -234,10 +234,16 @@ def _heat_map(report: Report) -> Chart | None:
     shares = [cell["share"] for cell in cells]
     caption = "Zeros by layer and component, percent; the fuller the colour, the more zeros"
     described = (
-        f"{len(blocks)} layers, {', '.join(names)}; from {percent(min(shares))} to "
-        f"{percent(max(shares))}. The table below has every number."
+        f"{len(blocks)} layers, {', '.join(names)}; from {zeros(min(shares))} to "
+        f"{zeros(max(shares))}. The table below has every number."
     )
     return Chart("sparsity", draw(spec, "chart-sparsity", caption, described), caption)
+
+
+def _whole_percent(share: float) -> str:
+    """Without a decimal, but 100 and 0 are only what is exactly that."""
+    text = f"{100 * share:.0f}"
+    return zeros(share).removesuffix(" %") if text in ("0", "100") and share not in (0, 1) else text
 
 
 def _formats(report: Report) -> Chart | None:

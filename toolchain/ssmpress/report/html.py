@@ -82,7 +82,7 @@ def _context(report: Report) -> dict[str, Any]:
         "tradeoff_name": tradeoff.get("this"),
         "devices": devices,
         "device_tables": device_tables.sections(report),
-        "comparison": [_change_before_stock(row) for row in tables.comparison(report)],
+        "comparison": [_change_first(row) for row in tables.comparison(report)],
         "class_notes": classes.notes(report),
         "by_class": classes.by_class(report) if by_class else [],
         "confusion": [
@@ -118,10 +118,10 @@ def _charts(report: Report) -> list[Chart]:
     ]
 
 
-def _change_before_stock(row: list[str]) -> list[str]:
-    """The narrowest screen cuts the last column off; that should not be the gain."""
+def _change_first(row: list[str]) -> list[str]:
+    """What it is about stands first: a narrow screen cuts the last columns off."""
     metric, dense, stock, compressed, change = row
-    return [metric, dense, compressed, change, stock]
+    return [metric, change, dense, compressed, stock]
 
 
 def _latency(report: Report) -> Rows:

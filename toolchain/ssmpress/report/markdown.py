@@ -29,6 +29,8 @@ def render_markdown(report: Report) -> str:
         markdown_table(tables.sparsity(report)),
         "## Size by matrix format",
         markdown_table(tables.formats(report)),
+        "Weights and dense bytes are those of the model before its dead channels went; what is "
+        "stored is without them. The runtime is ONNX Runtime and ssmrun, the same in every bundle.",
         _matrices(report),
         "## Parity",
         _parity(report),
@@ -115,7 +117,8 @@ def _devices(report: Report) -> list[str]:
 
 def _matrices(report: Report) -> str:
     body = markdown_table(tables.matrices(report))
-    return f"<details><summary>Every matrix</summary>\n\n{body}\n\n</details>"
+    summary = "Every matrix, as stored: without dead channels"
+    return f"<details><summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
 def _parity(report: Report) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ssmpress.data.overlap import LEAK
 from ssmpress.printable import amount
-from ssmpress.report.tables import lookup, number, percent
+from ssmpress.report.tables import confidence, lookup, number, percent, zeros
 from ssmpress.report.wording import words
 from ssmpress.results.report import Report
 
@@ -27,8 +27,8 @@ def quality(report: Report) -> str:
     spread = ""
     if interval is not None:
         spread = (
-            f"; retention {percent(interval['low'])} to {percent(interval['high'])} "
-            f"({interval['confidence']:.0%} interval over the {said.samples})"
+            f"; quality kept {percent(interval['low'])} to {percent(interval['high'])} "
+            f"({confidence(interval)} interval over the {said.samples})"
         )
     length = said.length.format(block["window"])
     return (
@@ -87,8 +87,8 @@ def sparsity(report: Report) -> str:
     """How many zeros, of which weights."""
     block = report["sparsity"]
     shares = (
-        f"{percent(block['prunable'])} of the {block['prunable_weights']:,} prunable weights are "
-        f"zero; {percent(block['model'])} of all {block['model_weights']:,}."
+        f"{zeros(block['prunable'])} of the {block['prunable_weights']:,} prunable weights are "
+        f"zero; {zeros(block['model'])} of all {block['model_weights']:,}."
     )
     removed, empty = block.get("removed_channels", 0), block.get("empty_rows", 0)
     gone = (

@@ -18,7 +18,7 @@ from ssmpress.results.measured import Measurement
 from ssmpress.results.quality import Quality
 from ssmpress.results.report import HOST, VARIANTS, Report
 from ssmpress.results.run import Results, TextUse
-from ssmpress.results.sizes import Matrix, Size
+from ssmpress.results.sizes import Matrix, Size, StoredShape
 from ssmpress.results.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -182,6 +182,7 @@ def _matrix(matrix: Matrix) -> dict[str, Any]:
         "bytes": matrix.stored_bytes,
         "dense_fp32_bytes": matrix.dense_bytes,
         "reason": matrix.reason,
+        "stored": asdict(matrix.stored or StoredShape(matrix.rows, matrix.columns, matrix.zeros)),
     }
 
 

@@ -34,11 +34,20 @@ def percent(value: Any) -> str:
     return f"{100 * value:.1f} %" if isinstance(value, int | float) else _MISSING
 
 
+def zeros(share: Any) -> str:
+    """A share of zeros as `percent` has it, but all and nothing are only what is exactly that."""
+    if not isinstance(share, int | float) or share in (0, 1):
+        return percent(share)
+    return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
+
+
 def size(value: Any) -> str:
-    """Bytes as MiB or KiB."""
+    """Bytes as MB or kB, of 1,000,000 and 1,000 bytes: docs/glossary.md."""
     if not isinstance(value, int | float):
         return _MISSING
-    return f"{value / 2**20:.1f} MiB" if value >= 2**20 else f"{value / 2**10:.1f} KiB"
+    if value < 1e6:
+        return f"{value / 1e3:.1f} kB"
+    return f"{value / 1e6:.1f} MB" if value >= 1e7 else f"{value / 1e6:.2f} MB"
 
 
 def lookup(report: Report, *keys: str) -> Any:
@@ -74,9 +83,6 @@ def comparison(report: Report) -> Rows:
         [str(quality.get("metric")), number(quality.get("dense")), _MISSING,
          number(quality.get("compressed")), f"{percent(quality.get('retention'))} kept"]
     )  # fmt: skip
-    for key, values in (quality.get("also") or {}).items():
-        dense, compressed = (number(lookup(values, which)) for which in ("dense", "compressed"))
-        rows.append([said.also.get(key, key), dense, _MISSING, compressed, ""])
     rows.append(
         ["model", size(sizes.get("dense_fp32_bytes")), _MISSING, size(sizes.get("model_bytes")),
          _times(sizes.get("ratio"), "smaller", "larger")]
@@ -94,6 +100,9 @@ def comparison(report: Report) -> Rows:
     rows.append(["load ms (warm)", *load, ""])
     memory = [size(lookup(report, "memory", f"{name}_peak_rss_bytes")) for name in VARIANTS]
     rows.append(["peak memory", *memory, ""])
+    for key, values in (quality.get("also") or {}).items():
+        dense, compressed = (number(lookup(values, which)) for which in ("dense", "compressed"))
+        rows.append([said.also.get(key, key), dense, _MISSING, compressed, ""])
     return rows
 
 
@@ -104,22 +113,57 @@ def sparsity(report: Report) -> Rows:
     names = list(dict.fromkeys((*inside, *block["by_component"])))
     rows = [["layer", *names, "all"]]
     for layer in block["by_layer"]:
-        cells = [percent(layer["by_component"].get(name)) for name in names]
-        rows.append([str(layer["layer"]), *cells, percent(layer["sparsity"])])
-    total = [percent(block["by_component"].get(name)) for name in names]
-    rows.append(["all", *total, percent(block["prunable"])])
+        cells = [zeros(layer["by_component"].get(name)) for name in names]
+        rows.append([str(layer["layer"]), *cells, zeros(layer["sparsity"])])
+    total = [zeros(block["by_component"].get(name)) for name in names]
+    rows.append(["all", *total, zeros(block["prunable"])])
     return rows
 
 
 def formats(report: Report) -> Rows:
-    """Heading, then bytes per matrix format."""
-    rows = [["format", "matrices", "weights", "bytes", "dense fp32"]]
-    for name, entry in report["size"]["by_format"].items():
+    """Heading, then bytes per matrix format, and of all else that makes up the bundle's folder.
+
+    Weights and dense bytes are those of the model before its dead channels went.
+    """
+    block = report["size"]
+    entries = block["by_format"].items()
+    rows = [["format", "stored bytes", "dense fp32 bytes", "matrices", "weights"]]
+    for name, entry in entries:
         rows.append(
-            [name, str(entry["matrices"]), f"{entry['weights']:,}", size(entry["bytes"]),
-             size(entry["dense_fp32_bytes"])]
+            [name, whole(entry["bytes"]), whole(entry["dense_fp32_bytes"]),
+             str(entry["matrices"]), f"{entry['weights']:,}"]
         )  # fmt: skip
+    model, bundle, runtime = (block.get(f"{part}_bytes") for part in ("model", "bundle", "runtime"))
+    dense = block.get("dense_fp32_bytes")
+    in_matrices, in_dense = (
+        _total([entry.get(key) for _, entry in entries]) for key in ("bytes", "dense_fp32_bytes")
+    )
+    for name, stored, before in (
+        ("norms, scan, graph", _less(model, in_matrices), _less(dense, in_dense)),
+        ("model.onnx", whole(model), whole(dense)),
+        ("library, tokenizer", _less(bundle, model), ""),
+        ("bundle", whole(bundle), ""),
+        ("runtime", whole(runtime), ""),
+    ):
+        rows.append([name, stored, before, "", ""])
     return rows
+
+
+def whole(value: Any) -> str:
+    """Bytes by the byte, so that a column adds up."""
+    return f"{value:,}" if isinstance(value, int) else _MISSING
+
+
+def _total(values: Sequence[Any]) -> int | None:
+    """Their sum; None where one is no number of bytes."""
+    numbers = [value for value in values if isinstance(value, int)]
+    return sum(numbers) if len(numbers) == len(values) else None
+
+
+def _less(value: Any, part: Any) -> str:
+    """What of some bytes is not in a part of them."""
+    known = isinstance(value, int) and isinstance(part, int)
+    return whole(value - part) if known else _MISSING
 
 
 def gates(report: Report) -> Rows:
@@ -127,11 +171,20 @@ def gates(report: Report) -> Rows:
     rows = [["rule", "limit", "value", "interval", "verdict"]]
     for rule in lookup(report, "verdict", "rules") or []:
         interval = rule["interval"]
-        spread = f"{number(interval['low'])} to {number(interval['high'])}" if interval else ""
-        rows.append(
-            [rule["name"], number(rule["limit"]), number(rule["value"]), spread, rule["status"]]
-        )
+        text = percent if rule["name"] == "min_retention" else number
+        spread = ""
+        if interval:
+            spread = f"{text(interval['low'])} to {text(interval['high'])}"
+            spread += f", {confidence(interval)}"
+        limit, value = (text(rule[key]) for key in ("limit", "value"))
+        rows.append([rule["name"], limit, value, spread, rule["status"]])
     return rows
+
+
+def confidence(interval: Mapping[str, Any]) -> str:
+    """`95 %`: how sure an interval is."""
+    value = interval.get("confidence")
+    return f"{100 * value:.4g} %" if isinstance(value, int | float) else _MISSING
 
 
 def sweep_points(points: Sequence[Mapping[str, Any]]) -> Rows:
@@ -159,20 +212,24 @@ def ratio(value: Any) -> str:
 
 
 def matrices(report: Report) -> Rows:
-    """Heading, then how each matrix is stored."""
-    rows = [["matrix", "shape", "sparsity", "format", "bytes", "why"]]
+    """Heading, then how each matrix is stored: without dead channels, and its zeros are those that
+    are left in that shape."""
+    rows = [["matrix", "stored shape", "zeros", "format", "bytes", "why"]]
     for matrix in report["matrices"]:
-        shape = f"{matrix['rows']} x {matrix['columns']}"
+        stored = matrix.get("stored") or matrix
+        shape, before = (f"{m['rows']} x {m['columns']}" for m in (stored, matrix))
+        weights = stored["rows"] * stored["columns"]
         rows.append(
-            [matrix["name"], shape, percent(matrix["sparsity"]), matrix["format"],
+            [matrix["name"], shape if shape == before else f"{shape} of {before}",
+             zeros(stored["zeros"] / weights if weights else None), matrix["format"],
              f"{matrix['bytes']:,}", matrix["reason"]]
         )  # fmt: skip
     return rows
 
 
 def environment(report: Report) -> Rows:
-    """An empty heading, then what is known of the machine."""
-    rows = [["", ""]]
+    """Heading, then what is known of the machine."""
+    rows = [["what", "value"]]
     for key, value in report["environment"].items():
         text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
         if key == "memory_bytes":

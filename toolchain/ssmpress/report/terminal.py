@@ -77,11 +77,11 @@ def render_terminal(report: Report) -> Group:
         table.add_row(*map(Text, row))
     block = report["sparsity"]
     components = ", ".join(
-        f"{name} {percent(value)}" for name, value in block["by_component"].items()
+        f"{name} {tables.zeros(value)}" for name, value in block["by_component"].items()
     )
     zeros = (
-        f"zeros: {percent(block['prunable'])} of prunable, {percent(block['model'])} of all "
-        f"weights ({components})"
+        f"zeros: {tables.zeros(block['prunable'])} of prunable, "
+        f"{tables.zeros(block['model'])} of all weights ({components})"
     )
     status = lookup(report, "verdict", "status")
     sentence = lookup(report, "verdict", "sentence") or "Not judged yet."

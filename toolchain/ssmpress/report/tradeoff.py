@@ -17,7 +17,7 @@ _COLOURS = {
 _AXES = (
     ("latency", "relative_decode", 100.0,
      "decode time, % of the dense model's", "Quality kept, %, against decode time"),
-    ("size", "model_bytes", 1 / 2**20, "model size, MiB", "Quality kept, %, against size"),
+    ("size", "model_bytes", 1e-6, "model size, MB", "Quality kept, %, against size"),
 )  # fmt: skip
 
 

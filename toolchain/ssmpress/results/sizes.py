@@ -6,6 +6,15 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class StoredShape:
+    """What of a matrix is stored: without the channels that were removed, and its zeros there."""
+
+    rows: int
+    columns: int
+    zeros: int
+
+
+@dataclass(frozen=True)
 class Matrix:
     """One weight matrix of the bundle.
 
@@ -13,7 +22,8 @@ class Matrix:
     x_proj, dt_proj, out_proj, embedding or lm_head. rows, columns: in the checkpoint; the bundle
     has fewer where channels were removed. zeros: weights that are exactly 0. empty_rows: rows
     of zeros. format: name of an `ops.Format`. stored_bytes: packed sections with padding. reason:
-    why this format was chosen, one clause.
+    why this format was chosen, one clause. stored: the shape that format, bytes and reason refer
+    to; None: the checkpoint's.
     """
 
     name: str
@@ -27,6 +37,7 @@ class Matrix:
     format: str
     stored_bytes: int
     reason: str
+    stored: StoredShape | None = None
 
     @property
     def weights(self) -> int:
