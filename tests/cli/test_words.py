@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,11 @@ def ssmrun_options() -> set[str]:
     return set(re.findall(r'[{(]\s*"(--[a-z-]+)",', declared)) | {"--help"}
 
 
+@functools.cache
+def known_options() -> set[str]:
+    return options_of(compress.app) | options_of(gate.app) | ssmrun_options()
+
+
 def unknown(texts: Iterator[tuple[int, str]], known: set[str]) -> list[tuple[int, str]]:
     return [
         (line, option)
@@ -66,8 +72,7 @@ def unknown(texts: Iterator[tuple[int, str]], known: set[str]) -> list[tuple[int
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
 )
 def test_every_option_that_a_text_names_exists(path: Path) -> None:
-    known = options_of(compress.app) | options_of(gate.app) | ssmrun_options()
-    known |= OF_OTHERS.get(str(path.relative_to(PACKAGE)), set())
+    known = known_options() | OF_OTHERS.get(str(path.relative_to(PACKAGE)), set())
     assert unknown(texts(path), known) == []
 
 

@@ -152,12 +152,11 @@ def read_csv(
     table = _read_table(Path(path), variates or ())
     heading = table.heading
     if variates is None:
-        decimals = Decimals(comma=table.delimiter != ",")
-        plain = Decimals()
+        kinds = Decimals(), Decimals(comma=True)
         variates = [
             name
             for name, field in zip(heading, table.fields[0], strict=True)
-            if plain.number(field) is not None or decimals.number(field) is not None
+            if any(kind.number(field) is not None for kind in kinds)
         ]
     if missing := [name for name in variates if heading.count(name) != 1]:
         raise BadInputError(
