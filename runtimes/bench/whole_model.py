@@ -94,7 +94,8 @@ def table(result: dict[str, Any]) -> str:
     lines = []
     for run in result["runs"]:
         rates = ", ".join(f"{k} MB {v['median']:.1f}" for k, v in run["read_gb_per_s"].items())
-        lines += [f"{run['threads']} thread{'s' * (run['threads'] != 1)}; read bandwidth in GB/s: {rates}", ""]
+        threads = f"{run['threads']} thread{'s' * (run['threads'] != 1)}"
+        lines += [f"{threads}; read bandwidth in GB/s: {rates}", ""]
         lines += [
             "| model | MB | decode ms | tokens/s | x stock | x dense | x limit | prefill ms |"
         ]

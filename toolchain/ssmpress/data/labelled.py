@@ -265,7 +265,9 @@ def _kind(value: Any) -> str:
     """A JSON value in words."""
     if value is None or isinstance(value, bool | int | float):
         return json.dumps(value)
-    return {str: "a string", list: "a list", dict: "an object"}[type(value)]
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "an object"
 
 
 def _table(path: Path, content: str, kind: str, note: Note) -> Iterator[tuple[int, str, str]]:
