@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from ssmpress.checkpoint.pickle_check import DEPTH_LIMIT, check_pickle
+from ssmpress.checkpoint.pickle_check import DEPTH_LIMIT, STEP_LIMIT, check_pickle
 from ssmpress.checkpoint.weight_files import read_weights
 from ssmpress.errors import BadInputError
 
@@ -34,6 +35,12 @@ def colliding(levels: int) -> bytes:
     return code + b"K\x01s" + END
 
 
+def one_hash(count: int) -> bytes:
+    """{k (2^61 - 1): None}: all keys have the hash 0."""
+    keys = (b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(count))
+    return PROTO + b"}(" + b"".join(keys) + b"u" + END
+
+
 def called(name: str, arguments: bytes) -> bytes:
     module, _, what = name.rpartition(".")
     return PROTO + f"c{module}\n{what}\n".encode() + arguments + b"R" + END
@@ -46,6 +53,7 @@ HOSTILE: list[tuple[bytes, str]] = [
     (PROTO + b")" + b"\x85" * 1_000 + END, "nested more than 64 deep"),
     (colliding(100), "a key that is no text or number|more than|nested"),
     (colliding(40), "a key that is no text or number|more than"),
+    (called("builtins.set", b"]\x8a\x09" + b"\0" * 8 + b"\1a\x85"), "a call of builtins.set"),
     (PROTO + b"]q\0(" + b"h\0" * 5 + b"e" + END, "a value that holds itself"),
     (PROTO + b"}q\0X\x01\0\0\0ah\0s" + END, "a value that holds itself"),
     (PROTO + b"]q\0\x85h\0K\x01a" + END, "a value that changes after it was used"),
@@ -58,15 +66,43 @@ HOSTILE: list[tuple[bytes, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "message"), HOSTILE)
-def test_hostile_pickles_are_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "weights.pt"
+def archive_of(path: Path, content: bytes) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", content)
         archive.writestr("archive/version", "3\n")
+    return path
+
+
+@pytest.mark.parametrize(("content", "message"), HOSTILE)
+def test_hostile_pickles_are_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
+    path = archive_of(tmp_path / "weights.pt", content)
     with pytest.raises(BadInputError, match=message) as caught:
         read_weights(path)
     assert str(caught.value).startswith(f"{path}: expected a state dict")
+
+
+def test_keys_of_one_hash_are_refused(tmp_path: Path) -> None:
+    """torch would compare each of 100,000 with all before it, for minutes."""
+    path = archive_of(tmp_path / "weights.pt", one_hash(100_000))
+    with pytest.raises(BadInputError, match="a key that is an integer of more than 64 bits"):
+        read_weights(path)
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_signal_ends_the_check() -> None:
+    """The longest that is followed: seconds, in which a signal's handler runs at once."""
+    content = PROTO + b"}" * (STEP_LIMIT - 2) + END
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            check_pickle(content)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_sharing_that_grows_by_itself_is_counted() -> None:

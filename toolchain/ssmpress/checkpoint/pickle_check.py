@@ -2,8 +2,10 @@
 
 torch's weights-only loader runs no code, but a thousand bytes can keep it busy for ever: a tuple
 that holds one tuple twice, which holds one tuple twice ..., is hashed 2^n times where it is a key,
-inside C, deaf to every signal; and what is nested 100,000 deep ends the process when it is printed
-or freed. So the instructions are followed here first, with a depth and a size for each value.
+inside C, deaf to every signal. Integers that are equal modulo 2^61 - 1 have one hash, so that n of
+them as keys are compared n^2 times. And what is nested 100,000 deep ends the process when it is
+printed or freed. So the instructions are followed here first, with a depth and a size for each
+value.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ SIZE_LIMIT = 1 << 24
 """Values, counted as often as they are reached: a model of 10,000 tensors has some 300,000."""
 
 STEP_LIMIT = 1 << 22
+_KEY_BITS = 64
+"""Of an integer that is a key, with its sign: no more than 16 of those have one hash."""
+
 _ATOMS = {
     "BINUNICODE": "key", "SHORT_BINUNICODE": "key", "SHORT_BINSTRING": "key", "BININT": "key",
     "BININT1": "key", "BININT2": "key", "LONG1": "key", "BINFLOAT": "key", "NONE": "key",
@@ -36,7 +41,8 @@ class UnfitPickleError(ValueError):
 
 @dataclass
 class _Value:
-    """kind: key (may be one), tuple, list, box (dict, set, object) or a global's name.
+    """kind: key (may be one), long (an integer beyond _KEY_BITS), tuple, list, box (dict, set,
+    object) or a global's name.
 
     done: it is part of another value, so it can grow no more without that one knowing.
     """
@@ -68,8 +74,8 @@ def check_pickle(content: bytes) -> None:
     """Follow a pickle's instructions.
 
     Raises:
-        UnfitPickleError: too deep, too large, a key that is no text or number, a value that holds
-            itself, or an instruction that torch.save does not write.
+        UnfitPickleError: too deep, too large, a key that is no text or number or a very large one,
+            a value that holds itself, or an instruction that torch.save does not write.
     """
     machine = _Machine()
     try:
@@ -95,6 +101,8 @@ class _Machine:
             return
         if name in _ATOMS or name in _EMPTY:
             stack.append(_Value(_ATOMS.get(name) or _EMPTY[name]))
+            if isinstance(argument, int) and argument.bit_length() >= _KEY_BITS:
+                stack[-1].kind = "long"
         elif name == "GLOBAL":
             stack.append(_Value(str(argument).replace(" ", ".")))
         elif name == "MARK":
@@ -110,6 +118,8 @@ class _Machine:
         elif name in ("SETITEM", "SETITEMS", "ADDITEMS"):
             parts = self._last(2) if name == "SETITEM" else self._marked()
             keys = parts if name == "ADDITEMS" else parts[::2]
+            if any(key.kind == "long" for key in keys):
+                raise UnfitPickleError(f"a key that is an integer of more than {_KEY_BITS} bits")
             if any(key.kind != "key" for key in keys):
                 raise UnfitPickleError("a key that is no text or number")
             stack[-1].take(parts)
