@@ -9,6 +9,7 @@ import io
 import os
 import re
 import subprocess
+import sys
 import tarfile
 import time
 import zipfile
@@ -247,8 +248,35 @@ def test_what_was_given_once_is_used_for_that_wheel_alone(cache: Path, tmp_path:
     first = find_runtime_library("aarch64", wheel(tmp_path / "a", elf("aarch64") + b"evil"))
     second = find_runtime_library("aarch64", wheel(tmp_path, elf("aarch64")))
     assert first.path != second.path
+    assert first.path.read_bytes() == elf("aarch64") + b"evil"
     assert second.path.read_bytes() == elf("aarch64")
     assert not list(cache.glob("ssmpress/onnxruntime-*"))
+
+
+def test_what_was_given_goes_with_its_run(cache: Path, tmp_path: Path) -> None:
+    """So does what a killed run has left, also one of before, without a lock; no living one's."""
+    (cache / "ssmpress/given-0123456789abcdef-onnxruntime-9.8.7-aarch64").mkdir(parents=True)
+    given = wheel(tmp_path, elf("aarch64"))
+    program = (
+        "import os, sys\nfrom pathlib import Path\n"
+        "from ssmpress.bundle.runtime_library import find_runtime_library\n"
+        "found = find_runtime_library('aarch64', Path(sys.argv[1]))\n"
+        "print(found.path, flush=True)\nsys.stdin.read() or os._exit(9)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(given)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as other:  # fmt: skip
+        assert other.stdout is not None and other.stdin is not None
+        theirs = Path(other.stdout.readline().strip())
+        mine = find_runtime_library("aarch64", given)
+        assert set(cache.glob("ssmpress/given-*")) == {theirs.parent, mine.path.parent}
+        other.stdin.close()
+    assert theirs.is_file()
+    mine = find_runtime_library("aarch64", given)
+    assert list(cache.glob("ssmpress/given-*")) == [mine.path.parent]
+    del mine
+    assert not list(cache.glob("ssmpress/given-*"))
 
 
 def test_a_library_that_changed_after_it_was_checked_enters_no_bundle(tmp_path: Path) -> None:

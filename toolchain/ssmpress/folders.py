@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -68,25 +69,55 @@ def obstacle(folder: Path) -> str | None:
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` that this process owns; it is gone after the block."""
-    while True:
-        with blaming(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            prefix = f".{target.name}.partial-"
-            scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
-        try:
-            with blaming(target):
-                handle = os.open(scratch / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except WriteError:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
-        if own(handle, scratch / _LOCK):
-            break
-        os.close(handle)
+    with blaming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch, handle = _owned(target.parent, f".{target.name}.partial-")
     try:
         yield scratch
     finally:
+        _remove(scratch, handle)
+
+
+def _owned(parent: Path, prefix: str) -> tuple[Path, int]:
+    """A new folder, and the open lock in it, which this process holds."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        try:
+            handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if own(handle, folder / _LOCK):
+            return folder, handle
         os.close(handle)
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove(folder: Path, handle: int) -> None:
+    os.close(handle)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Temporary:
+    """A new folder that is gone with this object, with `remove()`, or when the process ends.
+
+    What killed processes have left under the same prefix is removed first.
+
+    Args:
+        parent: exists. prefix: of its name; no other kind of folder there begins with it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+
+    def __init__(self, parent: Path, prefix: str) -> None:
+        for left in parent.glob(f"{prefix}*"):
+            if left.is_symlink() or not left.is_dir():
+                continue
+            with unowned(left / _LOCK, os.O_CREAT) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
+        self.path, handle = _owned(parent, prefix)
+        self.remove = weakref.finalize(self, _remove, self.path, handle)
 
 
 def mend(target: Path) -> None:

@@ -16,13 +16,14 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from ssmpress.cache import cache_folder
 from ssmpress.errors import BadInputError, DeviceError
 from ssmpress.files import blaming, read_json, replaced, sha256, write_json
+from ssmpress.folders import Temporary
 from ssmpress.machine import host_machine
 
 RUNTIME_NAME = "libonnxruntime.so"
@@ -31,6 +32,7 @@ RUNTIME_NAME = "libonnxruntime.so"
 _PLACE = "onnxruntime/capi/libonnxruntime.so."
 _MEMBER = re.compile(re.escape(_PLACE) + r"([0-9]{1,6}(?:\.[0-9]{1,6}){0,3})")
 _RECORD = re.compile(r"[\w.+-]+\.dist-info/RECORD")
+_GIVEN = "given-"
 _RECORD_LIMIT = 1 << 22
 _LIMIT = 1 << 28  # bytes; today's library has 25 MB
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
@@ -40,13 +42,17 @@ _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 @dataclass(frozen=True)
 class RuntimeLibrary:
-    """A file to copy into bundles. source: the wheel's file name, or the installed package."""
+    """A file to copy into bundles. source: the wheel's file name, or the installed package.
+
+    place: the folder of a library out of a wheel that was given, which goes with this object.
+    """
 
     path: Path
     version: str
     sha256: str
     source: str
     source_sha256: str | None
+    place: Temporary | None = field(default=None, compare=False, repr=False)
 
     def describe(self) -> dict[str, str | None]:
         """For the manifest."""
@@ -174,15 +180,27 @@ def _from_wheel(
         with zipfile.ZipFile(wheel) as archive:
             member, version = _member(archive, wheel, kind)
             recorded = _recorded(archive, member, wheel, kind)
-            # What was given once is for that wheel alone: no later run trusts it for another one.
-            own = f"given-{digest[:16]}-" if given else ""
-            folder = cache_folder() / f"{own}onnxruntime-{version}-{machine}"
-            library = _keep(archive, member, wheel, folder, machine, recorded, kind)
+            place = _own_place() if given else None
+            folder = place.path if place else cache_folder() / f"onnxruntime-{version}-{machine}"
+            try:
+                library = _keep(archive, member, wheel, folder, machine, recorded, kind)
+            except BaseException:
+                if place is not None:
+                    place.remove()
+                raise
+        if place is None:
             source = {"wheel": wheel.name, "wheel_sha256": digest}
             write_json(folder / "source.json", {"version": version, "sha256": library, **source})
-            return RuntimeLibrary(folder / RUNTIME_NAME, version, library, wheel.name, digest)
+        return RuntimeLibrary(folder / RUNTIME_NAME, version, library, wheel.name, digest, place)
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise kind(f"{wheel}: expected a wheel (a zip file) of ONNX Runtime: {error}.") from error
+
+
+def _own_place() -> Temporary:
+    """A folder of the cache for what was given: for this run alone, no later one trusts it."""
+    with blaming(cache_folder()):
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        return Temporary(cache_folder(), _GIVEN)
 
 
 def _member(
