@@ -100,7 +100,9 @@ def task_report(**changes: Any) -> dict[str, Any]:
         for factor in (1.0, 1.25)
     ]
     interval = retention_interval(*rows, Forecasting.metric, block=8)
-    quality = Quality(*rows, retention(*rows, Forecasting.metric), interval, "MSE")
+    mean = Guess("the mean of the training data", 1.0, 1.0 / rows[0].value)
+    kept = retention(*rows, Forecasting.metric)
+    quality = Quality(*rows, kept, interval, "MSE", guess=mean)
     report = example.report(quality=quality)
     report["quality"] |= changes
     return report

@@ -74,6 +74,20 @@ def test_a_report_of_before_is_held_against_its_vocabulary() -> None:
         assert judge(report, GateSettings(0.1)).exit_code == code
 
 
+@pytest.mark.parametrize("limits", ANY)
+def test_a_report_that_cannot_be_held_against_guessing_never_passes(limits: GateSettings) -> None:
+    """A classifier's of before, and a language model's that does not say its vocabulary."""
+    of_before = classifier(GOOD, GOOD)
+    assert judge(of_before, limits).status == "pass"
+    del of_before["quality"]["guess"]
+    cut = example.report(model={"config": {"n_layer": 2}})
+    for report in (of_before, cut):
+        verdict = judge(report, limits)
+        assert (verdict.status, verdict.exit_code) == ("inconclusive", 5)
+        assert "better than guessing is undecided: quality.guess is missing." in verdict.sentence
+        assert "run again" in verdict.sentence
+
+
 def test_an_architecture_that_was_assumed_is_suspected_too() -> None:
     report = with_guess(24.0, 0.8, None)
     assert "was assumed" not in judge(report, GateSettings(None)).sentence

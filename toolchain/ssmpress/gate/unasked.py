@@ -18,6 +18,9 @@ OVERFLOW = (
     "diverged. Use an earlier checkpoint."
 )
 
+_UNDECIDED = "Whether the dense model is better than guessing is undecided:"
+_OF_BEFORE = "The report is of a version before this was measured, or was cut: run again."
+
 
 def unasked(report: Report) -> tuple[RuleResult, ...]:
     """Nothing where all of it holds."""
@@ -41,7 +44,7 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
     nothing.
 
     By the interval over the samples where there is one. A report without the guesses, of before,
-    is held against the size of its vocabulary.
+    is held against the size of its vocabulary; one without that either cannot be judged.
     """
     dense, guess = metric_of(report, "quality.dense"), lookup(report, "quality", "guess")
     if dense is None:
@@ -50,8 +53,9 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
         return _inconclusive("dense", message, OVERFLOW)
     if guess is None:
         chance = metric_of(report, "model.config.vocab_size")
-        perplexity = lookup(report, "quality", "metric") == "perplexity"
-        if not perplexity or chance is None or dense is None or dense < chance:
+        if lookup(report, "quality", "metric") != "perplexity" or chance is None:
+            return _inconclusive("dense", f"{_UNDECIDED} quality.guess is missing.", _OF_BEFORE)
+        if dense is not None and dense < chance:
             return ()
         return _guessing(report, dense, chance, "tokens drawn by lot")
     value, how = metric_of(report, "quality.guess.value"), str(lookup(guess, "how"))
@@ -59,16 +63,14 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
     bounded = lookup(guess, "interval") is not None
     low = metric_of(report, "quality.guess.interval.low") if bounded else advantage
     if value is None or advantage is None or low is None:
-        missing = "quality.guess has a number that is missing or none."
-        message = f"Whether the dense model is better than guessing is undecided: {missing}"
+        message = f"{_UNDECIDED} quality.guess has a number that is missing or none."
         return _inconclusive("dense", message, "Run again with the measurement it needs.")
     if advantage <= 1:
         return _guessing(report, dense, value, how)
     if low <= 1:
         message = (
-            "Whether the dense model is better than guessing is undecided: "
-            f"{_compared(report, dense, value, how)}, and over the {words(report).samples} the "
-            "difference may be chance."
+            f"{_UNDECIDED} {_compared(report, dense, value, how)}, and over the "
+            f"{words(report).samples} the difference may be chance."
         )
         return _inconclusive("dense", message, words(report).more)
     return ()
