@@ -139,6 +139,19 @@ def test_what_loading_took_less_is_not_counted_below_zero() -> None:
     ]
 
 
+class Flooding:
+    """In an emulator's place: whatever is run prints without end."""
+
+    def command(self, words: object) -> list[str]:
+        return ["yes"]
+
+
+def test_an_evaluation_that_prints_without_end_is_one_sentence(tmp_path: Path) -> None:
+    emulator: Any = Flooding()
+    with pytest.raises(DeviceError, match="qemu: its answer is longer than 16,777,216 bytes"):
+        emulate._run_eval("qemu", emulator, tmp_path, tmp_path / "x.npy")
+
+
 def test_counts_that_were_cut_short_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "counts"
     path.write_text("12 1f /lib/a b.so\n30 - \n")

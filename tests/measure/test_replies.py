@@ -98,3 +98,54 @@ def test_an_endless_reply_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "its reply is longer than"
     with WorkerProcess("device", 60, endless) as worker, pytest.raises(DeviceError, match=text):
         worker.ask({"do": "memory"})
+
+
+MANY = [
+    ("{'a': [0] * (1 << 21)}", "expected JSON from its worker"),
+    ("[{}] * (1 << 21)", "expected JSON from its worker"),
+]
+
+
+@pytest.mark.parametrize(("value", "message"), MANY)
+def test_a_reply_of_too_many_values_is_refused(value: str, message: str) -> None:
+    """Each would take some 64 bytes of this host's memory, of 2 that came."""
+    command = (sys.executable, "-c", f"import json; print(json.dumps({value}))")
+    with WorkerProcess("device", 60, command) as worker, pytest.raises(DeviceError, match=message):
+        worker.ask({"do": "memory"})
+    with pytest.raises(DeviceError, match="eval: expected a JSON object"):
+        replies.document(json.dumps({"a": [0] * (1 << 21)}), "eval")
+
+
+def test_a_long_line_is_found_in_time_that_grows_with_it() -> None:
+    """60 MB in pieces of 64 kB, each of which the whole line would have been searched for."""
+    code = "print('{\"a\": \"' + 'x' * 60_000_000 + '\"}')"
+    with WorkerProcess("device", 120, (sys.executable, "-c", code)) as worker:
+        assert len(worker.ask({"do": "memory"})["a"]) == 60_000_000
+
+
+def test_answers_come_one_by_one_however_they_were_sent() -> None:
+    code = 'import sys; sys.stdin.readline(); print(\'{"a": 1}\\n{"a": 2}\'); sys.stdin.readline()'
+    with WorkerProcess("device", 60, (sys.executable, "-c", code)) as worker:
+        assert [worker.ask({"do": "memory"})["a"] for _ in range(2)] == [1, 2]
+
+
+def test_a_log_without_end_is_one_sentence() -> None:
+    code = "import sys\nwhile True: sys.stderr.write('x' * 65536)"
+    text = "device: its log is longer than 16,777,216 bytes"
+    command = (sys.executable, "-c", code)
+    with WorkerProcess("device", 60, command) as worker, pytest.raises(DeviceError, match=text):
+        worker.ask({"do": "memory"})
+
+
+DEAF = "import time; time.sleep(60)"
+DRIP = "import sys, time\nwhile True: sys.stdout.write('x'); sys.stdout.flush(); time.sleep(0.05)"
+
+
+@pytest.mark.parametrize("code", [DEAF, DRIP])
+def test_an_answer_has_an_end_however_slowly_it_comes(code: str) -> None:
+    """Also where a long request is never read."""
+    request = {"do": "nll", "windows": [0] * (1 << 20)}
+    with WorkerProcess("device", 0.5, (sys.executable, "-c", code), grace_s=0.1) as worker:
+        for asked in (request, {"do": "memory"}):
+            with pytest.raises(DeviceError, match=r"no answer to .* within 0.5 seconds"):
+                worker.ask(asked)

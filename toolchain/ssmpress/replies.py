@@ -23,6 +23,8 @@ _TEXT_LIMIT = 300
 _LIST_LIMIT = 1024
 _DEPTH_LIMIT = 4
 _LARGEST = 1 << 62
+_VALUES_LIMIT = 1 << 20
+"""Values in an answer: each takes up to 64 bytes here, of 2 that came. Arrays are one text each."""
 
 
 def number(reply: Reply, key: str) -> float:
@@ -72,11 +74,22 @@ def document(text: str, what: str) -> dict[str, Any]:
         DeviceError: it is something else.
     """
     try:
-        found = parse_json(text)
+        return parsed(text.encode())
     except ValueError as error:
         raise _unexpected(what, "a JSON object", text) from error
+
+
+def parsed(content: bytes | bytearray) -> dict[str, Any]:
+    """One JSON object of at most 2^20 values.
+
+    Raises:
+        ValueError: it is something else, or has more.
+    """
+    if sum(map(content.count, (b",", b"[", b"{"))) > _VALUES_LIMIT:
+        raise ValueError(f"expected at most {_VALUES_LIMIT:,} values")
+    found = parse_json(bytes(content))
     if not isinstance(found, dict):
-        raise _unexpected(what, "a JSON object", text)
+        raise ValueError("expected an object")
     return found
 
 

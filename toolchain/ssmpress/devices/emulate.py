@@ -17,6 +17,7 @@ from ssmpress.devices.elf_symbols import Functions, read_functions
 from ssmpress.devices.qemu import Emulator, get_counter_path, get_symbols_path
 from ssmpress.errors import DeviceError, SsmpressError
 from ssmpress.machine import LIBRARY_NAME, RUNNER_NAME
+from ssmpress.measure.bounded import run_bounded
 from ssmpress.measure.worker_process import WorkerProcess
 from ssmpress.results.devices import DeviceResult, Instructions
 from ssmpress.results.report import EMULATED, EMULATED_TIME
@@ -105,10 +106,7 @@ def _run_eval(name: str, emulator: Emulator, bundle: Path, file: Path) -> dict[s
         [bundle / RUNNER_NAME, "eval", bundle, file, "--threads", "1", "--json"]
     )
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=REPLY_S,
-            check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = run_bounded(command, REPLY_S, name)
     except subprocess.TimeoutExpired as error:
         raise DeviceError(
             f"{name}: no answer of ssmrun eval within {REPLY_S:.0f} seconds. Give a smaller model, "

@@ -13,7 +13,6 @@ import re
 import select
 import shlex
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from ssmpress import replies
 from ssmpress.errors import DeviceError
 from ssmpress.files import sha256
 from ssmpress.machine import RUNNER_NAME
-from ssmpress.measure.bounded import run_bounded
+from ssmpress.measure.bounded import Tail, run_bounded
 from ssmpress.measure.worker_process import WorkerProcess
 
 GLIBC = (2, 28)
@@ -95,15 +94,11 @@ class RemoteFolder:
 
     def __enter__(self) -> RemoteFolder:
         script = _command(_KEEPER.format(path=shlex.quote(self._path or "")))
-        self._log = tempfile.TemporaryFile()
-        try:
-            self._keeper = subprocess.Popen(
-                [*self._link.shell, script],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            )  # fmt: skip
-        except BaseException:
-            self._log.close()
-            raise
+        self._keeper = subprocess.Popen(
+            [*self._link.shell, script],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self._log = Tail(self._keeper)
         try:
             found = _pairs(self._keeper_answer())
             self.folder, self.free_bytes = found["folder"], 1024 * int(found["free"])
@@ -129,7 +124,6 @@ class RemoteFolder:
         self._end()
         if self._keeper.stdout is not None:
             self._keeper.stdout.close()
-        self._log.close()
 
     def _keeper_answer(self) -> str:
         """What it prints up to `ready`; ends early where it ends, or after `ANSWER_S`."""
@@ -146,8 +140,7 @@ class RemoteFolder:
         return text.decode("utf-8", "replace")
 
     def _said(self) -> str:
-        self._log.seek(0)
-        return last_line(self._log.read().decode("utf-8", "replace"))
+        return last_line(self._log.text())
 
     def _end(self) -> None:
         """Let the keeper clean up and end."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ssmpress.devices.remote import Link, last_line
 from ssmpress.errors import DeviceError
+from ssmpress.measure.bounded import Tail
 from ssmpress.measure.worker import die_with_parent
 from ssmpress.recipe.address import DeviceAddress
 
@@ -54,36 +55,35 @@ def open_ssh(address: DeviceAddress) -> Iterator[Link]:
 @contextmanager
 def _master(address: DeviceAddress, command: list[str], socket: Path) -> Iterator[None]:
     """The process that holds the connection. Others use it through its socket."""
-    with tempfile.TemporaryFile() as log:
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log,
-                preexec_fn=die_with_parent,
-            )  # fmt: skip
-        except FileNotFoundError as error:
-            raise DeviceError(
-                f"{address.text}: expected ssh on PATH; there is none. Install OpenSSH's client."
-            ) from error
-        try:
-            end = time.monotonic() + LOGIN_S
-            while not socket.exists():
-                if process.poll() is not None or time.monotonic() > end:
-                    log.seek(0)
-                    said = last_line(log.read().decode("utf-8", "replace"))
-                    why = said or f"no login within {LOGIN_S:.0f} seconds"
-                    raise DeviceError(
-                        f"{address.text}: ssh could not connect: {why}. Try ssh alone: it must "
-                        "log in without asking for anything."
-                    )
-                time.sleep(0.02)
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise DeviceError(
+            f"{address.text}: expected ssh on PATH; there is none. Install OpenSSH's client."
+        ) from error
+    log = Tail(process)
+    try:
+        end = time.monotonic() + LOGIN_S
+        while not socket.exists():
+            if process.poll() is not None or time.monotonic() > end:
                 process.kill()
-                process.wait()
+                why = last_line(log.text()) or f"no login within {LOGIN_S:.0f} seconds"
+                raise DeviceError(
+                    f"{address.text}: ssh could not connect: {why}. Try ssh alone: it must "
+                    "log in without asking for anything."
+                )
+            time.sleep(0.02)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _user(address: DeviceAddress) -> str:

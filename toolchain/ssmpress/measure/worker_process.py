@@ -7,17 +7,18 @@ import os
 import select
 import subprocess
 import sys
-import tempfile
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+from ssmpress import replies
 from ssmpress.errors import EXIT_BAD_INPUT, BadInputError, DeviceError
 from ssmpress.machine import python_environment
-from ssmpress.strict_json import parse_json
+from ssmpress.measure.bounded import Tail
 
 _COMMAND = (sys.executable, "-m", "ssmpress.measure.worker")
-_REPLY_LIMIT = 1 << 28  # bytes; logits of a real vocabulary take some 1e7
+_REPLY_LIMIT = 1 << 27  # bytes; logits of a real vocabulary take some 1e7
 _TAIL = 2000  # characters of a crashed worker's stderr that its error shows
 
 
@@ -45,23 +46,18 @@ class WorkerProcess:
         self._command = _COMMAND if command is None else command
         self._explain = explain
         self._grace_s = grace_s
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def __enter__(self) -> WorkerProcess:
-        # A file, not a pipe: a worker that prints a lot must not block on a full pipe.
-        self._stderr = tempfile.TemporaryFile()
-        try:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=python_environment(),
-                bufsize=0,
-            )
-        except BaseException:
-            self._stderr.close()
-            raise
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=python_environment(),
+            bufsize=0,
+        )
+        self._log = Tail(self._process)
         return self
 
     def __exit__(
@@ -80,7 +76,7 @@ class WorkerProcess:
         finally:
             process.kill()
             process.wait()
-            for stream in (process.stdin, process.stdout, self._stderr):
+            for stream in (process.stdin, process.stdout):
                 if stream is not None:
                     stream.close()
 
@@ -96,50 +92,69 @@ class WorkerProcess:
             BadInputError: the worker could not use the model.
             DeviceError: it answered with another error, ended, or took too long.
         """
-        assert self._process.stdin is not None
+        end = time.monotonic() + self._timeout_s
+        self._send(json.dumps(request).encode() + b"\n", request["do"], end)
+        reply = self._line(request["do"], end)
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-        except OSError as error:
-            raise self._crashed() from error
-        reply = self._line(request["do"])
-        try:
-            answer = parse_json(reply)
-            if not isinstance(answer, dict):
-                raise ValueError("no object")
+            answer = replies.parsed(reply)
         except ValueError as error:
-            raise DeviceError(f"{self._name}: expected JSON from its worker; got {reply[:80]!r}.") \
-                from error  # fmt: skip
+            said = bytes(reply[:80])
+            raise DeviceError(
+                f"{self._name}: expected JSON from its worker; got {said!r}."
+            ) from error
         if "error" in answer:
             bad_input = answer.get("exit_code") == EXIT_BAD_INPUT
             kind = BadInputError if bad_input else DeviceError
             raise kind(f"{self._name}: {answer['error']}")
         return answer
 
-    def _line(self, what: str) -> bytes:
-        assert self._process.stdout is not None
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._process.stdout], [], [], self._timeout_s)
+    def _send(self, content: bytes, what: str, end: float) -> None:
+        """Write a request to a process that may never read it."""
+        assert self._process.stdin is not None
+        number, left = self._process.stdin.fileno(), memoryview(content)
+        os.set_blocking(number, False)
+        while left:
+            _, ready, _ = select.select([], [number], [], max(0.0, end - time.monotonic()))
             if not ready:
-                raise DeviceError(
-                    f"{self._name}: no answer to {what!r} within {self._timeout_s:g} seconds. "
-                    "The model may be too large for this machine."
-                )
+                raise self._silent(what)
+            try:
+                left = left[os.write(number, left) :]
+            except OSError as error:
+                raise self._crashed() from error
+
+    def _line(self, what: str, end: float) -> bytearray:
+        """The next line; only what has just come is searched for its end."""
+        assert self._process.stdout is not None
+        newline = self._buffer.find(b"\n")
+        while newline < 0:
+            left = max(0.0, end - time.monotonic())
+            if not select.select([self._process.stdout], [], [], left)[0]:
+                raise self._silent(what)
             piece = os.read(self._process.stdout.fileno(), 1 << 16)
             if not piece:
                 raise self._crashed()
+            found = piece.find(b"\n")
+            newline = found if found < 0 else len(self._buffer) + found
             self._buffer += piece
             if len(self._buffer) > _REPLY_LIMIT:
                 raise DeviceError(f"{self._name}: its reply is longer than {_REPLY_LIMIT:,} bytes.")
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line, self._buffer = self._buffer[:newline], self._buffer[newline + 1 :]
         return line
+
+    def _silent(self, what: str) -> DeviceError:
+        return DeviceError(
+            f"{self._name}: no answer to {what!r} within {self._timeout_s:g} seconds. The model "
+            "may be too large for this machine."
+        )
 
     def _crashed(self) -> DeviceError:
         code = self._process.wait()
+        tail = self._log.text()[-_TAIL:].strip()
+        if self._log.flooded:
+            return DeviceError(f"{self._name}: {tail}")
         how = f"was ended by signal {-code}" if code < 0 else f"exited with code {code}"
         if code == -9:
             how += " (out of memory, if nobody killed it)"
-        self._stderr.seek(0)
-        tail = self._stderr.read().decode("utf-8", "replace")[-_TAIL:].strip()
         if reason := self._explain(code, tail):
             return DeviceError(f"{self._name}: {reason}")
         return DeviceError(
