@@ -91,6 +91,14 @@ class Mamba2Config:
         "A_log": "a zero there makes A = -1 and removes nothing"
     }
 
+    telling: ClassVar[Mapping[str, int]] = {
+        "A_log": 1,
+        "conv1d.weight": 3,
+        "D": 1,
+        "out_proj.weight": 2,
+    }
+    """Tensors whose shapes tell the sizes -> how many axes each has."""
+
     def __post_init__(self) -> None:
         check_sizes(self)
         flags = ("conv_bias", "proj_bias", "d_per_channel", "gated_norm", "gate_first")
@@ -153,6 +161,33 @@ class Mamba2Config:
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Everything."""
         return {}
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mamba2Config:
+        """The sizes that the shapes of a state dict tell; the number of groups, which they do not, is
+        taken as one.
+
+        Args:
+            shapes: by name within the block; those of `telling` are there, with so many axes.
+
+        Raises:
+            BadInputError: they are no Mamba-2 mixer's.
+        """
+        heads, channels = shapes["A_log"][0], shapes["out_proj.weight"][1]
+        convolved, _, d_conv = shapes["conv1d.weight"]
+        if heads < 1 or channels % heads or convolved <= channels or (convolved - channels) % 2:
+            expected = f"the {heads} heads, x, B and C of a Mamba-2 mixer"
+            raise config_error("conv1d.weight, out_proj.weight", expected, (convolved, channels))
+        return cls(
+            heads=heads,
+            head_dim=channels // heads,
+            d_state=(convolved - channels) // 2,
+            d_conv=d_conv,
+            conv_bias="conv1d.bias" in shapes,
+            proj_bias="in_proj.bias" in shapes,
+            d_per_channel=shapes["D"][0] == channels != heads,
+            gated_norm="norm.weight" in shapes,
+        )
 
     def module(self, d_model: int) -> nn.Module:
         """The mixer in PyTorch."""

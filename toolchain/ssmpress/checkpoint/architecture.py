@@ -20,6 +20,16 @@ class Architecture:
         return f"{self.name}{', assumed' if self.assumed else ''}: {self.evidence}"
 
 
+ASSUMED_MAMBA2 = Architecture(
+    "Mamba-2",
+    "its tensors have the names and shapes, and there is no config.json; how many groups share B "
+    "and C, the norm's place and the limits of dt no tensor shows: they are taken as 1 group, a "
+    "norm of the gated values and no limits; if that is not so, put its config.json beside the "
+    "weights",
+    assumed=True,
+)
+"""Of a state dict by itself with Mamba-2's names."""
+
 ASSUMED = Architecture(
     "Mamba-1",
     "its tensors have the names and shapes, and there is no config.json; FalconMamba has exactly "
@@ -27,7 +37,7 @@ ASSUMED = Architecture(
     "beside the weights",
     assumed=True,
 )
-"""Of a state dict by itself."""
+"""Of a state dict by itself with Mamba-1's names."""
 
 
 def configured(values: Mapping[str, Any], name: str) -> Architecture:

@@ -17,8 +17,8 @@ import torch
 
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import EMBEDDING, HEAD, LM_HEAD, tensor_shapes
-from ssmpress.checkpoint.architecture import ASSUMED, Architecture, configured
-from ssmpress.checkpoint.dialects import STATE_DICT, canonical, json_key, parse_config
+from ssmpress.checkpoint.architecture import ASSUMED, ASSUMED_MAMBA2, Architecture, configured
+from ssmpress.checkpoint.dialects import STATE_DICT, canonical, json_key, named, parse_config
 from ssmpress.checkpoint.shapes import check_shapes, infer_config, shown
 from ssmpress.checkpoint.weight_files import (
     read_json,
@@ -131,11 +131,16 @@ def _read(path: Path) -> Checkpoint:
         if not path.is_dir():
             notes.append(f"configuration read from {config_file}")
     files = _weight_files(path, notes) if path.is_dir() else {path: set[str]()}
-    stored = _canonical(_merge(files, notes), str(path), notes)
+    merged = _merge(files, notes)
+    _check_storage(merged, str(path))
+    if described is not None:
+        merged = named(layout).arranged(merged, described)
+    stored = _canonical(merged, str(path), notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
     config = described or infer_config(shapes, str(path))
+    if described is None and config.title == ASSUMED_MAMBA2.name:
+        architecture = ASSUMED_MAMBA2
     check_shapes(shapes, config, layout, str(path))
-    _check_storage(stored, str(path))
     tensors = {name: float32(name, stored.pop(name)) for name in shapes}
     config = settle_tie(tensors, config, layout, guessed=described is None)
     if described is None:
@@ -332,7 +337,7 @@ def settle_tie(
     if guessed:
         return config
     different = int((tensors[LM_HEAD] != tensors[EMBEDDING]).sum())
-    key = json_key("tie_embeddings", layout)
+    key = json_key("tie_embeddings", layout, config)
     raise BadInputError(
         f"{LM_HEAD}: expected the values of {EMBEDDING}, because config.json says {key} true; got "
         f"{different:,} that differ. Set {key} to false in config.json if the model was trained so."

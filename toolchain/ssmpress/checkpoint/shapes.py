@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.facts import config_error
 from ssmpress.blocks.mamba1 import Mamba1Config
+from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.tensors import (
     EMBEDDING,
     LM_HEAD,
@@ -32,21 +34,18 @@ def infer_config(shapes: _Shapes, where: str) -> ModelConfig:
         where: the file, for messages.
 
     Raises:
-        BadInputError: the tensors that tell are missing, or are not Mamba-1's.
+        BadInputError: the tensors that tell are missing, or are neither Mamba-1's nor Mamba-2's.
     """
     mixer = layer_name(0, "mixer.")
-    if len(shapes.get(mixer + "A_log", ())) == 1:
-        raise BadInputError(
-            f"{where}: {mixer}A_log: expected 2 axes (Mamba-1); got 1, as in Mamba-2. "
-            "ssmpress handles Mamba-1 only; use such a checkpoint."
-        )
-    ranks = {mixer + name: rank for name, rank in Mamba1Config.telling.items()}
+    block = Mamba2Config if len(shapes.get(mixer + "A_log", ())) == 1 else Mamba1Config
+    ranks = {mixer + name: rank for name, rank in block.telling.items()}
     for name, rank in {EMBEDDING: 2, **ranks}.items():
         if len(shapes.get(name, ())) != rank:
             raise BadInputError(
-                f"{where}: expected the state dict of a Mamba-1 language model with "
+                f"{where}: expected the state dict of a Mamba-1 or Mamba-2 language model with "
                 f"{name} of {rank} axes; got {shapes.get(name, 'no such tensor')}. "
-                "Save model.state_dict() of a MambaLMHeadModel or MambaForCausalLM."
+                "Save model.state_dict() of a MambaLMHeadModel, MambaForCausalLM or "
+                "Mamba2ForCausalLM, or put its config.json beside the file."
             )
     own = {
         name.removeprefix(mixer): shape for name, shape in shapes.items() if name.startswith(mixer)
@@ -54,7 +53,7 @@ def infer_config(shapes: _Shapes, where: str) -> ModelConfig:
     last = max(number for number in map(number_of_layer, shapes) if number is not None)
     if last >= (limit := ModelConfig.limits["n_layer"]):
         raise config_error("n_layer", f"an integer from 1 to {limit}", 1 + last)
-    layer = LayerConfig(mixer=Mamba1Config.from_shapes(own))
+    layer = LayerConfig(mixer=block.from_shapes(own))
     return ModelConfig(
         d_model=shapes[EMBEDDING][1],
         vocab_size=shapes[EMBEDDING][0],
@@ -73,13 +72,10 @@ def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) 
         BadInputError: a tensor is missing, unknown, or of another shape.
     """
     guessed: ModelConfig | None = None
-    try:
+    with suppress(BadInputError):  # it only makes messages better
         guessed = infer_config(shapes, where)
-    except BadInputError:
-        if layout == STATE_DICT and config.is_language_model:
-            raise
     if guessed and guessed.n_layer != config.n_layer:
-        key = json_key("n_layer", layout)
+        key = json_key("n_layer", layout, config)
         raise BadInputError(
             f"{where}: expected {config.n_layer} layers; got weights of {guessed.n_layer}. "
             f"Check {key} in config.json."
@@ -95,7 +91,9 @@ def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) 
         if shapes.get(name) != spec.shape
     ]
     problems += [
-        _extra_problem(name, possible.get(name), layout) for name in shapes if name not in expected
+        _extra_problem(name, possible.get(name), layout, config.title)
+        for name in shapes
+        if name not in expected
     ]
     if problems:
         more = f" ({len(problems) - 1} more tensors differ.)" if len(problems) > 1 else ""
@@ -113,9 +111,9 @@ def _shape_problem(
     sizes = ", ".join(f"{size} {spec.size(size)}" for size in used)
     text = f"{name}: expected {spec.shape} for {sizes}; got {got or 'no such tensor'}. "
     if layout == STATE_DICT:
-        return text + "The other tensors say so; the file is incomplete or no Mamba-1 model."
+        return text + "The other tensors say so; the file is incomplete or another model."
     if got is None:
-        key = json_key(spec.flag, layout) if spec.flag else None
+        key = json_key(spec.flag, layout, spec.config) if spec.flag else None
         return text + (f"Check {key} in config.json." if key else "The weights are incomplete.")
     if len(got) == len(spec.shape):
         pairs = zip(spec.axes, spec.shape, got, strict=True)
@@ -123,7 +121,7 @@ def _shape_problem(
         used = list(dict.fromkeys(size for axis in wrong for size in axis if size != "1"))
     if guess:
         used = [size for size in used if guess.size(size) != spec.size(size)] or used
-    keys = " and ".join(json_key(size, layout) for size in used)
+    keys = " and ".join(json_key(size, layout, spec.config) for size in dict.fromkeys(used))
     return text + f"Check {keys} in config.json."
 
 
@@ -132,9 +130,9 @@ def shown(name: str) -> str:
     return ascii(name[:120])[1:-1]
 
 
-def _extra_problem(name: str, possible: TensorSpec | None, layout: str) -> str:
+def _extra_problem(name: str, possible: TensorSpec | None, layout: str, title: str) -> str:
     if possible and possible.flag and layout != STATE_DICT:
-        key = json_key(possible.flag, layout)
+        key = json_key(possible.flag, layout, possible.config)
         return f"{shown(name)}: expected no such tensor; got one. Check {key} in config.json."
     if _NORM_BIAS.search(name):
         return (
@@ -143,7 +141,7 @@ def _extra_problem(name: str, possible: TensorSpec | None, layout: str) -> str:
             "checkpoint that was trained with rms_norm true."
         )
     return (
-        f"{shown(name)}: expected only the tensors of a Mamba-1 language model; got this one too. "
-        "Attention, MLPs, Mamba-2 and other heads are not supported, and no tensor is left out: "
-        "the rest would be another model. Use a Mamba-1 checkpoint."
+        f"{shown(name)}: expected only the tensors of a {title} model; got this one too. No tensor "
+        "is left out: the rest would be another model. If the model has such layers, put its "
+        "config.json beside the weights."
     )

@@ -87,8 +87,8 @@ def canonical(name: str) -> str:
     return name
 
 
-def json_key(field: str, name: str) -> str:
-    """What the config.json of a dialect calls a field of a configuration or of its blocks."""
+def json_key(field: str, name: str, config: ModelConfig) -> str:
+    """What the config.json of a dialect calls a field of this configuration or of its blocks."""
     if field in ("patch", "outputs"):
         return "task"
-    return field if name == STATE_DICT else named(name).KEYS.get(field, field)
+    return field if name == STATE_DICT else named(name).keys(config).get(field, field)

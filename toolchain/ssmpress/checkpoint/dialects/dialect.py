@@ -14,12 +14,10 @@ class Dialect(Protocol):
     """How one library spells a model: its config.json, its tensors' names, its weight file.
 
     NAME: such as mamba-ssm. WEIGHTS: name of the weight file that is written.
-    KEYS: field of a configuration -> its key in config.json, where that is another word.
     """
 
     NAME: str
     WEIGHTS: str
-    KEYS: Mapping[str, str]
 
     def speaks(self, values: Mapping[str, Any]) -> bool:
         """Whether the object of a config.json is in this dialect."""
@@ -33,6 +31,10 @@ class Dialect(Protocol):
         """
         ...
 
+    def keys(self, config: ModelConfig) -> Mapping[str, str]:
+        """Field of this configuration -> its key in config.json, where that is another word."""
+        ...
+
     def problem(self, config: ModelConfig) -> str:
         """Why the dialect cannot say this configuration; empty if it can."""
         ...
@@ -42,7 +44,19 @@ class Dialect(Protocol):
         ...
 
     def canonical(self, name: str) -> str:
-        """The canonical name of a tensor of this dialect; of any other name, that name."""
+        """The canonical name of a tensor where no config.json says more; of any other name, that
+        name."""
+        ...
+
+    def arranged(
+        self, tensors: Mapping[str, torch.Tensor], config: ModelConfig
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a weight file under canonical names, joined where this dialect has several
+        for one of ours. Prefixes that wrappers put before all names stay.
+
+        Args:
+            tensors: of any shapes, with values of their own.
+        """
         ...
 
     def spelled(

@@ -57,6 +57,22 @@ class JsonReader:
             raise self.fail(key, "an object")
         return JsonReader(value, f"{self.where}: {key}")
 
+    def chosen(self, key: str, *values: Any) -> None:
+        """Whether the key, if it is there and not null, has one of these values."""
+        if self.values.get(key) is not None and self.values[key] not in values:
+            raise self.fail(key, " or ".join(map(repr, values)))
+
+    def limits(self, key: str) -> tuple[float, float | None]:
+        """A pair of a least and a largest value, the second None where it is infinite or the key
+        is not there; transformers may write infinity as {"__float__": "Infinity"}."""
+        pair = self.values.get(key)
+        if pair is None:
+            return 0.0, None
+        numbers = [_number(item) for item in pair] if isinstance(pair, list) else []
+        if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
+            raise self.fail(key, "two numbers, the first at least 0 and below the second")
+        return numbers[0], None if math.isinf(numbers[1]) else numbers[1]
+
     def rank(self, key: str, d_model: int, limit: int) -> int:
         """The rank of Mamba-1's delta projection: a number, or "auto"."""
         if self.values.get(key, "auto") == "auto":
@@ -69,3 +85,12 @@ class JsonReader:
         if not 1 <= width <= limit:
             raise self.fail("expand", f"expand * {d_model} from 1 to {limit}")
         return width
+
+
+def _number(value: Any) -> float:
+    """A number of JSON, or what transformers writes for one that JSON has not; NaN if neither."""
+    if isinstance(value, dict) and value.get("__float__") == "Infinity":
+        return math.inf
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    finite = plain and abs(value) < 1e300
+    return float(value) if finite or value == math.inf else math.nan

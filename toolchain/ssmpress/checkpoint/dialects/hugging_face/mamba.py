@@ -1,7 +1,5 @@
-"""Hugging Face's layout: config.json with model_type, hidden_size ..., and model.safetensors.
-
-Two of its models are read and written: `mamba`, and `falcon_mamba`, which has RMS norms without
-weights over delta, B and C in every mixer; its tensors have the same names and shapes.
+"""`mamba`, and `falcon_mamba`, which has RMS norms without weights over delta, B and C in every
+mixer; its tensors have the same names and shapes.
 """
 
 from __future__ import annotations
@@ -13,11 +11,9 @@ import torch
 
 from ssmpress.blocks.config import NORM_EPS, LayerConfig, ModelConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
-from ssmpress.blocks.tensors import EMBEDDING
+from ssmpress.checkpoint.dialects.hugging_face import names
 from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
-NAME = "huggingface"
-WEIGHTS = "model.safetensors"
 KEYS: Mapping[str, str] = {
     "d_model": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -30,31 +26,19 @@ KEYS: Mapping[str, str] = {
     "dbc_norm_eps": "mixer_rms_eps",
     "tie_embeddings": "tie_word_embeddings",
 }
-_EMBEDDING = "backbone.embeddings.weight"
+RENAMES = {"embeddings": "embedding"}
 _FALCON = "falcon_mamba"
+TYPES: tuple[str, ...] = ("mamba", _FALCON)
 _MIXER_EPS = 1e-6  # transformers' own where config.json does not say mixer_rms_eps
 _OTHER_LAYOUT = "Write the mamba-ssm layout instead."
 
 
-def speaks(values: Mapping[str, Any]) -> bool:
-    """It says hidden_size, or the model_type of another model than Mamba-1."""
-    return "hidden_size" in values or values.get("model_type", "mamba") != "mamba"
-
-
-def parse(values: Mapping[str, Any], where: str) -> ModelConfig:
+def parse(reader: JsonReader) -> ModelConfig:
     """Read the object of a config.json.
 
     Raises:
-        BadInputError: it is no Mamba-1 language model, or a key has a wrong type or value.
+        BadInputError: a key has a wrong type or value.
     """
-    reader = JsonReader(values, where)
-    if values.get("model_type", "mamba") not in ("mamba", _FALCON):
-        expected = f"'mamba' (Mamba-1) or '{_FALCON}'"
-        raise reader.fail("model_type", expected, "Use a Mamba-1 checkpoint.")
-    if "task" in values:
-        raise reader.fail("task", "no such key in Hugging Face's layout", _OTHER_LAYOUT)
-    if values.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise reader.fail("hidden_act", "'silu'", "ssmpress handles Mamba-1's activation only.")
     limits = ModelConfig.limits
     d_model = reader.integer("hidden_size", limit=limits["d_model"])
     layer = LayerConfig(mixer=_mixer(reader, d_model))
@@ -96,15 +80,10 @@ def _d_inner(reader: JsonReader, d_model: int, falcon: bool) -> int:
 
 
 def problem(config: ModelConfig) -> str:
-    """Another task, layers that differ, or a width that is no multiple."""
-    if not config.is_language_model:
-        return (
-            f"task {config.task.kind}: Hugging Face's layout has language models only. "
-            + _OTHER_LAYOUT
-        )
+    """Layers that differ, or a width that is no multiple."""
     mixer = config.layers[0].mixer
-    equal = len(set(config.layers)) == 1 and config.layers[0].mlp is None
-    if not equal or not isinstance(mixer, Mamba1Config):
+    plain = len(set(config.layers)) == 1 and config.layers[0] == LayerConfig(mixer=mixer)
+    if not plain or not isinstance(mixer, Mamba1Config):
         return "layers: Hugging Face's layout of Mamba has equal Mamba-1 layers only."
     if mixer.d_inner % config.d_model:
         return (
@@ -123,9 +102,6 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
     return own | {
         "architectures": ["FalconMambaForCausalLM" if falcon else "MambaForCausalLM"],
         "model_type": _FALCON if falcon else "mamba",
-        "hidden_size": config.d_model,
-        "num_hidden_layers": config.n_layer,
-        "vocab_size": config.vocab_size,
         "state_size": mixer.d_state,
         "conv_kernel": mixer.d_conv,
         "expand": mixer.d_inner // config.d_model,
@@ -133,19 +109,16 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         "time_step_rank": mixer.dt_rank,
         "use_conv_bias": mixer.conv_bias,
         "use_bias": mixer.proj_bias,
-        "hidden_act": "silu",
         "layer_norm_epsilon": config.norm_eps,
         "residual_in_fp32": True,
-        "tie_word_embeddings": config.tie_embeddings,
-        "torch_dtype": "float32",
     }
 
 
-def canonical(name: str) -> str:
+def arranged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The embedding has another name."""
-    return EMBEDDING if name == _EMBEDDING else name
+    return names.renamed(tensors, RENAMES)
 
 
 def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """Its own name of the embedding; a tied head is left out, as transformers does."""
-    return {_EMBEDDING if name == EMBEDDING else name: t for name, t in tensors.items()}
+    """The inverse; a tied head is left out, as transformers does."""
+    return names.renamed(tensors, {ours: theirs for theirs, ours in RENAMES.items()})

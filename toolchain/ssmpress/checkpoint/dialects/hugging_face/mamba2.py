@@ -1,0 +1,129 @@
+"""`mamba2`: Mamba-2 language models, Codestral's too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ssmpress.blocks.config import NORM_EPS, LayerConfig, ModelConfig
+from ssmpress.blocks.mamba2 import Mamba2Config
+from ssmpress.checkpoint.dialects.hugging_face import names
+from ssmpress.checkpoint.dialects.json_reader import JsonReader
+
+TYPES: tuple[str, ...] = ("mamba2",)
+KEYS: Mapping[str, str] = {
+    "d_model": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "heads": "num_heads",
+    "d_inner": "num_heads",
+    "d_skip": "num_heads",
+    "d_groups": "n_groups",
+    "d_state": "state_size",
+    "d_conv": "conv_kernel",
+    "conv_bias": "use_conv_bias",
+    "proj_bias": "use_bias",
+    "tie_embeddings": "tie_word_embeddings",
+}
+_RENAMES = {"embeddings": "embedding"}
+
+
+def parse(reader: JsonReader) -> ModelConfig:
+    """Read the object of a config.json.
+
+    Raises:
+        BadInputError: a key has a wrong type or value.
+    """
+    limits, sizes = ModelConfig.limits, Mamba2Config.limits
+    eps = reader.number("layer_norm_epsilon", NORM_EPS)
+    groups = reader.integer("n_groups", 8, sizes["n_groups"])
+    low, high = reader.limits("time_step_limit")
+    mixer = Mamba2Config(
+        heads=reader.integer("num_heads", 128, sizes["heads"]),
+        head_dim=reader.integer("head_dim", 64, sizes["head_dim"]),
+        d_state=reader.integer("state_size", 128, sizes["d_state"]),
+        n_groups=groups,
+        norm_groups=groups,
+        d_conv=reader.integer("conv_kernel", 4, sizes["d_conv"]),
+        conv_bias=reader.boolean("use_conv_bias", True),
+        proj_bias=reader.boolean("use_bias", False),
+        norm_eps=eps,
+        dt_min=low,
+        dt_max=high,
+    )
+    d_model = reader.integer("hidden_size", limit=limits["d_model"])
+    if reader.expanded(d_model, 1 << 31) != mixer.d_inner:
+        raise reader.fail(
+            "expand", f"num_heads * head_dim / hidden_size, {mixer.d_inner / d_model}"
+        )
+    layers = reader.integer("num_hidden_layers", limit=limits["n_layer"])
+    return ModelConfig(
+        d_model=d_model,
+        layers=(LayerConfig(mixer=mixer),) * layers,
+        vocab_size=reader.integer("vocab_size", limit=limits["vocab_size"]),
+        tie_embeddings=reader.boolean("tie_word_embeddings", False),
+        norm_eps=eps,
+    )
+
+
+def problem(config: ModelConfig) -> str:
+    """Other layers than equal ones of Mamba-2, or what its config.json has no word for."""
+    mixer = config.layers[0].mixer
+    plain = len(set(config.layers)) == 1 and config.layers[0] == LayerConfig(mixer=mixer)
+    if not plain or not isinstance(mixer, Mamba2Config):
+        return "layers: the layout of mamba2 has equal Mamba-2 layers only."
+    if (config.embedding_scale, config.logits_scale) != (1, 1):
+        return "embedding_scale, logits_scale: the layout of mamba2 has none."
+    if mixer.d_inner % config.d_model:
+        return f"d_inner {mixer.d_inner}: expected a multiple of d_model {config.d_model}."
+    if config.norm_eps != mixer.norm_eps:
+        return f"norm_eps {mixer.norm_eps}: the layout of mamba2 has one for all norms."
+    return mixer_problem(mixer)
+
+
+def mixer_problem(mixer: Mamba2Config) -> str:
+    """What Hugging Face's Mamba-2 mixers have no word for; empty if nothing."""
+    if mixer.d_per_channel:
+        return "d_per_channel: Hugging Face's Mamba-2 has one D per head."
+    if not mixer.gated_norm or not mixer.gate_first or mixer.norm_groups != mixer.n_groups:
+        return "gated_norm: Hugging Face's Mamba-2 gates first, with a norm of every group."
+    return ""
+
+
+def config_json(config: ModelConfig) -> dict[str, Any]:
+    """What `parse` reads back."""
+    mixer = config.layers[0].mixer
+    assert isinstance(mixer, Mamba2Config)
+    return {
+        "architectures": ["Mamba2ForCausalLM"],
+        "model_type": "mamba2",
+        "num_heads": mixer.heads,
+        "head_dim": mixer.head_dim,
+        "state_size": mixer.d_state,
+        "n_groups": mixer.n_groups,
+        "conv_kernel": mixer.d_conv,
+        "expand": mixer.d_inner // config.d_model,
+        "use_conv_bias": mixer.conv_bias,
+        "use_bias": mixer.proj_bias,
+        "layer_norm_epsilon": config.norm_eps,
+        "residual_in_fp32": True,
+    } | time_step_limit(mixer)
+
+
+def time_step_limit(mixer: Mamba2Config) -> dict[str, Any]:
+    """The key of that name; nothing where there is no limit: JSON has no infinity."""
+    if mixer.dt_min == 0 and mixer.dt_max is None:
+        return {}
+    largest = 3.0e38 if mixer.dt_max is None else mixer.dt_max
+    return {"time_step_limit": [mixer.dt_min, largest]}
+
+
+def arranged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The embedding has another name."""
+    return names.renamed(tensors, _RENAMES)
+
+
+def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
+    """The inverse."""
+    return names.renamed(tensors, {ours: theirs for theirs, ours in _RENAMES.items()})
