@@ -164,8 +164,7 @@ class Mamba2Config:
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mamba2Config:
-        """The sizes that the shapes of a state dict tell; the number of groups, which they do not, is
-        taken as one.
+        """The sizes that the shapes of a state dict tell; groups, which they do not, are one.
 
         Args:
             shapes: by name within the block; those of `telling` are there, with so many axes.
