@@ -251,17 +251,46 @@ CASES: dict[str, tuple[Make, str]] = {
     "eps 0": (huggingface(layer_norm_epsilon=0), r"layer_norm_epsilon: expected a positive number"),
     "ssm_cfg a list": (mamba_ssm(ssm_cfg=[1]), r"ssm_cfg: expected an object; got \[1\]"),
     # other models
-    "Mamba-2": (mamba_ssm(ssm_cfg={"layer": "Mamba2"}), r"layer: expected 'Mamba1'; got 'Mamba2'"),
-    "headdim": (mamba_ssm(ssm_cfg={"headdim": 64}), r"headdim: expected a setting of Mamba-1"),
-    "attention": (mamba_ssm(attn_layer_idx=[3]), r"attn_layer_idx: expected \[\] \(no attention"),
-    "MLP": (mamba_ssm(d_intermediate=32), r"d_intermediate: expected 0 .*got 32.*pure Mamba-1"),
+    "Mamba-3": (
+        mamba_ssm(ssm_cfg={"layer": "Mamba3"}),
+        r"layer: expected 'Mamba1' or 'Mamba2'; got 'Mamba3'",
+    ),
+    "Mamba-2": (
+        mamba_ssm(ssm_cfg={"layer": "Mamba2"}),
+        r"dt_rank: expected a setting of Mamba2 or nothing",
+    ),
+    "headdim": (mamba_ssm(ssm_cfg={"headdim": 64}), r"headdim: expected a setting of Mamba1 or"),
+    "attention": (
+        mamba_ssm(attn_layer_idx=[3]),
+        r"attn_layer_idx: expected numbers .* from 0 to 1",
+    ),
+    "attention to later tokens": (
+        mamba_ssm(attn_layer_idx=[1], attn_cfg={"num_heads": 2}),
+        r"causal: expected true; got nothing",
+    ),
+    "MLP": (mamba_ssm(d_intermediate=32), r"norm2\.weight: expected .*weights are incomplete"),
     "LayerNorm": (mamba_ssm(rms_norm=False), r"rms_norm: expected true \(LayerNorm is not"),
-    "mamba2": (huggingface(model_type="mamba2"), r"model_type: expected 'mamba' .*got 'mamba2'"),
-    "jamba": (huggingface(model_type="jamba"), r"got 'jamba'\. Use a Mamba-1"),
+    "mamba2": (
+        huggingface(model_type="mamba2"),
+        r"expand: expected num_heads \* head_dim / hidden",
+    ),
+    "jamba": (huggingface(model_type="jamba"), r"model_type: expected 'mamba' .*got 'jamba'"),
+    "experts": (
+        huggingface(model_type="granitemoehybrid", num_local_experts=8),
+        r"num_local_experts: expected 0; got 8\. Mixtures of experts are not supported",
+    ),
+    "sliding window": (
+        huggingface(model_type="bamba", sliding_window=64),
+        r"sliding_window: expected null; got 64",
+    ),
+    "another rope": (
+        huggingface(model_type="bamba", rope_parameters={"rope_type": "yarn"}),
+        r"rope_parameters: rope_type: expected 'default'; got 'yarn'",
+    ),
     "gelu": (huggingface(hidden_act="gelu"), r"hidden_act: expected 'silu'; got 'gelu'"),
     "Mamba-2 weights": (
         saved(lambda t: {name: v[:, 0] if "A_log" in name else v for name, v in t.items()}),
-        r"A_log: expected 2 axes \(Mamba-1\); got 1, as in Mamba-2",
+        r"expected the 16 heads, x, B and C of a Mamba-2 mixer; got \(16, 16\)",
     ),
     # configuration against weights
     "d_state": (
@@ -295,7 +324,10 @@ CASES: dict[str, tuple[Make, str]] = {
     ),
     # tensors
     "missing tensor": (in_folder(drop(LAYER + "D")), r"D: expected \(16,\) .*got no such tensor"),
-    "missing, bare": (saved(drop(LAYER + "D")), r"D: expected \(16,\) .*incomplete or no Mamba-1"),
+    "missing, bare": (
+        saved(drop(LAYER + "D")),
+        r"D: expected \(16,\) .*incomplete or another model",
+    ),
     "extra tensor": (
         saved(put("backbone.layers.0.mixer.Wqkv.weight", torch.ones(3))),
         r"layers\.0\.mixer\.Wqkv\.weight: expected only the tensors of a Mamba-1",

@@ -1,0 +1,205 @@
+"""Mamba-2, attention, MLPs and hybrids of them: against transformers' own code, prefill against
+steps, and the graph against the definition."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ssmrun_bundle as sb
+import tolerances
+from conftest import draw_tokens, random_checkpoint
+from families import FAMILIES, HUGGING_FACE, MAMBA_SSM, attention, hybrid, model
+from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.gated_mlp import GatedMlpConfig
+from ssmpress.blocks.mamba2 import Mamba2Config
+from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.ssd_scan import NO_LIMITS, ssd_scan
+from ssmpress.checkpoint import dialects
+from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.checkpoint.write import write_checkpoint
+from ssmpress.errors import BadInputError
+from ssmpress.formats import Values
+from ssmpress.graph.export import export
+from ssmpress.pack.model import PackedModel, pack_model
+from ssmpress.parity import reference_model
+from ssmpress.prune import dead_channels
+from ssmpress.prune.mask import prunable_names
+from ssmpress.recipe.settings.pack import PackSettings
+from ssmpress.recipe.settings.prune import PROJECTIONS
+from ssmpress.runtime.loading import open_session
+from tolerances import assert_close
+
+LAYOUTS = {name: ("huggingface", config) for name, config in HUGGING_FACE.items()} | {
+    f"mamba-ssm {name}": ("mamba-ssm", config) for name, config in MAMBA_SSM.items()
+}
+
+
+def test_configurations_survive_their_json() -> None:
+    for config in FAMILIES.values():
+        assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_what_is_written_is_read(name: str, tmp_path: Path) -> None:
+    layout, config = LAYOUTS[name]
+    checkpoint = random_checkpoint(config)
+    write_checkpoint(config, checkpoint.tensors, tmp_path / "model", layout)
+    back = read_checkpoint(tmp_path / "model")
+    assert back.config == config and back.layout == layout
+    for tensor_name, tensor in checkpoint.tensors.items():
+        assert torch.equal(back.tensors[tensor_name], tensor), tensor_name
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    """37 tokens: no multiple of a chunk, its or ours."""
+    transformers = pytest.importorskip("transformers")
+    config = HUGGING_FACE[name]
+    checkpoint = random_checkpoint(config)
+    write_checkpoint(config, checkpoint.tensors, tmp_path / "model", "huggingface")
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    tokens = draw_tokens(config, 2, 37)
+    with torch.no_grad():
+        expected = other(tokens).logits
+        got = Mamba.from_checkpoint(checkpoint)(tokens)[0]
+    assert_close(got, expected, tolerances.REFERENCE_LOGITS, "logits")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prefill_equals_pieces_and_steps(name: str) -> None:
+    config = FAMILIES[name]
+    ours, tokens = Mamba.from_checkpoint(random_checkpoint(config)), draw_tokens(config, 2, 80)
+    state, rows = None, []
+    with torch.no_grad():
+        whole, end = ours(tokens)
+        for part in (tokens[:, :6], tokens[:, 6:71], *tokens[:, 71:].split(1, dim=1)):
+            logits, state = ours(part, state)
+            rows.append(logits)
+        assert_close(ours.logits(tokens), whole, tolerances.REFERENCE_LOGITS, "training")
+    assert state is not None
+    assert_close(torch.cat(rows, 1), whole, tolerances.CARRIED_STATE, "logits")
+    for part_name, tensor in end.by_name().items():
+        assert_close(state.by_name()[part_name], tensor, tolerances.CARRIED_STATE, part_name)
+
+
+def packed(config: ModelConfig, values: Values) -> PackedModel:
+    """Half of the weights pruned at random."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = dict(random_checkpoint(config).tensors)
+    for name in prunable_names(config, PROJECTIONS):
+        tensors[name] = tensors[name] * (torch.rand(tensors[name].shape, generator=generator) > 0.5)
+    return pack_model(config, tensors, PackSettings(values=values))
+
+
+@pytest.mark.parametrize("values", (Values.FP32, Values.INT8))
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_graph_is_the_definition(
+    name: str, values: Values, library: Path, tmp_path: Path
+) -> None:
+    """With the library and without; prefill, steps, and text in pieces."""
+    source = packed(FAMILIES[name], values)
+    path = export(source, tmp_path / "m.onnx")[0]
+    tokens = draw_tokens(source.config, 2, 15).numpy()
+    with torch.no_grad():
+        expected = reference_model(source)(torch.from_numpy(tokens))[0].numpy()
+    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
+    for runtime in (library, None):
+        session = open_session(path, threads=1, library=runtime)
+        first, state = session.predict(tokens[:, :7])
+        rows = [first]
+        for t in range(7, 11):
+            row, state = session.step(tokens[:, t], state)
+            rows.append(row[:, None])
+        rows.append(session.predict(tokens[:, 11:], state)[0])
+        got = np.concatenate(rows, axis=1)
+        assert np.abs(got - expected).max() <= bound * max(1, np.abs(expected).max())
+
+
+def test_ssmrun_runs_a_hybrid(library: Path, tmp_path: Path) -> None:
+    config = HUGGING_FACE["granite, rope"]
+    bundle = sb.make_bundle(tmp_path / "bundle", Values.INT8)
+    export(packed(config, Values.FP32), bundle / "model.onnx")
+    sb.remake_manifest(bundle)
+    session = open_session(bundle / "model.onnx", threads=1, library=library)
+    ids = draw_tokens(config, 1, 20)[0].numpy()
+    wanted, _ = session.predict(ids[None])
+    with sb.Worker(bundle) as worker:
+        worker.ask("load", threads=1)
+        got = worker.ask("logits", tokens=ids.tolist(), prefill=9, states=True)
+    scale = float(np.abs(wanted).max())
+    assert np.abs(sb.array(got, "logits") - wanted[0]).max() <= tolerances.GRAPH_FLOAT32 * scale
+
+
+@pytest.mark.parametrize("chunk", (1, 5, 64))
+@pytest.mark.parametrize("limits", (NO_LIMITS, (0.1, 0.5)))
+def test_the_scan_is_its_recurrence(chunk: int, limits: tuple[float, float]) -> None:
+    """The equations of the docstring, a token at a time, in float64."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    b, length, h, p, g, n = 2, 37, 6, 5, 3, 7
+    x, delta, bias, A = draw(b, length, h, p), draw(b, length, h), draw(h), -draw(h).abs()
+    B, C, D, state = draw(b, length, g, n), draw(b, length, g, n), draw(h, p), draw(b, h, n, p)
+    y, after = ssd_scan(x, delta, bias, A, B, C, D, state, limits, chunk)
+    for t in range(length):
+        dt = torch.nn.functional.softplus(delta[:, t] + bias).clamp(*limits)[..., None, None]
+        B_t, C_t = (m[:, t].repeat_interleave(h // g, 1) for m in (B, C))
+        added = dt * B_t[..., :, None] * x[:, t, :, None, :]
+        state = (dt * A[:, None, None]).exp() * state + added
+        expected = (C_t[..., None, :] @ state)[:, :, 0] + D * x[:, t]
+        torch.testing.assert_close(y[:, t], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(after, state, rtol=0, atol=1e-12)
+
+
+def test_dead_channels_of_an_mlp_go() -> None:
+    """A channel is dead without a gate, without an input, or unread; the rest computes the same."""
+    config = hybrid(attention(), GatedMlpConfig(d_intermediate=11, gate_first=True))
+    checkpoint = random_checkpoint(config)
+    tensors = checkpoint.tensors
+    tensors["backbone.layers.0.mlp.fc1.weight"][[3, 11 + 5]] = 0
+    tensors["backbone.layers.0.mlp.fc2.weight"][:, 7] = 0
+    smaller, left = dead_channels.remove(config, tensors)
+    assert dead_channels.removed_channels(config, smaller) == (3, 0, 0)
+    tokens = draw_tokens(config, 2, 9)
+    narrow = Mamba(smaller)
+    narrow.load_state_dict(left, strict=False)
+    with torch.no_grad():
+        wanted = Mamba.from_checkpoint(checkpoint)(tokens)[0]
+        assert_close(narrow(tokens)[0], wanted, tolerances.REFERENCE_LOGITS, "logits")
+
+
+def test_a_bare_state_dict_says_that_it_is_mamba_2(tmp_path: Path) -> None:
+    """Groups are assumed, and that is said."""
+    config = model(*[LayerConfig(mixer=Mamba2Config(heads=8, head_dim=5, d_state=7))] * 2)
+    checkpoint = random_checkpoint(config)
+    torch.save(checkpoint.tensors, tmp_path / "weights.pt")
+    back = read_checkpoint(tmp_path / "weights.pt")
+    assert back.config == config
+    assert back.architecture.name == "Mamba-2" and back.architecture.assumed
+    assert "1 group" in back.architecture.evidence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    (
+        {"heads": 0}, {"n_groups": 3}, {"norm_groups": 7}, {"dt_min": 2.0, "dt_max": 1.0},
+        {"gated_norm": 1}, {"norm_eps": 0.0},
+    ),
+)  # fmt: skip
+def test_impossible_sizes_are_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(BadInputError, match=next(iter(changes))):
+        Mamba2Config(**({"heads": 8, "head_dim": 5} | changes))  # type: ignore[arg-type]
+
+
+def test_what_no_layout_can_say_is_refused() -> None:
+    """Both families of one layer, and two sizes of attention."""
+    both = (attention(), attention(kv_heads=4))
+    config = model(*[LayerConfig(mixer=mixer) for mixer in both])
+    assert dialects.that_can_say(config) == ()
