@@ -189,8 +189,15 @@ NODES: dict[str, Any] = {
 }
 
 
+TABLES: Mapping[str, tuple[dict[str, Any], Mapping[str, Any]]] = {
+    "blocks/config.py": (model_config.BLOCKS, {b.kind: b for b in (ToyMlp, ToyAttention)}),
+    "graph/nodes/__init__.py": (graph_nodes.BLOCK_NODES, NODES),
+}
+"""File of the package -> its table, and the lines that the two blocks add."""
+
+
 def register(patch: pytest.MonkeyPatch) -> None:
     """The line of each block in each of the two tables."""
-    for block in (ToyMlp, ToyAttention):
-        patch.setitem(model_config.BLOCKS, block.kind, block)  # type: ignore[arg-type]
-        patch.setitem(graph_nodes.BLOCK_NODES, block.kind, NODES[block.kind])
+    for table, lines in TABLES.values():
+        for kind, line in lines.items():
+            patch.setitem(table, kind, line)

@@ -13,6 +13,7 @@ import torch
 import ssmrun_bundle as sb
 import tolerances
 from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
+from extending import package_files
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import matrix_specs, state_tensors, tensor_shapes
@@ -29,7 +30,7 @@ from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 from ssmpress.runtime.loading import open_session
 from tolerances import assert_close
-from toy_blocks import ToyAttention, ToyMlp, register
+from toy_blocks import TABLES, ToyAttention, ToyMlp, register
 
 WORDS = 61
 
@@ -53,6 +54,12 @@ def hybrid() -> ModelConfig:
 @pytest.fixture
 def checkpoint(known: None) -> Checkpoint:
     return random_checkpoint(hybrid())
+
+
+def test_it_is_in_the_files_that_the_documentation_names() -> None:
+    """Facts with the module, nodes, and a line in each of two tables; no library spells it."""
+    files = {"blocks/NAME.py", "graph/nodes/NAME.py", *TABLES, "checkpoint/dialects/*.py"}
+    assert files == package_files("A block")
 
 
 def test_its_configuration_survives_its_json() -> None:

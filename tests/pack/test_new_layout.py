@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import ssmpress
+from extending import package_files
 
 LAYOUT = '''
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ print("done")
 
 
 def test_a_new_layout_is_one_file_and_three_lines(tmp_path: Path) -> None:
+    assert {"pack/layouts/NAME.py", *LINES} == package_files("A layout of packed matrices")
     package = tmp_path / "ssmpress"
     shutil.copytree(
         Path(ssmpress.__file__).parent, package, ignore=shutil.ignore_patterns("lib", "__pycache__")

@@ -17,6 +17,7 @@ from lra.prepare import byte_tokenizer
 
 import rating_task
 from conftest import mamba1_config
+from extending import package_files
 from paths import ROOT
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import read_checkpoint
@@ -76,6 +77,11 @@ def test_a_new_task_is_one_file(known: None, tmp_path: Path) -> None:
     )
     session = open_session(recipe.out / "model.onnx", threads=1, library=get_library_path())
     assert session.interface.task == rating_task.Rating(max_length=24)
+
+
+def test_it_is_in_the_files_that_the_documentation_names() -> None:
+    """Its own, and the line in `KINDS`, which `known` is."""
+    assert package_files("A task") == {"tasks/NAME.py", "tasks/__init__.py"}
 
 
 def test_its_graph_is_its_definition(known: None, tmp_path: Path) -> None:
