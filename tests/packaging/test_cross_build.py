@@ -37,6 +37,10 @@ BEST = {
     "max": "dotprod",
 }
 """QEMU's processor -> the instruction set that is chosen on it."""
+QUICK = {("gcc", "cortex-a53"), ("gcc", "max")}
+"""A compiler and a processor of each instruction set. What zig builds is in the package: the tests
+of devices run that, and its needs are checked there."""
+SLOW = {"zig": pytest.mark.slow, "zig-x86_64": pytest.mark.slow}
 
 
 def skip_without(compiler: str) -> None:
@@ -88,7 +92,7 @@ def check(needs: Needs, machine: str) -> None:
     assert not needs.libraries & runtime
 
 
-@pytest.mark.parametrize("compiler", PRESETS)
+@pytest.mark.parametrize("compiler", [pytest.param(c, marks=SLOW.get(c, ())) for c in PRESETS])
 def test_op_library_needs_an_old_glibc_and_no_cxx_library(build, compiler: str) -> None:
     needs = read_needs(build(compiler) / LIBRARY_NAME)
     check(needs, "x86_64" if compiler == "zig-x86_64" else "aarch64")
@@ -122,8 +126,14 @@ def emulate(program: Path, cpu: str, *arguments: str) -> str:
     return output
 
 
-@pytest.mark.parametrize("cpu", BEST)
-@pytest.mark.parametrize("compiler", ["gcc", "zig"])
+@pytest.mark.parametrize(
+    ("compiler", "cpu"),
+    [
+        pytest.param(compiler, cpu, marks=() if (compiler, cpu) in QUICK else pytest.mark.slow)
+        for compiler in ("gcc", "zig")
+        for cpu in BEST
+    ],
+)
 def test_arm64_kernels_equal_their_definition(build, compiler: str, cpu: str) -> None:
     program = build(compiler) / "kernels_test"
     output = emulate(program, cpu, "--cases", str(CASES), "--isa", BEST[cpu])
