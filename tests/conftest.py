@@ -13,6 +13,7 @@ import torch
 from hypothesis import settings
 
 from paths import SHARED
+from small_demo import write_small_demo
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.tensors import tensor_shapes
@@ -23,8 +24,6 @@ from ssmpress.machine import get_library_path
 torch.set_num_threads(1)  # the models are small, the cores are shared
 settings.register_profile("ssmpress", deadline=None)
 settings.load_profile("ssmpress")
-
-"""Trained models and texts beside the repository; tests that need them skip without."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -53,6 +52,12 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the demo's first two layers; not to be written to."""
+    return write_small_demo(tmp_path_factory.mktemp("small") / "demo")
 
 
 @pytest.fixture(scope="session")

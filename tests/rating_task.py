@@ -10,13 +10,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
 from ssmpress.data.tokenizer import encode_each
@@ -25,6 +22,9 @@ from ssmpress.tasks import KINDS, whole
 from ssmpress.tasks.block import block_dict, check_integer
 from ssmpress.tasks.task import Data, Metric, Port, Ports, Request, Timing
 from ssmpress.tasks.words import BATCH, TASK_BATCH, Words
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -149,13 +149,19 @@ class Rating:
     def read_out(self, head: Any, hidden: Tensor, inputs: Tensor, lengths: Any) -> Tensor:
         if lengths is None:
             return head(hidden.mean(1)).float()
+        import torch
+
         inside = torch.arange(hidden.shape[1]) < lengths[:, None]
         return head((hidden * inside[..., None]).sum(1) / lengths[:, None]).float()
 
     def target_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
         return F.mse_loss(outputs, targets)
 
     def teacher_loss(self, outputs: Tensor, teacher: Tensor) -> Tensor:
+        import torch.nn.functional as F
+
         return F.mse_loss(outputs, teacher.float())
 
     def metric_sums(self, outputs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -132,9 +132,9 @@ def test_bundle_runs_in_plain_onnxruntime(demo):
     assert np.isfinite(logits).all()
 
 
-def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path):
+def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path, small_demo):
     done = run_compress(
-        tmp_path, str(DEMO), "--sparsity", "0.9", "--recover", "none", "--out", "bundle",
+        tmp_path, str(small_demo), "--sparsity", "0.9", "--recover", "none", "--out", "bundle",
         "--evaluation-tokens", "10000", "--values", "fp32",
     )  # fmt: skip
     assert done.returncode == 3, done.stderr
@@ -145,31 +145,22 @@ def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path):
     verify_manifest(tmp_path / "bundle")
 
 
-def test_same_seed_gives_the_same_model(tmp_path):
-    arguments = [
-        str(DEMO),
-        "--recipe",
-        "wikitext",
-        "--recover",
-        "2",
-        "--evaluation-tokens",
-        "2000",
-        "--min-retention",
-        "0",
-    ]
-    for name in ("first", "second"):
-        done = run_compress(tmp_path, *arguments, "--threads", "1", "--out", name)
+def test_same_seed_gives_the_same_model_in_place_of_the_earlier_one(tmp_path, small_demo):
+    options = "--recipe wikitext --recover 2 --evaluation-tokens 2000 --min-retention 0 --threads 1"
+    models = []
+    for _ in range(2):
+        done = run_compress(tmp_path, str(small_demo), *options.split(), "--out", "bundle")
         assert done.returncode == 0, done.stderr
-    first, second = ((tmp_path / n / "model.onnx").read_bytes() for n in ("first", "second"))
+        model = tmp_path / "bundle" / "model.onnx"
+        models.append((model.read_bytes(), model.stat().st_mtime_ns))
+    (first, then), (second, later) = models
     assert first == second
-    again = run_compress(tmp_path, *arguments, "--threads", "1", "--out", "first")
-    assert again.returncode == 0, "an earlier bundle may be replaced"
-    assert (tmp_path / "first" / "model.onnx").read_bytes() == first
+    assert later > then, "an earlier bundle may be replaced"
 
 
-def test_saved_checkpoint_loads_where_it_came_from(tmp_path):
+def test_saved_checkpoint_loads_where_it_came_from(tmp_path, small_demo):
     done = run_compress(
-        tmp_path, str(DEMO), "--recover", "none", "--out", "bundle", "--min-retention", "0",
+        tmp_path, str(small_demo), "--recover", "none", "--out", "bundle", "--min-retention", "0",
         "--evaluation-tokens", "2000", "--save-checkpoint", "saved",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -179,11 +170,11 @@ def test_saved_checkpoint_loads_where_it_came_from(tmp_path):
     zeros = sum(int((tensor == 0).sum()) for tensor in ours.tensors.values())
     assert zeros == report["sparsity"]["model_zeros"]
     packed = run_compress(
-        tmp_path, str(DEMO), "--pruned", "saved/mamba-ssm", "--out", "packed",
+        tmp_path, str(small_demo), "--pruned", "saved/mamba-ssm", "--out", "packed",
         "--min-retention", "0", "--evaluation-tokens", "2000",
     )  # fmt: skip
     assert packed.returncode == 0, packed.stderr
     models = [(tmp_path / name / "model.onnx").read_bytes() for name in ("bundle", "packed")]
     assert models[0] == models[1]
-    theirs = model.backbone.layers[2].mixer.in_proj.weight
-    assert (theirs == ours.tensors["backbone.layers.2.mixer.in_proj.weight"]).all()
+    theirs = model.backbone.layers[0].mixer.in_proj.weight
+    assert (theirs == ours.tensors["backbone.layers.0.mixer.in_proj.weight"]).all()

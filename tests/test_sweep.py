@@ -167,10 +167,10 @@ def test_recovery_goes_on_where_masks_only_tighten(prune, recover, expected) -> 
     assert continues(recipe) is expected
 
 
-def small(out: Path, **changes: Any) -> Recipe:
+def small(model: Path, out: Path, **changes: Any) -> Recipe:
     return Recipe(
         **{
-            "model": DEMO,
+            "model": model,
             "out": out,
             "recover": RecoverSettings(steps=0),
             "prune": PruneSettings(calibration_batches=2),
@@ -189,7 +189,9 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "ssmpress"
 
 
-def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, monkeypatch) -> None:
+def test_work_is_shared_and_the_picked_bundle_is_the_output(
+    tmp_path, cache, monkeypatch, small_demo
+) -> None:
     calls: list[str] = []
     watch = Watch(progress=lambda what, done, total: calls.append(what) if done == total else None)
     exported = []
@@ -198,7 +200,8 @@ def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, mon
         "ssmpress.sweep.export_dense", lambda *given: exported.append(1) or real(*given)
     )
     out = tmp_path / "out"
-    sweep = Sweep(small(out), (0.6, 0.3), (Values.INT8, Values.FP16), parse_pick("retention>=0.1"))
+    recipe, pick = small(small_demo, out), parse_pick("retention>=0.1")
+    sweep = Sweep(recipe, (0.6, 0.3), (Values.INT8, Values.FP16), pick)
     result = run_sweep(sweep, watch)
     assert len(exported) == 1
     assert calls.count("calibration") == 1
@@ -219,10 +222,10 @@ def test_work_is_shared_and_the_picked_bundle_is_the_output(tmp_path, cache, mon
     assert not list(cache.iterdir()), "a finished sweep leaves nothing in the cache"
 
 
-def test_recovery_goes_on_from_the_lower_sparsity(tmp_path, cache) -> None:
+def test_recovery_goes_on_from_the_lower_sparsity(tmp_path, cache, small_demo) -> None:
     recover = RecoverSettings(steps=3, batch=2, window=32)
     out = tmp_path / "out"
-    recipe = small(out, recover=recover, save_checkpoint=tmp_path / "saved")
+    recipe = small(small_demo, out, recover=recover, save_checkpoint=tmp_path / "saved")
     result = run_sweep(Sweep(recipe, (0.4, 0.6), (Values.FP16,)))
     from ssmpress.checkpoint.read import read_checkpoint
 
@@ -238,11 +241,9 @@ def test_recovery_goes_on_from_the_lower_sparsity(tmp_path, cache) -> None:
         verify_manifest(out / name)
 
 
-def test_interrupted_sweep_skips_what_is_finished(tmp_path) -> None:
-    arguments = [
-        str(DEMO), "--sparsity", "0.3,0.6", "--recover", "none", "--evaluation-tokens", "2000",
-        "--min-retention", "0", "--threads", "1", "--out", "out",
-    ]  # fmt: skip
+def test_interrupted_sweep_skips_what_is_finished(tmp_path, small_demo) -> None:
+    options = "--sparsity 0.3,0.6 --recover none --evaluation-tokens 2000 --min-retention 0"
+    arguments = [str(small_demo), *options.split(), "--threads", "1", "--out", "out"]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }  # fmt: skip

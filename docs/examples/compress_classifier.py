@@ -1,6 +1,6 @@
-"""Compress a text classifier, then classify a text with the bundle.
+"""Compress a text classifier, then classify texts with the bundle.
 
-python docs/examples/compress_classifier.py MODEL TRAIN.jsonl TEST.jsonl OUT TEXT
+python docs/examples/compress_classifier.py MODEL TRAIN.jsonl TEST.jsonl OUT TEXT...
 
 Every line of the files is {"text": ..., "label": ...}.
 """
@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 import ssmpress
 
 
-def main(model: str, train: str, test: str, out: str, text: str) -> int:
+def main(model: str, train: str, test: str, out: str, *texts: str) -> int:
     recipe = ssmpress.Recipe(
         model=Path(model),
         out=Path(out),
@@ -29,11 +29,12 @@ def main(model: str, train: str, test: str, out: str, text: str) -> int:
     session = ssmpress.open_session(
         bundle / "model.onnx", threads=1, library=bundle / "libssmpress_ops.so"
     )
-    ids = Tokenizer.from_file(str(bundle / "tokenizer.json")).encode(text).ids
-    logits = session.classify([ids])
-    print(f"{text!r} is {session.interface.task.classes[int(logits[0].argmax())]}")
+    tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
+    for text in texts:
+        logits = session.classify([tokenizer.encode(text).ids])
+        print(f"{text!r} is {session.interface.task.classes[int(logits[0].argmax())]}")
     return result.exit_code
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:6]))
+    sys.exit(main(*sys.argv[1:]))

@@ -303,10 +303,10 @@ def test_dry_run_tells_the_format_of_the_head(compress, head, name):
     assert formats["backbone.embedding.weight"] == name
 
 
-def start_recovery(folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+def start_recovery(model: Path, folder: Path, *arguments: str) -> tuple[subprocess.Popen[str], str]:
     """The real command, as far as its first step of recovery; its cache is in `folder`."""
     process = subprocess.Popen(
-        [*COMMAND, str(DEMO), "--out", str(folder / "out" / "bundle"), *arguments],
+        [*COMMAND, str(model), "--out", str(folder / "out" / "bundle"), *arguments],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ
@@ -356,8 +356,8 @@ def test_a_gpu_is_cuda(recipe_of):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
-    process, _ = start_recovery(tmp_path)
+def test_interrupted_run_leaves_no_bundle(tmp_path, small_demo, stop):
+    process, _ = start_recovery(small_demo, tmp_path)
     assert any((tmp_path / "out").iterdir()), "the staging folder should be there during the run"
     process.send_signal(stop)
     _, rest = process.communicate(timeout=120)
@@ -366,18 +366,18 @@ def test_interrupted_run_leaves_no_bundle(tmp_path, stop):
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_killed_run_goes_on_with_the_same_command(tmp_path):
+def test_killed_run_goes_on_with_the_same_command(tmp_path, small_demo):
     arguments = shlex.split(
         "--recover 6 --evaluation-tokens 2000 --min-retention 0 --checkpoint-seconds 0 --threads 1"
     )
-    process, _ = start_recovery(tmp_path, *arguments)
+    process, _ = start_recovery(small_demo, tmp_path, *arguments)
     saved = tmp_path / "cache" / "ssmpress"
     while process.poll() is None and not list(saved.rglob("recovery-*.pt")):
         time.sleep(0.05)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    again, seen = start_recovery(tmp_path, *arguments)
+    again, seen = start_recovery(small_demo, tmp_path, *arguments)
     assert "recovery: goes on at step" in seen
     while (line := again.stderr.readline()) and "perplexity" not in line:
         pass
@@ -385,7 +385,7 @@ def test_killed_run_goes_on_with_the_same_command(tmp_path):
     rest = again.communicate()[1]
     assert again.returncode == 130, rest
     assert "interrupted: no bundle was written; the same command goes on where it stopped." in rest
-    last, seen = start_recovery(tmp_path, *arguments)
+    last, seen = start_recovery(small_demo, tmp_path, *arguments)
     assert "recovery: was finished before" in seen
     rest = last.communicate()[1]
     assert last.returncode == 0, rest

@@ -207,10 +207,10 @@ def run_example(name: str, *arguments: str) -> str:
 
 def test_example_of_a_classifier(classifier: Path, tmp_path: Path) -> None:
     files = [str(classifier / name) for name in ("model", "train.jsonl", "test.jsonl")]
-    for text, label in (("xaaaaacaaadaaaaa", CLASSES[1]), ("xbbbbbcbbbdbbbbb", CLASSES[0])):
-        out = run_example("compress_classifier.py", *files, str(tmp_path / label), text)
-        assert re.search(r"accuracy \d\.\d{3} -> \d\.\d{3}", out)
-        assert out.endswith(f"{text!r} is {label}\n")
+    texts = {"xaaaaacaaadaaaaa": CLASSES[1], "xbbbbbcbbbdbbbbb": CLASSES[0]}
+    out = run_example("compress_classifier.py", *files, str(tmp_path / "out"), *texts)
+    assert re.search(r"accuracy \d\.\d{3} -> \d\.\d{3}", out)
+    assert out.endswith("".join(f"{text!r} is {label}\n" for text, label in texts.items()))
 
 
 def test_example_of_a_forecaster(forecaster: Path, tmp_path: Path) -> None:
