@@ -77,6 +77,31 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     The bundle appears complete under `recipe.out` or not at all; a failed gate leaves it, with the
     verdict in its report.
 
+        >>> from pathlib import Path
+        >>> from ssmpress import (
+        ...     DataSettings, GateSettings, PruneSettings, Recipe, RecoverSettings, compress
+        ... )
+        >>> texts = DataSettings(
+        ...     calibration=(Path("train.txt"),), evaluation=(Path("test.txt"),), window=256
+        ... )
+        >>> recipe = Recipe(
+        ...     model=Path("my-mamba"),
+        ...     out=Path("bundle"),
+        ...     prune=PruneSettings(sparsity=0.3, calibration_batches=2),
+        ...     recover=RecoverSettings(steps=0),
+        ...     data=texts,
+        ...     gate=GateSettings(min_retention=0.9),
+        ... )
+        >>> result = compress(recipe)
+        >>> print(f"{result.report['sparsity']['prunable']:.2f}", result.exit_code)
+        0.30 0
+
+    Args:
+        recipe: what to compress, and how. watch: told of every stage; None tells nobody.
+
+    Returns:
+        The report, the bundle's folder and the gate's exit code.
+
     Raises:
         SsmpressError: with the exit code and one sentence for the user.
     """

@@ -75,6 +75,12 @@ class TextModel:
 def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
     """Check a bundle's files against its manifest and load it.
 
+        >>> from ssmpress import open_bundle
+        >>> model = open_bundle("bundle", threads=1)
+        >>> text = "".join(model.stream("The list of", 20, temperature=0.8, seed=1))
+        >>> len(text) > 10
+        True
+
     Args:
         folder: what `compress` wrote. threads: None is all processors.
 

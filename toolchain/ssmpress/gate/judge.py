@@ -81,6 +81,12 @@ def judge(
 ) -> Verdict:
     """Hold a report against the limits.
 
+        >>> from ssmpress import GateSettings, judge, read_report
+        >>> limits = GateSettings(min_retention=None, max_bundle_bytes=50e6)
+        >>> verdict = judge(read_report("bundle"), limits)
+        >>> verdict.status, verdict.exit_code
+        ('pass', 0)
+
     Args:
         report: from `report.schema.build_report`, or a stored one.
         settings: the limits; those that are None are not judged.

@@ -63,6 +63,10 @@ class Condition:
 def parse_pick(text: str) -> tuple[Condition, ...]:
     """The conditions of an expression.
 
+        >>> from ssmpress import parse_pick
+        >>> [condition.metric for condition in parse_pick("retention>=0.95 and decode_ms<5")]
+        ['retention', 'decode_ms']
+
     Raises:
         UsageError: it is not one, or names a metric that there is not.
     """

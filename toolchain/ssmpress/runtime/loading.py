@@ -29,6 +29,14 @@ def open_session(
 ) -> Session:
     """Load a model.
 
+        >>> import numpy as np
+        >>> from ssmpress import get_library_path, open_session
+        >>> session = open_session("bundle/model.onnx", threads=1, library=get_library_path())
+        >>> logits, state = session.prefill(np.array([[5, 7, 11]]))  # (b, l) -> (b, 1, vocab)
+        >>> logits, state = session.step(logits[:, 0].argmax(-1), state)  # (b,) -> (b, vocab)
+        >>> logits.shape
+        (1, 1024)
+
     Args:
         model_path: model.onnx of a bundle.
         threads: of ONNX Runtime and the ops, >= 1.
