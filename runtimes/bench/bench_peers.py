@@ -76,10 +76,13 @@ def _openvino(peers: Path) -> list[Contestant]:
             load = {"engine": "openvino", "model": str(peers / pattern.format(kind))}
             result.append(
                 Contestant(
-                    f"openvino {title}" + SUFFIX * decodes, {**load, "length": length}, PEER,
-                    prompt_tokens=length, decode_tokens=DECODE * decodes,
+                    f"openvino {title}" + SUFFIX * decodes,
+                    {**load, "length": length},
+                    PEER,
+                    prompt_tokens=length,
+                    decode_tokens=DECODE * decodes,
                 )
-            )  # fmt: skip
+            )
     return result
 
 
@@ -184,10 +187,7 @@ def main() -> None:
     os.environ.pop("OMP_WAIT_POLICY", None)  # llama.cpp's threads are to run as they do by default
     peer_models.build(arguments.models, arguments.peers, max(arguments.threads))
     names = [m.name for m in MODELS]
-    described = {
-        n: json.loads((arguments.models / f"{n}.json").read_text())
-        for n in names
-    }  # fmt: skip
+    described = {n: json.loads((arguments.models / f"{n}.json").read_text()) for n in names}
     buffers = (round(described["70-int8"]["step_bytes"] / 1e6), 2000)
     entries = contestants(arguments.models, arguments.peers)
     result = provenance(arguments.rounds) | {
@@ -198,10 +198,15 @@ def main() -> None:
         "models": {name: described[name] for name in OURS},
     }
     runs = [
-        measure(entries, threads=threads, rounds=arguments.rounds, bandwidth=arguments.bandwidth,
-                buffers=buffers)
+        measure(
+            entries,
+            threads=threads,
+            rounds=arguments.rounds,
+            bandwidth=arguments.bandwidth,
+            buffers=buffers,
+        )
         for threads in arguments.threads
-    ]  # fmt: skip
+    ]
     result["runs"] = [summary(run, entries, described) for run in runs]
     write_json(arguments.out, result)
     print(table(result))

@@ -133,9 +133,12 @@ def main() -> None:
         entries.append(Contestant(f"llama.cpp {name}", load, PEER))
         quality[entries[-1].name] = llama_perplexity(load, windows, arguments.threads)
     run = measure(
-        entries, threads=arguments.threads, rounds=arguments.rounds,
-        bandwidth=arguments.bandwidth, buffers=(2000,),
-    )  # fmt: skip
+        entries,
+        threads=arguments.threads,
+        rounds=arguments.rounds,
+        bandwidth=arguments.bandwidth,
+        buffers=(2000,),
+    )
     rows = {
         c.name: {
             "file_mb": round(file_bytes(Path(c.load["model"])) / 1e6, 2),

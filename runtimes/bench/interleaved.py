@@ -118,9 +118,13 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def measure(
-    contestants: Sequence[Contestant], *, threads: int, rounds: int, bandwidth: Path,
+    contestants: Sequence[Contestant],
+    *,
+    threads: int,
+    rounds: int,
+    bandwidth: Path,
     buffers: Sequence[int],
-) -> Run:  # fmt: skip
+) -> Run:
     """Load all of them, then let them take turns.
 
     Args:
@@ -182,9 +186,20 @@ def provenance(rounds: int) -> dict[str, Any]:
     git = ["git", "describe", "--always", "--dirty", "--abbrev=7"]
     environment = host_environment(threads=1, library=get_library_path())
     kept = (
-        "cpu", "isa_flags", "ops_isa", "ops_isa_forced", "logical_cpus", "available_cpus",
-        "memory_bytes", "load_average_1min", "kernel", "python", "onnxruntime", "numpy", "ssmpress",
-    )  # fmt: skip
+        "cpu",
+        "isa_flags",
+        "ops_isa",
+        "ops_isa_forced",
+        "logical_cpus",
+        "available_cpus",
+        "memory_bytes",
+        "load_average_1min",
+        "kernel",
+        "python",
+        "onnxruntime",
+        "numpy",
+        "ssmpress",
+    )
     return {
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "commit": subprocess.run(git, capture_output=True, check=True, text=True).stdout.strip(),

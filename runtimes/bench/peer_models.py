@@ -38,9 +38,12 @@ def onnx_int8(source: Path, out: Path) -> None:
 
     settings = {"MatMulConstBOnly": True}
     quantize_dynamic(
-        source, out, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul"],
+        source,
+        out,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["MatMul"],
         extra_options=settings,
-    )  # fmt: skip
+    )
 
 
 def onnx_int4(source: Path, out: Path) -> None:

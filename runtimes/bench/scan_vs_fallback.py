@@ -30,9 +30,16 @@ D, N = 1536, 16
 def make_model() -> bytes:
     """One SelectiveScan node with its fallback function."""
     shapes = {
-        "u": [1, "l", D], "delta": [1, "l", D], "delta_bias": [D], "A": [N, D], "B": [1, "l", N],
-        "C": [1, "l", N], "D": [D], "z": [1, "l", D], "state": [1, N, D],
-    }  # fmt: skip
+        "u": [1, "l", D],
+        "delta": [1, "l", D],
+        "delta_bias": [D],
+        "A": [N, D],
+        "B": [1, "l", N],
+        "C": [1, "l", N],
+        "D": [D],
+        "z": [1, "l", D],
+        "state": [1, N, D],
+    }
     inputs = [helper.make_tensor_value_info(k, TensorProto.FLOAT, v) for k, v in shapes.items()]
     outputs = [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "l", D]),
@@ -44,8 +51,10 @@ def make_model() -> bytes:
     opsets = [helper.make_opsetid("", ops.ONNX_OPSET), helper.make_opsetid(ops.DOMAIN, 1)]
     model = helper.make_model(
         helper.make_graph([node], "scan", inputs, outputs),
-        functions=[fallback.function(ops.SELECTIVE_SCAN.name)], opset_imports=opsets, ir_version=10,
-    )  # fmt: skip
+        functions=[fallback.function(ops.SELECTIVE_SCAN.name)],
+        opset_imports=opsets,
+        ir_version=10,
+    )
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
@@ -79,16 +88,28 @@ def main() -> None:
             return random.standard_normal(shape).astype(np.float32)
 
         feed = {
-            "u": draw(1, length, D), "delta": draw(1, length, D), "delta_bias": draw(D) - 4,
-            "A": -np.abs(draw(N, D)), "B": draw(1, length, N), "C": draw(1, length, N),
-            "D": draw(D), "z": draw(1, length, D), "state": draw(1, N, D),
-        }  # fmt: skip
+            "u": draw(1, length, D),
+            "delta": draw(1, length, D),
+            "delta_bias": draw(D) - 4,
+            "A": -np.abs(draw(N, D)),
+            "B": draw(1, length, N),
+            "C": draw(1, length, N),
+            "D": draw(D),
+            "z": draw(1, length, D),
+            "state": draw(1, N, D),
+        }
         samples = [(milliseconds(ours, feed), milliseconds(stock, feed)) for _ in range(40)][5:]
         mine, other = (statistics.median(column) for column in zip(*samples, strict=True))
         rows.append(
-            {"d": D, "n": N, "l": length, "op_ms": round(mine, 4), "fallback_ms": round(other, 4),
-             "speedup": round(other / mine, 2)}
-        )  # fmt: skip
+            {
+                "d": D,
+                "n": N,
+                "l": length,
+                "op_ms": round(mine, 4),
+                "fallback_ms": round(other, 4),
+                "speedup": round(other / mine, 2),
+            }
+        )
     environment = host_environment(threads=1, library=get_library_path())
     kept = ("cpu", "isa_flags", "ops_isa", "threads", "onnxruntime", "load_average_1min")
     result = {

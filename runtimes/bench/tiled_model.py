@@ -85,9 +85,12 @@ def _in_layer(
 
 
 def _tile(
-    first: Tensor, second: Tensor, shape: tuple[int, ...], source: tuple[int, ...],
+    first: Tensor,
+    second: Tensor,
+    shape: tuple[int, ...],
+    source: tuple[int, ...],
     target: tuple[int, ...],
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """First and second: two source tensors of one shape. source, target: blocks of rows."""
     parts = []
     for a, b, size in zip(first.split(source), second.split(source), target, strict=True):

@@ -36,9 +36,10 @@ def contestants(models: Path) -> list[Contestant]:
     return [
         *ours,
         Contestant("stock-fp32", {"model": dense}, decode_tokens=8),
-        Contestant("stock-fp32-decode", {"model": str(models / "stock-decode.onnx")},
-                   prompt_tokens=1),
-    ]  # fmt: skip
+        Contestant(
+            "stock-fp32-decode", {"model": str(models / "stock-decode.onnx")}, prompt_tokens=1
+        ),
+    ]
 
 
 def bars(run: Run, step_bytes: dict[str, int], buffer: int) -> list[dict[str, Any]]:
@@ -139,11 +140,14 @@ def main() -> None:
     }
     runs = [
         measure(
-            contestants(models), threads=threads, rounds=arguments.rounds,
-            bandwidth=arguments.bandwidth, buffers=(buffer, FAR_BEYOND_THE_CACHE_MB),
+            contestants(models),
+            threads=threads,
+            rounds=arguments.rounds,
+            bandwidth=arguments.bandwidth,
+            buffers=(buffer, FAR_BEYOND_THE_CACHE_MB),
         )
         for threads in arguments.threads
-    ]  # fmt: skip
+    ]
     result["runs"] = [summary(run, described, buffer) for run in runs]
     result["model_mb"] = _bar(
         "70-int8, MB of weights",

@@ -281,8 +281,15 @@ def train(
             right += 0.1 * (found - right)
             late = clock.part(step) > (stage + 1) * training.stage_part
             if stage < len(stages) - 1 and (right > 0.9 or late):
-                log({"step": step, "stage_done": stage, "seconds": round(clock.seconds(), 1),
-                     "right": round(right, 4), "hint_loss": float(hint_loss)})  # fmt: skip
+                log(
+                    {
+                        "step": step,
+                        "stage_done": stage,
+                        "seconds": round(clock.seconds(), 1),
+                        "right": round(right, 4),
+                        "hint_loss": float(hint_loss),
+                    }
+                )
                 stage, stage_step, right = stage + 1, 0, 0.5
         if clock.part(step) >= (checks + 1) / training.checks:
             checks += 1
@@ -306,9 +313,12 @@ def train(
                 tensor.copy_(weights[name])
     best.pop("score")
     return {
-        "steps": step, "samples": step * training.batch, "tokens": tokens,
-        "seconds": round(clock.seconds(), 1), "best": best,
-    }  # fmt: skip
+        "steps": step,
+        "samples": step * training.batch,
+        "tokens": tokens,
+        "seconds": round(clock.seconds(), 1),
+        "best": best,
+    }
 
 
 @torch.no_grad()

@@ -32,9 +32,12 @@ def parse_json(content: str | bytes, *, foreign: bool = False) -> Any:
     """
     try:
         value = json.loads(
-            content, parse_float=_finite, parse_int=_integer, object_pairs_hook=_unique,
+            content,
+            parse_float=_finite,
+            parse_int=_integer,
+            object_pairs_hook=_unique,
             parse_constant=float if foreign else _no_constant,
-        )  # fmt: skip
+        )
     except RecursionError as error:
         raise ValueError(f"it is nested more than {DEPTH} levels deep") from error
     _check(value)

@@ -13,9 +13,14 @@ from generated_header import CHARACTERS, render, runs, table, write
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 CATEGORIES = (
-    "Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
-    "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cf", "Co", "Cn",
-)  # fmt: skip
+    *("Lu", "Ll", "Lt", "Lm", "Lo"),
+    *("Mn", "Mc", "Me"),
+    *("Nd", "Nl", "No"),
+    *("Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"),
+    *("Sm", "Sc", "Sk", "So"),
+    *("Zs", "Zl", "Zp"),
+    *("Cc", "Cf", "Co", "Cn"),
+)
 """General categories, by number."""
 
 FLAGS = {

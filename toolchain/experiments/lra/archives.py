@@ -21,8 +21,17 @@ from ssmpress.errors import BadInputError
 
 IMDB_CLASSES = ("negative", "positive")
 CIFAR_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+    "airplane",
+    "automobile",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "truck",
+)
 RETRIEVAL_CLASSES = ("unrelated", "related")
 _PIXELS = 32 * 32
 _RECORD = 1 + 3 * _PIXELS

@@ -30,9 +30,16 @@ def ordered_kernels() -> Callable[..., tuple[Tensor, Tensor]] | None:
         return None
 
     def scan(
-        u: Tensor, delta: Tensor, delta_bias: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
-        z: Tensor, state: Tensor,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        u: Tensor,
+        delta: Tensor,
+        delta_bias: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        D: Tensor,
+        z: Tensor,
+        state: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         channels_first = (_channels_first(x) for x in (u, delta, B, C, z))
         u, delta, B, C, z = channels_first
         A = A.T.contiguous()  # (d, n)
@@ -71,9 +78,21 @@ class _OrderedScan(torch.autograd.Function):
             one = slice(i, i + 1)
             own_B, own_C = (x[one].expand(1, u.shape[1], -1, -1).contiguous() for x in (B, C))
             du, ddelta, dA, dB, dC, dD, dbias, dz = ctx.kernels.bwd(
-                u[one], delta[one], A, own_B, own_C, D, z[one], bias, grad[one], states[one],
-                y[one], None, True, False,
-            )  # fmt: skip
+                u[one],
+                delta[one],
+                A,
+                own_B,
+                own_C,
+                D,
+                z[one],
+                bias,
+                grad[one],
+                states[one],
+                y[one],
+                None,
+                True,
+                False,
+            )
             for whole, part in zip(by_token, (du, ddelta, dz), strict=True):
                 whole[one] = part
             for whole, part in zip(by_state, (dB, dC), strict=True):

@@ -44,9 +44,11 @@ def run_it(name: str, machine: str, command: str = LanguageModel.words.command) 
     folder = shlex.quote(f"./{name}" if name.startswith("-") else name)
     verify, run = f"{folder}/ssmrun verify {folder}", f"{folder}/ssmrun {command}"
     return _RUN_IT.format(
-        machine=machine, local=shlex.quote(local), verify=shlex.quote(verify),
+        machine=machine,
+        local=shlex.quote(local),
+        verify=shlex.quote(verify),
         run=shlex.quote(run.replace("{name}", folder)),
-    )  # fmt: skip
+    )
 
 
 def write_runtime_files(folder: Path, machine: str, runtime: RuntimeLibrary) -> None:

@@ -46,9 +46,14 @@ def _draw(folder: Path) -> None:
     command = [sys.executable, "-m", _MODULE, str(folder)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            timeout=_SECONDS, env=python_environment(), check=False,
-        )  # fmt: skip
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_SECONDS,
+            env=python_environment(),
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise SsmpressError(f"drawing them took more than {_SECONDS} seconds.") from error
     except OSError as error:

@@ -133,9 +133,13 @@ def from_lists(
 
 
 def load_labelled(
-    paths: Iterable[Path], tokenizer: Tokenizer | None, task: Labels, vocab_size: int,
-    limit: int | None = None, note: Note = silent,
-) -> LabelledTexts:  # fmt: skip
+    paths: Iterable[Path],
+    tokenizer: Tokenizer | None,
+    task: Labels,
+    vocab_size: int,
+    limit: int | None = None,
+    note: Note = silent,
+) -> LabelledTexts:
     """Read files of labelled texts, one after the other.
 
     Args:
@@ -253,10 +257,15 @@ def _problem(value: Any) -> str:
     if not isinstance(text, str):
         return f"text: expected a string; got {_kind(text)}. Leave the line out, or mend it."
     if isinstance(label, bool) or not isinstance(label, str | int):
-        cure = "A text has one class: choose it." if isinstance(label, list) else (
-            "Label the text, or leave the line out." if label is None else
-            "Write the class as it stands in config.json."
-        )  # fmt: skip
+        cure = (
+            "A text has one class: choose it."
+            if isinstance(label, list)
+            else (
+                "Label the text, or leave the line out."
+                if label is None
+                else "Write the class as it stands in config.json."
+            )
+        )
         return f"label: expected a string or an integer; got {_kind(label)}. {cure}"
     return ""
 
@@ -276,9 +285,10 @@ def _table(path: Path, content: str, kind: str, note: Note) -> Iterator[tuple[in
     if not tab and delimiter != ",":
         note(f"{path}: read with columns separated by {DELIMITERS[delimiter]}")
     reader = csv.reader(
-        io.StringIO(content), delimiter=delimiter,
+        io.StringIO(content),
+        delimiter=delimiter,
         quoting=csv.QUOTE_NONE if tab else csv.QUOTE_MINIMAL,
-    )  # fmt: skip
+    )
     try:
         heading = [name.strip() for name in next(reader, [])]
         if missing := [name for name in ("text", "label") if heading.count(name) != 1]:

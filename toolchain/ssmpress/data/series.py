@@ -193,9 +193,12 @@ def _read_table(path: Path, variates: Sequence[str]) -> _Table:
             raise BadInputError(
                 f"{path}, line {line}: expected {amount(len(heading), 'field')} as in the heading; "
                 f"got {len(row)}. "
-                + ("If its numbers have decimal commas, separate the columns by semicolons."
-                   if more else "Repair the line.")
-            )  # fmt: skip
+                + (
+                    "If its numbers have decimal commas, separate the columns by semicolons."
+                    if more
+                    else "Repair the line."
+                )
+            )
     lines, fields = zip(*rows[1:], strict=True)
     return _Table(path, delimiter, heading, list(lines), list(fields))
 

@@ -77,9 +77,14 @@ def validate_real(
         environment |= {"ops_isa": str(isa)[:20], "libc": found.libc, "wrapper": found.wrapper}
         if "qemu" in found.wrapper:
             return DeviceResult(
-                name=link.name, kind=EMULATED, machine=machine, parity=parity, sample=sample,
-                environment={**environment, "emulated": True}, not_measured=EMULATED_TIME,
-            )  # fmt: skip
+                name=link.name,
+                kind=EMULATED,
+                machine=machine,
+                parity=parity,
+                sample=sample,
+                environment={**environment, "emulated": True},
+                not_measured=EMULATED_TIME,
+            )
         processors = int(replies.number(environment, "available_cpus")) or 1
         own = replace(settings, threads=threads or processors)
         stations = _stations(folder, files.dense.name, own.timeout_s)
@@ -87,10 +92,16 @@ def validate_real(
         with folder.worker("check", settings.timeout_s) as worker:
             _, after = _state(worker.ask({"do": "environment"}))
     return DeviceResult(
-        name=link.name, kind=REAL, machine=machine, parity=parity, sample=sample,
+        name=link.name,
+        kind=REAL,
+        machine=machine,
+        parity=parity,
+        sample=sample,
         environment={**environment, "emulated": False, "threads": own.threads},
-        measurements=measurements, before=before, after=after,
-    )  # fmt: skip
+        measurements=measurements,
+        before=before,
+        after=after,
+    )
 
 
 def _sample_file(expected: Expected) -> dict[str, Path]:

@@ -37,8 +37,10 @@ def quality_interval(
         return Interval(1 / kept.high - 1, 1 / kept.low - 1, kept.confidence)
     assert baseline is not None
     mine, theirs, unit = (
-        _log_metric(report, rule), _log_metric(baseline, rule), value_of(baseline, rule)
-    )  # fmt: skip
+        _log_metric(report, rule),
+        _log_metric(baseline, rule),
+        value_of(baseline, rule),
+    )
     if mine is None or theirs is None or unit is None or len(mine) != len(theirs):
         return None
     mean = mean_interval(mine - theirs, seed=seed)

@@ -47,17 +47,47 @@ class Rule:
 ALL_RULES = (
     Rule("min_retention", "quality kept", "quality.retention", AT_LEAST, EXIT_QUALITY, PERCENT),
     Rule("max_perplexity_increase", "perplexity increase", "", AT_MOST, EXIT_QUALITY),
-    Rule("max_decode_ms", "median decode time", "latency.decode.compressed.p50_ms", AT_MOST,
-         EXIT_LATENCY_OR_SIZE, " ms", "decode"),
-    Rule("max_decode_p99_ms", "99th percentile of the decode time",
-         "latency.decode.compressed.p99_ms", AT_MOST, EXIT_LATENCY_OR_SIZE, " ms", "decode", 0.99),
-    Rule("min_speedup", "decode speed-up", "latency.decode.speedup", AT_LEAST,
-         EXIT_LATENCY_OR_SIZE, "x", "decode", ratio=True),
-    Rule("max_bundle_bytes", "bundle", "size.bundle_bytes", AT_MOST, EXIT_LATENCY_OR_SIZE,
-         " bytes"),
-    Rule("max_rss_bytes", "peak memory", "memory.compressed_peak_rss_bytes", AT_MOST,
-         EXIT_LATENCY_OR_SIZE, " bytes"),
-)  # fmt: skip
+    Rule(
+        "max_decode_ms",
+        "median decode time",
+        "latency.decode.compressed.p50_ms",
+        AT_MOST,
+        EXIT_LATENCY_OR_SIZE,
+        " ms",
+        "decode",
+    ),
+    Rule(
+        "max_decode_p99_ms",
+        "99th percentile of the decode time",
+        "latency.decode.compressed.p99_ms",
+        AT_MOST,
+        EXIT_LATENCY_OR_SIZE,
+        " ms",
+        "decode",
+        0.99,
+    ),
+    Rule(
+        "min_speedup",
+        "decode speed-up",
+        "latency.decode.speedup",
+        AT_LEAST,
+        EXIT_LATENCY_OR_SIZE,
+        "x",
+        "decode",
+        ratio=True,
+    ),
+    Rule(
+        "max_bundle_bytes", "bundle", "size.bundle_bytes", AT_MOST, EXIT_LATENCY_OR_SIZE, " bytes"
+    ),
+    Rule(
+        "max_rss_bytes",
+        "peak memory",
+        "memory.compressed_peak_rss_bytes",
+        AT_MOST,
+        EXIT_LATENCY_OR_SIZE,
+        " bytes",
+    ),
+)
 """Quality first: it decides the exit code before latency and size."""
 
 

@@ -88,9 +88,11 @@ def mean_interval(
         return None
     random = np.random.default_rng(seed)
     means = np.concatenate(
-        [values[random.integers(count, size=(_CHUNK, count))].mean(axis=1)
-         for _ in range(_RESAMPLES // _CHUNK)]
-    )  # fmt: skip
+        [
+            values[random.integers(count, size=(_CHUNK, count))].mean(axis=1)
+            for _ in range(_RESAMPLES // _CHUNK)
+        ]
+    )
     tail, centre = (1 - confidence) / 2, float(values.mean())
     stretch = _student_stretch(count, 1 - tail)
     low, high = centre + stretch * (np.quantile(means, [tail, 1 - tail]) - centre)

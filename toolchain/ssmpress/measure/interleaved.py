@@ -29,10 +29,10 @@ from ssmpress.results.measured import Measurement, Round
 from ssmpress.runtime.loading import library_isa
 
 ISA_FLAGS = (
-    "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni",
-    "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16",
-    "asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
+    *("sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni"),
+    *("avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "asimdhp", "i8mm", "bf16", "sve", "sve2"),
+)
 """CPU flags that decide how fast these kernels and ONNX Runtime's can be."""
 
 
@@ -186,9 +186,12 @@ def _rounds(
 
 
 def _measurement(
-    settings: MeasureSettings, rounds: list[Round], cold_ms: float, loaded: dict[str, Any],
+    settings: MeasureSettings,
+    rounds: list[Round],
+    cold_ms: float,
+    loaded: dict[str, Any],
     peak: int,
-) -> Measurement:  # fmt: skip
+) -> Measurement:
     counted = [turn for turn in rounds if not turn.warmup]
     return Measurement(
         prompt_tokens=settings.prompt_tokens,

@@ -22,9 +22,13 @@ def small_format(values: Values) -> Format:
 
 
 def matrix_format(
-    config: ModelConfig, name: str, shape: tuple[int, int], stored: int, settings: PackSettings,
+    config: ModelConfig,
+    name: str,
+    shape: tuple[int, int],
+    stored: int,
+    settings: PackSettings,
     machine: str = "x86_64",
-) -> tuple[Format, str]:  # fmt: skip
+) -> tuple[Format, str]:
     """The format of a matrix with `stored` weights on a machine, and why."""
     if matrix_specs(config)[name].role is Role.TASK:
         return small_format(settings.values), "small, and next to the numbers"

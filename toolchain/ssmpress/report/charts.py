@@ -31,14 +31,20 @@ _CONFIG: Spec = {
     "font": "sans-serif",
     "view": {"stroke": None},
     "axis": {
-        "labelColor": "var(--ink)", "titleColor": "var(--soft)", "tickColor": "var(--line)",
-        "domainColor": "var(--line)", "gridColor": "var(--line)", "labelFontSize": 12,
-        "titleFontSize": 12, "titleFontWeight": "normal", "labelLimit": 120,
+        "labelColor": "var(--ink)",
+        "titleColor": "var(--soft)",
+        "tickColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "gridColor": "var(--line)",
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 120,
     },
     "text": {"color": "var(--ink)", "fontSize": 12},
     "legend": {"labelColor": "var(--ink)", "titleColor": "var(--soft)", "labelFontSize": 12},
     "header": {"labelColor": "var(--ink)", "labelFontSize": 12},
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -63,19 +69,40 @@ def _comparisons(report: Report) -> list[Chart]:
     better = "higher" if higher_is_better(quality["metric"]) else "lower"
     found = []
     for key, title, values, text in (
-        ("quality", f"{quality['metric'] or 'quality'}, {better} is better",
-         {"dense": quality["dense"], "compressed": quality["compressed"]}, number),
-        ("size", "model size, lower is better",
-         {"dense": lookup(report, "size", "dense_fp32_bytes"),
-          "compressed": lookup(report, "size", "model_bytes")}, size),
-        ("memory", "peak memory, lower is better",
-         {n: lookup(report, "memory", f"{n}_peak_rss_bytes") for n in VARIANTS}, size),
-        ("decode", f"median time of one {said.one}, lower is better",
-         {n: lookup(report, "latency", "decode", n, "p50_ms") for n in VARIANTS},
-         lambda value: f"{number(value)} ms"),
-        ("prefill", f"{said.many}: {said.steps} per second, higher is better",
-         {n: lookup(report, "latency", "prefill", n, "tokens_per_s") for n in VARIANTS}, number),
-    ):  # fmt: skip
+        (
+            "quality",
+            f"{quality['metric'] or 'quality'}, {better} is better",
+            {"dense": quality["dense"], "compressed": quality["compressed"]},
+            number,
+        ),
+        (
+            "size",
+            "model size, lower is better",
+            {
+                "dense": lookup(report, "size", "dense_fp32_bytes"),
+                "compressed": lookup(report, "size", "model_bytes"),
+            },
+            size,
+        ),
+        (
+            "memory",
+            "peak memory, lower is better",
+            {n: lookup(report, "memory", f"{n}_peak_rss_bytes") for n in VARIANTS},
+            size,
+        ),
+        (
+            "decode",
+            f"median time of one {said.one}, lower is better",
+            {n: lookup(report, "latency", "decode", n, "p50_ms") for n in VARIANTS},
+            lambda value: f"{number(value)} ms",
+        ),
+        (
+            "prefill",
+            f"{said.many}: {said.steps} per second, higher is better",
+            {n: lookup(report, "latency", "prefill", n, "tokens_per_s") for n in VARIANTS},
+            number,
+        ),
+    ):
         rows = [
             {"variant": name, "value": value, "text": text(value)}
             for name, value in values.items()
@@ -93,9 +120,11 @@ def _bars(rows: list[dict[str, Any]]) -> Spec:
     most = max(row["value"] for row in rows) or 1
     y = {"field": "variant", "type": "nominal", "sort": None, "axis": _plain_axis()}
     x = {
-        "field": "value", "type": "quantitative", "axis": None,
+        "field": "value",
+        "type": "quantitative",
+        "axis": None,
         "scale": {"domain": [0, 1.45 * most], "nice": False},
-    }  # fmt: skip
+    }
     return {
         "data": {"values": rows},
         "height": {"step": 26},
@@ -146,9 +175,12 @@ def _distribution(report: Report) -> Chart | None:
 
 
 def _histograms(
-    bins: list[dict[str, Any]], marks: list[dict[str, Any]], names: list[str],
-    domain: list[float], one: str,
-) -> Spec:  # fmt: skip
+    bins: list[dict[str, Any]],
+    marks: list[dict[str, Any]],
+    names: list[str],
+    domain: list[float],
+    one: str,
+) -> Spec:
     scale = {"type": "log", "domain": domain, "nice": False}
     axis = {"title": f"milliseconds per {one}", "grid": False, "tickCount": 5, "format": "~g"}
     rows = []
@@ -156,13 +188,26 @@ def _histograms(
         last = name == names[-1]
         most = max(row["share"] for row in bins if row["variant"] == name)
         x = {
-            "field": "low", "type": "quantitative", "scale": scale,
+            "field": "low",
+            "type": "quantitative",
+            "scale": scale,
             "axis": axis if last else {**axis, "labels": False, "ticks": False, "title": None},
-        }  # fmt: skip
-        y = {"field": "share", "type": "quantitative", "axis": {
-            "title": name, "labels": False, "ticks": False, "grid": False, "domain": False,
-            "titleColor": "var(--ink)", "titleAngle": 0, "titleAlign": "right",
-        }, "scale": {"domain": [0, 1.35 * most], "nice": False}}  # fmt: skip
+        }
+        y = {
+            "field": "share",
+            "type": "quantitative",
+            "axis": {
+                "title": name,
+                "labels": False,
+                "ticks": False,
+                "grid": False,
+                "domain": False,
+                "titleColor": "var(--ink)",
+                "titleAngle": 0,
+                "titleAlign": "right",
+            },
+            "scale": {"domain": [0, 1.35 * most], "nice": False},
+        }
         bar = {
             "data": {"values": [row for row in bins if row["variant"] == name]},
             "mark": {"type": "bar", "color": _COLOURS[name], "binSpacing": 0},
@@ -202,23 +247,31 @@ def _heat_map(report: Report) -> Chart | None:
         return None
     blocks = report["sparsity"]["by_layer"]
     cells = [
-        {"layer": block["layer"], "component": name, "share": share,
-         "text": _whole_percent(share) if len(blocks) <= 32 else ""}
+        {
+            "layer": block["layer"],
+            "component": name,
+            "share": share,
+            "text": _whole_percent(share) if len(blocks) <= 32 else "",
+        }
         for block in blocks
         for name in names
         if isinstance(share := block["by_component"].get(name), int | float)
-    ]  # fmt: skip
+    ]
     if not cells:
         return None
     y = {"field": "layer", "type": "ordinal", "axis": {**_plain_axis(), "title": "layer"}}
     x = {
-        "field": "component", "type": "nominal", "sort": names,
+        "field": "component",
+        "type": "nominal",
+        "sort": names,
         "axis": {**_plain_axis(), "orient": "top", "labelAngle": 0},
-    }  # fmt: skip
+    }
     opacity = {
-        "field": "share", "type": "quantitative", "legend": None,
+        "field": "share",
+        "type": "quantitative",
+        "legend": None,
         "scale": {"domain": [0, 1], "range": [0.04, 0.6]},
-    }  # fmt: skip
+    }
     spec = {
         "data": {"values": cells},
         "height": {"step": 20 if len(blocks) <= 32 else 8},
@@ -264,17 +317,31 @@ def _formats(report: Report) -> Chart | None:
         "encoding": {
             "y": {"field": "format", "type": "nominal", "sort": None, "axis": _plain_axis()},
             "yOffset": offset,
-            "x": {"field": "value", "type": "quantitative", "axis": None,
-                  "scale": {"domain": [0, 1.35 * most], "nice": False}},
+            "x": {
+                "field": "value",
+                "type": "quantitative",
+                "axis": None,
+                "scale": {"domain": [0, 1.35 * most], "nice": False},
+            },
         },
         "layer": [
-            {"mark": {"type": "bar", "cornerRadiusEnd": 3},
-             "encoding": {"color": {"field": "kind", "type": "nominal", "scale": colours,
-                                    "legend": {"orient": "top", "title": None}}}},
-            {"mark": {"type": "text", "align": "left", "dx": 5},
-             "encoding": {"text": {"field": "text"}}},
+            {
+                "mark": {"type": "bar", "cornerRadiusEnd": 3},
+                "encoding": {
+                    "color": {
+                        "field": "kind",
+                        "type": "nominal",
+                        "scale": colours,
+                        "legend": {"orient": "top", "title": None},
+                    }
+                },
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 5},
+                "encoding": {"text": {"field": "text"}},
+            },
         ],
-    }  # fmt: skip
+    }
     caption = "Size by matrix format: as stored, and the same weights as dense float32"
     described = ", ".join(f"{row['format']} {row['kind']} {row['text']}" for row in rows)
     return Chart("formats", draw(spec, "chart-formats", caption, described), caption)

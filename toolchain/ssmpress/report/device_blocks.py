@@ -39,8 +39,10 @@ def _instructions(found: Mapping[str, Instructions]) -> dict[str, Any] | None:
     """By variant and part: the mean and the spread of the repeats; dense / compressed beside."""
     if not found:
         return None
-    blocks = {name: {part: _spread(counts) for part, counts in asdict(i).items()}
-              for name, i in found.items()}  # fmt: skip
+    blocks = {
+        name: {part: _spread(counts) for part, counts in asdict(i).items()}
+        for name, i in found.items()
+    }
     ratio: dict[str, float | None] = {}
     if {"dense", "compressed"} <= set(blocks):
         for part, dense in blocks["dense"].items():

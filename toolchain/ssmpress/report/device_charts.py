@@ -29,12 +29,11 @@ def _chart(spec: Spec, key: str, caption: str, described: str) -> Chart:
 def _decode(report: Report) -> Chart | None:
     """Median decode time, dense beside compressed, by device."""
     rows = [
-        {"device": device["device"], "variant": name, "value": value,
-         "text": f"{number(value)} ms"}
+        {"device": device["device"], "variant": name, "value": value, "text": f"{number(value)} ms"}
         for device in lookup(report, "devices") or []
         for name in ("dense", "compressed")
         if isinstance(value := lookup(device, "latency", "decode", name, "p50_ms"), int | float)
-    ]  # fmt: skip
+    ]
     if not rows:
         return None
     spec = _grouped(rows, "device", "variant", ["dense", "compressed"])
@@ -76,14 +75,28 @@ def _grouped(rows: list[dict[str, Any]], group: str, kind: str, kinds: list[str]
         "encoding": {
             "y": {"field": group, "type": "nominal", "sort": None, "axis": axis},
             "yOffset": {"field": kind, "sort": kinds},
-            "x": {"field": "value", "type": "quantitative", "axis": None,
-                  "scale": {"domain": [0, 1.5 * most], "nice": False}},
+            "x": {
+                "field": "value",
+                "type": "quantitative",
+                "axis": None,
+                "scale": {"domain": [0, 1.5 * most], "nice": False},
+            },
         },
         "layer": [
-            {"mark": {"type": "bar", "cornerRadiusEnd": 3},
-             "encoding": {"color": {"field": kind, "type": "nominal", "scale": colours,
-                                    "legend": {"orient": "top", "title": None}}}},
-            {"mark": {"type": "text", "align": "left", "dx": 5},
-             "encoding": {"text": {"field": "text"}}},
+            {
+                "mark": {"type": "bar", "cornerRadiusEnd": 3},
+                "encoding": {
+                    "color": {
+                        "field": kind,
+                        "type": "nominal",
+                        "scale": colours,
+                        "legend": {"orient": "top", "title": None},
+                    }
+                },
+            },
+            {
+                "mark": {"type": "text", "align": "left", "dx": 5},
+                "encoding": {"text": {"field": "text"}},
+            },
         ],
-    }  # fmt: skip
+    }

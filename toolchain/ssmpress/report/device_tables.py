@@ -72,18 +72,37 @@ def validation(report: Report) -> Rows:
         environment = device["environment"]
         parity, sample = device["parity"] or {}, device["sample"] or {}
         rows.append(
-            [device["device"], str(environment.get("board") or environment.get("cpu") or "-"),
-             str(environment.get("ops_isa") or "-"), number(parity.get("max_rel"), 2),
-             number(sample.get("host"), 6), number(sample.get("device"), 6)]
-        )  # fmt: skip
+            [
+                device["device"],
+                str(environment.get("board") or environment.get("cpu") or "-"),
+                str(environment.get("ops_isa") or "-"),
+                number(parity.get("max_rel"), 2),
+                number(sample.get("host"), 6),
+                number(sample.get("device"), 6),
+            ]
+        )
     return rows
 
 
 def latency(report: Report) -> Rows:
     """One row per device and variant that was measured."""
     said = words(report)
-    rows = [["device", "variant", "threads", "load cold", "load warm", f"{said.many} p50", "p90",
-             "p99", f"{said.single} p50", "p90", "p99", "peak memory"]]  # fmt: skip
+    rows = [
+        [
+            "device",
+            "variant",
+            "threads",
+            "load cold",
+            "load warm",
+            f"{said.many} p50",
+            "p90",
+            "p99",
+            f"{said.single} p50",
+            "p90",
+            "p99",
+            "peak memory",
+        ]
+    ]
     for device in _devices(report):
         block = device["latency"]
         if not block:
@@ -98,10 +117,16 @@ def latency(report: Report) -> Rows:
                 for key in ("p50_ms", "p90_ms", "p99_ms")
             ]
             rows.append(
-                [device["device"], name, _threads(block), number(load.get("cold_ms")),
-                 number(load.get("warm_ms")), *times,
-                 size(lookup(device, "memory", f"{name}_peak_rss_bytes"))]
-            )  # fmt: skip
+                [
+                    device["device"],
+                    name,
+                    _threads(block),
+                    number(load.get("cold_ms")),
+                    number(load.get("warm_ms")),
+                    *times,
+                    size(lookup(device, "memory", f"{name}_peak_rss_bytes")),
+                ]
+            )
     return rows
 
 
@@ -135,10 +160,15 @@ def instructions(report: Report) -> Rows:
             spreads = [entry["spread"] for entry in (dense, compressed)]
             known = [spread for spread in spreads if isinstance(spread, int | float)]
             rows.append(
-                [device["device"], label or whole, count(dense["mean"]), count(compressed["mean"]),
-                 _fewer(lookup(block, "ratio", part)),
-                 f"{100 * max(known):.2f} %" if known else "-"]
-            )  # fmt: skip
+                [
+                    device["device"],
+                    label or whole,
+                    count(dense["mean"]),
+                    count(compressed["mean"]),
+                    _fewer(lookup(block, "ratio", part)),
+                    f"{100 * max(known):.2f} %" if known else "-",
+                ]
+            )
     return rows
 
 

@@ -14,9 +14,11 @@ from ssmpress.report.tradeoff import draw_tradeoff
 Summary = Mapping[str, Any]
 
 _SECTIONS = (
-    ("tradeoff", "Trade-off"), ("points", "Bundles"), ("setup", "Environment"),
+    ("tradeoff", "Trade-off"),
+    ("points", "Bundles"),
+    ("setup", "Environment"),
     ("reproduce", "Reproduce"),
-)  # fmt: skip
+)
 
 
 def render_sweep_html(summary: Summary, *, charts: bool = True) -> str:

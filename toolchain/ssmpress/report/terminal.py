@@ -57,11 +57,13 @@ def print_sweep(summary: Mapping[str, Any], console: Console | None = None) -> N
     for point in summary["points"]:
         table.add_row(
             Text(point["name"], style="bold" if point["name"] == chosen else ""),
-            percent(point["retention"]), tables.number(point["decode_ms"]),
-            tables.ratio(point["speedup"]), tables.size(point["model_bytes"]),
+            percent(point["retention"]),
+            tables.number(point["decode_ms"]),
+            tables.ratio(point["speedup"]),
+            tables.size(point["model_bytes"]),
             ", ".join(axis for axis, there in point["front"].items() if there),
             Text(point["status"], style=_STYLES.get(point["status"], "")),
-        )  # fmt: skip
+        )
     status = sweep_status(summary)
     sentence = Text(summary["sentence"], style=_STYLES.get(status, ""))
     target.print(Group(table, sentence), width=min(WIDTH, target.width))

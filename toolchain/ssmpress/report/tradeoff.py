@@ -11,14 +11,21 @@ from ssmpress.report.tables import percent, size
 Point = Mapping[str, Any]
 
 _COLOURS = {
-    "int8": "var(--compressed)", "fp16": "var(--stock)", "fp32": "var(--dense)",
+    "int8": "var(--compressed)",
+    "fp16": "var(--stock)",
+    "fp32": "var(--dense)",
     "int4": "var(--good)",
-}  # fmt: skip
+}
 _AXES = (
-    ("latency", "relative_decode", 100.0,
-     "decode time, % of the dense model's", "Quality kept, %, against decode time"),
+    (
+        "latency",
+        "relative_decode",
+        100.0,
+        "decode time, % of the dense model's",
+        "Quality kept, %, against decode time",
+    ),
     ("size", "model_bytes", 1e-6, "model size, MB", "Quality kept, %, against size"),
-)  # fmt: skip
+)
 
 
 def draw_tradeoff(points: Sequence[Point], this: str | None = None) -> list[Chart]:
@@ -65,42 +72,62 @@ def _spec(rows: list[dict[str, Any]], label: str) -> Spec:
     room = max(max(costs) - min(costs), 0.05 * max(costs))
     margin = max(0.12 * (max(highs) - min(lows)), 0.5)
     x = {
-        "field": "cost", "type": "quantitative",
+        "field": "cost",
+        "type": "quantitative",
         "axis": {"title": label, "tickCount": 5},
         "scale": {"domain": [min(costs) - 0.1 * room, max(costs) + 0.45 * room], "nice": False},
-    }  # fmt: skip
+    }
     y = {
-        "field": "kept", "type": "quantitative",
+        "field": "kept",
+        "type": "quantitative",
         "axis": {"title": None, "tickCount": 5},
         "scale": {"domain": [min(lows) - margin, max(highs) + margin], "nice": False},
-    }  # fmt: skip
+    }
     kinds = [name for name in _COLOURS if any(row["values"] == name for row in rows)]
     legend = {"orient": "top", "title": None} if len(kinds) > 1 else None
     colour = {
-        "field": "values", "type": "nominal", "legend": legend,
+        "field": "values",
+        "type": "nominal",
+        "legend": legend,
         "scale": {"domain": kinds, "range": [_COLOURS[name] for name in kinds]},
-    }  # fmt: skip
+    }
     front = sorted((row for row in rows if row["front"]), key=lambda row: float(row["cost"]))
     return {
         "width": WIDTH - 70,
         "height": 230,
         "layer": [
-            {"data": {"values": front}, "encoding": {"x": x, "y": y},
-             "mark": {"type": "line", "interpolate": "step-after", "color": "var(--soft)",
-                      "strokeWidth": 1.5}},
-            {"data": {"values": rows},
-             "mark": {"type": "rule", "color": "var(--soft)"},
-             "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}}},
-            {"data": {"values": rows},
-             "mark": {"type": "point", "filled": True, "opacity": 1},
-             "encoding": {"x": x, "y": y, "color": colour,
-                          "size": {"condition": {"test": "datum.this", "value": 170},
-                                   "value": 70}}},
-            {"data": {"values": _labels(rows, room, max(highs) - min(lows) + 2 * margin)},
-             "mark": {"type": "text", "align": "left", "dx": 7, "dy": -7},
-             "encoding": {"x": x, "y": y, "text": {"field": "name"}}},
+            {
+                "data": {"values": front},
+                "encoding": {"x": x, "y": y},
+                "mark": {
+                    "type": "line",
+                    "interpolate": "step-after",
+                    "color": "var(--soft)",
+                    "strokeWidth": 1.5,
+                },
+            },
+            {
+                "data": {"values": rows},
+                "mark": {"type": "rule", "color": "var(--soft)"},
+                "encoding": {"x": x, "y": {**y, "field": "low"}, "y2": {"field": "high"}},
+            },
+            {
+                "data": {"values": rows},
+                "mark": {"type": "point", "filled": True, "opacity": 1},
+                "encoding": {
+                    "x": x,
+                    "y": y,
+                    "color": colour,
+                    "size": {"condition": {"test": "datum.this", "value": 170}, "value": 70},
+                },
+            },
+            {
+                "data": {"values": _labels(rows, room, max(highs) - min(lows) + 2 * margin)},
+                "mark": {"type": "text", "align": "left", "dx": 7, "dy": -7},
+                "encoding": {"x": x, "y": y, "text": {"field": "name"}},
+            },
         ],
-    }  # fmt: skip
+    }
 
 
 def _labels(rows: Sequence[dict[str, Any]], width: float, height: float) -> list[dict[str, Any]]:
@@ -108,10 +135,11 @@ def _labels(rows: Sequence[dict[str, Any]], width: float, height: float) -> list
     placed: list[dict[str, Any]] = []
     for row in sorted(rows, key=lambda row: (not row["this"], not row["front"], -row["kept"])):
         near = [
-            other for other in placed
+            other
+            for other in placed
             if abs(other["cost"] - row["cost"]) < 0.4 * width
             and abs(other["kept"] - row["kept"]) < 0.07 * height
-        ]  # fmt: skip
+        ]
         if not near:
             placed.append(row)
     return placed
