@@ -77,7 +77,7 @@ def initialize(model: Mamba) -> None:
 
 @contextmanager
 def dropout(model: Mamba, part: float) -> Any:
-    """Within the block, what every mixer and the head read loses this part of its values."""
+    """A context in which what every mixer and the head read loses this part of its values."""
     norms = [
         layer.get_submodule(norm)
         for layer in model.backbone.layers
@@ -194,7 +194,7 @@ def optimizer_of(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Of all groups."""
+    """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)

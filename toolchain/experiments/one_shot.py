@@ -87,7 +87,7 @@ def row(bench: Bench, found: Measured, method: Method, scope: Scope, sparsity: f
 
 
 def main() -> None:
-    """All rows; the file is rewritten after each, so that a stopped run keeps what it has."""
+    """Measure all rows; the file is written anew after each, so that a stopped run keeps them."""
     bench = open_bench(parse())
     bench.out.mkdir(parents=True, exist_ok=True)
     found = measure(bench.load(), bench)

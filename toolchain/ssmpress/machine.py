@@ -55,7 +55,7 @@ def _packaged(name: str, what: str, machine: str | None) -> Path:
 
 
 def python_environment() -> dict[str, str]:
-    """For a Python process of one's own: this one's environment, and it will find the package."""
+    """The environment for a Python process of one's own, in which that finds the package."""
     home = str(Path(__file__).resolve().parents[1])
     inherited = os.environ.get("PYTHONPATH")
     path = home if not inherited else home + os.pathsep + inherited

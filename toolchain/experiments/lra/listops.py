@@ -93,7 +93,7 @@ def trees(seed: int) -> Iterator[tuple[bytes, int]]:
 
 
 def generate(count: int, seed: int) -> list[tuple[bytes, int]]:
-    """So many different trees."""
+    """Draw `count` trees, no two alike: (tokens, value) of each."""
     found: dict[bytes, int] = {}
     for tokens, value in trees(seed):
         found[tokens] = value

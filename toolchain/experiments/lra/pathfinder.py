@@ -126,7 +126,7 @@ def _curves(dashes: int, random: np.random.Generator) -> list[Points] | None:
 def disc_places(
     first: Points, second: Points, random: np.random.Generator
 ) -> tuple[tuple[Points, Points], tuple[Points, Points]] | None:
-    """Where two discs go on a negative and on a positive image, the same distance apart.
+    """The places of two discs on a negative and on a positive image, the same distance apart.
 
     Returns:
         Ends of two curves, and of one curve; None where no such two are alike.
@@ -166,7 +166,7 @@ def image(shown: Scene) -> NDArray[np.uint8]:
 
 
 def trace(shown: Scene) -> NDArray[np.uint8]:
-    """Of each pixel, 0 where it is dark, else 1 + 3 * column + discs; uint8 (32, 32).
+    """The trace of an image, uint8 (32, 32): 0 where a pixel is dark, else 1 + 3 * column + discs.
 
     column: of the upmost point of the pixel's curve, which names the curve. discs: on its ends,
     0 to 2.
@@ -223,7 +223,7 @@ def _lines(starts: Points, ends: Points) -> Points:
 def generate(
     count: int, seed: int, dashes: int = 14, traced: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """So many images as rows of pixels, uint8 (count, 1024), their classes (count,) and, where
+    """Draw `count` images as rows of pixels, uint8 (count, 1024), their classes (count,) and, where
     `traced`, their traces (count, 1024); else (0, 1024)."""
     random = np.random.default_rng([seed, dashes])
     labels = random.permutation((np.arange(count) + random.integers(2)) % 2).astype(np.uint8)

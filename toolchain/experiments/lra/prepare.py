@@ -147,7 +147,7 @@ def make_easier(count: int, dashes: int, seed: int, workers: int) -> dict[str, A
 def draw(
     count: int, seeds: Sequence[int], workers: int, **options: Any
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-    """So many images as tokens, their labels and their traces: a share of each seed."""
+    """Draw `count` images as tokens, their labels and their traces: a share from each seed."""
     generate = partial(pathfinder.generate, -(-count // len(seeds)), **options)
     with ProcessPoolExecutor(workers) as pool:
         pieces = list(track(pool.map(generate, seeds), "images", total=len(seeds)))

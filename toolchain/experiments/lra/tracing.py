@@ -16,7 +16,7 @@ _NONE = -100  # cross_entropy leaves it out
 
 
 class TraceHead(nn.Module):
-    """From the last hidden state of a pixel to `pathfinder.trace`."""
+    """A linear head from the last hidden state of a pixel to `pathfinder.trace`."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()

@@ -106,11 +106,11 @@ class AttentionConfig:
 
     @property
     def channels(self) -> int:
-        """None that is closed by itself."""
+        """No channel can be closed by itself."""
         return 0
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Everything."""
+        """Every channel is live: nothing is said of any."""
         return {}
 
     def module(self, d_model: int) -> nn.Module:

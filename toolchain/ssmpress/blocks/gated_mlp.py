@@ -57,12 +57,12 @@ class GatedMlpConfig:
         return _PROJECTIONS
 
     def states(self) -> tuple[StateTensor, ...]:
-        """None."""
+        """It carries no state."""
         return ()
 
     @property
     def channels(self) -> int:
-        """All of them: each may be closed on its way in or out."""
+        """Every channel can die: each may be closed on its way in or out."""
         return self.d_intermediate
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -108,7 +108,7 @@ class Mamba1Config:
 
     @property
     def channels(self) -> int:
-        """All of them: each may lose its ways to the output."""
+        """Every channel can die: each may lose its ways to the output."""
         return self.d_inner
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

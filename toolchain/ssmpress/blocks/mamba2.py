@@ -155,11 +155,11 @@ class Mamba2Config:
 
     @property
     def channels(self) -> int:
-        """None: the norm's mean is over all of them, the silent ones too."""
+        """No channel can die: the norm's mean is over all of them, the silent ones too."""
         return 0
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Everything."""
+        """Every channel is live: nothing is said of any."""
         return {}
 
     @classmethod

@@ -29,7 +29,7 @@ class TrainedModel(Protocol):
 
     @property
     def config(self) -> ModelConfig:
-        """Its sizes."""
+        """The sizes of the model."""
         ...
 
     @property
@@ -67,7 +67,7 @@ class State:
         )
 
     def by_name(self) -> dict[str, Tensor]:
-        """All tensors by their names."""
+        """The state's tensors by their names."""
         tensors = (tensor for layer in self.layers for tensor in layer)
         return dict(zip(self.names, tensors, strict=True))
 

@@ -55,7 +55,7 @@ class RuntimeLibrary:
     place: Temporary | None = field(default=None, compare=False, repr=False)
 
     def describe(self) -> dict[str, str | None]:
-        """For the manifest."""
+        """What the manifest says of the library."""
         return {
             "onnxruntime": self.version,
             "source": self.source,

@@ -104,7 +104,7 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
 
 
 def _demand_listed(folder: Path, files: Mapping[str, Any]) -> None:
-    """Nothing is loaded that the manifest does not vouch for."""
+    """Refuse to load a file that the manifest does not vouch for."""
     beside = ("model.onnx.data", "tokenizer.json")  # not every bundle has them
     names = ["model.onnx", LIBRARY_NAME, *(name for name in beside if (folder / name).exists())]
     if unlisted := [name for name in names if name not in files]:

@@ -52,7 +52,7 @@ def _candidates(heading: Sequence[str], used: Sequence[int]) -> list[int]:
 
 
 def _parsed(texts: Sequence[str], *, named: bool) -> list[datetime]:
-    """All of them by one way to write dates, the one that puts them in order; else nothing.
+    """The dates, read by the one way to write them that puts all in order; empty if none does.
 
     named: the column is called a time, so that numbers are one: years, or since 1970 seconds or
     milliseconds.

@@ -20,7 +20,7 @@ MIN_WINDOWS, MIN_SAMPLES = 4, 16
 
 @dataclass(frozen=True)
 class Split(Generic[Training_co, Held_co]):
-    """Both parts.
+    """Calibration data in two parts.
 
     training: what masks and steps see. held_out: windows int64 (n, l) of a text, or samples.
     numbers: int64 (n,), which of them are judged by. independent: of how many samples the spread

@@ -56,7 +56,7 @@ class LabelledTexts:
 
     @property
     def count(self) -> int:
-        """Texts."""
+        """The number of texts."""
         return len(self.labels)
 
     @property

@@ -71,7 +71,7 @@ class SeriesWindows:
 
     @property
     def count(self) -> int:
-        """Windows."""
+        """The number of windows."""
         return len(self.values) - self.lookback - self.horizon + 1
 
     @property
@@ -284,7 +284,7 @@ def load_series(paths: Iterable[Path], task: Windows, note: Note = silent) -> Se
 
 
 def first_windows(windows: SeriesWindows, count: int) -> SeriesWindows:
-    """At most so many, at least one."""
+    """The first windows: at most `count`, at least one."""
     count = max(1, min(count, windows.count))
     steps = windows.lookback + windows.horizon + count - 1
     return SeriesWindows(windows.values[:steps], windows.lookback, windows.horizon)

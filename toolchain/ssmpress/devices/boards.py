@@ -35,7 +35,7 @@ BOARDS = (
 
 
 def lower_bounds(machine: str, step_bytes: Mapping[str, int]) -> tuple[LowerBound, ...]:
-    """For every board of a machine.
+    """The least time of a step on every board of a machine, which its memory allows.
 
     Args:
         step_bytes: that one decode step reads, by variant.

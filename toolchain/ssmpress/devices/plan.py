@@ -32,7 +32,9 @@ SKIPPED = "--skip-device-check was given."
 
 @dataclass(frozen=True)
 class Place:
-    """Where the bundle will run. machine: that it is for. addresses: devices to use.
+    """The machine and the devices that a bundle will run on.
+
+    machine: that it is for. addresses: devices to use.
 
     unvalidated: why it will run nowhere; empty when it will.
     """
@@ -68,7 +70,7 @@ def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
 
 
 def find_place(recipe: Recipe, note: Note) -> Place:
-    """Where the bundle will run, without downloading anything.
+    """Find out where the bundle will run, without downloading anything.
 
     Raises:
         DeviceError, UsageError: as `plan_deployment`.
@@ -99,7 +101,7 @@ def find_place(recipe: Recipe, note: Note) -> Place:
 
 
 def _without_device(recipe: Recipe, machine: str, note: Note) -> Place:
-    """By QEMU, if it is here: no device was given, and this host cannot run the bundle."""
+    """The place of a bundle that this host cannot run, without a device given: QEMU."""
     if recipe.deploy.skip_device_check:
         return Place(machine, (), SKIPPED)
     if missing := lacking(machine):
@@ -115,7 +117,7 @@ def _without_device(recipe: Recipe, machine: str, note: Note) -> Place:
 
 @contextmanager
 def open_link(address: DeviceAddress) -> Iterator[Link]:
-    """Of a real device."""
+    """The link to a real device, by ssh or adb, closed at the end."""
     with (open_adb if address.kind == ADB else open_ssh)(address) as link:
         yield link
 

@@ -63,8 +63,8 @@ def _absent(root: Path) -> list[str]:
 
 
 def lacking(machine: str) -> str:
-    """All that this host lacks to emulate a machine, and one line that installs it; "" where
-    nothing is missing."""
+    """A sentence of all that this host lacks to emulate a machine, with one line that installs
+    it; "" where nothing is missing."""
     missing, packages = [], []
     if find_emulator(machine) is None or machine not in _LOADER:
         missing.append(f"qemu-{machine} on PATH")

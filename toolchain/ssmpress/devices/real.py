@@ -28,7 +28,7 @@ class BundleFiles:
     dense: Path
 
     def all(self) -> dict[str, Path]:
-        """By name in the device's folder."""
+        """The files by their names in the device's folder."""
         beside = (self.dense, self.dense.with_name(self.dense.name + ".data"))
         return {
             **{f"bundle/{name}": self.folder / name for name in self.names},

@@ -333,7 +333,7 @@ def _lost_connection(code: int, output: str) -> str | None:
 
 
 def _command(script: str) -> str:
-    """For whatever login shell the user has there."""
+    """A command line that runs a script of `sh` in whatever login shell the user has there."""
     return f"exec sh -c {shlex.quote(script)}"
 
 

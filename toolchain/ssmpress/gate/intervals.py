@@ -25,7 +25,7 @@ MIN_TAIL_SAMPLES = 100
 def quality_interval(
     report: Report, rule: Rule, seed: int, baseline: Report | None
 ) -> Interval | None:
-    """Of a quality rule's metric, over the windows: the same ones for every model in it.
+    """The interval of a quality rule's metric, over windows that are the same for every model.
 
     Every such metric is exp of a mean over windows: of the differences of two models' negative log
     likelihoods per prediction, and, relative to a baseline, of the differences of those.
@@ -48,7 +48,7 @@ def quality_interval(
 
 
 def _retention_interval(report: Report, seed: int) -> Interval | None:
-    """From the windows; of a metric that has none, the one that the report states."""
+    """The retention's interval from the windows, or, without any, the one that is stated."""
     difference = _difference(report)
     if difference is not None:
         mean = mean_interval(difference, seed=seed)
@@ -95,7 +95,7 @@ def _window_means(report: Report, name: str) -> Table | None:
 def latency_interval(
     report: Report, rule: Rule, seed: int, baseline: Report | None
 ) -> Interval | None:
-    """Of the metric; of a relative rule that of the ratio, in the baseline's unit."""
+    """The interval of a time; of a relative rule that of the ratio, in the baseline's unit."""
     if not isinstance(rule.limit, Relative):
         tables = _tables(report, rule)
         return bootstrap([tables], seed=seed, quantile=rule.quantile) if tables else None

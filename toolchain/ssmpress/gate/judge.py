@@ -186,7 +186,7 @@ class _Judged:
         return value < self.limit if self.rule.direction == AT_LEAST else value > self.limit
 
     def text(self, value: float) -> str:
-        """With enough digits to tell it from the limit."""
+        """The value, with enough digits to tell it from the limit."""
         return _text(self.rule, value, self.limit)
 
     def decided(self, status: str, interval: Interval | None, advice: str) -> RuleResult:
@@ -244,7 +244,9 @@ def _must_agree(rule: Rule) -> tuple[str, ...]:
 
 
 def _condition(report: Report, key: str) -> Any:
-    """Of a measurement. Older reports measured on the machine of `environment` only."""
+    """A condition that a measurement was made under, such as `latency.cpu`.
+
+    Older reports measured on the machine of `environment` only."""
     found = lookup(report, *key.split("."))
     if key == "latency.cpu" and found is None:
         return lookup(report, "environment", "cpu")

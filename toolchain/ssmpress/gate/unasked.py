@@ -23,7 +23,7 @@ _OF_BEFORE = "The report is of a version before this was measured, or was cut: r
 
 
 def unasked(report: Report) -> tuple[RuleResult, ...]:
-    """Nothing where all of it holds."""
+    """The results of what a gate checks unasked; empty where all of it holds."""
     return (*_agreement(report), *_dense(report), *_answers(report), *_target(report))
 
 

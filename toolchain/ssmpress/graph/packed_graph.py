@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Place(NamedTuple):
-    """Where a block is: the number of its layer and its part of it, such as `mixer`."""
+    """The place of a block: the number of its layer, and its part of that, such as `mixer`."""
 
     layer: int
     part: str

@@ -1,4 +1,4 @@
-"""Where it runs: this host. Measures variants side by side, each in a process of its own.
+"""Variants measured side by side on this host, each in a process of its own.
 
 The machine's speed drifts and other programs disturb it, so the variants take turns: in each
 round every variant does one prefill and its decode steps, A B C A B C, and what slows the
@@ -70,8 +70,11 @@ class MeasureSettings:
 
 @dataclass(frozen=True)
 class Station:
-    """Where one variant runs. start: a fresh worker. load: what its `load` request says of the
-    model, beside threads, seed and cold."""
+    """The worker of one variant.
+
+    start: makes a fresh one. load: what its `load` request says of the model, beside threads,
+    seed and cold.
+    """
 
     start: Callable[[], WorkerProcess]
     load: Mapping[str, Any]

@@ -82,7 +82,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Process number."""
+        """The number of the process."""
         return self._process.pid
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:

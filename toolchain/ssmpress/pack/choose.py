@@ -1,4 +1,4 @@
-"""In which format each matrix of a model is packed: the exceptions, then the rule.
+"""The format that each matrix of a model is packed in: the exceptions, then the rule.
 
 The rule weighs the bytes that a layout predicts and the times of `costs.py`.
 """

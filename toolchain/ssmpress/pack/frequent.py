@@ -24,7 +24,7 @@ class FrequentRows:
     errors: PackedMatrix
 
     def slots(self, rows: int) -> NDArray[np.int16]:
-        """For every one of `rows` rows its row of `errors`."""
+        """The row of `errors` of each of `rows` rows, int16 (rows,)."""
         slots = np.full(rows, len(self.ids), np.int16)
         slots[self.ids] = np.arange(len(self.ids))
         return slots

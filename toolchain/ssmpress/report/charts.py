@@ -294,7 +294,7 @@ def _heat_map(report: Report) -> Chart | None:
 
 
 def _whole_percent(share: float) -> str:
-    """Without a decimal, but 100 and 0 are only what is exactly that."""
+    """A part as a percentage without a decimal; 100 and 0 are only what is exactly that."""
     text = f"{100 * share:.0f}"
     return zeros(share).removesuffix(" %") if text in ("0", "100") and share not in (0, 1) else text
 

@@ -36,7 +36,7 @@ def device_block(device: DeviceResult, latency: Any, memory: Any) -> dict[str, A
 
 
 def _instructions(found: Mapping[str, Instructions]) -> dict[str, Any] | None:
-    """By variant and part: the mean and the spread of the repeats; dense / compressed beside."""
+    """The mean and the spread of the repeats by variant and part, and dense / compressed."""
     if not found:
         return None
     blocks = {

@@ -43,7 +43,7 @@ def _decode(report: Report) -> Chart | None:
 
 
 def _instructions(report: Report) -> Chart | None:
-    """Of the first emulated device that has counts."""
+    """The instruction chart of the first emulated device that has counts; None without one."""
     for device in lookup(report, "devices") or []:
         block = device.get("instructions")
         if not block:

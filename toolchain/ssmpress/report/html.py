@@ -49,7 +49,7 @@ def render_html(report: Report, *, charts: bool = True) -> str:
 
 
 def environment_for() -> Environment:
-    """Where the pages' templates are; what they show is escaped unless marked safe."""
+    """The pages' templates; what they show is escaped unless marked safe."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(

@@ -105,7 +105,7 @@ def _tradeoff(report: Report) -> list[str]:
 
 
 def _devices(report: Report) -> list[str]:
-    """Nothing where the report says nothing of its target."""
+    """The section of the devices; empty where the report says nothing of its target."""
     lines = device_tables.sentences(report)
     if not lines:
         return []

@@ -194,7 +194,7 @@ def _device(device: DeviceResult) -> dict[str, Any]:
 
 
 def _judged_latency(results: Results) -> dict[str, Any] | None:
-    """With the name of the device and its processor: numbers of different ones do not compare."""
+    """The judged latency with its device and processor: numbers of two do not compare."""
     device = judged_device(results.devices)
     environment = device.environment if device else results.environment
     block = _latency(results.measurements, environment)
@@ -206,7 +206,7 @@ def _judged_latency(results: Results) -> dict[str, Any] | None:
 def _latency(
     measurements: Mapping[str, Measurement], environment: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """None when nothing was measured: an emulated timing is not a latency."""
+    """The block of latencies; None if nothing was measured: emulated times are no latency."""
     if not measurements:
         return None
     first = next(iter(measurements.values()))

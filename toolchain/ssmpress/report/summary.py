@@ -32,7 +32,7 @@ def append_summary(path: Path, reports: Mapping[str, Report]) -> None:
 
 
 def cut(text: str, limit: int) -> str:
-    """At most `limit` bytes of UTF-8, whole lines, and a note if something is left out."""
+    """The first whole lines within `limit` bytes of UTF-8, and a note if some are left out."""
     content = text.encode()
     if len(content) <= limit:
         return text

@@ -43,7 +43,7 @@ def build_sweep(
     points: Sequence[Point],
     decision: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """sweep.json.
+    """Build the dictionary of sweep.json.
 
     Args:
         points: from `build_points`.

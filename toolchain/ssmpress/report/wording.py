@@ -33,5 +33,5 @@ def counted(report: Report, device: Mapping[str, Any]) -> str:
 
 
 def higher_is_better(metric: Any) -> bool:
-    """Of a quality metric: accuracies rise, perplexities and errors fall."""
+    """Whether more of a metric is better: of an accuracy; not of a perplexity or an error."""
     return bool(metric == "accuracy")

@@ -49,7 +49,7 @@ class Sample:
 
     @property
     def ok(self) -> bool:
-        """Within the tolerance; not when either is not finite."""
+        """Whether the difference is within the tolerance; never if either is not finite."""
         return self.difference <= self.tolerance
 
 
@@ -124,6 +124,6 @@ def judged_device(devices: Sequence[DeviceResult]) -> DeviceResult | None:
 
 
 def judged_measurements(devices: Sequence[DeviceResult]) -> dict[str, Measurement]:
-    """By variant, of the judged device; empty without one."""
+    """The measurements of the judged device, by variant; empty without one."""
     device = judged_device(devices)
     return dict(device.measurements) if device else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Percentiles:
-    """Of raw samples, in milliseconds; tokens_per_s at the median."""
+    """Percentiles of raw samples, in milliseconds; tokens_per_s at the median."""
 
     p50_ms: float
     p90_ms: float

@@ -36,12 +36,12 @@ class LanguageModelQuality:
 
     @property
     def value(self) -> float:
-        """The metric."""
+        """The value of the metric."""
         return self.perplexity
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """Of each sample: a window."""
+        """The score of each sample: a window's sum, nats."""
         return self.window_nll
 
     @property
@@ -51,7 +51,7 @@ class LanguageModelQuality:
 
     @property
     def predictions(self) -> int:
-        """All that were made."""
+        """The number of predictions made."""
         return self.tokens
 
     @property

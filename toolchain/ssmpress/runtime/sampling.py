@@ -42,7 +42,7 @@ class SplitMix64:
         return z ^ z >> 31
 
     def uniform(self) -> float:
-        """At least 0, less than 1."""
+        """The next number, at least 0 and less than 1."""
         return (self.next() >> 11) * 2.0**-53
 
 

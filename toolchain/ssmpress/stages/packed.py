@@ -56,7 +56,7 @@ def pack_weights(
 
 
 def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -> PackedModel:
-    """With the rounding errors of `rows` of its head's matrix, which was packed from `weight`."""
+    """The model, with the rounding errors of `rows` of its head, which was packed from `weight`."""
     found = frequent_rows(weight, packed.matrices[packed.head_name], rows)
     return replace(packed, frequent=found)
 

@@ -122,13 +122,13 @@ class Classification:
         return f" classifier of {len(self.classes)} classes"
 
     def to_dict(self) -> dict[str, Any]:
-        """The block."""
+        """The task's block of config.json."""
         return block_dict(self)
 
     # ---- data ----
 
     def read(self, request: Request, note: Note) -> Data:
-        """Labelled texts."""
+        """Read labelled texts."""
 
         def load(paths: tuple[Path, ...], tokenizer: Tokenizer | None) -> LabelledTexts:
             return load_labelled(paths, tokenizer, self, request.vocab_size, note=note)
@@ -300,7 +300,7 @@ class Classification:
         return "".join(json.dumps(row) + "\n" for row in rows)
 
     def by_device(self, device: Device, reference: Reference) -> Outputs:
-        """All logits together: a text that no class suits has logits near 0."""
+        """The logits of all texts together: one that no class suits has logits near 0."""
         texts: LabelledTexts = reference.sample
         tokens = [texts.text(number).tolist() for number in range(texts.count)]
         reply = device.ask({"do": "classify", "texts": tokens})
@@ -377,7 +377,7 @@ def accuracy(
 
 
 def some_texts(texts: LabelledTexts) -> LabelledTexts:
-    """From the whole file: labelled texts are often in the order of their classes."""
+    """Some texts from the whole file: they are often in the order of their classes."""
     places = np.linspace(0, texts.count - 1, DEVICE_SAMPLES)
     chosen = np.unique(places.round().astype(int)).tolist()
     labels = [int(texts.labels[number]) for number in chosen]

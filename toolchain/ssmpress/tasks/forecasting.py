@@ -158,7 +158,7 @@ class Forecasting:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The block."""
+        """The task's block of config.json."""
         return block_dict(self)
 
     # ---- data ----
@@ -330,7 +330,7 @@ class Forecasting:
         return series_guesses(evaluation)
 
     def by_class(self, qualities: Mapping[str, Any], evaluation: Any) -> None:
-        """None."""
+        """Forecasts have no classes."""
 
     # ---- parity ----
 
@@ -380,7 +380,7 @@ class Forecasting:
         return Reference(windows, outputs, quality, self.lookback, file)
 
     def by_device(self, device: Device, reference: Reference) -> Outputs:
-        """All forecasts."""
+        """The forecasts of all windows."""
         windows: SeriesWindows = reference.sample
         inputs, _, _ = windows.arrays(np.arange(windows.count))
         reply = device.ask({"do": "forecast", "series": inputs.ravel().tolist()})

@@ -107,11 +107,11 @@ class LanguageModel:
     )
 
     def summary(self) -> str:
-        """Nothing: it is what a model usually is."""
+        """No words: a language model is what a model usually is."""
         return ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The block."""
+        """The task's block of config.json."""
         return block_dict(self)
 
     # ---- data ----
@@ -244,7 +244,7 @@ class LanguageModel:
         return text_guesses(calibration, evaluation, vocab_size)
 
     def by_class(self, qualities: Mapping[str, Any], evaluation: Any) -> None:
-        """None."""
+        """Text has no classes."""
 
     # ---- parity ----
 

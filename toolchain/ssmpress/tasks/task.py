@@ -39,7 +39,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Ports:
-    """All of them, in the graph's order."""
+    """The inputs and the outputs, in the graph's order."""
 
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
@@ -188,7 +188,7 @@ class Task(Protocol):
         inputs: Tensor,
         lengths: Tensor | None,
     ) -> Tensor:
-        """The predictions.
+        """The predictions of the samples.
 
         Args:
             head: (..., d_model) -> (..., outputs).
@@ -288,7 +288,7 @@ class Samples(Protocol):
 
     @property
     def count(self) -> int:
-        """Samples."""
+        """The number of samples."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -52,7 +52,7 @@ class Graph(Protocol):
 
 
 class Interface(Protocol):
-    """`runtime.interface.ModelInterface`."""
+    """What a task asks of `runtime.interface.ModelInterface`."""
 
     @property
     def vocab_size(self) -> int: ...

@@ -46,7 +46,7 @@ class Dense:
         return sections["weight"].astype(np.float32)
 
     def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
-        """All of them."""
+        """Every weight is kept: bool (rows, columns)."""
         return np.ones((rows, columns), bool)
 
     def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
@@ -54,5 +54,5 @@ class Dense:
         return bad_int8("values", sections["weight"])
 
     def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
-        """Exact."""
+        """The bytes of a packed matrix, exactly."""
         return bytes_of(self.shapes(rows, columns, {}))

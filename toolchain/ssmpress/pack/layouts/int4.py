@@ -262,7 +262,7 @@ class Int4:
         return unpack(sections, rows, columns)
 
     def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
-        """All of them."""
+        """Every weight is kept: bool (rows, columns)."""
         return np.ones((rows, columns), bool)
 
     def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
@@ -271,5 +271,5 @@ class Int4:
         return ("ratio", "-127 to 127", -128) if lowest else None
 
     def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
-        """Exact."""
+        """The bytes of a packed matrix, exactly."""
         return bytes_of(shapes(rows, columns))

@@ -222,7 +222,7 @@ class WindowFp16:
     onnx_rows = ""
 
     def shapes(self, rows: int, columns: int, sections: Sections) -> Shapes:
-        """The records."""
+        """Names, types and shapes of the records."""
         return shapes(rows, length(sections, "step"))
 
     def pack(self, weight: Matrix, keep_mask: Mask) -> dict[str, Array]:
@@ -234,7 +234,7 @@ class WindowFp16:
         return unpack(sections, rows, columns).astype(np.float32)
 
     def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
-        """Where slots are in use."""
+        """The places of the slots in use, bool (rows, columns)."""
         return keep_mask_of(sections, rows, columns)
 
     def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
@@ -243,6 +243,6 @@ class WindowFp16:
         return fault or windows.miscounted(read_slots(sections), stored)
 
     def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
-        """By the share of slots in use of random masks."""
+        """The bytes, if as many slots are in use as of random masks."""
         records = windows.predicted_records(rows, columns, stored, TILE, _SHARE_IN_USE)
         return windows.predicted_bytes(rows, records, RECORD_BYTES)

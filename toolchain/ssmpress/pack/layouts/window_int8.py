@@ -357,7 +357,7 @@ class WindowInt8:
         return unpack(sections, rows, columns).astype(np.float32)
 
     def kept(self, sections: Sections, rows: int, columns: int) -> Mask:
-        """Where slots are in use."""
+        """The places of the slots in use, bool (rows, columns)."""
         return keep_mask_of(sections, rows, columns)
 
     def problem(self, sections: Sections, rows: int, columns: int, stored: int) -> Fault | None:
@@ -366,6 +366,6 @@ class WindowInt8:
         return fault or bad_int8("values", sections["value"])
 
     def predicted_bytes(self, rows: int, columns: int, stored: int) -> int:
-        """By the share of slots in use of trained masks."""
+        """The bytes, if as many slots are in use as of trained masks."""
         records = windows.predicted_records(rows, columns, stored, TILE * SLOTS, _SHARE_IN_USE)
         return windows.predicted_bytes(rows, records, RECORD_BYTES) + 4 * rows

@@ -46,7 +46,7 @@ class Slots:
 
 
 def mask_of_slots(slots: Slots, rows: int, columns: int) -> Mask:
-    """Where the slots in use lie, bool (r, c)."""
+    """The places of the slots in use, bool (rows, columns)."""
     keep_mask = np.zeros((rows, columns), bool)
     keep_mask[slots.row[slots.used], slots.column[slots.used]] = True
     return keep_mask

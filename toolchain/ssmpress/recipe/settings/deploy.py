@@ -27,13 +27,13 @@ class Target(StrEnum):
 
     @property
     def machine(self) -> str:
-        """As `uname -m` names it: x86_64, aarch64; of HOST whatever this machine is."""
+        """The name that `uname -m` gives it, x86_64 or aarch64; of HOST this machine's."""
         return {"host": host_machine(), "arm64": "aarch64"}.get(self, str(self))
 
 
 @dataclass(frozen=True)
 class DeploySettings:
-    """Where the bundle is validated and measured, and what comes of it."""
+    """The devices on which the bundle is validated and measured, and what is written."""
 
     device: Annotated[
         tuple[str, ...],

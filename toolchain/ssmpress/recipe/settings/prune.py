@@ -35,7 +35,7 @@ class Method(StrEnum):
 
 
 class Scope(StrEnum):
-    """Where one threshold applies: over all prunable weights, or in each matrix by itself.
+    """The extent of one threshold: all prunable weights, or each matrix by itself.
 
     OWL is LAYER with more weights left to the layers that have more outliers.
     """

@@ -19,7 +19,7 @@ from ssmpress.recipe.typed import RECOVERY_STEPS
 
 
 class Compute(StrEnum):
-    """Where calibration and recovery run. `AUTO` is a GPU if there is one."""
+    """The processor of calibration and recovery; `AUTO` is a GPU if there is one."""
 
     AUTO = "auto"
     CPU = "cpu"
