@@ -277,8 +277,8 @@ def train(
         tokens += int(batches[stage].lengths[numbers].sum())
         step, stage_step = step + 1, stage_step + 1
         if len(stages) > 1 and step % 10 == 0:
-            found = float((outputs.argmax(-1) == batch.targets).float().mean())
-            right += 0.1 * (found - right)
+            right_part = float((outputs.argmax(-1) == batch.targets).float().mean())
+            right += 0.1 * (right_part - right)
             late = clock.part(step) > (stage + 1) * training.stage_part
             if stage < len(stages) - 1 and (right > 0.9 or late):
                 log(

@@ -170,15 +170,15 @@ class Bench:
         """Every window of a part."""
         return self.series.windows(part, self.task)
 
-    def keep(self, name: str, model: Mamba, found: dict[str, Any]) -> None:
+    def keep(self, name: str, model: Mamba, metrics: dict[str, Any]) -> None:
         """Save a part's weights and its row; the test part is read here alone."""
         dense.round_to_half(model)
-        found["test"] = tasks.metric(model, self.windows("test"), 256)
-        found["valid"] = tasks.metric(model, self.windows("valid"), 256)
+        metrics["test"] = tasks.metric(model, self.windows("test"), 256)
+        metrics["valid"] = tasks.metric(model, self.windows("valid"), 256)
         dense.save(model, self.out / self.run / name)
-        self.result[name] = found
+        self.result[name] = metrics
         dense.write_json(self.out / f"{self.run}.json", self.result)
-        self.log({"part": name, "test": found["test"], "valid": found["valid"]})
+        self.log({"part": name, "test": metrics["test"], "valid": metrics["valid"]})
 
 
 def train_dense(bench: Bench) -> Mamba:
@@ -191,16 +191,16 @@ def train_dense(bench: Bench) -> Mamba:
     config = ModelConfig(d_model=s.d_model, vocab_size=0, layers=layers, task=bench.task)
     model = Mamba(config)
     dense.initialize(model)
-    found = dense.train(
+    best = dense.train(
         model, [bench.windows("train")], bench.windows("valid"), training, bench.log,
         lambda metrics: -metrics["mse"],
     )  # fmt: skip
-    found |= {
+    best |= {
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
         "settings": asdict(s) | {"training": asdict(training)},
     }
-    bench.keep("dense", model, found)
+    bench.keep("dense", model, best)
     return model
 
 
@@ -262,25 +262,29 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, prune, measure."""
-    given = parse(argv)
-    torch.set_num_threads(given.threads)
+    arguments = parse(argv)
+    torch.set_num_threads(arguments.threads)
 
     def changes(*names: str) -> dict[str, Any]:
-        return {name: getattr(given, name) for name in names if getattr(given, name) is not None}
+        return {
+            name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
+        }
 
-    settings = SETTINGS[given.set]
+    settings = SETTINGS[arguments.set]
     training = replace(
         settings.training,
         **changes("steps", "epochs", "learning_rate", "dropout", "batch", "weight_decay"),
     )
     sizes = changes("d_model", "n_layer", "d_state", "patch", "stride", "recover_epochs")
-    series = read_series(given.data, given.set)
-    write_parts(series, given.out)
-    bench = Bench(series, replace(settings, training=training, **sizes), given.out, given.seed)
+    series = read_series(arguments.data, arguments.set)
+    write_parts(series, arguments.out)
+    bench = Bench(
+        series, replace(settings, training=training, **sizes), arguments.out, arguments.seed
+    )
     bench.log({"linear": bench.result["linear"]})
     model = train_dense(bench)
     teacher = Teacher(deepcopy(model))
-    for percent in given.sparsities:
+    for percent in arguments.sparsities:
         prune(bench, model, teacher, percent)
 
 

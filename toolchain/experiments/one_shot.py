@@ -58,19 +58,19 @@ def measure(model: Mamba, bench: Bench) -> Measured:
     return Measured(names, windows, scores, wanda)
 
 
-def row(bench: Bench, found: Measured, method: Method, scope: Scope, sparsity: float) -> Any:
+def row(bench: Bench, measured: Measured, method: Method, scope: Scope, sparsity: float) -> Any:
     """One row of the table."""
     model, start = bench.load(), time.monotonic()
     shares = None
     if scope is Scope.OWL:
-        shares = baselines.owl_shares(model.config, found.wanda, sparsity)
-    scores = found.scores[method]
+        shares = baselines.owl_shares(model.config, measured.wanda, sparsity)
+    scores = measured.scores[method]
     if method is Method.WANDA and scope is not Scope.GLOBAL:
         scores = baselines.within_rows(scores)
     keep = keep_masks(scores, sparsity, scope, None, shares)
     if method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        keep = baselines.sparsegpt(model, found.names, found.windows, zeros)
+        keep = baselines.sparsegpt(model, measured.names, measured.windows, zeros)
     else:
         apply_masks(dict(model.named_parameters()), keep)
     summary = sparsity_summary(model.config, keep)
@@ -90,7 +90,7 @@ def main() -> None:
     """Measure all rows; the file is written anew after each, so that a stopped run keeps them."""
     bench = open_bench(parse())
     bench.out.mkdir(parents=True, exist_ok=True)
-    found = measure(bench.load(), bench)
+    measured = measure(bench.load(), bench)
     result: dict[str, Any] = {
         "device": device_name(bench.device),
         "torch": torch.__version__,
@@ -100,7 +100,7 @@ def main() -> None:
     for sparsity in SPARSITIES:
         for method in Method:
             for scope in Scope:
-                result["rows"].append(row(bench, found, method, scope, sparsity))
+                result["rows"].append(row(bench, measured, method, scope, sparsity))
                 print(json.dumps(result["rows"][-1]), flush=True)
                 (bench.out / "one_shot.json").write_text(json.dumps(result, indent=1) + "\n")
 

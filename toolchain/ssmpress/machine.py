@@ -10,7 +10,7 @@ from ssmpress.errors import DeviceError
 
 LIBRARY_NAME = "libssmpress_ops.so"
 ISA_VARIABLE = "SSMPRESS_ISA"
-"""Environment variable that forces a kernel set: scalar or avx2. Unknown names fail."""
+"""Environment variable that forces one of the sets of docs/kernels.md; unknown names fail."""
 
 RUNNER_NAME = "ssmrun"
 MACHINES = ("x86_64", "aarch64")

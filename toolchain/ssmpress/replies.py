@@ -87,10 +87,10 @@ def parsed(content: bytes | bytearray) -> dict[str, Any]:
     """
     if sum(map(content.count, (b",", b"[", b"{"))) > _VALUES_LIMIT:
         raise ValueError(f"expected at most {_VALUES_LIMIT:,} values")
-    found = parse_json(bytes(content))
-    if not isinstance(found, dict):
+    reply = parse_json(bytes(content))
+    if not isinstance(reply, dict):
         raise ValueError("expected an object")
-    return found
+    return reply
 
 
 def turn(reply: Reply, decode_tokens: int, *, warmup: bool) -> Round:
@@ -139,12 +139,12 @@ def _cut(value: Any, depth: int) -> Any:
 
 def _finite(key: str, value: float) -> float:
     try:
-        found = float(value)
+        result = float(value)
     except OverflowError:  # JSON's integers have no bound
-        found = math.inf
-    if not math.isfinite(found) or found < 0:
-        raise _unexpected(key, "a finite number of at least 0", found)
-    return found
+        result = math.inf
+    if not math.isfinite(result) or result < 0:
+        raise _unexpected(key, "a finite number of at least 0", result)
+    return result
 
 
 def _unexpected(key: str, expected: str, got: object) -> DeviceError:

@@ -94,9 +94,9 @@ def trees(seed: int) -> Iterator[tuple[bytes, int]]:
 
 def generate(count: int, seed: int) -> list[tuple[bytes, int]]:
     """Draw `count` trees, no two alike: (tokens, value) of each."""
-    found: dict[bytes, int] = {}
+    values: dict[bytes, int] = {}
     for tokens, value in trees(seed):
-        found[tokens] = value
-        if len(found) == count:
-            return list(found.items())
+        values[tokens] = value
+        if len(values) == count:
+            return list(values.items())
     raise AssertionError("trees() is endless")

@@ -107,20 +107,20 @@ def curve(dashes: int, taken: Taken, random: np.random.Generator) -> list[_Point
 
 def _curves(dashes: int, random: np.random.Generator) -> list[Points] | None:
     """Two long curves, then up to six short ones; None if the long ones did not fit."""
-    found: list[Points] = []
+    curves: list[Points] = []
     taken = Taken()
-    wanted = [dashes] * 2 + [max(2, dashes // 3)] * int(random.integers(2, 7))
-    for number, length in enumerate(wanted):
+    dashes_of_each = [dashes] * 2 + [max(2, dashes // 3)] * int(random.integers(2, 7))
+    for number, length in enumerate(dashes_of_each):
         for _ in range(_TRIES if number < 2 else 5):
             points = curve(length, taken, random)
             if points is not None:
-                found.append(np.array(points))
+                curves.append(np.array(points))
                 taken.add(points)
                 break
         else:
             if number < 2:
                 return None
-    return found
+    return curves
 
 
 def disc_places(

@@ -108,13 +108,13 @@ def make_listops(counts: Sequence[int], seed: int, workers: int) -> list[Labelle
     """Trees, each once over all parts."""
     total = sum(counts)
     share = -(-total * 21 // (20 * _SHARDS))  # some trees come twice
-    found: dict[bytes, int] = {}
+    values: dict[bytes, int] = {}
     with ProcessPoolExecutor(workers) as pool:
         seeds = [seed * _SHARDS + shard for shard in range(_SHARDS)]
         drawn = pool.map(listops.generate, repeat(share), seeds)
         for shard in track(drawn, "trees", total=_SHARDS):
-            found.update(shard)
-    trees = list(found.items())[:total]
+            values.update(shard)
+    trees = list(values.items())[:total]
     assert len(trees) == total
     order = np.random.default_rng(seed).permutation(total)
     trees = [trees[i] for i in order]
@@ -208,22 +208,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--counts", type=int, nargs=3, help="train, valid, test; generated tasks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    given = parser.parse_args(argv)
-    if given.task in COUNTS:
-        counts = given.counts or COUNTS[given.task]
-        if given.task == "listops":
-            parts = make_listops(counts, given.seed, given.workers)
+    arguments = parser.parse_args(argv)
+    if arguments.task in COUNTS:
+        counts = arguments.counts or COUNTS[arguments.task]
+        if arguments.task == "listops":
+            parts = make_listops(counts, arguments.seed, arguments.workers)
         else:
-            parts = make_pathfinder(counts, given.seed, given.workers)
-    elif given.train and given.test:
-        parts = read_parts(given.task, given.train, given.test, given.seed)
+            parts = make_pathfinder(counts, arguments.seed, arguments.workers)
+    elif arguments.train and arguments.test:
+        parts = read_parts(arguments.task, arguments.train, arguments.test, arguments.seed)
     else:
-        parser.error(f"{given.task}: give the public files with --train and --test")
-    write(given.task, parts, given.out)
-    for dashes in EASIER if given.task == "pathfinder" else ():
+        parser.error(f"{arguments.task}: give the public files with --train and --test")
+    write(arguments.task, parts, arguments.out)
+    for dashes in EASIER if arguments.task == "pathfinder" else ():
         count = min(EASIER_COUNT, parts[0].count)
-        easier = make_easier(count, dashes, given.seed, given.workers)
-        np.savez(given.out / f"{dashes}.npz", **easier)
+        easier = make_easier(count, dashes, arguments.seed, arguments.workers)
+        np.savez(arguments.out / f"{dashes}.npz", **easier)
 
 
 if __name__ == "__main__":

@@ -139,21 +139,21 @@ class Bench:
     def result(self) -> dict[str, Any]:
         """What was measured so far."""
         if self.result_file.is_file():
-            found: dict[str, Any] = json.loads(self.result_file.read_text())
-            return found
+            content: dict[str, Any] = json.loads(self.result_file.read_text())
+            return content
         return {}
 
-    def keep(self, name: str, model: Mamba, found: dict[str, Any]) -> None:
+    def keep(self, name: str, model: Mamba, content: dict[str, Any]) -> None:
         """Save a part's weights and its row; the test texts are read here alone."""
         dense.round_to_half(model)
         started = time.monotonic()
         test = self.samples("test")
-        found["test"] = tasks.metric(model, test, dense.CHECK_BATCH)["accuracy"]
-        found["test_texts"] = test.count
-        found["test_seconds"] = round(time.monotonic() - started, 1)
+        content["test"] = tasks.metric(model, test, dense.CHECK_BATCH)["accuracy"]
+        content["test_texts"] = test.count
+        content["test_seconds"] = round(time.monotonic() - started, 1)
         dense.save(model, self.folder(name), self.data / "tokenizer.json")
-        dense.write_json(self.result_file, {**self.result(), name: found})
-        self.log({"part": name, "test": found["test"]})
+        dense.write_json(self.result_file, {**self.result(), name: content})
+        self.log({"part": name, "test": content["test"]})
 
 
 def train_dense(bench: Bench) -> None:
@@ -170,16 +170,16 @@ def train_dense(bench: Bench) -> None:
         head = TraceHead(settings.d_model)
         hint = dense.Hint(head, [*map(bench.traces, settings.stages), None])
     valid = bench.samples("valid").head(CHECK_TEXTS)
-    found = dense.train(
+    best = dense.train(
         model, stages, valid, training, bench.log, lambda metrics: metrics["accuracy"], hint
     )
-    found |= {
+    best |= {
         "parameters": sum(p.numel() for p in model.parameters()),
         "device": device_name(bench.device),
         "torch": torch.__version__,
         "settings": asdict(settings) | {"training": asdict(training)},
     }
-    bench.keep("dense", model, found)
+    bench.keep("dense", model, best)
 
 
 def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
@@ -216,25 +216,27 @@ def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
     )  # fmt: skip
 
 
-def open_bench(given: argparse.Namespace) -> Bench:
+def open_bench(arguments: argparse.Namespace) -> Bench:
     """The settings, with what the command line changes."""
-    settings = SETTINGS[given.task]
+    settings = SETTINGS[arguments.task]
     options = ("seconds", "steps", "batch", "dropout", "learning_rate", "token_noise",
                "weight_decay", "checks", "stage_part", "hint_weight")  # fmt: skip
-    given_options = {key: getattr(given, key) for key in options}
+    given_options = {key: getattr(arguments, key) for key in options}
     changes = {key: value for key, value in given_options.items() if value is not None}
     if "seconds" in changes:
         changes.setdefault("steps", None)
     training = replace(settings.training, **changes)
-    sizes = {key: getattr(given, key) for key in ("d_model", "n_layer") if getattr(given, key)}
+    sizes = {
+        key: getattr(arguments, key) for key in ("d_model", "n_layer") if getattr(arguments, key)
+    }
     return Bench(
-        name=given.task,
+        name=arguments.task,
         settings=replace(settings, training=training, **sizes),
-        task=read_block(Classification, json.loads((given.data / "task.json").read_text())),
-        data=given.data,
-        out=given.out,
+        task=read_block(Classification, json.loads((arguments.data / "task.json").read_text())),
+        data=arguments.data,
+        out=arguments.out,
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        seed=given.seed,
+        seed=arguments.seed,
     )
 
 
@@ -261,17 +263,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Do the parts that are missing, in order."""
-    given = parse(argv)
-    if not (given.data / "task.json").is_file():
-        files = ["--train", *map(str, given.train), "--test", *map(str, given.test)]
-        prepare.main([given.task, "--out", str(given.data), *(files if given.train else [])])
-    bench = open_bench(given)
+    arguments = parse(argv)
+    if not (arguments.data / "task.json").is_file():
+        files = ["--train", *map(str, arguments.train), "--test", *map(str, arguments.test)]
+        prepare.main(
+            [arguments.task, "--out", str(arguments.data), *(files if arguments.train else [])]
+        )
+    bench = open_bench(arguments)
     if "dense" not in bench.result():
         train_dense(bench)
     start = "dense"
-    for percent in given.sparsities:
+    for percent in arguments.sparsities:
         if str(percent) not in bench.result():
-            prune(bench, percent, start, given.prune_steps)
+            prune(bench, percent, start, arguments.prune_steps)
         start = str(percent)
 
 

@@ -95,8 +95,8 @@ def layer_name(number: int, name: str) -> str:
 
 def number_of_layer(name: str) -> int | None:
     """The layer that a canonical name is in; None outside the layers."""
-    found = re.match(r"backbone\.layers\.(\d{1,9})\.", name)
-    return int(found[1]) if found else None
+    match = re.match(r"backbone\.layers\.(\d{1,9})\.", name)
+    return int(match[1]) if match else None
 
 
 def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -104,10 +104,10 @@ def verify_manifest(folder: str | Path, names: Container[str] | None = None) -> 
     for name, expected in files.items():
         if names is not None and name not in names:
             continue
-        found = _entry(folder, name)
-        if found != expected:
+        entry = _entry(folder, name)
+        if entry != expected:
             raise BadInputError(
-                f"{folder / name}: expected {_described(expected)}; got {_described(found)}. "
+                f"{folder / name}: expected {_described(expected)}; got {_described(entry)}. "
                 "The file was changed after the bundle was made: make or copy it again."
             )
     return manifest
@@ -150,10 +150,10 @@ def _described(entry: Any) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**found, "ssmpress": __version__}
+    return {**versions, "ssmpress": __version__}

@@ -111,11 +111,11 @@ def _other_files(folder: Path, also: frozenset[str] = frozenset()) -> list[str]:
 def _names(path: Path, key: str) -> set[str]:
     """The files of a manifest with itself, or the points of a sweep; none if it is not ours."""
     try:
-        found: Any = read_json(path).get(key)
+        names: Any = read_json(path).get(key)
     except BadInputError:
         return set()
-    if isinstance(found, dict) and key == "files":
-        return {MANIFEST_NAME, *found}
-    if isinstance(found, list) and key == "points":
-        return {str(point.get("name")) for point in found if isinstance(point, dict)}
+    if isinstance(names, dict) and key == "files":
+        return {MANIFEST_NAME, *names}
+    if isinstance(names, list) and key == "points":
+        return {str(point.get("name")) for point in names if isinstance(point, dict)}
     return set()

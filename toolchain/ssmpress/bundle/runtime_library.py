@@ -80,8 +80,8 @@ def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibr
         return installed
     version = _version()
     kept = cache_folder() / f"onnxruntime-{version}-{machine}"
-    if (found := _kept(kept)) is not None:
-        return found
+    if (library := _kept(kept)) is not None:
+        return library
     with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
         downloaded = _download(version, machine, Path(folder))
         return _from_wheel(downloaded, machine, DeviceError, given=False)
@@ -140,11 +140,11 @@ def _kept(folder: Path) -> RuntimeLibrary | None:
 
 def _download(version: str, machine: str, folder: Path) -> Path:
     """The wheel, by pip with the user's own index settings."""
-    wanted = f"onnxruntime=={version}"
+    package = f"onnxruntime=={version}"
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
         "--no-deps", "--only-binary=:all:", "--dest", str(folder),
-        *(word for name in _PLATFORMS for word in ("--platform", f"{name}_{machine}")), wanted,
+        *(word for name in _PLATFORMS for word in ("--platform", f"{name}_{machine}")), package,
     ]  # fmt: skip
     advice = (
         "Connect to the network once, or download that wheel elsewhere and give it with "
@@ -157,13 +157,15 @@ def _download(version: str, machine: str, folder: Path) -> Path:
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
         raise DeviceError(
-            f"{wanted} for {machine}: pip download took more than {_DOWNLOAD_S} seconds. {advice}"
+            f"{package} for {machine}: pip download took more than {_DOWNLOAD_S} seconds. {advice}"
         ) from error
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
-        said = done.stderr.splitlines()
-        why = next((s for s in said if "ERROR" in s or "No module" in s), f"exit {done.returncode}")
-        raise DeviceError(f"{wanted} for {machine}: pip download failed: {why.strip()} {advice}")
+        lines = done.stderr.splitlines()
+        why = next(
+            (s for s in lines if "ERROR" in s or "No module" in s), f"exit {done.returncode}"
+        )
+        raise DeviceError(f"{package} for {machine}: pip download failed: {why.strip()} {advice}")
     return wheels[0]
 
 
@@ -207,8 +209,8 @@ def _member(
     archive: zipfile.ZipFile, wheel: Path, kind: type[BadInputError | DeviceError]
 ) -> tuple[zipfile.ZipInfo, str]:
     """The library in a wheel, and its version: digits and points, so that it can name a folder."""
-    found = [(m, _MEMBER.fullmatch(m.filename)) for m in archive.infolist()]
-    members = [(m, match[1]) for m, match in found if match]
+    entries = [(m, _MEMBER.fullmatch(m.filename)) for m in archive.infolist()]
+    members = [(m, match[1]) for m, match in entries if match]
     if len(members) != 1 or members[0][0].file_size > _LIMIT:
         raise kind(
             f"{wheel}: expected a wheel of ONNX Runtime with one {_PLACE}VERSION; it has "
@@ -249,11 +251,11 @@ def _keep(
         with archive.open(member) as source:
             shutil.copyfileobj(source, target, 1 << 20)
         target.flush()
-        found = elf_machine(Path(target.name))
-        if found != machine:
+        actual = elf_machine(Path(target.name))
+        if actual != machine:
             raise kind(
                 f"{wheel}: expected ONNX Runtime for {machine}; got "
-                f"{found or 'no Linux library of a known machine'}."
+                f"{actual or 'no Linux library of a known machine'}."
             )
         digest = sha256(Path(target.name))
         if digest != recorded:

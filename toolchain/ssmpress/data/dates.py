@@ -57,16 +57,16 @@ def _parsed(texts: Sequence[str], *, named: bool) -> list[datetime]:
     named: the column is called a time, so that numbers are one: years, or since 1970 seconds or
     milliseconds.
     """
-    found: list[list[datetime]] = []
+    readings: list[list[datetime]] = []
     for read in _readers(named):
         try:
             read(texts[0])
-            found.append([read(text) for text in texts])
+            readings.append([read(text) for text in texts])
         except (ValueError, OverflowError, OSError):
             continue
-        if found[-1] == sorted(found[-1]):
-            return found[-1]
-    return found[0] if found else []
+        if readings[-1] == sorted(readings[-1]):
+            return readings[-1]
+    return readings[0] if readings else []
 
 
 def _readers(named: bool) -> list[Callable[[str], datetime]]:

@@ -40,14 +40,14 @@ def default_text() -> tuple[str, str]:
 
 def _without_repeats(topics: dict[str, str]) -> dict[str, str]:
     """Topic name -> text, less the paragraphs (whitespace aside) that an earlier topic has."""
-    seen: set[str] = set()
+    paragraphs: set[str] = set()
     result: dict[str, str] = {}
     for name in sorted(topics):
         kept = []
         for paragraph in topics[name].split("\n\n"):
             key = " ".join(paragraph.split())
-            if key and key not in seen:
-                seen.add(key)
+            if key and key not in paragraphs:
+                paragraphs.add(key)
                 kept.append(paragraph)
         if kept:
             result[name] = "\n\n".join(kept)

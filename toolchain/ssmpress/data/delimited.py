@@ -17,7 +17,7 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-",
 """What stands for a value that was not measured, in small letters."""
 
 
-def delimiter_of(content: str, wanted: Sequence[str] = ()) -> str:
+def delimiter_of(content: str, columns: Sequence[str] = ()) -> str:
     """The character that separates the columns of a table.
 
     It is the one with which the heading has most of the columns that are wanted, then one with
@@ -29,7 +29,7 @@ def delimiter_of(content: str, wanted: Sequence[str] = ()) -> str:
         rows = _first_rows(content, delimiter)
         heading = [name.strip() for name in rows[0]] if rows else []
         even = len(heading) > 1 and all(len(row) == len(heading) for row in rows)
-        return sum(name in heading for name in wanted), even, len(heading)
+        return sum(name in heading for name in columns), even, len(heading)
 
     return max(DELIMITERS, key=fits)
 

@@ -55,11 +55,11 @@ def part_in(keys: Keys, others: Iterable[Keys]) -> float:
     known, counts = np.unique(keys, return_counts=True)
     if not len(known):
         return 0.0
-    found = np.zeros(len(known), bool)
+    shared = np.zeros(len(known), bool)
     for chunk in others:
         places = np.minimum(np.searchsorted(known, chunk), len(known) - 1)
-        found[places[known[places] == chunk]] = True
-    return float(counts[found].sum() / counts.sum())
+        shared[places[known[places] == chunk]] = True
+    return float(counts[shared].sum() / counts.sum())
 
 
 def check_unseen(recipe: Recipe, part: float, note: Note = silent) -> None:

@@ -54,19 +54,19 @@ def _byte_blocks(path: Path) -> Iterator[bytes]:
 def text_blocks(path: Path) -> Iterator[str]:
     """The text, a block at a time, decoded as strict UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
-    seen = 0  # bytes given to the decoder before this block
+    position = 0  # bytes given to the decoder before this block
     for block in _with_end(_byte_blocks(path)):
         pending = len(decoder.getstate()[0])
         try:
             yield decoder.decode(block or b"", final=block is None)
         except UnicodeDecodeError as error:
-            offset = seen - pending + error.start
+            offset = position - pending + error.start
             value = error.object[error.start]
             raise BadInputError(
                 f"{path}: expected UTF-8 text; byte 0x{value:02x} at offset {offset} is not "
                 f"({error.reason}). Convert it, e.g. with iconv -t UTF-8."
             ) from error
-        seen += len(block or b"")
+        position += len(block or b"")
 
 
 def _with_end(blocks: Iterable[bytes]) -> Iterator[bytes | None]:

@@ -110,15 +110,15 @@ def encode_each(tokenizer: Tokenizer, texts: Sequence[str], *, vocab_size: int) 
     Raises:
         BadInputError: as encode; or a text has no token.
     """
-    found: list[Tokens] = []
+    encoded: list[Tokens] = []
     for start in range(0, len(texts), _BATCH):
         for text in _encodings(tokenizer, list(texts[start : start + _BATCH]), vocab_size):
             if not len(text):
                 raise BadInputError(
-                    f"text {len(found) + 1}: expected at least one token; got none."
+                    f"text {len(encoded) + 1}: expected at least one token; got none."
                 )
-            found.append(text)
-    return found
+            encoded.append(text)
+    return encoded
 
 
 def encode_blocks(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> Iterator[Tokens]:

@@ -91,7 +91,7 @@ def _functions(data: bytes) -> Functions:
     sections = [
         _SECTION.unpack_from(data, section_at + i * _SECTION.size) for i in range(section_count)
     ]
-    found = {}
+    functions = {}
     for _, kind, _, _, offset, size, link, *_ in sections:
         if kind != _SYMTAB:
             continue
@@ -101,8 +101,8 @@ def _functions(data: bytes) -> Functions:
             start = _file_offset(segments, address)
             if info & 15 == _FUNCTION and length and start is not None:
                 end = names.index(b"\0", name) if b"\0" in names[name:] else len(names)
-                found[start] = (start + length, names[name:end].decode("utf-8", "replace"))
-    ordered = sorted(found.items())
+                functions[start] = (start + length, names[name:end].decode("utf-8", "replace"))
+    ordered = sorted(functions.items())
     return Functions(
         tuple(start for start, _ in ordered),
         tuple(end for _, (end, _) in ordered),

@@ -143,7 +143,7 @@ def run_devices(
     if not deployment.addresses:
         return ()
     expected = make_expected()
-    found = []
+    results = []
     for address in deployment.addresses:
         emulated = address.kind == QEMU
         count = emulate.steps(2) if emulated else remote_device.steps(files, expected, settings)
@@ -159,8 +159,8 @@ def run_devices(
                     link, address.path, deployment.machine, files, expected, settings,
                     recipe.deploy.device_threads, ticks.tick,
                 )  # fmt: skip
-        found.append(result)
-    return tuple(found)
+        results.append(result)
+    return tuple(results)
 
 
 class _Ticks:

@@ -36,8 +36,8 @@ _PARTS = {  # implementer, part: Arm's main ID register
 def find_emulator(machine: str) -> Path | None:
     """User-mode QEMU for a machine, if it is installed."""
     for name in (f"qemu-{machine}", f"qemu-{machine}-static"):
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     return None
 
 

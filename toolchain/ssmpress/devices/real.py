@@ -63,8 +63,8 @@ def validate_real(
         ParityError: the device computes something else than this host.
         DeviceError: it cannot be reached or used, or fails on the way.
     """
-    found = preflight(link, machine)
-    with RemoteFolder(link, path, found.wrapper) as folder:
+    properties = preflight(link, machine)
+    with RemoteFolder(link, path, properties.wrapper) as folder:
         folder.push(files.all() | _sample_file(expected), tick)
         folder.prepare_runner()
         with folder.worker("check", settings.timeout_s) as worker:
@@ -74,8 +74,12 @@ def validate_real(
             parity, sample = check(worker, expected, link.name, run_eval)
             environment, before = _state(worker.ask({"do": "environment"}))
         tick()
-        environment |= {"ops_isa": str(isa)[:20], "libc": found.libc, "wrapper": found.wrapper}
-        if "qemu" in found.wrapper:
+        environment |= {
+            "ops_isa": str(isa)[:20],
+            "libc": properties.libc,
+            "wrapper": properties.wrapper,
+        }
+        if "qemu" in properties.wrapper:
             return DeviceResult(
                 name=link.name,
                 kind=EMULATED,

@@ -100,8 +100,8 @@ class RemoteFolder:
         )  # fmt: skip
         self._log = Tail(self._keeper)
         try:
-            found = _pairs(self._keeper_answer())
-            self.folder, self.free_bytes = found["folder"], 1024 * int(found["free"])
+            answer = _pairs(self._keeper_answer())
+            self.folder, self.free_bytes = answer["folder"], 1024 * int(answer["free"])
             if not self.folder.startswith("/"):
                 raise ValueError(self.folder)
         except (KeyError, ValueError) as error:
@@ -214,8 +214,8 @@ class RemoteFolder:
         words = " ".join(map(shlex.quote, names))
         script = f"cd {shlex.quote(self.folder)} && sha256sum {words} 2>/dev/null || true"
         lines = run(self._link, script, "sha256sum", timeout_s=10 * ANSWER_S).splitlines()
-        found = (re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines)
-        return {match[2]: match[1] for match in found if match}
+        matches = (re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line) for line in lines)
+        return {match[2]: match[1] for match in matches if match}
 
     def ssmrun(self, *words: str) -> str:
         """The remote command line of the bundle's ssmrun; `{folder}` in words is the folder."""
@@ -261,8 +261,8 @@ def preflight(link: Link, machine: str, *, timeout_s: float = ANSWER_S) -> Prefl
     Raises:
         DeviceError: it cannot be reached, is another machine, or has no glibc that is new enough.
     """
-    found = _pairs(run(link, _PREFLIGHT, "uname", timeout_s=timeout_s))
-    got = found.get("machine", "")
+    properties = _pairs(run(link, _PREFLIGHT, "uname", timeout_s=timeout_s))
+    got = properties.get("machine", "")
     got = {"arm64": "aarch64", "amd64": "x86_64"}.get(got, got)
     if got != machine:
         hint = "A 32-bit system cannot run it." if got.startswith("armv") else "Change --target."
@@ -270,7 +270,7 @@ def preflight(link: Link, machine: str, *, timeout_s: float = ANSWER_S) -> Prefl
             f"{link.name}: expected a machine of {machine}, which the bundle is for; got "
             f"{got[:40] or 'no answer of uname'}. {hint}"
         )
-    libc = found.get("libc", "")
+    libc = properties.get("libc", "")
     version = re.search(r"glibc (\d+)\.(\d+)|GLIBC\D* (\d+)\.(\d+)|GNU libc\D* (\d+)\.(\d+)", libc)
     numbers = tuple(int(part) for part in version.groups() if part) if version else ()
     if numbers < GLIBC:
@@ -279,7 +279,7 @@ def preflight(link: Link, machine: str, *, timeout_s: float = ANSWER_S) -> Prefl
             f"{libc[:60].strip() or 'none'}. ONNX Runtime has no library for other C libraries, "
             "such as musl or Android's."
         )
-    return Preflight(got, libc.strip()[:60], found.get("wrapper", ""))
+    return Preflight(got, libc.strip()[:60], properties.get("wrapper", ""))
 
 
 def run(link: Link, script: str, what: str, *, timeout_s: float = ANSWER_S) -> str:

@@ -108,8 +108,8 @@ def _measured(
     values: list[object] = []
     for turn in turns:
         if turn.get("warmup") is False:
-            found = turn.get(f"{phase}_ms")
-            values += found if isinstance(found, list) else [found]
+            times = turn.get(f"{phase}_ms")
+            values += times if isinstance(times, list) else [times]
     samples = _numbers(values)
     return None if samples is None or not (samples > 0).all() else samples
 

@@ -101,11 +101,11 @@ def latency_interval(
         return bootstrap([tables], seed=seed, quantile=rule.quantile) if tables else None
     assert baseline is not None
     runs = [_tables(report, rule), _tables(baseline, rule)]
-    found = [run for run in runs if run is not None]
+    complete = [run for run in runs if run is not None]
     unit = value_of(baseline, rule)
-    if len(found) < len(runs) or unit is None:
+    if len(complete) < len(runs) or unit is None:
         return None
-    ratio = bootstrap(found, seed=seed, quantile=rule.quantile)
+    ratio = bootstrap(complete, seed=seed, quantile=rule.quantile)
     return ratio and Interval(ratio.low * unit, ratio.high * unit, ratio.confidence)
 
 

@@ -165,9 +165,9 @@ def _with_crowding(report: Report, rule: Rule, result: RuleResult) -> RuleResult
 def _too_little(report: Report, rule: Rule, value: str) -> tuple[str, str]:
     """Why there is no interval, and what to do."""
     if rule.exit_code == EXIT_QUALITY:
-        said = words(report)
-        why = f"from fewer than {MIN_WINDOWS} {said.evaluated}, or damaged ones."
-        return f"the {rule.label} is {value}, {why}", said.more
+        phrases = words(report)
+        why = f"from fewer than {MIN_WINDOWS} {phrases.evaluated}, or damaged ones."
+        return f"the {rule.label} is {value}, {why}", phrases.more
     why = f"from fewer than {MIN_ROUNDS} rounds of raw samples, too few of them, or damaged ones."
     return f"the {rule.label} is {value}, {why}", advice.MEASURE
 
@@ -247,10 +247,10 @@ def _condition(report: Report, key: str) -> Any:
     """A condition that a measurement was made under, such as `latency.cpu`.
 
     Older reports measured on the machine of `environment` only."""
-    found = lookup(report, *key.split("."))
-    if key == "latency.cpu" and found is None:
+    condition = lookup(report, *key.split("."))
+    if key == "latency.cpu" and condition is None:
         return lookup(report, "environment", "cpu")
-    return found
+    return condition
 
 
 def _text(rule: Rule, value: float, limit: float | None = None) -> str:

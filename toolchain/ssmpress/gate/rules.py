@@ -94,8 +94,8 @@ ALL_RULES = (
 def rules(settings: GateSettings) -> tuple[Rule, ...]:
     """The rules that are set, quality first."""
     limits = settings.limits()
-    found = [replace(rule, limit=limits[rule.name]) for rule in ALL_RULES if rule.name in limits]
-    return tuple(map(_of_the_perplexity_itself, found))
+    limited = [replace(rule, limit=limits[rule.name]) for rule in ALL_RULES if rule.name in limits]
+    return tuple(map(_of_the_perplexity_itself, limited))
 
 
 def _of_the_perplexity_itself(rule: Rule) -> Rule:

@@ -137,8 +137,8 @@ def parity(
     """
     worst_abs = worst_rel = 0.0
     first_bad, reason = None, ""
-    for name, wanted in expected.items():
-        absolute, relative, problem = _distance(wanted, actual.get(name))
+    for name, reference in expected.items():
+        absolute, relative, problem = _distance(reference, actual.get(name))
         worst_abs, worst_rel = max(worst_abs, absolute), max(worst_rel, relative)
         if not problem and relative > tolerance:
             problem = f"differs by {relative:.2e} of its largest value"
@@ -150,19 +150,19 @@ def parity(
     return Parity(worst_abs, worst_rel, tolerance, len(expected), first_bad, reason)
 
 
-def _distance(wanted: NDArray[Any], got: NDArray[Any] | None) -> tuple[float, float, str]:
+def _distance(expected: NDArray[Any], got: NDArray[Any] | None) -> tuple[float, float, str]:
     """(max |a - b|, the same relative, what is wrong besides the distance)."""
     if got is None:
         return math.inf, math.inf, "is missing from the outputs"
-    if wanted.shape != got.shape:
-        return math.inf, math.inf, f"has shape {got.shape}, expected {wanted.shape}"
-    for array, side in ((wanted, "PyTorch"), (got, "ONNX Runtime")):
+    if expected.shape != got.shape:
+        return math.inf, math.inf, f"has shape {got.shape}, expected {expected.shape}"
+    for array, side in ((expected, "PyTorch"), (got, "ONNX Runtime")):
         if not np.isfinite(array).all():
             return math.inf, math.inf, f"has values that are not finite in {side}"
-    if wanted.size == 0:
+    if expected.size == 0:
         return 0.0, 0.0, ""
-    difference = float(np.abs(wanted.astype(np.float64) - got.astype(np.float64)).max())
-    return difference, difference / max(float(np.abs(wanted).max()), PARITY_FLOOR), ""
+    difference = float(np.abs(expected.astype(np.float64) - got.astype(np.float64)).max())
+    return difference, difference / max(float(np.abs(expected).max()), PARITY_FLOOR), ""
 
 
 def percentiles(samples_ms: Sequence[float], *, tokens: int = 1) -> Percentiles:

@@ -98,9 +98,9 @@ class WorkerProcess:
         try:
             answer = replies.parsed(reply)
         except ValueError as error:
-            said = bytes(reply[:80])
+            beginning = bytes(reply[:80])
             raise DeviceError(
-                f"{self._name}: expected JSON from its worker; got {said!r}."
+                f"{self._name}: expected JSON from its worker; got {beginning!r}."
             ) from error
         if "error" in answer:
             bad_input = answer.get("exit_code") == EXIT_BAD_INPUT
@@ -133,8 +133,8 @@ class WorkerProcess:
             piece = os.read(self._process.stdout.fileno(), 1 << 16)
             if not piece:
                 raise self._crashed()
-            found = piece.find(b"\n")
-            newline = found if found < 0 else len(self._buffer) + found
+            place = piece.find(b"\n")
+            newline = place if place < 0 else len(self._buffer) + place
             self._buffer += piece
             if len(self._buffer) > _REPLY_LIMIT:
                 raise DeviceError(f"{self._name}: its reply is longer than {_REPLY_LIMIT:,} bytes.")

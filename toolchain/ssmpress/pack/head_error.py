@@ -47,8 +47,8 @@ def frequent_tokens(text: Tokens, vocab_size: int) -> NDArray[np.int64]:
     """The tokens that occur most often in text (n,), at most `FREQUENT_SHARE` of all, ascending."""
     counts = np.bincount(text, minlength=vocab_size)
     first = np.argsort(-counts, kind="stable")[: int(vocab_size * FREQUENT_SHARE)]
-    found: NDArray[np.int64] = np.sort(first[counts[first] > 0])
-    return found
+    tokens: NDArray[np.int64] = np.sort(first[counts[first] > 0])
+    return tokens
 
 
 def head_hessian(
@@ -72,17 +72,17 @@ def head_hessian(
         read += tokens.shape[1] - 1
         if progress:
             progress("head's error", i + 1, windows)
-    found: NDArray[np.float64] = (total / read).numpy()
-    return found
+    hessian: NDArray[np.float64] = (total / read).numpy()
+    return hessian
 
 
 def _window_hessian(model: Mamba, tokens: Tensor) -> Tensor:
     """Sums over the tokens of one window (1, l)."""
-    seen: list[Tensor] = []
+    hidden: list[Tensor] = []
 
     def follow(module: object, args: object, rows: Tensor) -> Tensor:
-        seen.append(rows.detach().requires_grad_(model.config.tie_embeddings))
-        return seen[0]
+        hidden.append(rows.detach().requires_grad_(model.config.tie_embeddings))
+        return hidden[0]
 
     handle: Any = model.backbone.embedding.register_forward_hook(follow)
     try:
@@ -95,7 +95,7 @@ def _window_hessian(model: Mamba, tokens: Tensor) -> Tensor:
         total: Tensor = ((unsure * x).T @ x).double()
     if model.config.tie_embeddings:
         loss = F.cross_entropy(logits, tokens[0, 1:], reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, seen)
+        (gradient,) = torch.autograd.grad(loss, hidden)
         rows = torch.zeros_like(model.backbone.embedding.weight)
         rows.index_add_(0, tokens[0, :-1], gradient[0])
         total += (rows.T @ rows).double()

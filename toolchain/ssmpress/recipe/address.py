@@ -62,17 +62,17 @@ def parse_device(text: str) -> DeviceAddress:
         if cpu not in CPUS:
             raise UsageError(f"--device {text}: expected a CPU of {', '.join(CPUS)}; got {cpu!r}.")
         return DeviceAddress(text, QEMU, cpu=cpu)
-    if found := _ADB.fullmatch(text):
-        return DeviceAddress(text, ADB, serial=found["serial"])
-    found = _SSH.fullmatch(text)
-    if found is None:
+    if match := _ADB.fullmatch(text):
+        return DeviceAddress(text, ADB, serial=match["serial"])
+    match = _SSH.fullmatch(text)
+    if match is None:
         raise UsageError(f"--device: expected {_FORMS}; got {text!r}.")
-    port = int(found["port"]) if found["port"] else None
+    port = int(match["port"]) if match["port"] else None
     if port is not None and not 1 <= port <= 65535:
         raise UsageError(f"--device {text}: expected a port from 1 to 65535; got {port}.")
-    path = found["path"] if found["path"] not in (None, "/") else None
+    path = match["path"] if match["path"] not in (None, "/") else None
     if path is not None and ".." in path.split("/"):
         raise UsageError(f"--device {text}: expected a path without ..; got {path!r}.")
     return DeviceAddress(
-        text, SSH, user=found["user"], host=found["host"].strip("[]"), port=port, path=path
+        text, SSH, user=match["user"], host=match["host"].strip("[]"), port=port, path=path
     )

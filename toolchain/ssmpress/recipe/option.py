@@ -165,12 +165,12 @@ def _is_choice(kind: Any) -> bool:
 @functools.cache
 def settings_of(owner: type) -> tuple[Setting, ...]:
     """The settings of a dataclass in their order, those of the dataclasses in it at their place."""
-    found: list[Setting] = []
+    settings: list[Setting] = []
     hints = get_type_hints(owner, include_extras=True)
     for item in fields(owner):
         hint = hints[item.name]
         if is_dataclass(hint):
-            found += [
+            settings += [
                 Setting(item.name, s.key, s.kind, s.many, s.default, s.option)
                 for s in settings_of(hint)  # type: ignore[arg-type]
             ]
@@ -180,8 +180,8 @@ def settings_of(owner: type) -> tuple[Setting, ...]:
         hint, option = get_args(hint)
         kind, many = _plain_type(hint)
         default = item.default if item.default is not MISSING else None
-        found.append(Setting("", item.name, kind, many, default, option))
-    return tuple(found)
+        settings.append(Setting("", item.name, kind, many, default, option))
+    return tuple(settings)
 
 
 def options_of(owner: type) -> list[Setting]:

@@ -54,10 +54,10 @@ def render_card(report: Report, run_it: str | None = None) -> str:
 
 def _metadata(report: Report) -> str:
     """YAML that Hugging Face reads. Every string is JSON, which YAML reads as it is."""
-    said = words(report)
+    phrases = words(report)
     lines = [
         "library_name: onnx",
-        f"pipeline_tag: {said.pipeline}",
+        f"pipeline_tag: {phrases.pipeline}",
         "tags:",
         *(f"- {tag}" for tag in ("onnx", "mamba", "state-space-model", "pruning", "sparse")),
         f"- {_word(lookup(report, 'recipe', 'pack', 'values'))}",
@@ -65,10 +65,10 @@ def _metadata(report: Report) -> str:
         f"- name: {json.dumps(_name(report))}",
         "  results:",
         "  - task:",
-        f"      type: {said.pipeline}",
+        f"      type: {phrases.pipeline}",
         "    dataset:",
         f"      name: {json.dumps(str(lookup(report, 'data', 'evaluation', 'description')))}",
-        f"      type: {said.dataset}",
+        f"      type: {phrases.dataset}",
         "    metrics:",
     ]
     for kind, value in (
@@ -98,10 +98,10 @@ def _name(report: Report) -> str:
 def _summary(report: Report) -> str:
     sizes, sparsity = report["size"], report["sparsity"]
     speedup = lookup(report, "latency", "decode", "speedup")
-    said = words(report)
-    faster = f", and {said.does} {ratio(speedup)} as fast" if speedup else ""
+    phrases = words(report)
+    faster = f", and {phrases.does} {ratio(speedup)} as fast" if speedup else ""
     return (
-        f"{said.model} with {percent(sparsity['prunable'])} of its prunable weights removed ("
+        f"{phrases.model} with {percent(sparsity['prunable'])} of its prunable weights removed ("
         f"{percent(sparsity['model'])} of all {sparsity['model_weights']:,}), packed for "
         f"small CPUs by ssmpress. It keeps {percent(report['quality']['retention'])} of the dense "
         f"model's quality ({markdown_cell(report['quality']['metric'])}), takes "

@@ -65,9 +65,9 @@ def draw_charts(report: Report) -> list[Chart]:
 
 def _comparisons(report: Report) -> list[Chart]:
     """One small chart of bars per metric: dense, stock, compressed."""
-    quality, said = report["quality"], words(report)
+    quality, phrases = report["quality"], words(report)
     better = "higher" if higher_is_better(quality["metric"]) else "lower"
-    found = []
+    bars = []
     for key, title, values, text in (
         (
             "quality",
@@ -92,13 +92,13 @@ def _comparisons(report: Report) -> list[Chart]:
         ),
         (
             "decode",
-            f"median time of one {said.one}, lower is better",
+            f"median time of one {phrases.one}, lower is better",
             {n: lookup(report, "latency", "decode", n, "p50_ms") for n in VARIANTS},
             lambda value: f"{number(value)} ms",
         ),
         (
             "prefill",
-            f"{said.many}: {said.steps} per second, higher is better",
+            f"{phrases.many}: {phrases.steps} per second, higher is better",
             {n: lookup(report, "latency", "prefill", n, "tokens_per_s") for n in VARIANTS},
             number,
         ),
@@ -111,8 +111,8 @@ def _comparisons(report: Report) -> list[Chart]:
         if len(rows) > 1:
             described = ", ".join(f"{row['variant']} {row['text']}" for row in rows)
             caption = f"{title[0].upper()}{title[1:]}"
-            found.append(Chart(key, draw(_bars(rows), f"chart-{key}", caption, described), caption))
-    return found
+            bars.append(Chart(key, draw(_bars(rows), f"chart-{key}", caption, described), caption))
+    return bars
 
 
 def _bars(rows: list[dict[str, Any]]) -> Spec:
@@ -145,13 +145,13 @@ def _bars(rows: list[dict[str, Any]]) -> Spec:
 def _distribution(report: Report) -> Chart | None:
     """Histograms of the raw decode samples of the measured rounds, one row per variant."""
     samples = {name: _samples(report, name) for name in VARIANTS}
-    found = {name: values for name, values in samples.items() if values.size}
-    if not found:
+    drawn = {name: values for name, values in samples.items() if values.size}
+    if not drawn:
         return None
-    everything = np.concatenate(list(found.values()))
+    everything = np.concatenate(list(drawn.values()))
     edges = np.geomspace(everything.min() * 0.98, everything.max() * 1.02, _BINS + 1)
     bins, marks = [], []
-    for name, values in found.items():
+    for name, values in drawn.items():
         counts = np.histogram(values, edges)[0]
         bins += [
             {"variant": name, "low": low, "high": high, "share": count / values.size}
@@ -164,13 +164,13 @@ def _distribution(report: Report) -> Chart | None:
     described = "; ".join(
         f"{name}: {values.size} samples, median {number(float(np.median(values)))} ms, "
         f"99th percentile {number(float(np.percentile(values, 99)))} ms"
-        for name, values in found.items()
+        for name, values in drawn.items()
     )
-    said = words(report)
-    caption = f"Every {said.sample} sample of the measured rounds: share "
+    phrases = words(report)
+    caption = f"Every {phrases.sample} sample of the measured rounds: share "
     caption += "per millisecond bin, log scale"
     domain = [float(edges[0]), float(edges[-1])]
-    spec = _histograms(bins, marks, list(found), domain, said.one)
+    spec = _histograms(bins, marks, list(drawn), domain, phrases.one)
     return Chart("samples", draw(spec, "chart-samples", caption, described), caption)
 
 

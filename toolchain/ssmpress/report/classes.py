@@ -40,23 +40,23 @@ def notes(report: Report) -> list[str]:
     if block is None:
         return []
     texts, names = block["texts"], block["names"]
-    found = [
+    sentences = [
         f"The {variant} model answers {name!r} to every text."
         for variant in VARIANTS
         if (name := constant_answer(report, variant)) is not None
     ]
     if absent := [name for name, count in zip(names, texts, strict=True) if not count]:
         some = ", ".join(map(repr, absent[:5]))
-        found.append(f"No text is of {len(absent)} of the {len(names)} classes: {some}.")
+        sentences.append(f"No text is of {len(absent)} of the {len(names)} classes: {some}.")
     most = max(texts)
     if len(texts) > 1 and most * (len(texts) - 1) >= UNBALANCED * (sum(texts) - most):
         share = most / sum(texts)
-        found.append(
+        sentences.append(
             f"The texts are unbalanced: {percent(share)} are {names[texts.index(most)]!r}, which "
             "is the accuracy of answering nothing else; balanced accuracy and F1 count every class "
             "the same."
         )
-    return found
+    return sentences
 
 
 def by_class(report: Report) -> Rows:

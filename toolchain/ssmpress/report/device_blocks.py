@@ -35,13 +35,13 @@ def device_block(device: DeviceResult, latency: Any, memory: Any) -> dict[str, A
     }
 
 
-def _instructions(found: Mapping[str, Instructions]) -> dict[str, Any] | None:
+def _instructions(repeats: Mapping[str, Instructions]) -> dict[str, Any] | None:
     """The mean and the spread of the repeats by variant and part, and dense / compressed."""
-    if not found:
+    if not repeats:
         return None
     blocks = {
         name: {part: _spread(counts) for part, counts in asdict(i).items()}
-        for name, i in found.items()
+        for name, i in repeats.items()
     }
     ratio: dict[str, float | None] = {}
     if {"dense", "compressed"} <= set(blocks):

@@ -23,14 +23,14 @@ def sections(report: Report) -> list[tuple[str, Rows]]:
     if not sentences(report):
         return []
     step, per = words(report).step, _counted(report)
-    found = [
+    tables = [
         ("What each device computed, held against this host", validation(report)),
         ("Latency in milliseconds and memory, by device", latency(report)),
         ("Each device before and after the measurement", conditions(report)),
         (f"Executed instructions per {per}, one thread", instructions(report)),
         (f"The least time that the memory of a board allows for {step}", bounds(report)),
     ]
-    return [(title, rows) for title, rows in found if len(rows) > 1]
+    return [(title, rows) for title, rows in tables if len(rows) > 1]
 
 
 def _counted(report: Report) -> str:
@@ -48,20 +48,20 @@ def sentences(report: Report) -> list[str]:
     if target is None or (target["validated"] == HOST and not report["devices"]):
         return []
     verb = {"emulated": "Emulated", "real": "Measured", "host": "Measured"}
-    found = [
+    lines = [
         f"Target {target['machine']}. {verb.get(target['validated'], 'Not run')}: "
         f"{target['reason']}"
     ]
     for device in _devices(report):
         for key, what in (("not_measured", "latency"), ("not_counted", "instructions")):
             if device.get(key):
-                found.append(f"{device['device']}: {what} {device[key]}.")
+                lines.append(f"{device['device']}: {what} {device[key]}.")
     if len(bounds(report)) > 1:
-        found.append(
+        lines.append(
             "The lower bounds are computed, not measured: bytes of weights beyond the caches over "
             "the memory's theoretical bandwidth (docs/devices.md). In reality it takes longer."
         )
-    return found
+    return lines
 
 
 def validation(report: Report) -> Rows:
@@ -86,7 +86,7 @@ def validation(report: Report) -> Rows:
 
 def latency(report: Report) -> Rows:
     """One row per device and variant that was measured."""
-    said = words(report)
+    phrases = words(report)
     rows = [
         [
             "device",
@@ -94,10 +94,10 @@ def latency(report: Report) -> Rows:
             "threads",
             "load cold",
             "load warm",
-            f"{said.many} p50",
+            f"{phrases.many} p50",
             "p90",
             "p99",
-            f"{said.single} p50",
+            f"{phrases.single} p50",
             "p90",
             "p99",
             "peak memory",
@@ -223,13 +223,13 @@ def _devices(report: Report) -> Iterator[Mapping[str, Any]]:
 
 def headlines(report: Report) -> list[str]:
     """What a terminal shows of it: what vouches for the bundle, and how much work it saves."""
-    found = sentences(report)[:1]
+    lines = sentences(report)[:1]
     for device in _devices(report):
         ratio = lookup(device, "instructions", "ratio") or {}
         products, total = (_fewer(ratio.get(part)) for part in ("matrix_products", "total"))
         if products and total:
-            found.append(
+            lines.append(
                 f"{device['device']}: {total} instructions per {counted(report, device)}, "
                 f"{products} in matrix products."
             )
-    return found
+    return lines

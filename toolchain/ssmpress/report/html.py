@@ -126,8 +126,8 @@ def _change_first(row: list[str]) -> list[str]:
 
 def _latency(report: Report) -> Rows:
     rows = [["", "p50", "p90", "p99", "load cold", "load warm"]]
-    said = words(report)
-    for phase, called in (("prefill", said.many), ("decode", said.single)):
+    phrases = words(report)
+    for phase, called in (("prefill", phrases.many), ("decode", phrases.single)):
         for name in VARIANTS:
             block = lookup(report, "latency", phase, name)
             if block is not None:

@@ -83,13 +83,13 @@ def _classes(report: Report) -> list[str]:
     """A classifier's answers."""
     if classes.block_of(report) is None:
         return []
-    found = ["## Answers by class", *map(markdown_cell, classes.notes(report))]
-    found.append(markdown_table(classes.by_class(report)))
+    blocks = ["## Answers by class", *map(markdown_cell, classes.notes(report))]
+    blocks.append(markdown_table(classes.by_class(report)))
     for variant in classes.VARIANTS:
         rows = classes.confusion(report, variant)
         if len(rows) > 1:
-            found += [f"Texts by true class and answer, {variant}:", markdown_table(rows)]
-    return found
+            blocks += [f"Texts by true class and answer, {variant}:", markdown_table(rows)]
+    return blocks
 
 
 def _tradeoff(report: Report) -> list[str]:
@@ -109,10 +109,10 @@ def _devices(report: Report) -> list[str]:
     lines = device_tables.sentences(report)
     if not lines:
         return []
-    found = ["## Devices", "\n".join(f"- {markdown_cell(line)}" for line in lines)]
+    blocks = ["## Devices", "\n".join(f"- {markdown_cell(line)}" for line in lines)]
     for title, rows in device_tables.sections(report):
-        found += [f"{title}:", markdown_table(rows)]
-    return found
+        blocks += [f"{title}:", markdown_table(rows)]
+    return blocks
 
 
 def _matrices(report: Report) -> str:

@@ -22,18 +22,18 @@ def architecture(report: Report) -> str:
 
 def quality(report: Report) -> str:
     """How quality was measured."""
-    block, said = report["quality"], words(report)
+    block, phrases = report["quality"], words(report)
     interval = block["retention_interval"]
     spread = ""
     if interval is not None:
         spread = (
             f"; quality kept {percent(interval['low'])} to {percent(interval['high'])} "
-            f"({confidence(interval)} interval over the {said.samples})"
+            f"({confidence(interval)} interval over the {phrases.samples})"
         )
-    length = said.length.format(block["window"])
+    length = phrases.length.format(block["window"])
     return (
         f"Quality: {block['metric']} over {block['tokens']:,} predictions in "
-        f"{block['windows']:,} {said.samples} of {length}{spread}. {seen(report)}".rstrip()
+        f"{block['windows']:,} {phrases.samples} of {length}{spread}. {seen(report)}".rstrip()
     )
 
 
@@ -59,11 +59,11 @@ def latency(report: Report) -> str:
     block = report["latency"]
     if not block:
         return ""
-    said = words(report)
+    phrases = words(report)
     rounds = len(next(iter(block["samples"].values()))) - 1
     return (
         f"Latency: {amount(block['threads'], 'thread')}, "
-        f"{said.prompt.format(block['prompt_tokens'])}, "
+        f"{phrases.prompt.format(block['prompt_tokens'])}, "
         f"{rounds} interleaved rounds after one to warm up. {crowding(block)}"
     ).strip()
 

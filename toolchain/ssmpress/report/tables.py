@@ -77,7 +77,7 @@ def title(report: Report) -> str:
 
 def comparison(report: Report) -> Rows:
     """Heading, then one row per metric: name, dense, stock, compressed, gain or loss."""
-    quality, sizes, said = dict(report["quality"]), dict(report["size"]), words(report)
+    quality, sizes, phrases = dict(report["quality"]), dict(report["size"]), words(report)
     rows = [["", *VARIANTS, "change"]]
     rows.append(
         [str(quality.get("metric")), number(quality.get("dense")), _MISSING,
@@ -88,10 +88,10 @@ def comparison(report: Report) -> Rows:
          _times(sizes.get("ratio"), "smaller", "larger")]
     )  # fmt: skip
     for label, phase, key in (
-        (said.throughput, "prefill", "tokens_per_s"),
-        (f"{said.single} p50 ms", "decode", "p50_ms"),
-        (f"{said.single} p90 ms", "decode", "p90_ms"),
-        (f"{said.single} p99 ms", "decode", "p99_ms"),
+        (phrases.throughput, "prefill", "tokens_per_s"),
+        (f"{phrases.single} p50 ms", "decode", "p50_ms"),
+        (f"{phrases.single} p90 ms", "decode", "p90_ms"),
+        (f"{phrases.single} p99 ms", "decode", "p99_ms"),
     ):
         cells = [number(lookup(report, "latency", phase, name, key)) for name in VARIANTS]
         gain = lookup(report, "latency", phase, "speedup") if key[:3] in ("tok", "p50") else None
@@ -102,7 +102,7 @@ def comparison(report: Report) -> Rows:
     rows.append(["peak memory", *memory, ""])
     for key, values in (quality.get("also") or {}).items():
         dense, compressed = (number(lookup(values, which)) for which in ("dense", "compressed"))
-        rows.append([said.also.get(key, key), dense, _MISSING, compressed, ""])
+        rows.append([phrases.also.get(key, key), dense, _MISSING, compressed, ""])
     return rows
 
 
@@ -267,8 +267,8 @@ def _command(recipe: Mapping[str, Any], lists: Mapping[str, str], more: Sequence
     for setting in options_of(Recipe):
         group, key = setting.group, setting.key
         default = defaults[group][key] if group else defaults[key]
-        given = recipe.get(group, {}) if group else recipe
-        value = lists.get(key, given.get(key, default))
+        values = recipe.get(group, {}) if group else recipe
+        value = lists.get(key, values.get(key, default))
         if setting.option.always or value != default:
             words += setting.words(value)
     return shlex.join([*words, *more])

@@ -117,13 +117,13 @@ def _parse(metadata: Mapping[str, str], inputs: int, path: Path) -> ModelInterfa
 
 
 def _check(
-    path: Path, kind: str, expected: _Tensors, found: list[Any], *, fixed: bool,
+    path: Path, kind: str, expected: _Tensors, tensors: list[Any], *, fixed: bool,
 ) -> None:  # fmt: skip
     """Compare names, types and shapes.
 
     fixed: a number that is expected must be declared; outputs may leave any dimension open.
     """
-    actual = {item.name: item for item in found}
+    actual = {item.name: item for item in tensors}
     if missing := [name for name in expected if name not in actual]:
         raise BadInputError(f"{path}: expected an {kind} named {missing[0]}; it has none.")
     if surplus := [name for name in actual if name not in expected]:

@@ -84,16 +84,16 @@ class Session:
         """
         ids = self._tokens(tokens, 2)
         state = self.initial_state(len(ids)) if state is None else self._own(state, len(ids))
-        wanted = self._positions(positions, ids.shape[1])
+        chosen = self._positions(positions, ids.shape[1])
         vocab = self.interface.vocab_size
         with naming_model(self.interface.path):
-            logits = np.empty((len(ids), len(wanted), vocab), np.float32)
+            logits = np.empty((len(ids), len(chosen), vocab), np.float32)
         begin = 0
         for size in pieces(ids.shape[1], self.piece_tokens):
-            here = np.flatnonzero((wanted >= begin) & (wanted < begin + size))
+            here = np.flatnonzero((chosen >= begin) & (chosen < begin + size))
             # A binding keeps addresses alone: what it reads must have a name until it has run.
             piece = np.ascontiguousarray(ids[:, begin : begin + size])
-            places = wanted[here] - begin
+            places = chosen[here] - begin
             one_call = size == ids.shape[1]
             part = logits if one_call else np.empty((len(ids), len(here), vocab), np.float32)
             with naming_model(self.interface.path):
@@ -222,8 +222,8 @@ class Session:
             return self._tokens(values, len(port.shape))
         array = np.ascontiguousarray(values, np.float32)
         fits = len(array.shape) == len(port.shape) and all(
-            size == wanted if isinstance(wanted, int) else size > 0
-            for size, wanted in zip(array.shape, port.shape, strict=True)
+            size == expected if isinstance(expected, int) else size > 0
+            for size, expected in zip(array.shape, port.shape, strict=True)
         )
         if not fits:
             shape = ", ".join(str(w) if isinstance(w, int) else w[0] for w in port.shape)
@@ -272,7 +272,7 @@ class Session:
         )
 
     def _tokens(self, tokens: Integers, dimensions: int) -> NDArray[np.int64]:
-        """Checked and as int64; a Gather in the graph would read out of bounds of nothing."""
+        """The tokens as int64, checked: of one out of range the graph would say nothing of why."""
         array = np.asarray(tokens)
         if array.ndim != dimensions or array.size == 0 or array.dtype.kind not in "iu":
             shape = "(b, l)" if dimensions == 2 else "(b,)"

@@ -57,8 +57,8 @@ def pack_weights(
 
 def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -> PackedModel:
     """The model, with the rounding errors of `rows` of its head, which was packed from `weight`."""
-    found = frequent_rows(weight, packed.matrices[packed.head_name], rows)
-    return replace(packed, frequent=found)
+    frequent = frequent_rows(weight, packed.matrices[packed.head_name], rows)
+    return replace(packed, frequent=frequent)
 
 
 def _round_head(
@@ -76,11 +76,11 @@ def packing_note(packed: PackedModel) -> str:
     removed = sum(packed.removed_channels)
     gone = f"removed {removed:,} channels that no longer reach the output; " if removed else ""
     chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
-    told = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
+    formats = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())
     reasons = {name: matrix.reason for name, matrix in packed.matrices.items()}
     beyond = {name: why for name, why in reasons.items() if why.endswith(BEYOND_FP16)}
     wide = "".join(f"; {name} is kept in float32: {why}" for name, why in beyond.items())
     return (
-        f"{gone}packed to {packed.nbytes / 1e6:.2f} MB: {told}, each the smallest that is not "
+        f"{gone}packed to {packed.nbytes / 1e6:.2f} MB: {formats}, each the smallest that is not "
         f"slower (the report says why){wide}"
     )

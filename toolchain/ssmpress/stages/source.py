@@ -126,14 +126,14 @@ def _calibration_limit(recipe: Recipe) -> int | None:
     return max(saliency, CPU_CALIBRATION_TOKENS)
 
 
-def check_pruned(path: Path, found: ModelConfig, config: ModelConfig) -> None:
-    """Whether pruned weights belong to the dense model. found: their sizes. config: its sizes.
+def check_pruned(path: Path, pruned: ModelConfig, config: ModelConfig) -> None:
+    """Check that pruned weights belong to the dense model. pruned: their sizes. config: its sizes.
 
     Raises:
         BadInputError: a size differs.
     """
-    if found != config:
-        size, mine, other = first_difference(config, found)
+    if pruned != config:
+        size, mine, other = first_difference(config, pruned)
         raise BadInputError(
             f"--pruned {path}: expected the dense model's {size}, {mine}; got {other}. "
             "Give the dense model that it was made from as MODEL."

@@ -219,10 +219,10 @@ class Classification:
         tokenizer: Path | None,
     ) -> dict[str, dict[str, float]]:
         """Balanced accuracy and F1."""
-        found = self.by_class(qualities, evaluation)
-        texts = found["texts"]
+        classes = self.by_class(qualities, evaluation)
+        texts = classes["texts"]
         return {
-            name: class_metrics(texts, found[name]["predicted"], found[name]["right"])
+            name: class_metrics(texts, classes[name]["predicted"], classes[name]["right"])
             for name in qualities
         }
 

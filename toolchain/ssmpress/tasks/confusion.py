@@ -47,9 +47,9 @@ def class_metrics(
     Args:
         texts, predicted, right: counts per class.
     """
-    n, said, hits = (np.asarray(counts, np.float64) for counts in (texts, predicted, right))
-    there, either = n > 0, n + said > 0
+    n, answered, hits = (np.asarray(counts, np.float64) for counts in (texts, predicted, right))
+    there, either = n > 0, n + answered > 0
     return {
         "balanced_accuracy": float((hits[there] / n[there]).mean()),
-        "f1_macro": float((2 * hits[either] / (n + said)[either]).mean()),
+        "f1_macro": float((2 * hits[either] / (n + answered)[either]).mean()),
     }

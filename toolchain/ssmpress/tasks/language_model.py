@@ -182,8 +182,8 @@ class LanguageModel:
         """`read_out` at the wanted positions only."""
         tokens, positions = inputs
         x = graph.layers(tokens)
-        wanted = graph.node("Gather", "logits/positions", [x, positions], axis=1)
-        return [graph.head(graph.norm(wanted), "logits")]
+        rows = graph.node("Gather", "logits/positions", [x, positions], axis=1)
+        return [graph.head(graph.norm(rows), "logits")]
 
     # ---- what it computes, in PyTorch ----
 

@@ -60,8 +60,8 @@ def read_samples(
     tokenizer = None if path is None else load_tokenizer(path)
     calibration = load(settings.calibration, tokenizer)
     evaluation = load(settings.evaluation, tokenizer)
-    seen = evaluation.part_in(calibration)
-    return Data(path, calibration, evaluation, steps(calibration), steps(evaluation), seen)
+    shared = evaluation.part_in(calibration)
+    return Data(path, calibration, evaluation, steps(calibration), steps(evaluation), shared)
 
 
 def each_by_torch(model: Model, samples: Samples) -> Outputs:

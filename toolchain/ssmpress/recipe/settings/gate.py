@@ -102,10 +102,10 @@ class GateSettings:
         """Least part of the quality that the limits ask for; None where none does as a number."""
         limits = self.limits()
         kept, increase = limits.get("min_retention"), limits.get("max_perplexity_increase")
-        asked = [] if kept is None or isinstance(kept, Relative) else [kept]
+        parts = [] if kept is None or isinstance(kept, Relative) else [kept]
         if increase is not None and not isinstance(increase, Relative):
-            asked.append(1 / (1 + increase))
-        return max(asked, default=0.0) or None
+            parts.append(1 / (1 + increase))
+        return max(parts, default=0.0) or None
 
 
 RULES = tuple(setting.key for setting in settings_of(GateSettings) if setting.key != "baseline")
