@@ -6,8 +6,8 @@
 // threads. This header and what it declares throw nothing and allocate only scratch memory; a
 // function that allocates returns false when there is no memory left.
 //
-// Symbols: b batch, l sequence length, d channels, n d_state, k conv taps, t tokens, r rows (output
-// features), c columns (input features).
+// Symbols: b batch, l sequence length, d channels, n d_state, k conv taps, h heads, p channels of a
+// head, g groups, t tokens, r rows (output features), c columns (input features).
 #ifndef SSMPRESS_KERNELS_KERNELS_H_
 #define SSMPRESS_KERNELS_KERNELS_H_
 
@@ -53,6 +53,37 @@ struct CausalConv1d {
   const float* state;   // (b, k-1, d), oldest first
   float* y;             // (b, l, d)
   float* state_out;     // (b, k-1, d)
+};
+
+// Mamba-2: dt = min(max(softplus(delta + delta_bias), dt_min), dt_max), one for each head; its
+// state S (n, p) becomes exp(dt·A)·S + (dt·B) xᵀ;  y = Cᵀ·S + D·x. B and C of a group are read by h
+// / g heads that follow one another. h, p, g and n are at least 1, and g divides h.
+struct SsdScan {
+  size_t b, l, h, p, g, n;
+  const float* x;           // (b, l, h, p)
+  const float* delta;       // (b, l, h), before softplus
+  const float* delta_bias;  // (h)
+  const float* A;           // (h), negative
+  const float* B;           // (b, l, g, n)
+  const float* C;           // (b, l, g, n)
+  const float* D;           // (h, p)
+  const float* state;       // (b, h, n, p)
+  float dt_min, dt_max;
+  float* y;          // (b, l, h, p)
+  float* state_out;  // (b, h, n, p)
+};
+
+// The RMS norm of each of `groups` equal parts of a token's channels, and a gate:
+// y = norm(x·silu(z))·weight with gate_first, norm(x)·weight·silu(z) without;
+// norm(v) = v / sqrt(mean(v²) + epsilon). groups divides d.
+struct GatedRmsNorm {
+  size_t tokens, d, groups;
+  bool gate_first;
+  float epsilon;
+  const float* x;       // (t, d)
+  const float* z;       // (t, d), the gate before SiLU
+  const float* weight;  // (d)
+  float* y;             // (t, d)
 };
 
 enum class Values { kFp32, kFp16, kInt8, kInt4 };
@@ -122,6 +153,8 @@ const char* IsaName(const Isa& isa);
 
 bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel);
 bool RunCausalConv1d(const Isa& isa, const CausalConv1d& args, const ParallelFor& parallel);
+bool RunSsdScan(const Isa& isa, const SsdScan& args, const ParallelFor& parallel);
+void RunGatedRmsNorm(const Isa& isa, const GatedRmsNorm& args, const ParallelFor& parallel);
 bool RunLinear(const Isa& isa, const Linear& args, const ParallelFor& parallel);
 
 // Row `row` of a dense int8 or int4 matrix, as float32 (c).

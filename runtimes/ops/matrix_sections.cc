@@ -252,19 +252,14 @@ ort::Status* CheckConstants(const ort::KernelInfo* info, Kernel* kernel) {
   return nullptr;
 }
 
+ort::Status* ReadMatrixKernel(const ort::KernelInfo* info, Kernel* kernel) {
+  if (ort::Status* s = ReadAttributes(info, kernel)) return s;
+  return CheckConstants(info, kernel);
+}
+
 ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
                                 const ort::KernelInfo* info, void** result) {
-  Kernel* kernel = nullptr;
-  *result = nullptr;
-  if (ort::Status* s = CreateKernel(op, api, &kernel)) return s;
-  ort::Status* status = ReadAttributes(info, kernel);
-  if (status == nullptr) status = CheckConstants(info, kernel);
-  if (status != nullptr) {
-    DestroyKernel(kernel);
-    return status;
-  }
-  *result = kernel;
-  return nullptr;
+  return CreateKernelWith<Kernel>(op, api, info, result, ReadMatrixKernel);
 }
 
 }  // namespace

@@ -121,12 +121,13 @@ ort::Status* CheckShape(const ort::Api* api, const OpDefinition& op, size_t inpu
 
 ParallelFor UseThreads(SessionThreads* threads) { return {RunOnSession, threads}; }
 
-ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel** kernel) {
+ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, size_t size,
+                          Kernel** kernel) {
   const OpDefinition& definition = Definition(op);
   char error[256];
   const Isa* isa = SelectIsa(error, sizeof error);
   if (isa == nullptr) return Error(api, definition, "%s", error);
-  *kernel = static_cast<Kernel*>(std::malloc(sizeof(Kernel)));
+  *kernel = static_cast<Kernel*>(std::calloc(1, size));
   if (*kernel == nullptr) return Error(api, definition, "out of memory");
   **kernel = {api, &definition, isa, 0, false, {}};
   return nullptr;
@@ -139,7 +140,7 @@ OpDefinition DefineFloatOp(const char* name, const char* const* inputs, size_t i
   op.base.create_kernel_v2 = [](const ort::CustomOp* self, const ort::Api* api,
                                 const ort::KernelInfo*, void** result) {
     Kernel* kernel = nullptr;
-    ort::Status* status = CreateKernel(self, api, &kernel);
+    ort::Status* status = CreateKernel(self, api, sizeof(Kernel), &kernel);
     *result = kernel;
     return status;
   };

@@ -73,13 +73,33 @@ struct Kernel {
   PackedMatrix matrix;
 };
 
-// Allocates a kernel and picks its instruction set.
-ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, Kernel** kernel);
+// Allocates a kernel of `size` bytes, which starts with a Kernel and is zero after it, and picks
+// its instruction set.
+ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, size_t size,
+                          Kernel** kernel);
 void DestroyKernel(void* kernel);
+
+// Creates a kernel of an op with attributes: K is a Kernel with more members, which
+// read(info, &kernel) fills.
+template <class K>
+ort::Status* CreateKernelWith(const ort::CustomOp* op, const ort::Api* api,
+                              const ort::KernelInfo* info, void** result,
+                              ort::Status* (*read)(const ort::KernelInfo*, K*)) {
+  Kernel* kernel = nullptr;
+  *result = nullptr;
+  if (ort::Status* s = CreateKernel(op, api, sizeof(K), &kernel)) return s;
+  ort::Status* status = read(info, static_cast<K*>(kernel));
+  if (status != nullptr) {
+    DestroyKernel(kernel);
+    return status;
+  }
+  *result = kernel;
+  return nullptr;
+}
 
 using ComputeFunction = ort::Status* (*)(void* kernel, ort::KernelContext* context);
 
-// An op without attributes, all of whose inputs are float32.
+// An op all of whose inputs are float32. One with attributes sets its own create_kernel_v2.
 OpDefinition DefineFloatOp(const char* name, const char* const* inputs, size_t input_count,
                            size_t output_count, ComputeFunction compute);
 // An op of one output whose inputs from 1 on are the sections of a packed matrix
@@ -113,6 +133,8 @@ constexpr OpList ListOf(const OpDefinition (&ops)[kCount]) {
 }
 OpList SelectiveScanOps();
 OpList CausalConv1dOps();
+OpList SsdScanOps();
+OpList GatedRmsNormOps();
 OpList LinearOps();
 OpList EmbeddingOps();
 

@@ -87,6 +87,7 @@ inline constexpr Slot<60, Status*(const TensorInfo*, int*)> kGetTensorElementTyp
 inline constexpr Slot<61, Status*(const TensorInfo*, size_t*)> kGetDimensionsCount;
 inline constexpr Slot<62, Status*(const TensorInfo*, int64_t*, size_t)> kGetDimensions;
 inline constexpr Slot<65, Status*(const Value*, TensorInfo**)> kGetTensorTypeAndShape;
+inline constexpr Slot<85, Status*(const KernelInfo*, const char*, float*)> kGetAttributeFloat;
 inline constexpr Slot<86, Status*(const KernelInfo*, const char*, int64_t*)> kGetAttributeInt64;
 inline constexpr Slot<90, Status*(const KernelContext*, size_t, const Value**)> kGetInput;
 inline constexpr Slot<91, Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>

@@ -12,7 +12,8 @@ ort::CustomOpDomain* shared_domain = nullptr;
 ort::Status* MakeDomain(const ort::Api* api, ort::CustomOpDomain** domain) {
   if (ort::Status* s = ort::kCreateCustomOpDomain(api)("ssmpress", domain)) return s;
   ort::Status* status = nullptr;
-  const OpList lists[] = {SelectiveScanOps(), CausalConv1dOps(), LinearOps(), EmbeddingOps()};
+  const OpList lists[] = {SelectiveScanOps(), CausalConv1dOps(), SsdScanOps(),
+                          GatedRmsNormOps(),  LinearOps(),       EmbeddingOps()};
   for (const OpList& list : lists) {
     for (size_t i = 0; status == nullptr && i < list.count; ++i) {
       status = ort::kCustomOpDomainAdd(api)(*domain, &list.ops[i].base);

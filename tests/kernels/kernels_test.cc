@@ -366,6 +366,7 @@ void TestConv(const Isa& isa, Random& random, int cases) {
 }
 
 #include "kernels_test_linear.inl.h"
+#include "kernels_test_ssd.inl.h"
 
 void TestIsaChoice() {
   char error[256] = "";
@@ -401,6 +402,8 @@ void TestIsa(const Isa& isa, uint64_t seed, int cases) {
   Group((prefix + "exp, softplus, silu").c_str(), [&] { TestElementary(isa, step); });
   Group((prefix + "selective scan").c_str(), [&] { TestScan(isa, random, cases); });
   Group((prefix + "causal conv1d").c_str(), [&] { TestConv(isa, random, cases); });
+  Group((prefix + "ssd scan").c_str(), [&] { TestSsd(isa, random, cases); });
+  Group((prefix + "gated rms norm").c_str(), [&] { TestGatedNorm(isa, random, cases); });
   for (int format = 0; format < kFormats; ++format) {
     Group((prefix + FormatName(format)).c_str(), [&] { TestLinear(isa, random, format, cases); });
   }

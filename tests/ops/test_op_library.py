@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -20,9 +21,10 @@ from isas import ISAS_BY_MACHINE
 from paths import TESTS
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Format, Structure, Values
-from ssmpress.graph import ops
+from ssmpress.graph import fallback, ops
 from ssmpress.machine import ISA_VARIABLE, get_library_path, host_machine
 from ssmpress.pack.layouts import FORMATS, sections_of
+from tolerances import GRAPH_FLOAT32, assert_close
 
 Arrays = dict[str, np.ndarray]
 
@@ -53,9 +55,13 @@ def session(
     constants: Arrays,
     outputs: tuple[str, ...],
     threads: int = 1,
-    **attributes: int,
+    stock: bool = False,
+    **attributes: float,
 ) -> onnxruntime.InferenceSession:
-    """A model of one node, whose inputs are `feeds` and then `constants`."""
+    """A model of one node, whose inputs are `feeds` and then `constants`.
+
+    stock: without the library, so that the op's function runs.
+    """
     node = helper.make_node(
         op, [*feeds, *constants], list(outputs), domain=ops.DOMAIN, **attributes
     )
@@ -75,11 +81,13 @@ def session(
         helper.make_opsetid("", ops.ONNX_OPSET),
         helper.make_opsetid(ops.DOMAIN, ops.DOMAIN_VERSION),
     ]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    functions = [fallback.function(op)] if stock else None
+    model = helper.make_model(graph, functions=functions, opset_imports=opsets, ir_version=10)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    options.register_custom_ops_library(LIBRARY)
+    if not stock:
+        options.register_custom_ops_library(LIBRARY)
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -91,9 +99,10 @@ def run(
     constants: Arrays,
     outputs: tuple[str, ...] = ("y",),
     threads: int = 1,
-    **attributes: int,
+    stock: bool = False,
+    **attributes: float,
 ) -> list[np.ndarray]:
-    return session(op, feeds, constants, outputs, threads, **attributes).run(None, feeds)
+    return session(op, feeds, constants, outputs, threads, stock, **attributes).run(None, feeds)
 
 
 # ---- definitions ----
@@ -289,6 +298,59 @@ def scan_inputs(b: int, length: int, d: int, n: int) -> Arrays:
     return arrays
 
 
+def ssd_scan(a: Arrays, dt_min: float, dt_max: float) -> tuple[np.ndarray, np.ndarray]:
+    v = {name: value.astype(np.float64) for name, value in a.items()}
+    S = v["state"]
+    b, h, n, p = S.shape
+    x = v["x"].reshape(b, a["x"].shape[1], h, p)
+    groups = v["B"].shape[-1] // n
+    B, C = (np.repeat(v[k].reshape(b, x.shape[1], groups, n), h // groups, axis=2) for k in "BC")
+    y = np.zeros_like(x)
+    for t in range(x.shape[1]):
+        dt = np.clip(np.logaddexp(0, v["delta"][:, t] + v["delta_bias"]), dt_min, dt_max)
+        added = dt[..., None, None] * B[:, t, :, :, None] * x[:, t, :, None]
+        S = np.exp(dt * v["A"])[..., None, None] * S + added
+        y[:, t] = (C[:, t, :, :, None] * S).sum(2) + v["D"].reshape(h, p) * x[:, t]
+    return y.reshape(a["x"].shape), S
+
+
+def gated_norm(a: Arrays, epsilon: float, groups: int, gate_first: int) -> np.ndarray:
+    x, z, weight = (a[name].astype(np.float64) for name in ops.GATED_RMS_NORM.inputs)
+    v = x * silu(z) if gate_first else x
+    parts = v.reshape(*v.shape[:-1], groups, v.shape[-1] // groups)
+    normal = parts / np.sqrt((parts**2).mean(-1, keepdims=True) + epsilon)
+    y = normal.reshape(v.shape) * weight
+    return y if gate_first else y * silu(z)
+
+
+def ssd_inputs(b: int, length: int, heads: int, groups: int, n: int = 16, p: int = 10) -> Arrays:
+    rng = np.random.default_rng(3)
+    d = heads * p
+    shapes = {
+        "x": (b, length, d), "delta": (b, length, heads), "delta_bias": (heads,), "A": (heads,),
+        "B": (b, length, groups * n), "C": (b, length, groups * n), "D": (d,),
+        "state": (b, heads, n, p),
+    }  # fmt: skip
+    assert tuple(shapes) == ops.SSD_SCAN.inputs
+    arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
+    arrays["A"] = -np.exp(arrays["A"])
+    return arrays
+
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def run_ssd(
+    inputs: Arrays,
+    dt_min: float = 0.0,
+    dt_max: float = LARGEST,
+    threads: int = 1,
+    stock: bool = False,
+) -> list[np.ndarray]:
+    limits = {"dt_min": dt_min, "dt_max": dt_max}
+    return run(ops.SSD_SCAN.name, inputs, {}, ops.SSD_SCAN.outputs, threads, stock, **limits)
+
+
 # ---- results ----
 
 
@@ -300,6 +362,41 @@ def test_selective_scan(b: int, length: int) -> None:
     # |y| is about 10 here; a few hundred roundings of 6e-8 each
     np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=3e-5)
     np.testing.assert_allclose(state, expected_state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dt_min", "dt_max"), [(0.0, LARGEST), (0.5, 1.0)])
+@pytest.mark.parametrize(
+    ("b", "length", "heads", "groups"),
+    [(1, 1, 7, 1), (2, 1, 6, 3), (2, 70, 6, 3), (1, 70, 7, 1), (1, 0, 2, 2), (0, 3, 2, 1)],
+)
+def test_ssd_scan(
+    b: int, length: int, heads: int, groups: int, dt_min: float, dt_max: float
+) -> None:
+    inputs = ssd_inputs(b, length, heads, groups)
+    y, state = run_ssd(inputs, dt_min, dt_max)
+    expected_y, expected_state = ssd_scan(inputs, dt_min, dt_max)
+    # |y| reaches 60 here; a few hundred roundings of 6e-8 each
+    np.testing.assert_allclose(y, expected_y, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(state, expected_state, rtol=1e-5, atol=2e-5)
+    if b * length:  # stock ONNX Runtime loops over no token less than once
+        stock_y, stock_state = run_ssd(inputs, dt_min, dt_max, stock=True)
+        assert_close(y, stock_y, GRAPH_FLOAT32, "y, library against function")
+        assert_close(state, stock_state, GRAPH_FLOAT32, "state, library against function")
+
+
+@pytest.mark.parametrize("gate_first", [0, 1])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("shape", [(2, 5, 44), (1, 1, 44), (2, 0, 44), (0, 3, 44)])
+def test_gated_rms_norm(shape: tuple[int, ...], groups: int, gate_first: int) -> None:
+    rng = np.random.default_rng(2)
+    x, z = (rng.standard_normal(shape).astype(np.float32) for _ in "xz")
+    inputs = {"x": x, "z": z, "weight": rng.standard_normal(44).astype(np.float32)}
+    attributes = {"epsilon": 1e-5, "groups": groups, "gate_first": gate_first}
+    (y,) = run(ops.GATED_RMS_NORM.name, inputs, {}, **attributes)
+    np.testing.assert_allclose(y, gated_norm(inputs, **attributes), rtol=4e-6, atol=1e-6)
+    if y.size:
+        (stock_y,) = run(ops.GATED_RMS_NORM.name, inputs, {}, stock=True, **attributes)
+        assert_close(y, stock_y, GRAPH_FLOAT32, "library against function")
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -351,6 +448,13 @@ def test_two_threads_change_no_bit_of_a_scan() -> None:
     one = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs, threads=1)
     two = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs, threads=2)
     for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("length", [1, 70])
+def test_two_threads_change_no_bit_of_an_ssd_scan(length: int) -> None:
+    inputs = ssd_inputs(2, length, 24, 1, n=32, p=64)
+    for a, b in zip(run_ssd(inputs, threads=1), run_ssd(inputs, threads=2), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -647,6 +751,77 @@ def test_scan_refuses_shapes_that_do_not_fit(name: str) -> None:
     inputs[name] = np.repeat(inputs[name], 2, axis=-1)
     with pytest.raises(Exception, match=r"SelectiveScan: \w+: expected shape"):
         run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "text"),
+    [
+        ("x", (2, 60), r"x: expected shape \(any, any, any\), got \(2, 60\)"),
+        ("x", (2, 3, 61), r"x: expected a last dimension of 6 heads \(delta\) times 10 columns"),
+        ("x", (2, 3, 6), r"x: expected a last dimension of 6 heads .* times 10 .*, got 6"),
+        ("delta", (2, 3, 7), r"state: expected shape \(2, 7, any, any\), got \(2, 6, 16, 10\)"),
+        ("delta", (2, 3, 0), r"state: expected shape \(2, 0, any, any\)"),
+        ("delta", (2, 4, 6), r"delta: expected shape \(2, 3, any\), got \(2, 4, 6\)"),
+        ("delta_bias", (5,), r"delta_bias: expected shape \(6\), got \(5\)"),
+        ("A", (60,), r"A: expected shape \(6\), got \(60\)"),
+        (
+            "B",
+            (2, 3, 40),
+            r"B: expected a last dimension that is a multiple of 16 \(state\), got 40",
+        ),
+        ("B", (2, 3, 0), r"B: expected a last dimension that is a multiple of 16 \(state\), got 0"),
+        ("B", (2, 3, 64), r"B: expected groups that divide the 6 heads, got 4 groups"),
+        ("B", (1, 3, 48), r"B: expected shape \(2, 3, any\), got \(1, 3, 48\)"),
+        ("C", (2, 3, 16), r"C: expected shape \(2, 3, 48\), got \(2, 3, 16\)"),
+        ("D", (6,), r"D: expected shape \(60\), got \(6\)"),
+        ("state", (2, 6, 160), r"state: expected shape \(2, 6, any, any\), got \(2, 6, 160\)"),
+        ("state", (2, 6, 0, 10), r"state: expected at least 1 row and 1 column, got 0 and 10"),
+        ("state", (2, 6, 16, 0), r"state: expected at least 1 row and 1 column, got 16 and 0"),
+    ],
+)
+def test_ssd_scan_refuses_shapes_that_do_not_fit(
+    name: str, shape: tuple[int, ...], text: str
+) -> None:
+    inputs = ssd_inputs(2, 3, 6, 3)
+    inputs[name] = np.ones(shape, np.float32)
+    with pytest.raises(Exception, match=f"SsdScan: {text}"):
+        run_ssd(inputs)
+
+
+def test_ssd_scan_refuses_no_heads() -> None:
+    inputs = ssd_inputs(2, 3, 6, 3)
+    inputs["delta"] = np.ones((2, 3, 0), np.float32)
+    inputs["state"] = np.ones((2, 0, 16, 10), np.float32)
+    with pytest.raises(Exception, match="SsdScan: delta: expected at least 1 head, got 0"):
+        run_ssd(inputs)
+
+
+@pytest.mark.parametrize(("dt_min", "dt_max"), [(-0.5, 1.0), (2.0, 1.0), (float("nan"), 1.0)])
+def test_ssd_scan_refuses_limits_that_are_none(dt_min: float, dt_max: float) -> None:
+    with pytest.raises(Exception, match=r"SsdScan: dt_min: expected 0 to dt_max = 1, got"):
+        run_ssd(ssd_inputs(1, 1, 2, 1), dt_min, dt_max)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"groups": 3}, r"x: expected a last dimension that is a multiple of 3 \(groups\), got 8"),
+        ({"groups": 0}, "groups: expected at least 1, got 0"),
+        ({"gate_first": 2}, "gate_first: expected 0 or 1, got 2"),
+        ({"epsilon": -1.0}, "epsilon: expected a finite number not below 0, got -1"),
+        ({"epsilon": float("inf")}, "epsilon: expected a finite number not below 0, got inf"),
+        ({"x": (5, 8)}, r"x: expected shape \(any, any, any\), got \(5, 8\)"),
+        ({"x": (1, 5, 0)}, r"x: expected a last dimension that is a multiple of 1 .*, got 0"),
+        ({"z": (1, 5, 4)}, r"z: expected shape \(1, 5, 8\), got \(1, 5, 4\)"),
+        ({"weight": (4,)}, r"weight: expected shape \(8\), got \(4\)"),
+    ],
+)
+def test_gated_rms_norm_refuses_what_does_not_fit(change: dict[str, Any], text: str) -> None:
+    made = {"x": (1, 5, 8), "z": (1, 5, 8), "weight": (8,), "groups": 1, "gate_first": 1}
+    made |= {"epsilon": 1e-5} | change
+    inputs = {k: np.ones(made.pop(k), np.float32) for k in ops.GATED_RMS_NORM.inputs}
+    with pytest.raises(Exception, match=f"GatedRMSNorm: {text}"):
+        run(ops.GATED_RMS_NORM.name, inputs, {}, **made)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What an instruction set provides: one table of functions, each working on a block of outputs that
-// no other block touches. Splitting into blocks (selective_scan.cc, causal_conv1d.cc, linear.cc) is
-// the same for every instruction set, and no result depends on it.
+// no other block touches. Splitting into blocks (scan/, ssd/ and linear/, the files .cc) is the
+// same for every instruction set, and no result depends on it.
 #ifndef SSMPRESS_KERNELS_ISA_H_
 #define SSMPRESS_KERNELS_ISA_H_
 
@@ -26,6 +26,34 @@ struct SelectiveScanBlock {
 struct CausalConv1dBlock {
   const CausalConv1d* args;
   size_t batch;
+  size_t token_begin, token_end;
+};
+
+// Tokens of a chunk of SsdScan, and heads of a block. What the tokens of a chunk give each other
+// grows with it: 128 tokens of 24 heads of 64 take 1.17 ms with 32 (AVX-512), 1.35 with 64 or 128.
+constexpr size_t kSsdChunk = 32;
+constexpr size_t kSsdHeads = 6;
+
+// Tokens that are taken one by one: a chunk of so few reads the state no less often.
+constexpr size_t kSsdFewTokens = 3;
+
+struct SsdScanBlock {
+  const SsdScan* args;
+  size_t batch;
+  size_t head_begin, head_end;  // of one group, kSsdHeads at most
+  float* scratch;               // SsdScratchFloats(n, p); nullptr when l is at most kSsdFewTokens
+};
+
+// Rows of scratch memory hold a multiple of the lanes of every instruction set.
+constexpr size_t SsdRow(size_t count) { return (count + 15) / 16 * 16; }
+// B, C and B transposed; C·B and what a head makes of it; x twice; dt, two floats for the sum of
+// dt·A, and two decays for every head and token.
+constexpr size_t SsdScratchFloats(size_t n, size_t p) {
+  return kSsdChunk * (3 * SsdRow(n) + 2 * kSsdChunk + 2 * p + 5 * kSsdHeads);
+}
+
+struct GatedRmsNormBlock {
+  const GatedRmsNorm* args;
   size_t token_begin, token_end;
 };
 
@@ -74,6 +102,8 @@ struct Isa {
   const char* name;
   void (*selective_scan)(const SelectiveScanBlock&);
   void (*causal_conv1d)(const CausalConv1dBlock&);
+  void (*ssd_scan)(const SsdScanBlock&);
+  void (*gated_rms_norm)(const GatedRmsNormBlock&);
   // Quantises x (columns) to `q` as docs/sparse_format.md says and zeroes q up to `stride`; returns
   // x_scale, or NaN (and zeros in q) for a token with a NaN or an infinity.
   float (*quantize_int8)(const float* x, size_t columns, size_t stride, int8_t* q);

@@ -71,6 +71,51 @@ void CausalConv1dScalar(const CausalConv1dBlock& block) {
   }
 }
 
+// One head, by its definition, token by token.
+void SsdScanHead(const SsdScan& s, size_t batch, size_t head) {
+  const size_t n = s.n, p = s.p, group = head / (s.h / s.g);
+  const float* state = s.state + (batch * s.h + head) * n * p;
+  float* S = s.state_out + (batch * s.h + head) * n * p;
+  if (S != state) std::memcpy(S, state, n * p * sizeof(float));
+  for (size_t t = batch * s.l; t < (batch + 1) * s.l; ++t) {
+    const float* x = s.x + (t * s.h + head) * p;
+    const float* B = s.B + (t * s.g + group) * n;
+    const float* C = s.C + (t * s.g + group) * n;
+    float* y = s.y + (t * s.h + head) * p;
+    float dt = Softplus(s.delta[t * s.h + head] + s.delta_bias[head]);
+    dt = dt < s.dt_min ? s.dt_min : dt > s.dt_max ? s.dt_max : dt;
+    const float decay = expf(dt * s.A[head]);
+    for (size_t j = 0; j < p; ++j) y[j] = s.D[head * p + j] * x[j];
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t j = 0; j < p; ++j) {
+        S[i * p + j] = decay * S[i * p + j] + dt * B[i] * x[j];
+        y[j] += C[i] * S[i * p + j];
+      }
+    }
+  }
+}
+
+void SsdScanScalar(const SsdScanBlock& block) {
+  for (size_t head = block.head_begin; head < block.head_end; ++head) {
+    SsdScanHead(*block.args, block.batch, head);
+  }
+}
+
+void GatedRmsNormScalar(const GatedRmsNormBlock& block) {
+  const GatedRmsNorm& a = *block.args;
+  const size_t size = a.d / a.groups;
+  for (size_t first = block.token_begin * a.d; first < block.token_end * a.d; first += size) {
+    const float *x = a.x + first, *z = a.z + first, *weight = a.weight + first % a.d;
+    float sum = 0.0f;
+    for (size_t i = 0; i < size; ++i) {
+      const float v = a.gate_first ? x[i] * Silu(z[i]) : x[i];
+      sum += v * v;
+    }
+    const float scale = 1.0f / sqrtf(sum / static_cast<float>(size) + a.epsilon);
+    for (size_t i = 0; i < size; ++i) a.y[first + i] = x[i] * Silu(z[i]) * (scale * weight[i]);
+  }
+}
+
 template <class Quantized>
 float Quantize(const float* x, size_t columns, size_t stride, Quantized* q) {
   float max = 0.0f;
@@ -249,6 +294,8 @@ constexpr Isa MakeScalar() {
   isa.panel_x_bytes = sizeof(int16_t);
   isa.selective_scan = SelectiveScanScalar;
   isa.causal_conv1d = CausalConv1dScalar;
+  isa.ssd_scan = SsdScanScalar;
+  isa.gated_rms_norm = GatedRmsNormScalar;
   isa.quantize_int8 = Quantize<int8_t>;
   isa.quantize_panel = QuantizePanel;
 

@@ -12,6 +12,8 @@ constexpr Isa MakeIsa(const char* name, const Isa* next) {
   isa.panel_x_bytes = sizeof(PanelX);
   isa.selective_scan = RunScanBlock;
   isa.causal_conv1d = RunConvBlock;
+  isa.ssd_scan = RunSsdBlock;
+  isa.gated_rms_norm = RunGatedRmsNormBlock;
 
   LinearFunctions& few = isa.few_tokens;
   few.At(Structure::kDense, Values::kFp32) = LinearFewTokens<DenseFp32Reader, false, 4>;
