@@ -77,7 +77,7 @@ def bundle(folder: Path) -> Callable[[Path], Action]:
     recipe = tiny_recipe(folder, recover=RecoverSettings(steps=0))
     source = load(recipe)
     pruned = Pruned(source.checkpoint.tensors, PruneResult((), 0.0, 0, 0, "cpu"))
-    results = example_report.results(model=describe_model(source.checkpoint))
+    results = example_report.results(model=describe_model(source))
     wheel = small_wheel(folder)
     pipeline.prune_weights = lambda *_, **__: pruned
     pipeline.validate = lambda *_: results

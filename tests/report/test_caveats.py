@@ -16,6 +16,7 @@ from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
 from ssmpress.report.schema import with_verdict
+from ssmpress.report.wording import command
 
 RENDERINGS: dict[str, Callable[[dict[str, Any]], str]] = {
     "json": lambda report: json.dumps(report, ensure_ascii=False),
@@ -44,6 +45,31 @@ def test_the_architecture_and_its_evidence(rendered, assumed: bool) -> None:
     assert evidence in text
     assert "Mamba-1" in text
     assert ("was assumed" in text or '"assumed": true' in text) == assumed
+
+
+LACKS = 'pre_tokenizer.type: expected a kind that ssmrun has; got "UnicodeScripts"'
+END = {"id": 0, "text": "<|end|>", "source": "config.json eos_token_id"}
+
+
+@pytest.mark.parametrize("lacks", [None, LACKS])
+@pytest.mark.parametrize("ends", [None, [], [END]])
+def test_where_a_text_ends_and_who_can_write_it(rendered, ends: Any, lacks: str | None) -> None:
+    """Of the JSON it is the values."""
+    text = rendered(example.judged(model={"text": {"end_tokens": ends, "ssmrun_lacks": lacks}}))
+    if not text.startswith("<"):  # JUnit's property has what a reader of the verdict must know
+        assert ("0 '<|end|>' (config.json eos_token_id)" in text or END["source"] in text) == (
+            ends == [END]
+        )
+        assert ("no token is known" in text or '"end_tokens": []' in text) == (ends == [])
+    assert ("UnicodeScripts" in text) == (lacks is not None)
+
+
+def test_a_card_promises_no_text_that_ssmrun_cannot_write() -> None:
+    report = example.judged(model={"text": {"end_tokens": [], "ssmrun_lacks": LACKS}})
+    assert command(report) == "bench {name}"
+    report = example.judged(model={"text": {"end_tokens": [], "ssmrun_lacks": None}})
+    assert command(report).startswith("generate {name} --prompt")
+    assert command(example.judged()).startswith("generate {name} --prompt")
 
 
 @pytest.mark.parametrize("seen", [0.05, 1.0])

@@ -56,3 +56,9 @@ SECTION_ALIGNMENT = 64
 
 CONFIG_KEY = "ssmpress.config"
 """Metadata entry of an exported model: its configuration as JSON."""
+
+END_TOKENS_KEY = "end_tokens"
+"""Entry of that object: the tokens after which a text is over. None where it is absent."""
+
+END_TOKEN_LIMIT = 256
+"""Most of them; a model has a handful. `runtimes/runner/model/fields.h` has the same."""

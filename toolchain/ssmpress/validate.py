@@ -50,7 +50,7 @@ def validate(
     devices = validate_devices(run, bundle, progress)
     shapes, sizes = tensor_shapes(source.checkpoint.config), step_bytes(source, packed)
     return Results(
-        model=describe_model(source.checkpoint),
+        model=describe_model(source),
         quality=quality,
         matrices=_matrices(run, pruned, packed),
         removed_channels=packed.removed_channels,

@@ -253,7 +253,7 @@ void RunBench(const Options& options, const Output& output) {
   result.warm_ms = loaded.load_ms;
   result.runtime_rss = loaded.runtime_rss_bytes;
   WaitUntilQuiet();
-  SplitMix64 random(options.sampling.seed);
+  SplitMix64 random(options.generation.sampling.seed);
   result.before = Machine(WriteMachineState);
   for (uint64_t i = 0; i <= options.rounds; ++i) {
     result.rounds.push_back(RunRound(*loaded.model, *loaded.state, random, options.prompt_tokens,

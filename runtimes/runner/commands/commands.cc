@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the subcommands share, and the short ones: info, verify, generate.
+// What the subcommands share, and the short ones: info, verify.
 #include "runner/commands/commands.h"
 
 #include <unistd.h>
@@ -11,17 +11,13 @@
 
 #include "runner/failure.h"
 #include "runner/files.h"
-#include "runner/model/evaluate.h"
 #include "runner/processors.h"
 #include "runner/system.h"
-#include "runner/text/text_stream.h"
 #include "runner/text/tokenizer.h"
 #include "runner/text/visible.h"
 
 namespace ssmrun {
 namespace {
-
-constexpr uint64_t kPromptLimit = 64 << 20;  // bytes
 
 template <class... Arguments>
 std::string Format(const char* format, Arguments... arguments) {
@@ -104,6 +100,42 @@ Loaded Opened::load(bool cold) const {
   return LoadModel(*runtime_, library_.get(), files_.model, model_options_, cold);
 }
 
+namespace {
+
+// The bundle's tokenizer, or why ssmrun cannot use it. Neither where the model reads no tokens.
+struct TextSide {
+  TextSide(const Bundle& bundle, const Interface& interface) {
+    if (interface.task.kind == Task::kForecast) return;
+    try {
+      tokenizer.emplace(bundle.path(kTokenizerName));
+    } catch (const Failure& failure) {
+      lacks = failure.message;
+    }
+  }
+  const std::string* text_of(int64_t token) const {
+    return tokenizer ? tokenizer->text_of(token) : nullptr;
+  }
+  // Lines for a reader: where a text ends, and what is missing.
+  std::string lines(const Interface& interface) const {
+    std::string text;
+    if (interface.task.kind == Task::kLanguageModel) {
+      text = interface.end_tokens.empty() ? "end tokens: none known" : "end tokens:";
+      for (const int64_t token : interface.end_tokens) {
+        const std::string* written = text_of(token);
+        text += " " + std::to_string(token) + (written != nullptr ? " " + *written : "");
+      }
+      text += "\n";
+    }
+    if (lacks) text += "texts: not here, in Python only: " + *lacks + "\n";
+    return text;
+  }
+
+  std::optional<Tokenizer> tokenizer;
+  std::optional<std::string> lacks;
+};
+
+}  // namespace
+
 void RunInfo(const Options& options, const Output& output) {
   const Opened opened(options);
   const Loaded loaded = opened.load(false);
@@ -116,6 +148,7 @@ void RunInfo(const Options& options, const Output& output) {
     if (file.name == kRuntimeName) runtime_bytes = file.bytes;
   }
   const uint64_t peak = MemoryBytes("VmHWM");
+  const TextSide text(bundle, interface);
   if (!options.json) {
     output.write(Format("%s: %s, vocabulary %lld, %zu states\n", options.bundle.c_str(),
                         interface.task.name(), static_cast<long long>(interface.vocab_size),
@@ -127,13 +160,22 @@ void RunInfo(const Options& options, const Output& output) {
                  Format("ops: %s; ONNX Runtime %s; ssmpress %s; loaded in %.0f ms\n",
                         options.stock ? "none" : opened.isa().c_str(),
                         opened.runtime().version().c_str(), bundle.version("ssmpress").c_str(),
-                        loaded.load_ms));
+                        loaded.load_ms) +
+                 text.lines(interface));
     return;
   }
   JsonWriter out;
   out.begin_object().field("bundle", options.bundle).field("model", opened.files().model);
   out.field("model_bytes", model_bytes).field("bundle_bytes", all);
   out.key("config").raw(interface.config).field("task", interface.task.name());
+  out.key("end_tokens").begin_array();
+  for (const int64_t token : interface.end_tokens) {
+    const std::string* written = text.text_of(token);
+    out.begin_object().field("id", token).key("text");
+    written != nullptr ? out.value(*written) : out.null();
+    out.end_object();
+  }
+  out.end_array().field("ssmrun_lacks", text.lacks);
   const auto versions = bundle.manifest().find("versions");
   out.key("versions").raw(versions ? versions->canonical() : "{}");
   out.field("runtime", opened.runtime().version()).field("runtime_bytes", runtime_bytes);
@@ -192,68 +234,6 @@ void RunVerify(const Options& options, const Output& output) {
   const auto versions = bundle.manifest().find("versions");
   out.key("versions").raw(versions ? versions->canonical() : "{}");
   output.write(out.field("notes", notes).end_object().text() + "\n");
-}
-
-namespace {
-
-std::string ReadPrompt(const Options& options) {
-  if (options.has_prompt) return options.prompt;
-  if (options.prompt_file == "-") return ReadStdin(kPromptLimit);
-  return ReadFile(options.prompt_file, kPromptLimit);
-}
-
-void WriteGenerated(const Options& options, const Opened& opened, const Tokenizer& tokenizer,
-                    const std::vector<int64_t>& prompt, const std::vector<int64_t>& tokens,
-                    const Round& times, const Output& output) {
-  TextStream stream(tokenizer, prompt);
-  std::string text;
-  for (const int64_t token : tokens) text += stream.add(token);
-  JsonWriter out;
-  out.begin_object().field("prompt_tokens", prompt).field("tokens", tokens);
-  out.field("text", text + stream.finish()).field("prefill_ms", times.prefill_ms);
-  out.field("decode_ms", times.decode_ms).key("decode");
-  WritePercentiles(out, times.decode_ms, 1);
-  out.field("threads", options.thread_count()).field("ops_isa", Maybe(opened.isa()));
-  output.write(out.field("peak_rss_bytes", MemoryBytes("VmHWM")).end_object().text() + "\n");
-}
-
-}  // namespace
-
-void RunGenerate(const Options& options, const Output& output) {
-  const Opened opened(options);
-  const Tokenizer tokenizer(opened.bundle().path(kTokenizerName));
-  const std::string what = options.has_prompt ? "--prompt" : options.prompt_file;
-  const std::vector<int64_t> prompt = tokenizer.encode(ReadPrompt(options), what);
-  const Loaded loaded = opened.load(false);
-  loaded.model->require(Task::kLanguageModel);
-  loaded.model->check_tokens(prompt, what);
-  loaded.state->clear();
-  Sampler sampler(options.sampling);
-  TextStream stream(tokenizer, prompt);
-  std::vector<int64_t> tokens;
-  const auto vocab = static_cast<size_t>(loaded.model->interface().vocab_size);
-  std::vector<float> first(vocab);
-  const float* logits = first.data();
-  Round times{0, {}};
-  double begin = NowMs();
-  if (options.max_tokens > 0) {
-    loaded.model->prefill(prompt, {static_cast<int64_t>(prompt.size()) - 1}, first.data(),
-                          *loaded.state);
-    times.prefill_ms = NowMs() - begin;
-  }
-  while (tokens.size() < options.max_tokens) {
-    tokens.push_back(sampler.draw(logits, vocab));
-    if (!options.json) output.write_generated(stream.add(tokens.back()));
-    if (tokens.size() == options.max_tokens) break;
-    begin = NowMs();
-    logits = loaded.model->step(tokens.back(), *loaded.state);
-    times.decode_ms.push_back(NowMs() - begin);
-  }
-  if (options.json) {
-    WriteGenerated(options, opened, tokenizer, prompt, tokens, times, output);
-  } else {
-    output.write_generated(stream.finish() + "\n");
-  }
 }
 
 }  // namespace ssmrun

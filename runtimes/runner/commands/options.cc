@@ -98,19 +98,25 @@ std::vector<Option> AllOptions() {
       {"--prompt", kGenerate, false,
        [](Options& o, const std::string& v) { o.prompt = v, o.has_prompt = true; }},
       Text("--prompt-file", kGenerate, &Options::prompt_file),
-      Number("--max-tokens", kGenerate, &Options::max_tokens, 0, kTokens),
+      {"--max-tokens", kGenerate, false,
+       [](Options& o, const std::string& v) {
+         o.generation.max_tokens = ParseNumber("--max-tokens", v, 0, kTokens);
+       }},
+      {"--ignore-eos", kGenerate, true,
+       [](Options& o, const std::string&) { o.generation.ignore_eos = true; }},
+      Flag("--show-special", kGenerate, &Options::show_special),
       {"--temperature", kGenerate, false,
        [](Options& o, const std::string& v) {
-         o.sampling.temperature = ParseReal("--temperature", v);
-         CheckTemperature(o.sampling.temperature);
+         o.generation.sampling.temperature = ParseReal("--temperature", v);
+         CheckTemperature(o.generation.sampling.temperature);
        }},
       {"--top-k", kGenerate, false,
        [](Options& o, const std::string& v) {
-         o.sampling.top_k = ParseNumber("--top-k", v, 0, kTokens);
+         o.generation.sampling.top_k = ParseNumber("--top-k", v, 0, kTokens);
        }},
       {"--seed", kGenerate | kBench, false,
        [](Options& o, const std::string& v) {
-         o.sampling.seed = ParseNumber("--seed", v, 0, kMost);
+         o.generation.sampling.seed = ParseNumber("--seed", v, 0, kMost);
        }},
       Number("--prompt", kBench, &Options::prompt_tokens, 1, kTokens),
       Number("--tokens", kBench, &Options::decode_tokens, 1, kTokens),
@@ -240,6 +246,7 @@ std::string UsageText() {
   ssmrun verify BUNDLE                              checksums, versions, machine, ISA
   ssmrun generate BUNDLE --prompt TEXT              text: --prompt-file FILE --max-tokens 100
                                                     --temperature 0 --top-k 0 --seed 0
+                                                    --ignore-eos --show-special
   ssmrun bench BUNDLE --prompt 512 --tokens 128     times: --rounds 10 --seed 0 --no-cold
   ssmrun eval BUNDLE FILE                           perplexity of tokens (.npy, or raw with
                                                     --dtype int32|uint16): --window 1024;

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "runner/model/sampling.h"
+#include "runner/model/generate.h"
 
 namespace ssmrun {
 
@@ -29,8 +29,8 @@ struct Options {
   std::vector<int> pins;
   std::string prompt, prompt_file;
   bool has_prompt = false;
-  uint64_t max_tokens = 100;
-  Sampling sampling;
+  Generation generation;
+  bool show_special = false;
   uint64_t prompt_tokens = 512, decode_tokens = 128, rounds = 10;
   uint64_t window = 1024, limit = 0;
   std::string dtype = "int32";

@@ -16,8 +16,10 @@
 #include "runner/failure.h"
 #include "runner/files.h"
 #include "runner/model/evaluate.h"
+#include "runner/model/generate.h"
 #include "runner/processors.h"
 #include "runner/system.h"
+#include "runner/text/text_stream.h"
 #include "runner/text/tokenizer.h"
 
 namespace ssmrun {
@@ -158,14 +160,14 @@ class Worker {
                  {"memory", &Worker::memory},     {"environment", &Worker::environment},
                  {"logits", &Worker::logits},     {"nll", &Worker::nll},
                  {"generate", &Worker::generate}, {"encode", &Worker::encode},
-                 {"decode", &Worker::decode},     {"classify", &Worker::classify},
-                 {"forecast", &Worker::forecast}};
+                 {"decode", &Worker::decode},     {"stream", &Worker::stream},
+                 {"classify", &Worker::classify}, {"forecast", &Worker::forecast}};
     const auto found = std::find_if(std::begin(known), std::end(known),
                                     [&](const auto& one) { return request.name() == one.name; });
     if (found == std::end(known)) {
       BadInput(
           "worker: expected load, round, memory, environment, logits, nll, generate, encode, " +
-          std::string("decode, classify or forecast; got ") + request.name() + ".");
+          std::string("decode, stream, classify or forecast; got ") + request.name() + ".");
     }
     (this->*found->run)(request, out);
     return out.end_object().text() + "\n";
@@ -298,26 +300,13 @@ class Worker {
     const std::vector<int64_t> prompt = request.integers("tokens");
     model().require(Task::kLanguageModel);
     model().check_tokens(prompt, "worker: generate: tokens");
-    const uint64_t count = request.number("max_tokens", 0, kTokenLimit);
-    const Sampling settings{request.real("temperature", 0),
-                            request.number("top_k", 0, kTokenLimit, 0),
-                            request.number("seed", 0, UINT64_MAX, 0)};
-    CheckTemperature(settings.temperature);
-    Sampler sampler(settings);
-    std::vector<int64_t> tokens;
-    const auto vocab = static_cast<size_t>(model().interface().vocab_size);
-    std::vector<float> first(vocab);
-    const float* logits = first.data();
-    loaded_.state->clear();
-    if (count > 0) {
-      model().prefill(prompt, {static_cast<int64_t>(prompt.size()) - 1}, first.data(),
-                      *loaded_.state);
-    }
-    while (tokens.size() < count) {
-      if (!tokens.empty()) logits = model().step(tokens.back(), *loaded_.state);
-      tokens.push_back(sampler.draw(logits, vocab));
-    }
-    out.field("tokens", tokens);
+    const Generation settings{
+        {request.real("temperature", 0), request.number("top_k", 0, kTokenLimit, 0),
+         request.number("seed", 0, UINT64_MAX, 0)},
+        request.number("max_tokens", 0, kTokenLimit),
+        request.flag("ignore_eos")};
+    CheckTemperature(settings.sampling.temperature);
+    out.field("tokens", Generate(model(), *loaded_.state, prompt, settings, [](int64_t) {}).tokens);
   }
 
   void classify(const Request& request, JsonWriter& out) {
@@ -347,7 +336,19 @@ class Worker {
   }
 
   void decode(const Request& request, JsonWriter& out) {
-    out.field("text", tokenizer().decode(request.integers("tokens")));
+    out.field("text", tokenizer().decode(request.integers("tokens"), special(request)));
+  }
+
+  void stream(const Request& request, JsonWriter& out) {
+    TextStream stream(tokenizer(), request.integers("prompt"), special(request));
+    std::vector<std::string> pieces;
+    for (const int64_t token : request.integers("tokens")) pieces.push_back(stream.add(token));
+    pieces.push_back(stream.finish());
+    out.field("pieces", pieces);
+  }
+
+  static SpecialTokens special(const Request& request) {
+    return request.flag("show_special") ? SpecialTokens::kShown : SpecialTokens::kHidden;
   }
 
   Bundle bundle_;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runner/model/fields.h"
 
+#include <algorithm>
 #include <set>
 
 #include "runner/failure.h"
@@ -46,6 +47,25 @@ std::vector<double> Fields::numbers(const char* name, size_t count) const {
   }
   if (numbers.size() != count) fail(name, std::to_string(count) + " numbers, one per variate");
   return numbers;
+}
+
+std::vector<int64_t> Fields::tokens(const char* name, size_t most, int64_t vocab) const {
+  std::vector<int64_t> tokens;
+  const auto found = find(name);
+  bool good = found && found->is(JsonValue::kArray) && found->size() <= most;
+  if (good) {
+    for (const JsonValue item : *found) {
+      const int64_t token = item.integer().value_or(-1);
+      good = good && token >= 0 && token < vocab &&
+             std::find(tokens.begin(), tokens.end(), token) == tokens.end();
+      tokens.push_back(token);
+    }
+  }
+  if (!good) {
+    fail(name, "at most " + std::to_string(most) + " different tokens from 0 to " +
+                   std::to_string(vocab - 1));
+  }
+  return tokens;
 }
 
 void Fields::fail(const std::string& name, const std::string& expected) const {

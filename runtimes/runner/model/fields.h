@@ -15,6 +15,7 @@ namespace ssmrun {
 
 constexpr int64_t kSizeLimit = 1 << 24;  // no size of a real model comes near; beyond is damage
 constexpr int64_t kTaskLimit = 1 << 20;  // largest length, and most classes or variates
+constexpr size_t kEndTokenLimit = 256;   // as in toolchain/ssmpress/formats.py
 
 // Everything throws kBadInput where the field is missing or of another kind.
 class Fields {
@@ -25,6 +26,8 @@ class Fields {
   int64_t integer(const char* name, int64_t limit) const;                // 1 to limit
   std::vector<std::string> names(const char* name, size_t least) const;  // all different
   std::vector<double> numbers(const char* name, size_t count) const;
+  // At most so many, all different, each 0 to vocab - 1.
+  std::vector<int64_t> tokens(const char* name, size_t most, int64_t vocab) const;
   std::optional<JsonValue> find(const char* name) const;  // does not throw
 
   [[noreturn]] void fail(const std::string& name, const std::string& expected) const;

@@ -47,6 +47,10 @@ const char* Task::name() const {
                                  : "language-model";
 }
 
+bool Interface::is_end(int64_t token) const {
+  return std::find(end_tokens.begin(), end_tokens.end(), token) != end_tokens.end();
+}
+
 Interface ReadInterface(const Metadata& metadata, size_t inputs, const std::string& path) {
   const std::string place = path + ": ssmpress.config";
   const Json document(metadata.config, place);
@@ -60,6 +64,9 @@ Interface ReadInterface(const Metadata& metadata, size_t inputs, const std::stri
   const Fields fields(root, place + ": ");
   if (interface.task.kind != Task::kForecast) {
     interface.vocab_size = fields.integer("vocab_size", kSizeLimit);
+  }
+  if (interface.task.kind == Task::kLanguageModel && root.find("end_tokens")) {
+    interface.end_tokens = fields.tokens("end_tokens", kEndTokenLimit, interface.vocab_size);
   }
   if (metadata.states) {
     interface.states = ReadStates(*metadata.states, path + ": ssmpress.states");

@@ -34,6 +34,8 @@ struct Interface {
   Task task;
   int64_t vocab_size = 0;
   std::vector<StateTensor> states;
+  std::vector<int64_t> end_tokens;  // where a text ends; none in a bundle that does not list them
+  bool is_end(int64_t token) const;
 };
 
 // The entries of a model's metadata. states: none in a bundle from before it listed them.

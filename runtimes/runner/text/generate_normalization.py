@@ -66,12 +66,6 @@ def steps(full: dict[str, str]) -> list[tuple[int, bool, int, int]]:
 
 def combining_classes(full: dict[str, str]) -> list[int]:
     """By character number; 0 for starters and for what decomposes."""
-    marks: dict[int, str] = {}
-    for c in CHARACTERS:
-        if (kind := unicodedata.combining(c)) and c not in full:
-            marks.setdefault(kind, c)
-    found = [0] * 0x110000
-    lowest, highest = marks[min(marks)], marks[max(marks)]
 
     def is_above(c: str, mark: str) -> bool:
         return nfd(c + mark) == mark + c
@@ -79,6 +73,14 @@ def combining_classes(full: dict[str, str]) -> list[int]:
     def is_below(c: str, mark: str) -> bool:
         return nfd(mark + c) == c + mark
 
+    # Python may know marks that the library's Unicode does not, which are starters there.
+    lowest, highest = "\u0334", "\u0345"
+    marks: dict[int, str] = {}
+    for c in CHARACTERS:
+        kind = unicodedata.combining(c)
+        if kind and c not in full and (is_above(c, lowest) or is_below(c, highest)):
+            marks.setdefault(kind, c)
+    found = [0] * 0x110000
     for c in CHARACTERS:
         if c in full or not (is_above(c, lowest) or is_below(c, highest)):
             continue

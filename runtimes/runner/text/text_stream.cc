@@ -10,7 +10,6 @@ namespace ssmrun {
 namespace {
 
 constexpr std::string_view kUnfinished = "\xEF\xBF\xBD";  // of bytes that are no character yet
-constexpr size_t kMostWaiting = 32;  // no character needs so many tokens: these never become one
 
 bool EndsUnfinished(std::string_view text) {
   return text.size() >= kUnfinished.size() &&
@@ -25,23 +24,28 @@ size_t CountCharacters(std::string_view text) {
 }  // namespace
 
 std::string TextStream::add(int64_t token) {
-  if (!tokenizer_.is_shown(token)) return {};
+  if (!tokenizer_.is_shown(token, special_)) return {};
   waiting_.push_back(token);
   std::string text = piece();
-  if (text.empty() || (EndsUnfinished(text) && waiting_.size() < kMostWaiting)) return {};
+  const bool whole = !text.empty() && !EndsUnfinished(text);
+  if (!whole && waiting_.size() < kMostWaiting) return {};
   before_ = std::move(waiting_);
   waiting_.clear();
   return text;
 }
 
-std::string TextStream::finish() { return waiting_.empty() ? std::string() : piece(); }
+std::string TextStream::finish() {
+  std::string text = waiting_.empty() ? std::string() : piece();
+  waiting_.clear();
+  return text;
+}
 
 std::string TextStream::piece() const {
   std::vector<int64_t> all = before_;
   all.insert(all.end(), waiting_.begin(), waiting_.end());
-  std::string text = tokenizer_.decode(all);
+  std::string text = tokenizer_.decode(all, special_);
   size_t begin = 0;
-  for (size_t left = CountCharacters(tokenizer_.decode(before_)); left > 0; --left) {
+  for (size_t left = CountCharacters(tokenizer_.decode(before_, special_)); left > 0; --left) {
     if (begin >= text.size()) break;
     begin += Utf8Length(text[begin]);
   }

@@ -23,6 +23,8 @@
 
 namespace ssmrun {
 
+enum class SpecialTokens { kHidden, kShown };
+
 class Tokenizer {
  public:
   // Throws kBadInput: damaged, or with a part that ssmrun does not have; the message names it.
@@ -30,14 +32,15 @@ class Tokenizer {
 
   // Text is UTF-8; throws kBadInput with the offset where it is not. `what` begins the message.
   std::vector<int64_t> encode(std::string_view text, const std::string& what) const;
-  // Special tokens, and ids that there are not, are left out.
-  std::string decode(const std::vector<int64_t>& tokens) const;
-  // Whether a token may add something to a text: it is there, and not special.
-  bool is_shown(int64_t token) const;
+  // Special tokens, where they are hidden, and ids that there are not, are left out.
+  std::string decode(const std::vector<int64_t>& tokens, SpecialTokens special) const;
+  // Whether a token may add something to a text: it is there, and not hidden.
+  bool is_shown(int64_t token, SpecialTokens special) const;
+  // The token as it is written, before any decoder; nullptr if there is none.
+  const std::string* text_of(int64_t token) const;
 
  private:
   void encode_plain(std::string_view text, bool at_beginning, std::vector<int64_t>& out) const;
-  const std::string* text_of(int64_t token) const;
 
   std::unique_ptr<TokenModel> model_;
   Normalizer normalizer_;

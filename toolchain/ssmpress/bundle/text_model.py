@@ -10,27 +10,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssmpress.bundle.manifest import verify_manifest
+from ssmpress.data.device_tokenizer import missing_part
 from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.machine import LIBRARY_NAME
 from ssmpress.processors import usable_processors
 from ssmpress.runtime.loading import open_session
 from ssmpress.runtime.session import Session
+from ssmpress.runtime.text_stream import TextStream
 from ssmpress.tasks import LanguageModel
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_UNFINISHED = "\ufffd"
-"""What a decoder writes for bytes that are not a whole character yet."""
-
 
 @dataclass(frozen=True)
 class TextModel:
-    """session: tokens and states, see `run.Session`. tokenizer: the one of the bundle."""
+    """A language model with its tokenizer.
+
+    session: tokens and states, see `ssmpress.Session`. tokenizer: the one of the bundle.
+    ssmrun_lacks: the part of it that ssmrun does not have, so that ssmrun takes tokens only; None
+    where it has all.
+    """
 
     session: Session
     tokenizer: Tokenizer
+    ssmrun_lacks: str | None = None
+
+    @property
+    def end_tokens(self) -> dict[int, str]:
+        """Where a text ends: tokens, and how they are written. None are known of a bundle from
+        before ssmpress looked for them."""
+        ends = self.session.interface.end_tokens
+        return {token: self.tokenizer.id_to_token(token) or "" for token in ends}
 
     def stream(
         self,
@@ -40,12 +52,15 @@ class TextModel:
         temperature: float = 0.0,
         top_k: int = 0,
         seed: int = 0,
+        ignore_eos: bool = False,
+        show_special: bool = False,
     ) -> Iterator[str]:
-        """Continue a text, a piece at a time, whole characters only.
+        """Continue a text, a piece at a time, whole characters only: what `ssmrun generate` writes.
 
         Args:
             prompt: at least one token.
-            max_tokens, temperature, top_k, seed: as in `run.Session.generate`.
+            max_tokens, temperature, top_k, seed, ignore_eos: as in `ssmpress.Session.generate`.
+            show_special: special tokens are part of the text.
 
         Raises:
             BadInputError: the prompt has no token.
@@ -53,23 +68,20 @@ class TextModel:
         before = self.tokenizer.encode(prompt, add_special_tokens=False).ids
         if not before:
             raise BadInputError("prompt: expected at least one token; got none.")
+        text = TextStream(self.tokenizer, before, show_special=show_special)
         tokens = self.session.generate(
-            np.array(before), max_tokens, temperature=temperature, top_k=top_k, seed=seed
+            np.array(before),
+            max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            seed=seed,
+            ignore_eos=ignore_eos,
         )
-        seen, new = before[-8:], []
         for token in tokens:
-            new.append(token)
-            piece = self._after(seen, new)
-            if piece and not piece.endswith(_UNFINISHED):
+            if piece := text.add(token):
                 yield piece
-                seen, new = new, []
-        if new:
-            yield self._after(seen, new)
-
-    def _after(self, seen: list[int], new: list[int]) -> str:
-        """The text of the new tokens: some decoders treat the first token of a text specially."""
-        start = self.tokenizer.decode(seen, skip_special_tokens=False)
-        return str(self.tokenizer.decode(seen + new, skip_special_tokens=False)[len(start) :])
+        if rest := text.finish():
+            yield rest
 
 
 def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
@@ -100,7 +112,9 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
             f"{folder}: expected the bundle of a language model; got that of a {task.kind} model. "
             f"Open {folder / 'model.onnx'} with ssmpress.open_session instead."
         )
-    return TextModel(session, load_tokenizer(folder / "tokenizer.json"))
+    tokenizer = folder / "tokenizer.json"
+    loaded = load_tokenizer(tokenizer)
+    return TextModel(session, loaded, missing_part(tokenizer.read_text(encoding="utf-8")))
 
 
 def _demand_listed(folder: Path, files: Mapping[str, Any]) -> None:

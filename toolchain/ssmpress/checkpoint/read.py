@@ -21,6 +21,7 @@ from ssmpress.checkpoint.architecture import ASSUMED, ASSUMED_MAMBA2, Architectu
 from ssmpress.checkpoint.dialects import STATE_DICT, canonical, json_key, named, parse_config
 from ssmpress.checkpoint.shapes import check_shapes, infer_config, shown
 from ssmpress.checkpoint.weight_files import (
+    beside,
     read_json,
     read_weights,
     regular_file,
@@ -121,7 +122,7 @@ def _read(path: Path) -> Checkpoint:
     notes: list[str] = []
     if not path.is_dir():
         _check_bare(path)
-    config_file = _beside(path, "config.json")
+    config_file = beside(path, "config.json")
     described, layout, architecture = None, STATE_DICT, ASSUMED
     if path.is_dir() or config_file is not None:
         config_file = config_file or path / "config.json"
@@ -145,7 +146,7 @@ def _read(path: Path) -> Checkpoint:
     config = settle_tie(tensors, config, layout, guessed=described is None)
     if described is None:
         notes.append(_inferred_note(config))
-    tokenizer = _beside(path, "tokenizer.json")
+    tokenizer = beside(path, "tokenizer.json")
     return Checkpoint(
         config=config,
         tensors={name: tensors[name] for name in tensor_shapes(config)},
@@ -157,13 +158,6 @@ def _read(path: Path) -> Checkpoint:
         notes=tuple(notes),
         architecture=architecture,
     )
-
-
-def _beside(path: Path, name: str) -> Path | None:
-    """The file of that name in the folder, or beside the file or beside what it is a link to."""
-    folders = [path] if path.is_dir() else [path.parent, path.resolve().parent]
-    files = (folder / name for folder in folders)
-    return next((file for file in files if file.exists() or file.is_symlink()), None)
 
 
 def _check_no_bundle(path: Path) -> None:

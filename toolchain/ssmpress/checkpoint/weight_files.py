@@ -54,6 +54,14 @@ def regular_file(path: Path, expected: str) -> Path:
     return path
 
 
+def beside(path: Path, name: str) -> Path | None:
+    """The file of that name in the folder, or beside the file or beside what it is a link to; None
+    where there is none."""
+    folders = [path] if path.is_dir() else [path.parent, path.resolve().parent]
+    files = (folder / name for folder in folders)
+    return next((file for file in files if file.exists() or file.is_symlink()), None)
+
+
 def read_json(path: Path, expected: str) -> dict[str, Any]:
     """Read a small JSON file that holds an object.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,9 +21,15 @@ from ssmpress.checkpoint.read import float32, settle_tie
 from ssmpress.checkpoint.shapes import check_shapes
 from ssmpress.checkpoint.weight_files import regular_file
 from ssmpress.errors import BadInputError
-from ssmpress.files import blaming, copy, make_readable, replaced, write_text
+from ssmpress.files import blaming, copy, make_readable, replaced, write_json, write_text
 
-_WRITTEN = {"config.json", "tokenizer.json", *(dialect.WEIGHTS for dialect in dialects.DIALECTS)}
+_GENERATION = "generation_config.json"
+_WRITTEN = {
+    "config.json",
+    _GENERATION,
+    "tokenizer.json",
+    *(dialect.WEIGHTS for dialect in dialects.DIALECTS),
+}
 
 
 def write_checkpoint(
@@ -32,6 +38,7 @@ def write_checkpoint(
     directory: Path,
     layout: str = "mamba-ssm",
     tokenizer: Path | None = None,
+    end_tokens: Sequence[int] = (),
 ) -> None:
     """Write a checkpoint that its layout's own library, and read_checkpoint, load.
 
@@ -44,6 +51,8 @@ def write_checkpoint(
         layout: name of a dialect: "mamba-ssm" (pytorch_model.bin) or "huggingface"
             (model.safetensors).
         tokenizer: a tokenizer.json to copy along.
+        end_tokens: after which a text is over, for generation_config.json; mamba-ssm's own
+            config.json has no key for them.
 
     Raises:
         BadInputError: the tensors do not fit the configuration, the layout cannot express it, or
@@ -60,6 +69,8 @@ def write_checkpoint(
     check_target(directory)
     with folders.replaced(directory, partial(check_target, directory)) as new:
         write_text(new / "config.json", content)
+        if end_tokens:
+            write_json(new / _GENERATION, {"eos_token_id": list(end_tokens)})
         if tokenizer is not None:
             copy(regular_file(tokenizer, "a tokenizer"), new / "tokenizer.json")
         _write_weights(dialect.spelled(weights, config), new / dialect.WEIGHTS)

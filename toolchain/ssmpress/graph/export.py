@@ -52,7 +52,7 @@ from ssmpress.blocks.tensors import (
 )
 from ssmpress.errors import BadInputError
 from ssmpress.files import blaming
-from ssmpress.formats import CONFIG_KEY, Values
+from ssmpress.formats import CONFIG_KEY, END_TOKENS_KEY, Values
 from ssmpress.graph import fallback, ops
 from ssmpress.graph.nodes import BLOCK_NODES
 from ssmpress.graph.packed_graph import PackedGraph, Place, matrix_attributes
@@ -115,7 +115,8 @@ def build(model: PackedModel) -> ir.Model:
         doc_string=f"{model.config.title} {model.config.task.kind}; inputs, outputs and states: "
         "docs/ops.md of ssmpress.",
     )
-    result.metadata_props[CONFIG_KEY] = json.dumps(model.config.to_dict(), sort_keys=True)
+    ends = {END_TOKENS_KEY: list(model.end_tokens)} if model.end_tokens else {}
+    result.metadata_props[CONFIG_KEY] = json.dumps(model.config.to_dict() | ends, sort_keys=True)
     result.metadata_props[STATES_KEY] = states_json(graph.states)
     return result
 

@@ -32,7 +32,8 @@ class PackedModel:
 
     config: sizes. tensors: float32 arrays that are not packed, by canonical name. matrices: packed
     matrices by canonical name (projections, embedding, an untied head). frequent: corrects rows of
-    the head's matrix. removed_channels: dead ones that are gone, by layer.
+    the head's matrix. removed_channels: dead ones that are gone, by layer. end_tokens: after which
+    a text is over, for whoever generates.
     """
 
     config: ModelConfig
@@ -40,6 +41,7 @@ class PackedModel:
     matrices: Mapping[str, PackedMatrix]
     frequent: FrequentRows | None = None
     removed_channels: tuple[int, ...] = ()
+    end_tokens: tuple[int, ...] = ()
 
     @property
     def head_name(self) -> str:

@@ -28,8 +28,9 @@ def render_card(report: Report, run_it: str | None = None) -> str:
         f"# {markdown_cell(_name(safe))}",
         _summary(safe),
         "## Run it",
-        *([run_it] if run_it else []),
+        *filter(None, (run_it, markdown_cell(prose.ssmrun_lacks(safe)))),
         _run_it(safe),
+        *filter(None, (markdown_cell(prose.ends(safe)),)),
         "## What it cost, what it gained",
         markdown_table(tables.comparison(safe)),
         "dense: the unpruned checkpoint with the same op library; stock: the same file in plain "

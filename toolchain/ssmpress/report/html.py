@@ -100,6 +100,7 @@ def _context(report: Report) -> dict[str, Any]:
         "matrices": tables.matrices(report),
         "data": _data(report),
         "architecture_line": prose.architecture(report),
+        "text_lines": list(filter(None, (prose.ends(report), prose.ssmrun_lacks(report)))),
         "quality_line": prose.quality(report),
         "parity_line": prose.parity(report),
         "environment": tables.environment(report),

@@ -37,7 +37,8 @@ def _suite(source: str, report: Report) -> Any:
     suite.add_property("verdict", _text(lookup(report, "verdict", "sentence") or "Not judged yet."))
     if line := prose.architecture(report):
         suite.add_property("model", _text(line))
-    for note in (*classes.notes(report), prose.crowding(lookup(report, "latency"))):
+    notes = (prose.crowding(lookup(report, "latency")), prose.ssmrun_lacks(report))
+    for note in (*classes.notes(report), *notes):
         if note:
             suite.add_property("note", _text(note))
     rules = lookup(report, "verdict", "rules") or []

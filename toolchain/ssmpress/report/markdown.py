@@ -70,7 +70,8 @@ def _explanation(report: Report) -> str:
         described = markdown_cell(text["description"])
         amount = f"{text['tokens']:,} {words(report).steps}"
         lines.append(f"{purpose.capitalize()} data: {described}, {amount}.")
-    lines += filter(None, (prose.latency(report), markdown_cell(prose.architecture(report))))
+    known = (prose.architecture(report), prose.ends(report), prose.ssmrun_lacks(report))
+    lines += filter(None, (prose.latency(report), *map(markdown_cell, known)))
     return "\n".join(f"- {line}" for line in lines)
 
 

@@ -20,6 +20,30 @@ def architecture(report: Report) -> str:
     return f"Architecture: {block['name']}{assumed}, since {block['evidence']}."
 
 
+def ends(report: Report) -> str:
+    """Where a generated text ends; empty where none is generated, or the report does not say."""
+    tokens = lookup(report, "model", "text", "end_tokens")
+    if not isinstance(tokens, list):
+        return ""
+    if not tokens:
+        return "End of text: no token is known, so a text goes on until its limit of tokens."
+    named = ", ".join(
+        f"{lookup(one, 'id')} {lookup(one, 'text')!r} ({lookup(one, 'source')})" for one in tokens
+    )
+    return f"End of text: token {named}."
+
+
+def ssmrun_lacks(report: Report) -> str:
+    """A warning where ssmrun cannot read and write the model's texts; else empty."""
+    part = lookup(report, "model", "text", "ssmrun_lacks")
+    if not part:
+        return ""
+    return (
+        f"ssmrun lacks a part of tokenizer.json ({part}): texts run in Python only, and ssmrun "
+        "takes tokens."
+    )
+
+
 def quality(report: Report) -> str:
     """How quality was measured."""
     block, phrases = report["quality"], words(report)

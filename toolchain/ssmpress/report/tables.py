@@ -10,6 +10,7 @@ from typing import Any
 from ssmpress.recipe.named import NAMED_RECIPES
 from ssmpress.recipe.option import options_of, settings_of
 from ssmpress.recipe.recipe import Recipe
+from ssmpress.report.wording import lookup as lookup
 from ssmpress.report.wording import words
 from ssmpress.results.report import VARIANTS, Report
 
@@ -48,14 +49,6 @@ def size(value: Any) -> str:
     if value < 1e6:
         return f"{value / 1e3:.1f} kB"
     return f"{value / 1e6:.1f} MB" if value >= 1e7 else f"{value / 1e6:.2f} MB"
-
-
-def lookup(report: Report, *keys: str) -> Any:
-    """The value at a path of keys, None where one is missing."""
-    value: Any = report
-    for key in keys:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def printable(value: Any) -> Any:

@@ -16,15 +16,27 @@ def kind_of(report: Report) -> type[LanguageModel] | type[SampleTask]:
 
     Not the task itself: a damaged report has words all the same.
     """
-    value: Any = report
-    for key in ("model", "config", "task", "kind"):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    value = lookup(report, "model", "config", "task", "kind")
     return KINDS.get(value if isinstance(value, str) else "", LanguageModel)
 
 
 def words(report: Report) -> Words:
     """The words of a report's task."""
     return kind_of(report).words
+
+
+def command(report: Report) -> str:
+    """What ssmrun is told in the card of a bundle: nothing with a text that it cannot read."""
+    lacks = lookup(report, "model", "text", "ssmrun_lacks")
+    return "bench {name}" if lacks else words(report).command
+
+
+def lookup(report: Report, *keys: str) -> Any:
+    """The value at a path of keys, None where one is missing."""
+    value: Any = report
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def counted(report: Report, device: Mapping[str, Any]) -> str:

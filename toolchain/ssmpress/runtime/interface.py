@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
-from ssmpress.formats import CONFIG_KEY
+from ssmpress.formats import CONFIG_KEY, END_TOKEN_LIMIT, END_TOKENS_KEY
 from ssmpress.runtime import old_bundles
 from ssmpress.states import STATES_KEY, StateTensor, read_states
 from ssmpress.strict_json import parse_json
@@ -43,7 +43,8 @@ class ModelInterface:
     """What a caller needs to know to feed the model.
 
     config: all of the metadata's `ssmpress.config`. vocab_size: 0 in a forecaster. states: in the
-    order of layers; none but in a language model.
+    order of layers; none but in a language model. end_tokens: after which a text is over; none in a
+    bundle that does not list them.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class ModelInterface:
     vocab_size: int
     states: tuple[StateTensor, ...] = ()
     task: Task = field(default_factory=LanguageModel)
+    end_tokens: tuple[int, ...] = ()
 
     def state_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
         """Name without `past_` or `present_` -> shape before the first token, in layer order."""
@@ -113,7 +115,24 @@ def _parse(metadata: Mapping[str, str], inputs: int, path: Path) -> ModelInterfa
         states = read_states(metadata[STATES_KEY], f"{path}: {STATES_KEY}")
     elif task.recurrent:
         states = old_bundles.states_of(config, inputs, where)
-    return ModelInterface(path, config, vocab_size, states, task)
+    ends = _end_tokens(config, vocab_size, where) if task.recurrent else ()
+    return ModelInterface(path, config, vocab_size, states, task, ends)
+
+
+def _end_tokens(config: Mapping[str, Any], vocab_size: int, where: str) -> tuple[int, ...]:
+    tokens = config.get(END_TOKENS_KEY, [])
+    integers = isinstance(tokens, list) and all(type(token) is int for token in tokens)
+    if (
+        not integers
+        or len(tokens) > END_TOKEN_LIMIT
+        or len(set(tokens)) < len(tokens)
+        or not all(0 <= token < vocab_size for token in tokens)
+    ):
+        raise BadInputError(
+            f"{where}: {END_TOKENS_KEY}: expected at most {END_TOKEN_LIMIT} different tokens from "
+            f"0 to {vocab_size - 1}; got {str(tokens)[:40]}."
+        )
+    return tuple(tokens)
 
 
 def _check(

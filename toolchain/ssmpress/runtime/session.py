@@ -140,12 +140,16 @@ class Session:
         temperature: float = 0.0,
         top_k: int = 0,
         seed: int = 0,
+        ignore_eos: bool = False,
     ) -> Iterator[int]:
         """Continue a text, one token at a time; the same tokens as `ssmrun generate`.
 
+        An end token of the model (`interface.end_tokens`) is the last one.
+
         Args:
             tokens: int (l,), the prompt, l >= 1.
-            max_tokens: how many to produce, >= 0.
+            max_tokens: how many to produce at most, >= 0.
+            ignore_eos: go on after an end token.
             temperature: 0 takes the likeliest token; else 1e-6 to 1e6.
             top_k: draw among that many; 0 is all.
             seed: of the draws, 0 to 2^64 - 1.
@@ -158,11 +162,14 @@ class Session:
         check_sampling(temperature, top_k)
         if max_tokens < 1:
             return
+        ends = () if ignore_eos else self.interface.end_tokens
         logits, state = self.prefill(np.asarray(tokens)[None])
         row = logits[0, -1]
         for count in range(max_tokens):
             token = sample(row, temperature, top_k, random)
             yield token
+            if token in ends:
+                return
             if count + 1 < max_tokens:
                 row = self.step(np.array([token]), state)[0][0]
 

@@ -10,7 +10,6 @@ from typing import Any
 from ssmpress import files
 from ssmpress.bundle.files import RUNTIME_FILES, write_runtime_files
 from ssmpress.bundle.manifest import write_manifest
-from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.devices.plan import Deployment
 from ssmpress.graph.export import export
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
@@ -61,9 +60,8 @@ def export_dense(source: Source, folder: Path) -> Dense:
     """Write the unpruned checkpoint as dense float32 to `folder`."""
     with files.blaming(folder):
         folder.mkdir()
-    export(
-        pack_model(source.checkpoint.config, source.checkpoint.tensors, None), folder / "dense.onnx"
-    )
+    packed = pack_model(source.checkpoint.config, source.checkpoint.tensors, None)
+    export(replace(packed, end_tokens=source.end_tokens), folder / "dense.onnx")
     return Dense(folder / "dense.onnx")
 
 
@@ -104,15 +102,17 @@ def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Depl
 def manifest_entries(source: Source, deployment: Deployment) -> dict[str, Any]:
     """What the manifest says beside its files and the recipe."""
     return {
-        "model": describe_model(source.checkpoint),
+        "model": describe_model(source),
         "machine": deployment.machine,
         "runtime": deployment.runtime.describe(),
     }
 
 
-def describe_model(checkpoint: Checkpoint) -> dict[str, Any]:
+def describe_model(source: Source) -> dict[str, Any]:
     """Configuration and provenance, for the report."""
-    return {
+    checkpoint = source.checkpoint
+    text = {} if source.text_side is None else {"text": asdict(source.text_side)}
+    return text | {
         "config": checkpoint.config.to_dict(),
         "architecture": asdict(checkpoint.architecture),
         "layout": checkpoint.layout,

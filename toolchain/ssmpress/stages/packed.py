@@ -48,7 +48,7 @@ def pack_weights(
         config, tensors = dead_channels.remove(config, tensors)
     packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
     removed = dead_channels.removed_channels(source.checkpoint.config, config)
-    packed = replace(packed, removed_channels=removed)
+    packed = replace(packed, removed_channels=removed, end_tokens=source.end_tokens)
     if calibrated and packed.matrices[name].format.values is Values.INT4:
         frequent = frequent_tokens(source.calibration[:HEAD_TEXT], config.vocab_size)
         packed = correct_rows(packed, tensors[name].numpy(), frequent)

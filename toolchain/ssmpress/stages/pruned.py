@@ -111,7 +111,12 @@ def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
     """
     for layout in dialects.that_can_say(source.checkpoint.config):
         write_checkpoint(
-            source.checkpoint.config, pruned.tensors, folder / layout, layout, source.tokenizer
+            source.checkpoint.config,
+            pruned.tensors,
+            folder / layout,
+            layout,
+            source.tokenizer,
+            source.end_tokens,
         )
     write_csr(source.checkpoint.config, pruned.tensors, folder / CSR_FOLDER)
 

@@ -11,6 +11,7 @@ from ssmpress.blocks.tensors import tensor_shapes
 from ssmpress.callbacks import Note, silent
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, read_config
+from ssmpress.checkpoint.text_side import TextSide, read_text_side
 from ssmpress.data import overlap
 from ssmpress.errors import BadInputError
 from ssmpress.pack.head_error import TEXT as HEAD_TEXT
@@ -33,7 +34,8 @@ class Source:
 
     tokenizer: None where the model reads no tokens. calibration, evaluation: in the form of the
     model's task; of a language model tokens int32 (n,), and windows int32 (count, length).
-    seen: part of the evaluation, 0 .. 1, that the calibration has too.
+    seen: part of the evaluation, 0 .. 1, that the calibration has too. text_side: None where the
+    model reads no tokens.
     """
 
     checkpoint: Checkpoint
@@ -43,6 +45,13 @@ class Source:
     calibration_use: TextUse
     evaluation_use: TextUse
     seen: float = 0.0
+    text_side: TextSide | None = None
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """After which a text is over; none where none is known."""
+        known = self.text_side and self.text_side.end_tokens
+        return tuple(token.id for token in known or ())
 
     @property
     def task(self) -> Task:
@@ -88,6 +97,7 @@ def load(recipe: Recipe, note: Note = silent) -> Source:
         _text_use(settings.calibration, data.calibration_steps),
         _text_use(settings.evaluation, data.evaluation_steps),
         data.seen,
+        read_text_side(recipe.model, data.tokenizer, checkpoint.config, note),
     )
 
 

@@ -15,7 +15,7 @@ from ssmpress.report.card import render_card
 from ssmpress.report.html import render_html
 from ssmpress.report.junit import render_junit
 from ssmpress.report.markdown import render_markdown
-from ssmpress.report.wording import words
+from ssmpress.report.wording import command
 from ssmpress.results.report import Report
 
 
@@ -37,5 +37,5 @@ def write_reports(recipe: Recipe, report: Report, folder: Path) -> None:
     files.write_text(folder / "report.md", render_markdown(report))
     files.write_text(folder / "report.html", render_html(report, charts=False))
     files.write_text(folder / "junit.xml", render_junit({recipe.out.name: report}))
-    commands = run_it(recipe.out.name, recipe.target.machine, words(report).command)
+    commands = run_it(recipe.out.name, recipe.target.machine, command(report))
     files.write_text(folder / "README.md", render_card(report, commands))

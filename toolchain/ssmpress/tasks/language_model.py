@@ -16,7 +16,6 @@ from ssmpress import replies
 from ssmpress.callbacks import Note, Steps
 from ssmpress.data import overlap
 from ssmpress.data.default_text import default_text
-from ssmpress.data.device_tokenizer import missing_part
 from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.data.tokens import check_window, cut_windows, load_tokens
 from ssmpress.errors import BadInputError
@@ -129,8 +128,6 @@ class LanguageModel:
                 "Give it with --tokenizer FILE."
             )
         tokenizer = load_tokenizer(path)
-        if missing := missing_part(path.read_text(encoding="utf-8")):
-            note(f"{path}: {missing}. On the device its texts run in Python only, not in ssmrun")
         needs_default = not (settings.calibration and settings.evaluation)
         defaults = default_text() if needs_default else ("", "")
 

@@ -1,0 +1,85 @@
+"""Every kind of tokenizer that ssmrun has: the ids and texts of the tokenizers library."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+import ssmrun_bundle as sb
+from ssmpress.data import device_tokenizer
+from tokenizer_kinds import KINDS
+from tokenizer_pair import NASTY, Pair, bundle_with, check_random
+
+
+def test_every_listed_part_is_compared() -> None:
+    """No part is on the list without a tokenizer here that has it."""
+    files = [json.dumps(kind()) for kind in KINDS.values()]
+    found = {part for file in files for part in re.findall(r'"type": "(\w+)"', file)}
+    assert {kind for kinds in device_tokenizer.KINDS.values() for kind in kinds} <= found
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, library: Path
+) -> Iterator[Pair]:
+    sb.runner()
+    text = json.dumps(KINDS[request.param]())
+    folder = bundle_with(tmp_path_factory.mktemp("kind") / "b", library, text)
+    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
+        yield Pair(worker, Tokenizer.from_str(text))
+
+
+def test_nasty_texts_of_every_kind(kind: Pair) -> None:
+    for text in NASTY:
+        kind.check(text)
+    check_random(kind, seed=0, texts=120)
+
+
+@pytest.fixture(scope="module")
+def model_bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
+    sb.runner()
+    return sb.make_bundle(tmp_path_factory.mktemp("model") / "b", None, library=library)
+
+
+STREAMED = ["llama2", "llama_first", "t5_bytes", "no_fallback", "bert_cased", "llama3", "clip"]
+
+
+@pytest.mark.parametrize("name", STREAMED)
+def test_a_streamed_text_goes_on_where_the_prompt_ends(
+    tmp_path: Path, model_bundle: Path, name: str
+) -> None:
+    """Token by token what decoding all of them at once adds to the prompt."""
+    text = json.dumps(KINDS[name]())
+    folder = sb.twin(model_bundle, tmp_path / "b")
+    (folder / "tokenizer.json").write_text(text)
+    sb.remake_manifest(folder)
+    tokenizer = Tokenizer.from_str(text)
+    for seed in ("1", "2"):
+        options = ["--prompt", "Hello wörld", "--max-tokens", "40", "--temperature", "3"]
+        options += ["--seed", seed, "--threads", "1"]
+        found = sb.reply(sb.ssmrun("generate", folder, *options, "--json"))
+        prompt = tokenizer.encode("Hello wörld", add_special_tokens=False).ids
+        assert found["prompt_tokens"] == prompt
+        before, whole = tokenizer.decode(prompt), tokenizer.decode(prompt + found["tokens"])
+        assert before + found["text"] == whole
+        streamed = sb.ssmrun("generate", folder, *options)
+        assert streamed.stdout.decode() == found["text"] + "\n"
+
+
+@pytest.mark.slow
+def test_any_text_of_every_kind(kind: Pair) -> None:
+    check_random(kind, seed=1, texts=4000)
+
+
+@pytest.mark.slow
+def test_every_character_of_every_kind(kind: Pair) -> None:
+    everything = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+    for begin in range(0, len(everything), 500):
+        block = everything[begin : begin + 500]
+        for before, after in (("", " "), ("", "\u0301"), ("'", ""), ("a", "1")):
+            kind.check("".join(f"{before}{c}{after}" for c in block))
