@@ -5,9 +5,7 @@ A limit is a number, or a multiple of the baseline's value, written `1.05x`.
 
 from __future__ import annotations
 
-import difflib
 import math
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +50,8 @@ def read_policy(path: Path) -> dict[str, Limit]:
         BadInputError: the file is missing, too large or not TOML.
         UsageError: a key is unknown, a value is not a limit, or there is none.
     """
+    import tomllib  # takes 20 ms, which `compress --help` need not wait for
+
     try:
         with path.open("rb") as file:  # not all of it: it may be a device that never ends
             content = file.read(POLICY_LIMIT + 1)
@@ -70,8 +70,10 @@ def read_policy(path: Path) -> dict[str, Limit]:
 
 def _from_toml(path: Path, key: str, value: Any) -> Limit:
     if key not in RULES:
+        from difflib import get_close_matches
+
         name = key.lower().replace("-", "_").replace("_p50", "")  # the median needs no name
-        close = difflib.get_close_matches(name, RULES, 1)
+        close = get_close_matches(name, RULES, 1)
         hint = f"Did you mean {close[0]}? " if close else ""
         raise UsageError(f"{path}: unknown key {key!r}. {hint}A policy may set {', '.join(RULES)}.")
     if isinstance(value, str) and (factor := factor_of(value)):

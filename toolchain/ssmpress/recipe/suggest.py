@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from enum import StrEnum
 from typing import TypeVar
@@ -29,8 +28,10 @@ def one_of(option: str, text: str, choices: Iterable[Choice]) -> Choice:
 
 def did_you_mean(text: str, choices: Iterable[str]) -> str:
     """ " Did you mean fp16?", or nothing where no choice is close."""
+    from difflib import get_close_matches  # only for an error
+
     names = {str(choice).lower(): str(choice) for choice in choices}
-    close = difflib.get_close_matches(text.lower(), names, 1, cutoff=0.5)
+    close = get_close_matches(text.lower(), names, 1, cutoff=0.5)
     return f" Did you mean {names[close[0]]}?" if close else ""
 
 
