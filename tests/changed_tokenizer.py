@@ -11,15 +11,27 @@ import ssmrun_bundle as sb
 SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False}
 ADDED = [
     {"id": 1024, "content": "<|endoftext|>", **SPECIAL, "normalized": False, "special": True},
-    {"id": 1025, "content": "<|pad|>", **SPECIAL, "rstrip": True, "normalized": False,
-     "special": True},
-    {"id": 1026, "content": "<mask>", **SPECIAL, "lstrip": True, "normalized": False,
-     "special": True},
+    {
+        "id": 1025,
+        "content": "<|pad|>",
+        **SPECIAL,
+        "rstrip": True,
+        "normalized": False,
+        "special": True,
+    },
+    {
+        "id": 1026,
+        "content": "<mask>",
+        **SPECIAL,
+        "lstrip": True,
+        "normalized": False,
+        "special": True,
+    },
     {"id": 1027, "content": "  ", **SPECIAL, "normalized": True, "special": False},
     {"id": 1028, "content": "    ", **SPECIAL, "normalized": True, "special": False},
     {"id": 1029, "content": "é€", **SPECIAL, "normalized": True, "special": False},
     {"id": 5, "content": "&", **SPECIAL, "normalized": False, "special": True},
-]  # fmt: skip
+]
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -74,8 +86,17 @@ def nfc(parts: dict[str, Any]) -> None:
     parts["normalizer"] = {"type": "NFC"}
 
 
-CHANGES = [plain, added, prefixed, unsplit, ignoring_merges, old_style, without_some_bytes,
-           with_unknown, nfc]  # fmt: skip
+CHANGES = [
+    plain,
+    added,
+    prefixed,
+    unsplit,
+    ignoring_merges,
+    old_style,
+    without_some_bytes,
+    with_unknown,
+    nfc,
+]
 
 
 def changed(change: Change) -> str:

@@ -15,10 +15,17 @@ from typing import Any
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 _OPTIONS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-sync", "--no-first-run", "--disable-component-update", "--disable-extensions",
-    "--remote-debugging-pipe", "--hide-scrollbars",
-)  # fmt: skip
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-extensions",
+    "--remote-debugging-pipe",
+    "--hide-scrollbars",
+)
 TIMEOUT_S = 60.0
 
 
@@ -52,8 +59,13 @@ class Tab:
         self.events.clear()
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                 deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=width < 600,
+        )
         self.ask("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self._receive()
@@ -62,16 +74,18 @@ class Tab:
 
     def evaluate(self, expression: str) -> Any:
         """A JavaScript value; works where the page itself may run no script."""
-        result = self.ask("Runtime.evaluate", expression=expression, returnByValue=True,
-                          awaitPromise=True)  # fmt: skip
+        result = self.ask(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
         """One key, down and up."""
         for kind in ("rawKeyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key,
-                     windowsVirtualKeyCode=code)  # fmt: skip
+            self.ask(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code
+            )
 
     def problems(self) -> list[str]:
         """Console messages, log entries and exceptions since `open`."""
@@ -115,10 +129,18 @@ def browser() -> Iterator[Tab]:
     from_read, from_write = _pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
-            ["bash", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}', BINARY, *_OPTIONS,
-             f"--user-data-dir={profile}"],
-            pass_fds=(to_read, from_write), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [
+                "bash",
+                "-c",
+                f'exec "$0" "$@" 3<&{to_read} 4>&{from_write}',
+                BINARY,
+                *_OPTIONS,
+                f"--user-data-dir={profile}",
+            ],
+            pass_fds=(to_read, from_write),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(to_read)
         os.close(from_write)
         try:

@@ -79,9 +79,14 @@ def mamba1_config(n_layer: int, **sizes: Any) -> ModelConfig:
 def small_config(**changes: Any) -> ModelConfig:
     """Odd sizes on purpose: nothing is a multiple of a vector's width."""
     sizes = {
-        "d_model": 20, "n_layer": 2, "vocab_size": 61, "d_state": 5, "d_conv": 4, "d_inner": 40,
+        "d_model": 20,
+        "n_layer": 2,
+        "vocab_size": 61,
+        "d_state": 5,
+        "d_conv": 4,
+        "d_inner": 40,
         "dt_rank": 3,
-    }  # fmt: skip
+    }
     return mamba1_config(**{**sizes, **changes})
 
 

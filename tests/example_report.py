@@ -49,11 +49,16 @@ def measurement(
         turns.append(Round(4 * decode_ms * float(machine[i]), samples, warmup=i == 0))
     counted = turns[1:]
     return Measurement(
-        prompt_tokens=PROMPT, threads=1, rounds=tuple(turns),
+        prompt_tokens=PROMPT,
+        threads=1,
+        rounds=tuple(turns),
         prefill=percentiles([t.prefill_ms for t in counted], tokens=PROMPT),
         decode=percentiles([s for t in counted for s in t.decode_ms]),
-        load_cold_ms=30.0, load_warm_ms=20.0, runtime_rss_bytes=50 << 20, peak_rss_bytes=90 << 20,
-    )  # fmt: skip
+        load_cold_ms=30.0,
+        load_warm_ms=20.0,
+        runtime_rss_bytes=50 << 20,
+        peak_rss_bytes=90 << 20,
+    )
 
 
 def classifier_report(dense: list[list[int]], compressed: list[list[int]]) -> dict[str, Any]:
@@ -73,31 +78,41 @@ def classifier_report(dense: list[list[int]], compressed: list[list[int]]) -> di
     }
     ((how, guess),) = class_guess(labels, 40).items()
     quality = Quality(
-        rows[0], rows[1], retention(*rows, Classification.metric),
-        retention_interval(*rows, Classification.metric), "accuracy",
+        rows[0],
+        rows[1],
+        retention(*rows, Classification.metric),
+        retention_interval(*rows, Classification.metric),
+        "accuracy",
         guess=Guess(how, guess.value, retention(guess, rows[0], Classification.metric)),
         classes=classes,
-    )  # fmt: skip
+    )
     task = {"kind": "classification", "classes": list(names)}
     return report(quality=quality, model={"config": {"n_layer": 2, "task": task}})
 
 
 def results(
-    *, dense: float = 30.0, compressed: float = 31.0, measurements: Any = None,
-    guess: Guess | None = None, **changes: Any,
-) -> Results:  # fmt: skip
+    *,
+    dense: float = 30.0,
+    compressed: float = 31.0,
+    measurements: Any = None,
+    guess: Guess | None = None,
+    **changes: Any,
+) -> Results:
     """A run of a model with 2 layers. dense, compressed: perplexities."""
     quality = (quality_of(dense), quality_of(compressed))
     if measurements is None:
         measurements = {
-            "dense": measurement(10.0, seed=1), "stock": measurement(12.0, seed=2),
+            "dense": measurement(10.0, seed=1),
+            "stock": measurement(12.0, seed=2),
             "compressed": measurement(5.0, seed=3),
-        }  # fmt: skip
+        }
     values: dict[str, Any] = {
         "model": {
             "config": {"n_layer": 2, "vocab_size": 32_000},
             "architecture": {
-                "name": "Mamba-1", "evidence": "config.json says so", "assumed": False,
+                "name": "Mamba-1",
+                "evidence": "config.json says so",
+                "assumed": False,
             },
         },
         "quality": Quality(
@@ -111,25 +126,46 @@ def results(
         "measurements": measurements,
         "parity": parity({"logits": np.ones(3)}, {"logits": np.ones(3)}),
         "environment": {
-            "cpu": "a|cpu", "machine": "x86_64", "isa_flags": ["avx2"], "ops_isa": "avx2",
-            "logical_cpus": 2, "threads": 1, "kernel": "6", "python": "3.11", "ssmpress": "0.1.0",
-            "onnxruntime": "1.31", "emulated": False,
+            "cpu": "a|cpu",
+            "machine": "x86_64",
+            "isa_flags": ["avx2"],
+            "ops_isa": "avx2",
+            "logical_cpus": 2,
+            "threads": 1,
+            "kernel": "6",
+            "python": "3.11",
+            "ssmpress": "0.1.0",
+            "onnxruntime": "1.31",
+            "emulated": False,
         },
         "calibration": TextUse((), True, 5000),
         "evaluation": TextUse(("text.txt",), False, 1010),
-    }  # fmt: skip
+    }
     return Results(**{**values, **changes})
 
 
 def matrices() -> tuple[Matrix, ...]:
     """4 projections in each of 2 layers, 20,000 weights each, and an embedding."""
     projections = [
-        Matrix(f"layers.{i}.{name}", i, name, 100, 200, 14_000 + 300 * i, i, True,
-               "bitmask-int8", 9000, "smallest that is not slower")
-        for i in range(2) for name in ("in_proj", "x_proj", "dt_proj", "out_proj")
-    ]  # fmt: skip
-    embedding = Matrix("embedding", None, "embedding", 1000, 100, 0, 0, False, "dense-int8",
-                       104_000, "not pruned")  # fmt: skip
+        Matrix(
+            f"layers.{i}.{name}",
+            i,
+            name,
+            100,
+            200,
+            14_000 + 300 * i,
+            i,
+            True,
+            "bitmask-int8",
+            9000,
+            "smallest that is not slower",
+        )
+        for i in range(2)
+        for name in ("in_proj", "x_proj", "dt_proj", "out_proj")
+    ]
+    embedding = Matrix(
+        "embedding", None, "embedding", 1000, 100, 0, 0, False, "dense-int8", 104_000, "not pruned"
+    )
     return (*projections, embedding)
 
 

@@ -82,8 +82,11 @@ def run_under_faults(
     }
     done = subprocess.run(
         [sys.executable, str(TESTS / "faults.py"), json.dumps(request)],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     count, *outcomes = map(json.loads, done.stdout.splitlines())
     return count, [Outcome(**outcome) for outcome in outcomes]

@@ -127,9 +127,13 @@ class Rating:
             return RatedTexts(cut, np.array([row["rating"] for row in rows], np.float32))
 
         return whole.read_samples(
-            request, self.kind, "rated texts", load, lambda texts: int(texts.lengths.sum()),
+            request,
+            self.kind,
+            "rated texts",
+            load,
+            lambda texts: int(texts.lengths.sum()),
             reads_tokens=True,
-        )  # fmt: skip
+        )
 
     def digest(self, data: RatedTexts) -> bytes:
         return data.digest()

@@ -80,9 +80,11 @@ def make_classifier(folder: Path) -> Path:
     task = Classification(classes=CLASSES, max_length=50)
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     train(
-        task, folder,
-        lambda part: load_labelled([folder / f"{part}.jsonl"], tokenizer, task, 256), 256,
-    )  # fmt: skip
+        task,
+        folder,
+        lambda part: load_labelled([folder / f"{part}.jsonl"], tokenizer, task, 256),
+        256,
+    )
     return folder
 
 
@@ -91,9 +93,14 @@ def make_forecaster(folder: Path) -> Path:
     for seed, (part, steps) in enumerate((("train", 500), ("test", 250))):
         write_series(folder / f"{part}.csv", steps, seed)
     task = Forecasting(
-        lookback=24, horizon=8, variates=("load", "oil"), mean=(50.0, -3.0),
-        std=(7.0, 0.7), patch=8, stride=8,
-    )  # fmt: skip
+        lookback=24,
+        horizon=8,
+        variates=("load", "oil"),
+        mean=(50.0, -3.0),
+        std=(7.0, 0.7),
+        patch=8,
+        stride=8,
+    )
     train(task, folder, lambda part: load_series([folder / f"{part}.csv"], task), 0)
     return folder
 
@@ -105,8 +112,13 @@ def recipe_of(folder: Path, out: Path, values: Values, **changes: Any) -> Recipe
         calibration=(folder / f"train.{suffix}",), evaluation=(folder / f"test.{suffix}",)
     )
     settings: dict[str, Any] = {
-        "model": folder / "model", "out": out, "prune": PruneSettings(sparsity=0.5),
-        "recover": RecoverSettings(steps=20), "pack": PackSettings(values), "data": files,
-        "gate": GateSettings(min_retention=0.5), "threads": 1,
-    }  # fmt: skip
+        "model": folder / "model",
+        "out": out,
+        "prune": PruneSettings(sparsity=0.5),
+        "recover": RecoverSettings(steps=20),
+        "pack": PackSettings(values),
+        "data": files,
+        "gate": GateSettings(min_retention=0.5),
+        "threads": 1,
+    }
     return Recipe(**(settings | changes))

@@ -33,9 +33,12 @@ def run_compress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[s
     command = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()", *arguments]
     environment = {"PYTHONPATH": ":".join(filter(None, sys.path)), "OMP_WAIT_POLICY": "PASSIVE"}
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True,
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env={"PATH": "/usr/bin:/bin", "HOME": str(folder)} | environment,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +64,15 @@ def test_command_passes_its_gate(demo, report):
     assert report["verdict"]["status"] == "pass"
     assert report["quality"]["retention"] >= 0.95
     assert report["recovery"]["steps"] == 160
-    for text in ("configuration inferred from the shapes", "the default text", "recovery: ",
-                 "perplexity", "decode p50 ms", "Pass: ", "Bundle: model-s70"):  # fmt: skip
+    for text in (
+        "configuration inferred from the shapes",
+        "the default text",
+        "recovery: ",
+        "perplexity",
+        "decode p50 ms",
+        "Pass: ",
+        "Bundle: model-s70",
+    ):
         assert text in done.stderr
     assert max(map(len, done.stderr.splitlines())) <= 80
 
@@ -95,10 +105,19 @@ def test_report_adds_up(report):
 def test_bundle_holds_what_it_lists(demo):
     bundle = demo[0] / "model-s70"
     names = {path.name for path in bundle.iterdir()}
-    assert names == {"model.onnx", LIBRARY_NAME, "tokenizer.json", "manifest.json",
-                     "libonnxruntime.so", "ssmrun",
-                     "report.json", "report.md", "report.html", "junit.xml",
-                     "README.md"}  # fmt: skip
+    assert names == {
+        "model.onnx",
+        LIBRARY_NAME,
+        "tokenizer.json",
+        "manifest.json",
+        "libonnxruntime.so",
+        "ssmrun",
+        "report.json",
+        "report.md",
+        "report.html",
+        "junit.xml",
+        "README.md",
+    }
     assert set(verify_manifest(bundle)["files"]) == names - {"manifest.json"}
     assert not list(demo[0].glob(".model*"))
     onnx.checker.check_model(str(bundle / "model.onnx"), full_check=True)
@@ -134,9 +153,19 @@ def test_bundle_runs_in_plain_onnxruntime(demo):
 
 def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path, small_demo):
     done = run_compress(
-        tmp_path, str(small_demo), "--sparsity", "0.9", "--recover", "none", "--out", "bundle",
-        "--evaluation-tokens", "10000", "--values", "fp32",
-    )  # fmt: skip
+        tmp_path,
+        str(small_demo),
+        "--sparsity",
+        "0.9",
+        "--recover",
+        "none",
+        "--out",
+        "bundle",
+        "--evaluation-tokens",
+        "10000",
+        "--values",
+        "fp32",
+    )
     assert done.returncode == 3, done.stderr
     assert "Fail: The quality kept is" in done.stderr
     assert "What helps:" in done.stderr
@@ -160,9 +189,19 @@ def test_same_seed_gives_the_same_model_in_place_of_the_earlier_one(tmp_path, sm
 
 def test_saved_checkpoint_loads_where_it_came_from(tmp_path, small_demo):
     done = run_compress(
-        tmp_path, str(small_demo), "--recover", "none", "--out", "bundle", "--min-retention", "0",
-        "--evaluation-tokens", "2000", "--save-checkpoint", "saved",
-    )  # fmt: skip
+        tmp_path,
+        str(small_demo),
+        "--recover",
+        "none",
+        "--out",
+        "bundle",
+        "--min-retention",
+        "0",
+        "--evaluation-tokens",
+        "2000",
+        "--save-checkpoint",
+        "saved",
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "bundle" / "report.json").read_text())
     model = transformers.MambaForCausalLM.from_pretrained(tmp_path / "saved" / "huggingface")
@@ -170,9 +209,17 @@ def test_saved_checkpoint_loads_where_it_came_from(tmp_path, small_demo):
     zeros = sum(int((tensor == 0).sum()) for tensor in ours.tensors.values())
     assert zeros == report["sparsity"]["model_zeros"]
     packed = run_compress(
-        tmp_path, str(small_demo), "--pruned", "saved/mamba-ssm", "--out", "packed",
-        "--min-retention", "0", "--evaluation-tokens", "2000",
-    )  # fmt: skip
+        tmp_path,
+        str(small_demo),
+        "--pruned",
+        "saved/mamba-ssm",
+        "--out",
+        "packed",
+        "--min-retention",
+        "0",
+        "--evaluation-tokens",
+        "2000",
+    )
     assert packed.returncode == 0, packed.stderr
     models = [(tmp_path / name / "model.onnx").read_bytes() for name in ("bundle", "packed")]
     assert models[0] == models[1]

@@ -31,13 +31,19 @@ def falcon_recipe(folder: Path) -> Recipe:
     reference(checkpoint).save_pretrained(folder / "falcon")
     (folder / "falcon" / "tokenizer.json").write_bytes((DEMO / "tokenizer.json").read_bytes())
     prune = PruneSettings(
-        sparsity=0.6, method=Method.WANDA, scope=Scope.LAYER, calibration_batches=1,
+        sparsity=0.6,
+        method=Method.WANDA,
+        scope=Scope.LAYER,
+        calibration_batches=1,
         calibration_window=16,
-    )  # fmt: skip
+    )
     return tiny_recipe(
-        folder, model=folder / "falcon", prune=prune, pack=PackSettings(values="fp32"),
+        folder,
+        model=folder / "falcon",
+        prune=prune,
+        pack=PackSettings(values="fp32"),
         save_checkpoint=folder / "saved",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -94,9 +94,7 @@ def test_recovery_goes_on_without_the_file_that_it_would_go_on_from(
 def test_a_bundle_is_the_earlier_or_the_later_one(
     library: Path, tmp_path: Path, errors: tuple[int, ...], every: int
 ) -> None:
-    count, outcomes = run_under_faults(
-        library, "fault_actions:bundle", tmp_path, errors, every
-    )  # fmt: skip
+    count, outcomes = run_under_faults(library, "fault_actions:bundle", tmp_path, errors, every)
     assert count > 150
     for outcome in outcomes:
         out = tmp_path / str(outcome.nth) / "out"

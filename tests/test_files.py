@@ -38,9 +38,12 @@ with replaced(Path(sys.argv[1])) as file:
 def start_writer(path: Path) -> subprocess.Popen[str]:
     """Another process, in the middle of writing `path`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+        [sys.executable, "-c", WRITER, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     return process

@@ -21,8 +21,19 @@ pytestmark = pytest.mark.skipif(STRACE is None, reason="strace is absent: apt in
 
 NETWORK = ("socket", "connect", "sendto", "sendmsg", "sendmmsg")
 OPENING = ("open", "openat", "openat2", "creat")
-MAKING = ("mkdir", "mkdirat", "mknod", "mknodat", "rename", "renameat", "renameat2", "link",
-          "linkat", "symlink", "symlinkat")  # fmt: skip
+MAKING = (
+    "mkdir",
+    "mkdirat",
+    "mknod",
+    "mknodat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "link",
+    "linkat",
+    "symlink",
+    "symlinkat",
+)
 _CALL = re.compile(r"\d+ +(\w+)\((.*)\) += (-?\d+)")
 _LOCAL = re.compile(r"AF_UNIX|AF_NETLINK|/var/run/nscd/socket|^\d+, \{sa_family=AF_UNIX")
 
@@ -51,15 +62,32 @@ def watched(folder: Path, command: Sequence[str | Path]) -> list[tuple[str, str,
     environment = {
         name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"
     } | {
-        "HOME": str(folder), "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1",
-        "TMPDIR": str(folder / "tmp"), "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(folder),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(folder / "tmp"),
+        "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        [str(STRACE), "-f", "--seccomp-bpf", "-qq", "-s", "4096", "-e", f"trace={names}",
-         "-o", str(trace), *map(str, command)],
-        cwd=folder, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            str(STRACE),
+            "-f",
+            "--seccomp-bpf",
+            "-qq",
+            "-s",
+            "4096",
+            "-e",
+            f"trace={names}",
+            "-o",
+            str(trace),
+            *map(str, command),
+        ],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     if "Operation not permitted" in done.stderr and not trace.exists():
         pytest.skip(f"strace may not watch processes here: {done.stderr.strip()[-200:]}")
     assert done.returncode == 0, done.stderr
@@ -116,10 +144,14 @@ def test_open_bundle_is_silent(bundle: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("verify",), ("info",), ("generate", "--prompt", "The", "--max-tokens", "3"),
-     ("bench", "--prompt", "4", "--tokens", "2", "--rounds", "1")],
+    [
+        ("verify",),
+        ("info",),
+        ("generate", "--prompt", "The", "--max-tokens", "3"),
+        ("bench", "--prompt", "4", "--tokens", "2", "--rounds", "1"),
+    ],
     ids=lambda arguments: arguments[0],
-)  # fmt: skip
+)
 def test_ssmrun_is_silent_and_writes_nothing(
     bundle: Path, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
@@ -137,11 +169,23 @@ def test_compress_is_silent(tmp_path: Path) -> None:
     demand_all(
         watched(
             tmp_path,
-            [sys.executable, "-c", code, "model.pt", "--recover", "2", "--evaluation-tokens",
-             "8192", "--min-retention", "0", "--threads", "1"],
+            [
+                sys.executable,
+                "-c",
+                code,
+                "model.pt",
+                "--recover",
+                "2",
+                "--evaluation-tokens",
+                "8192",
+                "--min-retention",
+                "0",
+                "--threads",
+                "1",
+            ],
         ),
         tmp_path,
-    )  # fmt: skip
+    )
     names = {path.name for path in tmp_path.iterdir()}
     assert names - {"cache"} == {"model.pt", "tokenizer.json", "model-s70", "tmp"}
     assert {path.name for path in tmp_path.glob("cache/*")} <= {"ssmpress"}

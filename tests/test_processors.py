@@ -61,32 +61,48 @@ CASES = {
         "0::/../other", V2, {"cpu.max": "50000 100000"}, 0.5
     ),
     "v2, mounted from inside": Case(
-        "0::/docker/c/d", ("/docker/c /sys/fs/cgroup rw - cgroup2 cgroup rw",),
-        {"d/cpu.max": "max 100000", "cpu.max": "250000 100000"}, 2.5,
+        "0::/docker/c/d",
+        ("/docker/c /sys/fs/cgroup rw - cgroup2 cgroup rw",),
+        {"d/cpu.max": "max 100000", "cpu.max": "250000 100000"},
+        2.5,
     ),
     "v1": Case(
-        "4:memory:/m\n3:cpu,cpuacct:/a\n0::/", V1,
-        {"cpu/a/cpu.cfs_quota_us": "50000", "cpu/a/cpu.cfs_period_us": "25000",
-         "memory/m/cpu.cfs_quota_us": "1", "memory/m/cpu.cfs_period_us": "1000"}, 2.0,
+        "4:memory:/m\n3:cpu,cpuacct:/a\n0::/",
+        V1,
+        {
+            "cpu/a/cpu.cfs_quota_us": "50000",
+            "cpu/a/cpu.cfs_period_us": "25000",
+            "memory/m/cpu.cfs_quota_us": "1",
+            "memory/m/cpu.cfs_period_us": "1000",
+        },
+        2.0,
     ),
     "v1, no limit": Case(
-        "3:cpu,cpuacct:/a", V1,
-        {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, None,
+        "3:cpu,cpuacct:/a",
+        V1,
+        {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"},
+        None,
     ),
     "v1, the group is hidden": Case(
-        "3:cpuacct,cpu:/docker/c", ("/docker/c /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",),
-        {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 1.0,
+        "3:cpuacct,cpu:/docker/c",
+        ("/docker/c /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",),
+        {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"},
+        1.0,
     ),
     "v1 and v2": Case(
-        "3:cpu:/a\n0::/b", (*V1, "/ /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"),
-        {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"}, 2.0,
+        "3:cpu:/a\n0::/b",
+        (*V1, "/ /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"),
+        {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"},
+        2.0,
     ),
     "damaged": Case(
-        "0::/a\nnothing\n:::\n0::", ("/ /sys/fs/cgroup rw", "- - -", *V2),
-        {"a/cpu.max": "many 100000", "cpu.max": "100000 0"}, None,
+        "0::/a\nnothing\n:::\n0::",
+        ("/ /sys/fs/cgroup rw", "- - -", *V2),
+        {"a/cpu.max": "many 100000", "cpu.max": "100000 0"},
+        None,
     ),
     "numbers beyond all bounds": Case("0::/", V2, {"cpu.max": "9" * 5000 + " 100000"}, None),
-}  # fmt: skip
+}
 
 
 def write(case: Case, root: Path) -> None:
@@ -152,8 +168,11 @@ def test_ssmrun_reads_the_same(case: Case, bundle: Path, tmp_path: Path) -> None
     private = ["unshare", "--mount", "--map-root-user", "--user"]
     if os.geteuid() == 0:
         private = private[:2]
-    if not Path("/sys/fs/cgroup").is_dir() or not shutil.which("unshare") \
-            or subprocess.run([*private, "true"], capture_output=True).returncode:  # fmt: skip
+    if (
+        not Path("/sys/fs/cgroup").is_dir()
+        or not shutil.which("unshare")
+        or subprocess.run([*private, "true"], capture_output=True).returncode
+    ):
         pytest.skip("mounts of one's own are not allowed here (unshare --mount)")
     write(case, tmp_path)
     for name in ("cpuinfo", "self/status", "meminfo"):

@@ -62,11 +62,18 @@ def test_the_deepest_that_is_let_through() -> None:
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [('"\\ud800"', "half of a surrogate"), ('{"\\udc00": 1}', "half of a surrogate"),
-     ('[{"k": "\\ud800\\u0041"}]', "half of a surrogate"), ('{"a": 1, "a": 1}', "key twice"),
-     ("NaN", "NaN is not JSON"), ("[-Infinity]", "-Infinity is not JSON"), ("", "Expecting value"),
-     (b"\xff\xfe\xfd", "decode"), ("1 2", "Extra data")],
-)  # fmt: skip
+    [
+        ('"\\ud800"', "half of a surrogate"),
+        ('{"\\udc00": 1}', "half of a surrogate"),
+        ('[{"k": "\\ud800\\u0041"}]', "half of a surrogate"),
+        ('{"a": 1, "a": 1}', "key twice"),
+        ("NaN", "NaN is not JSON"),
+        ("[-Infinity]", "-Infinity is not JSON"),
+        ("", "Expecting value"),
+        (b"\xff\xfe\xfd", "decode"),
+        ("1 2", "Extra data"),
+    ],
+)
 def test_other_surprises_are_refused(content: str | bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_json(content)
@@ -74,6 +81,7 @@ def test_other_surprises_are_refused(content: str | bytes, reason: str) -> None:
 
 def test_what_other_programs_write_is_let_through() -> None:
     """transformers does: a Mamba-2 has a limit of Infinity, a tokenizer one of 1e30."""
-    values = parse_json('{"limit": [0.0, Infinity], "long": 1000000000000000019884624838656}',
-                        foreign=True)  # fmt: skip
+    values = parse_json(
+        '{"limit": [0.0, Infinity], "long": 1000000000000000019884624838656}', foreign=True
+    )
     assert values == {"limit": [0.0, math.inf], "long": 1e30}

@@ -162,8 +162,9 @@ def test_the_report_of_a_point_repeats_the_sweep() -> None:
     ],
 )
 def test_recovery_goes_on_where_masks_only_tighten(prune, recover, expected) -> None:
-    recipe = Recipe(DEMO, Path("out"), prune=PruneSettings(**prune),
-                    recover=RecoverSettings(**recover))  # fmt: skip
+    recipe = Recipe(
+        DEMO, Path("out"), prune=PruneSettings(**prune), recover=RecoverSettings(**recover)
+    )
     assert continues(recipe) is expected
 
 
@@ -245,14 +246,19 @@ def test_interrupted_sweep_skips_what_is_finished(tmp_path, small_demo) -> None:
     options = "--sparsity 0.3,0.6 --recover none --evaluation-tokens 2000 --min-retention 0"
     arguments = [str(small_demo), *options.split(), "--threads", "1", "--out", "out"]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path), "XDG_CACHE_HOME": str(tmp_path / "cache"),
-    }  # fmt: skip
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
 
     def start() -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [*COMMAND, *arguments], stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-            env=environment, preexec_fn=accept_interrupts,
-        )  # fmt: skip
+            [*COMMAND, *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            preexec_fn=accept_interrupts,
+        )
 
     process = start()
     assert process.stderr is not None
@@ -271,8 +277,12 @@ def test_interrupted_sweep_skips_what_is_finished(tmp_path, small_demo) -> None:
     assert "latency" not in first
     assert "latency" in second
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
-        "s30-int8", "s60-int8", "sweep.json", "sweep.md", "sweep.html",
-    }  # fmt: skip
+        "s30-int8",
+        "s60-int8",
+        "sweep.json",
+        "sweep.md",
+        "sweep.html",
+    }
 
 
 def test_the_documentation_lists_every_metric() -> None:

@@ -53,9 +53,16 @@ def weights(seed: int = 0, vocab: int = VOCAB, d: int = D) -> dict[str, NDArray[
 
 
 def toy_model(
-    path: Path, *, seed: int = 0, vocab: int = VOCAB, d: int = D, repeats: int = 1,
-    metadata: str | None = "", listed: str | None = "", custom_op: bool = False,
-) -> Path:  # fmt: skip
+    path: Path,
+    *,
+    seed: int = 0,
+    vocab: int = VOCAB,
+    d: int = D,
+    repeats: int = 1,
+    metadata: str | None = "",
+    listed: str | None = "",
+    custom_op: bool = False,
+) -> Path:
     """Write the model.
 
     repeats: multiplies the work of the head, for variants of different speed.
@@ -66,11 +73,14 @@ def toy_model(
     arrays = weights(seed, vocab, d)
     arrays["ET"] = np.ascontiguousarray(arrays["E"].T)
     arrays |= {
-        "axis1": np.array(1, np.int64), "ones": np.ones((1, N, 1), np.float32) / N,
-        "one": np.array([1], np.int64), "tail": np.array([-(TAPS - 1)], np.int64),
-        "end": np.array([2**62], np.int64), "g": np.ones(d, np.float32),
+        "axis1": np.array(1, np.int64),
+        "ones": np.ones((1, N, 1), np.float32) / N,
+        "one": np.array([1], np.int64),
+        "tail": np.array([-(TAPS - 1)], np.int64),
+        "end": np.array([2**62], np.int64),
+        "g": np.ones(d, np.float32),
         "zero": np.array(0, np.float32),
-    }  # fmt: skip
+    }
     nodes = [helper.make_node("Gather", ["E", "input_ids"], ["x.0"])]
     for i in range(LAYERS):
         nodes += _layer(i, d)
@@ -88,12 +98,15 @@ def toy_model(
         nodes.insert(1, helper.make_node("NoSuchOp", ["x.0"], ["unused"], domain="ssmpress"))
     model = helper.make_model(
         helper.make_graph(
-            nodes, "toy", _inputs(d), _outputs(vocab, d),
+            nodes,
+            "toy",
+            _inputs(d),
+            _outputs(vocab, d),
             [numpy_helper.from_array(array, name) for name, array in arrays.items()],
         ),
         opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("ssmpress", 1)],
         ir_version=10,
-    )  # fmt: skip
+    )
     entries = {
         "ssmpress.config": metadata
         if metadata != ""
@@ -110,10 +123,13 @@ def growing_model(path: Path, dtype: str = "float32") -> Path:
     node, make = helper.make_node, helper.make_tensor_value_info
     element = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16}[dtype]
     arrays = {
-        "E": weights()["E"], "ET": np.ascontiguousarray(weights()["E"].T),
-        "split": np.array([0, 0, 2, D // 2]), "joined": np.array([0, 0, D]),
-        "axis1": np.array(1), "one": np.array([1]),
-    }  # fmt: skip
+        "E": weights()["E"],
+        "ET": np.ascontiguousarray(weights()["E"].T),
+        "split": np.array([0, 0, 2, D // 2]),
+        "joined": np.array([0, 0, D]),
+        "axis1": np.array(1),
+        "one": np.array([1]),
+    }
     one = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     nodes = [
         node("Gather", ["E", "input_ids"], ["x"]),
@@ -137,11 +153,12 @@ def growing_model(path: Path, dtype: str = "float32") -> Path:
     ]
     shape = ["b", 2, "past", D // 2]
     graph = helper.make_graph(
-        nodes, "growing",
+        nodes,
+        "growing",
         [*_inputs(D)[:2], make("past_seen_state.0", element, shape)],
         [_outputs(VOCAB, D)[0], make("present_seen_state.0", element, ["b", 2, "all", D // 2])],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", 21)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     state = {"name": "seen_state.0", "shape": [2, 0, D // 2], "dtype": dtype, "grows": 1}
@@ -220,8 +237,10 @@ def changed_states(number: int, **changes: Any) -> list[dict[str, Any]]:
 
 
 SPOILED_STATES = [
-    ("{", "ssmpress.states: expected JSON"), ("[" * 100_000, "ssmpress.states: expected JSON"),
-    ("{}", "expected a list of states"), ([1], "state 0: name: expected a name"),
+    ("{", "ssmpress.states: expected JSON"),
+    ("[" * 100_000, "ssmpress.states: expected JSON"),
+    ("{}", "expected a list of states"),
+    ([1], "state 0: name: expected a name"),
     ([{}] * 70_000, "expected a list of states"),
     (states()[:-1], "unexpected input past_scan_state.1"),
     ([*states(), {**states()[0], "name": "more"}], "an input named past_more"),
@@ -244,5 +263,5 @@ SPOILED_STATES = [
     (changed_states(1, grows=True), "state 1: grows: expected an axis"),
     (changed_states(1, grows=0), "sizes of at most 16777216, 0 where it grows"),
     (changed_states(1, grows=0, shape=[0, 8]), "input past_scan_state.0: expected"),
-]  # fmt: skip
+]
 """`ssmpress.states` as somebody may have spoiled it, and what Python and ssmrun say of it."""

@@ -87,15 +87,31 @@ def test_a_run_under_a_limit_of_its_address_space_keeps_its_bundle(tmp_path: Pat
     """`ulimit -v`: V8 reserves more than any such limit leaves, and ends its process."""
     recipe = tiny_recipe(tmp_path)
     command = [
-        sys.executable, "-c", "from ssmpress.cli.compress import main; main()", recipe.model,
-        "--recover", "none", "--min-retention", "0", "--threads", "1", "--out", recipe.out,
-        "--calibration", recipe.data.calibration[0], "--evaluation", recipe.data.evaluation[0],
-    ]  # fmt: skip
+        sys.executable,
+        "-c",
+        "from ssmpress.cli.compress import main; main()",
+        recipe.model,
+        "--recover",
+        "none",
+        "--min-retention",
+        "0",
+        "--threads",
+        "1",
+        "--out",
+        recipe.out,
+        "--calibration",
+        recipe.data.calibration[0],
+        "--evaluation",
+        recipe.data.evaluation[0],
+    ]
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, check=False,
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        check=False,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30)),
-    )  # fmt: skip
+    )
     told = " ".join(done.stderr.split())
     assert "report.html has no charts: the process that draws them was ended by signal" in told
     assert "(ulimit -v)" in told

@@ -104,10 +104,24 @@ def test_devices_are_taken_apart(text: str, parts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "pi", "ssh://", "ssh://-oProxyCommand=touch%20x", "ssh://a@-h", "ssh://me@h:0",
-     "ssh://h:99999", "ssh://h/../x", "ssh://h/a b", "ssh://h/$(x)", "ssh://h;x", "qemu:6502",
-     "adb:", "adb:-s", "http://h"],
-)  # fmt: skip
+    [
+        "",
+        "pi",
+        "ssh://",
+        "ssh://-oProxyCommand=touch%20x",
+        "ssh://a@-h",
+        "ssh://me@h:0",
+        "ssh://h:99999",
+        "ssh://h/../x",
+        "ssh://h/a b",
+        "ssh://h/$(x)",
+        "ssh://h;x",
+        "qemu:6502",
+        "adb:",
+        "adb:-s",
+        "http://h",
+    ],
+)
 def test_other_devices_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--device"):
         DeploySettings(device=(text,))
@@ -231,10 +245,13 @@ def test_a_wheel_names_no_place_outside_its_folder(
 
 @pytest.mark.parametrize(
     ("recorded", "text"),
-    [("", "expected a RECORD with the sha256"), ("x.py,,", "expected a RECORD with the sha256"),
-     ("onnxruntime/capi/libonnxruntime.so.9.8.7,md5=abc,3", "expected a RECORD with"),
-     (f"onnxruntime/capi/libonnxruntime.so.9.8.7,sha256={'A' * 43},3", "The wheel was changed")],
-)  # fmt: skip
+    [
+        ("", "expected a RECORD with the sha256"),
+        ("x.py,,", "expected a RECORD with the sha256"),
+        ("onnxruntime/capi/libonnxruntime.so.9.8.7,md5=abc,3", "expected a RECORD with"),
+        (f"onnxruntime/capi/libonnxruntime.so.9.8.7,sha256={'A' * 43},3", "The wheel was changed"),
+    ],
+)
 def test_a_library_that_its_record_does_not_vouch_for_is_refused(
     cache: Path, tmp_path: Path, recorded: str, text: str
 ) -> None:
@@ -265,8 +282,10 @@ def test_what_was_given_goes_with_its_run(cache: Path, tmp_path: Path) -> None:
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(given)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as other:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
         assert other.stdout is not None and other.stdin is not None
         theirs = Path(other.stdout.readline().strip())
         mine = find_runtime_library("aarch64", given)
@@ -297,9 +316,14 @@ def test_a_file_that_is_no_wheel_is_refused(cache: Path, tmp_path: Path) -> None
 def test_no_network_is_one_clear_error(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pip asks a port where nobody listens."""
     other = "aarch64" if host_machine() == "x86_64" else "x86_64"
-    for name, value in (("PIP_INDEX_URL", "http://127.0.0.1:9/simple"), ("PIP_RETRIES", "0"),
-                        ("PIP_EXTRA_INDEX_URL", ""), ("PIP_FIND_LINKS", ""),
-                        ("PIP_CONFIG_FILE", os.devnull), ("PIP_NO_INDEX", "")):  # fmt: skip
+    for name, value in (
+        ("PIP_INDEX_URL", "http://127.0.0.1:9/simple"),
+        ("PIP_RETRIES", "0"),
+        ("PIP_EXTRA_INDEX_URL", ""),
+        ("PIP_FIND_LINKS", ""),
+        ("PIP_CONFIG_FILE", os.devnull),
+        ("PIP_NO_INDEX", ""),
+    ):
         monkeypatch.setenv(name, value)
     with pytest.raises(DeviceError, match="--onnxruntime FILE") as caught:
         find_runtime_library(other)
@@ -347,9 +371,13 @@ def test_the_readmes_commands_run(made: Made, tmp_path: Path, name: str) -> None
         assert copy == f"scp -r {name} USER@DEVICE:"
     for line in (copy, *remote):
         done = subprocess.run(
-            ["sh", "-c", line], cwd=tmp_path, capture_output=True, check=False, text=True,
+            ["sh", "-c", line],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+            text=True,
             env=os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"},
-        )  # fmt: skip
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout
         if line == copy:
@@ -399,27 +427,40 @@ def emulated() -> DeviceResult:
         "compressed": Instructions((40e6, 40e6), (20e6, 20e6), (5e6, 5e6), (15e6, 15e6)),
     }
     return DeviceResult(
-        name="qemu:cortex-a76", kind=EMULATED, machine="aarch64",
+        name="qemu:cortex-a76",
+        kind=EMULATED,
+        machine="aarch64",
         environment={"cpu": "cortex-a76 (emulated)", "ops_isa": "dotprod", "emulated": True},
-        parity=parity({}, {}), sample=Sample(1020, 256, 30.0, 30.001, 3.3e-5, 1e-3),
-        not_measured=EMULATED_TIME, instructions=counts,
-    )  # fmt: skip
+        parity=parity({}, {}),
+        sample=Sample(1020, 256, 30.0, 30.001, 3.3e-5, 1e-3),
+        not_measured=EMULATED_TIME,
+        instructions=counts,
+    )
 
 
 def real(name: str = "ssh://pi", decode_ms: float = 5.0) -> DeviceResult:
-    state = {"temperature_c": {"cpu-thermal": 48.25}, "khz": [1500000, 1500000],
-             "governor": ["ondemand", "ondemand"], "throttled": "0x0",
-             "load_average_1min": 0.1}  # fmt: skip
+    state = {
+        "temperature_c": {"cpu-thermal": 48.25},
+        "khz": [1500000, 1500000],
+        "governor": ["ondemand", "ondemand"],
+        "throttled": "0x0",
+        "load_average_1min": 0.1,
+    }
     measurements = {
         "dense": example.measurement(2 * decode_ms, seed=1),
         "stock": example.measurement(3 * decode_ms, seed=2),
         "compressed": example.measurement(decode_ms, seed=3),
     }
     return DeviceResult(
-        name=name, kind=REAL, machine="aarch64", measurements=measurements,
+        name=name,
+        kind=REAL,
+        machine="aarch64",
+        measurements=measurements,
         environment={"cpu": "Cortex-A72", "board": "Raspberry Pi 4", "ops_isa": "neon"},
-        sample=Sample(1020, 256, 30.0, 30.0, 0.0, 1e-3), before=state, after=state,
-    )  # fmt: skip
+        sample=Sample(1020, 256, 30.0, 30.0, 0.0, 1e-3),
+        before=state,
+        after=state,
+    )
 
 
 def report_of(*devices: DeviceResult, **changes: Any) -> dict[str, Any]:

@@ -63,7 +63,7 @@ HOSTILE: list[tuple[bytes, str]] = [
     (PROTO + b"s" + END, "instructions that find no value"),
     (PROTO + b"h\x07" + END, "instructions that find no value"),
     (PROTO + b"I1\n" + END, "the instruction INT"),
-]  # fmt: skip
+]
 
 
 def archive_of(path: Path, content: bytes) -> Path:
@@ -121,12 +121,19 @@ REAL: list[Callable[[], Any]] = [
     lambda: {
         "state_dict": OrderedDict(MODULE.state_dict()),
         "optimizer": torch.optim.AdamW(MODULE.parameters()).state_dict(),
-        "milestones": Counter([3, 3, 5]), "large": 1 << 70, "both": (True, [1, [2, (3,)]]),
+        "milestones": Counter([3, 3, 5]),
+        "large": 1 << 70,
+        "both": (True, [1, [2, (3,)]]),
     },
-    lambda: {"p": torch.nn.Parameter(torch.ones(2)), "h": torch.ones(2, dtype=torch.bfloat16),
-             "size": torch.Size([2, 3]), "device": torch.device("cpu"), "type": torch.float16},
+    lambda: {
+        "p": torch.nn.Parameter(torch.ones(2)),
+        "h": torch.ones(2, dtype=torch.bfloat16),
+        "size": torch.Size([2, 3]),
+        "device": torch.device("cpu"),
+        "type": torch.float16,
+    },
     lambda: {"sparse": torch.eye(3).to_sparse(), "shared": [torch.ones(2)] * 3},
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("make", REAL)

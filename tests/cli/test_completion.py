@@ -15,9 +15,11 @@ CODE = "import sys; sys.argv[0] = 'compress'; from ssmpress.cli.compress import 
 
 def ask(**environment: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True,
+        [sys.executable, "-c", CODE],
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -54,10 +56,15 @@ def test_bash_loads_it_and_asks_the_command(tmp_path: Path) -> None:
         "_compress_completion compress\nprintf '%s\\n' \"${COMPREPLY[@]}\"\n"
     )
     done = subprocess.run(
-        ["bash", "-c", text], capture_output=True, text=True,
-        env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin",
-             "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+        ["bash", "-c", text],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": f"{tmp_path}:/usr/bin:/bin",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
+    )
     assert set(done.stdout.split()) == {"int8,fp16", "int8,fp32"}, done.stderr
 
 

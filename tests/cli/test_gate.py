@@ -38,9 +38,10 @@ REGRESSIONS: dict[str, tuple[float, Callable[[], dict[str, Any]]]] = {
 
 def slower(factor: float) -> dict[str, Any]:
     rows = {
-        "dense": example.measurement(10.0, seed=1), "stock": example.measurement(12.0, seed=2),
+        "dense": example.measurement(10.0, seed=1),
+        "stock": example.measurement(12.0, seed=2),
         "compressed": example.measurement(5.0 * factor, seed=3),
-    }  # fmt: skip
+    }
     return example.report(measurements=rows)
 
 

@@ -76,9 +76,7 @@ def test_one_field_is_an_option_with_help_check_and_command_line():
     assert "[default: 180.0]" in text
     assert text.index("Pruning") < text.index("--heat") < text.index("Run") < text.index("--layers")
     given, _ = bake("--heat", "200", "--tins", "a", "--tins", "b", "--icing")
-    assert given == {
-        "baking": {"heat": 200.0}, "": {"tins": [Path("a"), Path("b")], "icing": True}
-    }  # fmt: skip
+    assert given == {"baking": {"heat": 200.0}, "": {"tins": [Path("a"), Path("b")], "icing": True}}
     cake = Cake(Baking(**given["baking"]), **given[""])
     assert cake.tins == (Path("a"), Path("b"))
     words = [
@@ -136,9 +134,12 @@ def test_the_page_of_options_is_what_the_settings_say():
 def test_help_fits_80_columns():
     code = "from ssmpress.cli.compress import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
         env=os.environ | {"COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    )
     assert max(map(len, done.stdout.splitlines())) <= 80
     named = {
         name for setting in settings_of(Recipe) if setting.option.panel for name in setting.names

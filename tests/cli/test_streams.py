@@ -28,8 +28,9 @@ from ssmpress.report.terminal import SafeConsole
 COMPRESS = "from ssmpress.cli.compress import main; main()"
 GATE = "from ssmpress.cli.gate import main; main()"
 OBEYED = {*map(chr, range(32)), *map(chr, range(0x7F, 0xA0)), *"\u202e\u2066\u2028\ud800"} - {
-    "\t", "\n"
-}  # fmt: skip
+    "\t",
+    "\n",
+}
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r"
 
 
@@ -41,9 +42,12 @@ def run(
     os.close(end)
     done = subprocess.run(
         ["bash", "-c", f'"$@" {redirect}', "-", sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, cwd=folder, pass_fds=[gone],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        pass_fds=[gone],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "GONE": str(gone)},
-    )  # fmt: skip
+    )
     os.close(gone)
     return done
 
@@ -80,8 +84,13 @@ def test_a_key_of_a_checkpoint_is_shown_not_obeyed(
 
 
 def test_a_report_is_shown_not_obeyed(tmp_path: Path) -> None:
-    report = {"schema_version": 1, "recipe": {}, "size": {}, "target": {"reason": HOSTILE},
-              "quality": {"metric": HOSTILE}}  # fmt: skip
+    report = {
+        "schema_version": 1,
+        "recipe": {},
+        "size": {},
+        "target": {"reason": HOSTILE},
+        "quality": {"metric": HOSTILE},
+    }
     (tmp_path / "report.json").write_text(json.dumps(report))
     done = run(GATE, tmp_path / "report.json", "--max-perplexity-increase", "0.1")
     assert done.returncode in (5, 6), done.stderr
@@ -107,10 +116,13 @@ def test_a_note_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("redirect", "reason"),
-    [(">/dev/full", "No space left on device"), (">&$GONE", "Broken pipe"),
-     (">&-", "Bad file descriptor")],
+    [
+        (">/dev/full", "No space left on device"),
+        (">&$GONE", "Broken pipe"),
+        (">&-", "Bad file descriptor"),
+    ],
     ids=["full", "reader gone", "closed"],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("option", ["--version", "--help"])
 def test_an_output_that_takes_no_more_is_one_sentence(
     option: str, redirect: str, reason: str
@@ -158,8 +170,9 @@ def test_the_last_loss_stays_on_the_screen(capsys: pytest.CaptureFixture[str]) -
         watch.progress("perplexity, compressed", 1, 1)
     lines = [line.strip() for line in capsys.readouterr().err.splitlines()]
     assert [line for line in lines if line.startswith("recovery:")] == [
-        "recovery: goes on at step 1", "recovery: loss 0.3333, sparsity 70.0%",
-    ]  # fmt: skip
+        "recovery: goes on at step 1",
+        "recovery: loss 0.3333, sparsity 70.0%",
+    ]
     assert lines.index("recovery: loss 0.3333, sparsity 70.0%") < lines.index("packed")
 
 

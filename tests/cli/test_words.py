@@ -20,10 +20,14 @@ RUNNER = ROOT / "runtimes" / "runner"
 OPTION = re.compile(r"(?<![\w(<-])--[a-z][a-z-]*")
 OF_OTHERS = {
     "bundle/runtime_library.py": {  # pip's
-        "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", "--dest",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary",
+        "--dest",
         "--platform",
     },
-}  # fmt: skip
+}
 """Options of programs that a file starts."""
 
 

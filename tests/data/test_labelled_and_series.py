@@ -21,9 +21,14 @@ from ssmpress.tasks import Classification, Forecasting, LanguageModel, Task, rea
 
 CLASSIFIER = Classification(classes=("no", "yes", "3"), max_length=8)
 FORECASTER = Forecasting(
-    lookback=4, horizon=2, variates=("b", "a"), mean=(1.0, 0.0),
-    std=(2.0, 1.0), patch=2, stride=2,
-)  # fmt: skip
+    lookback=4,
+    horizon=2,
+    variates=("b", "a"),
+    mean=(1.0, 0.0),
+    std=(2.0, 1.0),
+    patch=2,
+    stride=2,
+)
 ROWS = [("good", "yes"), ("a, \u00e9 b", "no"), ("longer than eight", "3")]
 
 
@@ -53,8 +58,9 @@ def test_every_kind_of_file_gives_the_same_samples(tmp_path: Path) -> None:
     for name in ("a.jsonl", "a.jsonl.gz", "a.csv", "a.tsv"):
         assert contents(labelled(tmp_path / name)) == EXPECTED
     samples = labelled(tmp_path / "a.jsonl")
-    np.savez(tmp_path / "a.npz", tokens=samples.tokens, starts=samples.starts,
-             labels=samples.labels)  # fmt: skip
+    np.savez(
+        tmp_path / "a.npz", tokens=samples.tokens, starts=samples.starts, labels=samples.labels
+    )
     assert contents(load_labelled([tmp_path / "a.npz"], None, CLASSIFIER, 256)) == EXPECTED
     both = load_labelled(
         [tmp_path / "a.npz", tmp_path / "a.csv"], byte_tokenizer(), CLASSIFIER, 256
@@ -71,15 +77,18 @@ def test_every_kind_of_file_gives_the_same_samples(tmp_path: Path) -> None:
         ("x.jsonl", '{"text": "a"}', "line 1: expected the keys `text`"),
         ("x.jsonl", '{"text": "a", "label": true}', "line 1: label: expected a string or an"),
         ("x.jsonl", "[1", "line 1: expected a JSON object; got '[1'"),
-        ("x.jsonl", '\n{"text": "a", "label": "maybe"}',
-         "line 2: expected a label among no, yes, 3; got 'maybe'"),
+        (
+            "x.jsonl",
+            '\n{"text": "a", "label": "maybe"}',
+            "line 2: expected a label among no, yes, 3; got 'maybe'",
+        ),
         ("x.jsonl", '{"text": "", "label": "no"}', "line 1: expected a text; got an empty one"),
         ("x.jsonl", "", "expected at least one labelled text; got none"),
         ("x.csv", "text,class\na,no", "expected one column named 'label' in the heading"),
         ("x.csv", "text,label\na,no,1", "line 2: expected 2 fields as in the heading; got 3"),
         ("x.md", "text", "expected a .jsonl, .tsv or .csv file"),
     ],
-)  # fmt: skip
+)
 def test_errors_of_labelled_texts(tmp_path: Path, name: str, text: str, message: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(BadInputError, match=re.escape(message)):
@@ -97,7 +106,7 @@ def test_errors_of_labelled_texts(tmp_path: Path, name: str, text: str, message:
         ({"tokens": np.zeros((1, 3)), "labels": [0]}, "expected integers `tokens`"),
         ({"tokens": np.zeros((2, 3), int), "labels": [0]}, "expected one for each of the 2"),
     ],
-)  # fmt: skip
+)
 def test_errors_of_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, **{key: np.asarray(value) for key, value in arrays.items()})

@@ -44,12 +44,14 @@ def read(tmp_path: Path, text: str, variates: Any = ("a", "b")) -> tuple[Any, li
         (PLAIN.replace(",", "|"), "columns separated by bars"),
         (EUROPEAN, "columns separated by semicolons and numbers with decimal commas"),
         (EUROPEAN.replace(";", "\t"), "columns separated by tabs and numbers with decimal commas"),
-        (re.sub(r"([^,\n]+)", r'"\1"', PLAIN).replace(".", ","),
-         "columns separated by commas and numbers with decimal commas"),
+        (
+            re.sub(r"([^,\n]+)", r'"\1"', PLAIN).replace(".", ","),
+            "columns separated by commas and numbers with decimal commas",
+        ),
         ("\ufeff" + PLAIN.replace("\n", "\r\n"), ""),
         (PLAIN.replace("a,b", " a , b "), ""),
     ],
-)  # fmt: skip
+)
 def test_separators_and_decimals_are_found_and_told(tmp_path: Path, text: str, said: str) -> None:
     for variates in (("a", "b"), None):
         values, notes = read(tmp_path, text, variates)
@@ -60,20 +62,28 @@ def test_separators_and_decimals_are_found_and_told(tmp_path: Path, text: str, s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b\n1,5,2\n", "line 2: expected 2 fields as in the heading; got 3. If its numbers have "
-         "decimal commas, separate the columns by semicolons."),
+        (
+            "a,b\n1,5,2\n",
+            "line 2: expected 2 fields as in the heading; got 3. If its numbers have "
+            "decimal commas, separate the columns by semicolons.",
+        ),
         ("b\n1\n2,3\n", "line 3: expected 1 field as in the heading; got 2."),
         ("b\n", "got 1 line."),
         ('a,b\n"1,234","5,678"\n', "got such as 1,234, a thousand or a decimal comma"),
-        ("a;b\n1,5;2.5\n", "line 2, column 'b': expected a finite number with a decimal comma, or "
-         "nothing; got '2.5'"),
+        (
+            "a;b\n1,5;2.5\n",
+            "line 2, column 'b': expected a finite number with a decimal comma, or "
+            "nothing; got '2.5'",
+        ),
         ("a;b\n1.5;1,234.5\n", "column 'b': expected a finite number with a decimal point"),
         ("a,b\n1,inf\n", "column 'b': expected a finite number"),
-        ("a,b\n1,\n2,\n3,4\n", "column 'b': expected values in at least half of the rows; got "
-         "1 value in 3 rows"),
+        (
+            "a,b\n1,\n2,\n3,4\n",
+            "column 'b': expected values in at least half of the rows; got 1 value in 3 rows",
+        ),
         ('a,b\n1,"' + "x" * 200_000 + '"\n', "line 2: cannot be read: field larger than"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read_is_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(BadInputError, match=re.escape(message)):
         read(tmp_path, text, ("b",) if text.startswith("b") else ("a", "b"))
@@ -93,11 +103,12 @@ def test_a_missing_value_is_the_one_before_and_told(tmp_path: Path, missing: str
 @given(
     values=st.lists(
         st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=2, max_size=2),
-        min_size=2, max_size=6,
+        min_size=2,
+        max_size=6,
     ),
     delimiter=st.sampled_from(list(DELIMITERS)),
     comma=st.booleans(),
-)  # fmt: skip
+)
 def test_every_way_to_write_a_table_gives_the_same_values(
     tmp_path_factory: pytest.TempPathFactory,
     values: list[list[float]],
@@ -132,8 +143,14 @@ def problem(column: list[str], name: str = "date") -> str:
 
 
 HOUR = timedelta(hours=1)
-PATTERNS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%d.%m.%Y %H:%M", "%Y/%m/%d %H:%M:%S",
-            "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M")  # fmt: skip
+PATTERNS = (
+    "%Y-%m-%d %H:%M:%S",
+    "%Y-%m-%dT%H:%M",
+    "%d.%m.%Y %H:%M",
+    "%Y/%m/%d %H:%M:%S",
+    "%m/%d/%Y %H:%M",
+    "%d/%m/%Y %H:%M",
+)
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -197,14 +214,16 @@ def test_a_series_tells_of_its_dates(tmp_path: Path) -> None:
         ({"text": ["a"], "label": "no"}, "text: expected a string; got a list."),
         ({"text": " \t", "label": "no"}, "expected a text; got one of white space only. Leave the"),
         ({"text": "a", "label": ""}, "got an empty one. Use the model's own classes"),
-        ({"review": "a", "stars": 1}, "expected the keys `text` and `label`; got review, stars. "
-         "Rename one to 'text'."),
+        (
+            {"review": "a", "stars": 1},
+            "expected the keys `text` and `label`; got review, stars. Rename one to 'text'.",
+        ),
         ({}, "got none. Rename one to 'text'."),
         ([{"text": "a", "label": "no"}], "got a list. Write one object per line"),
         ("a", "expected a JSON object with `text` and `label`; got a string."),
         (None, "expected a JSON object with `text` and `label`; got null."),
     ],
-)  # fmt: skip
+)
 def test_a_labelled_line_is_refused_by_its_cause(tmp_path: Path, line: Any, message: str) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"text": "b", "label": "yes"}) + "\n" + json.dumps(line) + "\n")

@@ -13,8 +13,13 @@ from paths import DEMO
 from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.errors import BadInputError
 
-SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-           "special": False}  # fmt: skip
+SPECIAL = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": False,
+}
 Change = Callable[[dict[str, Any]], Any]
 
 
@@ -46,11 +51,20 @@ REFUSED: list[tuple[Change, str]] = [
     (added(" ", rstrip=True), "no space at an end where ' ' strips them"),
     (added("x ", lstrip=True), "no space at an end where 'x ' strips them"),
     (doubling(40), "normalizer: replacements that make a text at most 1000 times as long"),
-    (lambda p: p.update(model={"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "a",
-                               "continuing_subword_prefix": "##",
-                               "max_input_chars_per_word": 2**40}), "max_input_chars_per_word"),
+    (
+        lambda p: p.update(
+            model={
+                "type": "WordPiece",
+                "vocab": {"a": 0},
+                "unk_token": "a",
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 2**40,
+            }
+        ),
+        "max_input_chars_per_word",
+    ),
     (lambda p: p.update(model=[]), "of the tokenizers library; got"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED)
@@ -72,7 +86,8 @@ def test_a_template_that_leaves_the_text_out_leaves_its_tokens(tmp_path: Path) -
         assert ids.tolist() == plain.encode(text, add_special_tokens=False).ids
 
 
-@pytest.mark.parametrize("change", [added("<mask>", lstrip=True), added("<x>", rstrip=True),
-                                    added("   "), doubling(3)])  # fmt: skip
+@pytest.mark.parametrize(
+    "change", [added("<mask>", lstrip=True), added("<x>", rstrip=True), added("   "), doubling(3)]
+)
 def test_what_real_tokenizers_have_is_let_through(tmp_path: Path, change: Change) -> None:
     assert load_tokenizer(write(tmp_path, change)).encode("a <mask> b").ids

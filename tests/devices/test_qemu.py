@@ -106,9 +106,14 @@ def test_instructions_are_counted_by_part(int8: Made, monkeypatch: pytest.Monkey
     monkeypatch.setattr(emulate, "COUNTED_TOKENS", (1, 3, 5))
     ticks: list[int] = []
     result = emulate.validate_emulated(
-        "qemu", int8.machine, "cortex-a76", int8.files.folder, int8.files.dense, int8.expected,
+        "qemu",
+        int8.machine,
+        "cortex-a76",
+        int8.files.folder,
+        int8.files.dense,
+        int8.expected,
         lambda: ticks.append(1),
-    )  # fmt: skip
+    )
     assert len(ticks) == emulate.steps(2)
     assert result.measurements == {}
     assert "emulator's wall time" in result.not_measured
@@ -221,8 +226,11 @@ def test_the_command_ends_in_a_bundle_and_evidence(tmp_path: Path) -> None:
     code = "from ssmpress.cli.compress import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "model.pt", "--sparsity", "0.7", "--target", "arm64"],
-        cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     bundle = tmp_path / "model-s70-arm64"
     names = set(verify_manifest(bundle)["files"])

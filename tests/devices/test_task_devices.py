@@ -61,9 +61,13 @@ def compressed(folder: Path, out: Path, target: Target, *device: str) -> tuple[R
     except DeviceError as error:
         pytest.skip(str(error))
     recipe = recipe_of(
-        folder, out, Values.INT8, target=target, recover=RecoverSettings(steps=0),
+        folder,
+        out,
+        Values.INT8,
+        target=target,
+        recover=RecoverSettings(steps=0),
         deploy=DeploySettings(device=device),
-    )  # fmt: skip
+    )
     report = compress(recipe).report
     jsonschema.validate(report, SCHEMA, cls=jsonschema.Draft202012Validator)
     verify_manifest(out)
@@ -175,8 +179,9 @@ def series_reference() -> Expected:
     forecasts = targets + np.float32(0.1)
     errors = ((forecasts - targets.astype(np.float64)) ** 2).mean(axis=(1, 2))
     quality = TaskQuality(float(errors.mean()), tuple(errors), 4, 6)
-    task = Forecasting(lookback=4, horizon=2, variates=("x",), mean=(0.0,),
-                std=(1.0,), patch=2, stride=2)  # fmt: skip
+    task = Forecasting(
+        lookback=4, horizon=2, variates=("x",), mean=(0.0,), std=(1.0,), patch=2, stride=2
+    )
     reference = Reference(windows, {"predictions": forecasts}, quality, 4, Path("sample.csv"))
     return Expected(task, reference, 1e-2)
 
@@ -231,8 +236,15 @@ def test_what_ssmrun_prints_is_checked() -> None:
 
 def test_the_sample_is_read_again_as_it_was(tmp_path: Path) -> None:
     """A device reads a file: the same windows must come out of it, whatever units they have."""
-    task = Forecasting(lookback=24, horizon=8, variates=("a, b", 'c "d"'),
-                mean=(-4321.0, 1e-3), std=(0.02, 7e5), patch=8, stride=8)  # fmt: skip
+    task = Forecasting(
+        lookback=24,
+        horizon=8,
+        variates=("a, b", 'c "d"'),
+        mean=(-4321.0, 1e-3),
+        std=(0.02, 7e5),
+        patch=8,
+        stride=8,
+    )
     values = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
     taken = forecasting.some_windows(SeriesWindows(values, 24, 8))
     assert taken.count == 60 - 31

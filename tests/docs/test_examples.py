@@ -21,13 +21,17 @@ EXAMPLES = ROOT / "docs" / "examples"
 
 def run(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments], cwd=folder, capture_output=True,
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=folder,
+        capture_output=True,
         text=True,
         env={
-            "PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_WAIT_POLICY": "PASSIVE",
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "OMP_WAIT_POLICY": "PASSIVE",
             "PYTHONPATH": ":".join(filter(None, sys.path)),
         },
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")

@@ -45,11 +45,14 @@ def test_stages_follow_one_another_and_only_the_last_is_judged(model: Mamba) -> 
     head = TraceHead(8)
     before = head.column.bias.detach().clone()
     found = dense.train(
-        model, [texts(64, 0), texts(64, 1)], texts(32, 2),
+        model,
+        [texts(64, 0), texts(64, 1)],
+        texts(32, 2),
         dense.Training(steps=60, batch=8, checks=6, stage_part=0.5, learning_rate=1e-3),
-        lines.append, lambda metrics: metrics["accuracy"],
+        lines.append,
+        lambda metrics: metrics["accuracy"],
         dense.Hint(head, [traces, None]),
-    )  # fmt: skip
+    )
     done = [line for line in lines if "stage_done" in line]
     checks = [line for line in lines if "accuracy" in line]
     assert [line["stage_done"] for line in done] == [0] and 30 < done[0]["step"] <= 40

@@ -38,10 +38,14 @@ def test_listops_values_lengths_and_operators() -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("[MAX 4 [MIN 2 9 ] 7 ]", 7), ("[MED 1 2 9 ]", 2), ("[MED 1 2 5 9 ]", 3),
-        ("[SM 9 9 9 ]", 7), ("[MIN [SM 5 5 ] 3 ]", 0), ("8", 8),
+        ("[MAX 4 [MIN 2 9 ] 7 ]", 7),
+        ("[MED 1 2 9 ]", 2),
+        ("[MED 1 2 5 9 ]", 3),
+        ("[SM 9 9 9 ]", 7),
+        ("[MIN [SM 5 5 ] 3 ]", 0),
+        ("8", 8),
     ],
-)  # fmt: skip
+)
 def test_listops_definition(text: str, value: int) -> None:
     assert listops.evaluate(text.split()) == value
 
@@ -63,8 +67,11 @@ def test_pathfinder_discs_lie_on_the_curves_that_the_class_says(connected: bool)
         for disc in scene.discs:
             area = np.sqrt(((pathfinder._GRID - disc) ** 2).sum(1)).reshape(32, 32) < 1
             assert (image[area] == 255).all()
-            owners += [i for i, curve in enumerate(scene.curves)
-                       if any((disc == end).all() for end in (curve[0], curve[-1]))]  # fmt: skip
+            owners += [
+                i
+                for i, curve in enumerate(scene.curves)
+                if any((disc == end).all() for end in (curve[0], curve[-1]))
+            ]
         assert len(owners) == 2 and max(owners) <= 1 and (owners[0] == owners[1]) == connected
         for a in scene.curves:
             for b in scene.curves:
@@ -152,16 +159,18 @@ def test_imdb_image_and_retrieval_files(tmp_path: Path) -> None:
     rows = [f"{c}.0\tp1\tp2\tone {c}\ttwo" for c in (0, 1)]
     (tmp_path / "aan.tsv").write_text("\n".join(rows))
     assert list(archives.read_retrieval(tmp_path / "aan.tsv")) == [
-        (b"one 0\x00two", 0), (b"one 1\x00two", 1),
-    ]  # fmt: skip
+        (b"one 0\x00two", 0),
+        (b"one 1\x00two", 1),
+    ]
     for task, name in (("text", "imdb.jsonl"), ("image", "cifar.bin"), ("retrieval", "aan.tsv")):
         out = tmp_path / task
         files = ["--train", *[str(tmp_path / name)] * (20 if task == "retrieval" else 1)]
         prepare.main([task, "--out", str(out), *files, "--test", str(tmp_path / name)])
         block = read_task(json.loads((out / "task.json").read_text()))
         size = prepare.vocab_size(task)
-        parts = [load_labelled([out / f"{part}.npz"], None, block, size).count
-                 for part in prepare.SPLITS]  # fmt: skip
+        parts = [
+            load_labelled([out / f"{part}.npz"], None, block, size).count for part in prepare.SPLITS
+        ]
         assert parts[0] == 19 * parts[1] and parts[2] in (60, 20, 2)
 
 

@@ -21,8 +21,10 @@ def policy(tmp_path: Path) -> Path:
 
 def test_numbers_and_multiples(policy: Path) -> None:
     assert read_policy(policy) == {
-        "min_retention": 0.97, "max_decode_ms": Relative(1.05), "max_bundle_bytes": 5e6,
-    }  # fmt: skip
+        "min_retention": 0.97,
+        "max_decode_ms": Relative(1.05),
+        "max_bundle_bytes": 5e6,
+    }
 
 
 def test_flags_override_the_policy(policy: Path) -> None:

@@ -28,8 +28,10 @@ def test_a_dense_model_that_knows_nothing_never_passes(limits: GateSettings) -> 
     better = with_guess(300.0, 10.0, Interval(9.0, 11.0, 0.998))  # dense 30
     assert judge(better, limits).status == "pass"
     for value, advantage, interval in (
-        (30.0, 1.0, None), (24.0, 0.8, Interval(0.7, 0.9, 0.998)), (27.0, 0.9, None),
-    ):  # fmt: skip
+        (30.0, 1.0, None),
+        (24.0, 0.8, Interval(0.7, 0.9, 0.998)),
+        (27.0, 0.9, None),
+    ):
         verdict = judge(with_guess(value, advantage, interval), limits)
         assert (verdict.status, verdict.exit_code) == ("inconclusive", 5)
         assert (

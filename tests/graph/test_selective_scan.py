@@ -51,10 +51,16 @@ def draw_scan(
     """float32 inputs of the scan. delta: added to every step; decay: times A."""
     random = np.random.default_rng([seed, b, length, d, n])
     shapes = {
-        "u": (b, length, d), "delta": (b, length, d), "delta_bias": (d,), "A": (n, d),
-        "B": (b, length, n), "C": (b, length, n), "D": (d,), "z": (b, length, d),
+        "u": (b, length, d),
+        "delta": (b, length, d),
+        "delta_bias": (d,),
+        "A": (n, d),
+        "B": (b, length, n),
+        "C": (b, length, n),
+        "D": (d,),
+        "z": (b, length, d),
         "state": (b, n, d),
-    }  # fmt: skip
+    }
     arrays = {k: random.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
     arrays["A"] = -np.exp(arrays["A"]) * np.float32(decay)
     arrays["delta"] += np.float32(delta)
@@ -91,10 +97,17 @@ NO_TOKENS = {"no token": draw_scan(2, 0, 11, 3)}
 CONVS: dict[str, Arrays] = {
     f"b {b} l {length} d {d} k {k}": draw_conv(b, length, d, k)
     for b, length, d, k in [
-        (1, 1, 1, 4), (1, 1, 16, 4), (2, 2, 5, 4), (1, 3, 37, 4), (3, 17, 9, 4), (1, 5, 8, 2),
-        (1, 4, 6, 1), (2, 6, 7, 7), (1, 65, 24, 4),
+        (1, 1, 1, 4),
+        (1, 1, 16, 4),
+        (2, 2, 5, 4),
+        (1, 3, 37, 4),
+        (3, 17, 9, 4),
+        (1, 5, 8, 2),
+        (1, 4, 6, 1),
+        (2, 6, 7, 7),
+        (1, 65, 24, 4),
     ]
-}  # fmt: skip
+}
 CONVS["gates of 100"] = {k: 100 * v for k, v in draw_conv(1, 9, 10, 4).items()}
 
 CASES = {
@@ -235,8 +248,10 @@ def isa_results(
     done = subprocess.run(
         [sys.executable, "-c", ISA_SCRIPT, str(folder), str(library)],
         env={**os.environ, "PYTHONPATH": paths, ISA_VARIABLE: request.param},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if "this CPU cannot run it" in done.stderr:
         pytest.skip(f"{ISA_VARIABLE}={request.param}: this CPU cannot run it")
     assert done.returncode == 0, done.stderr
@@ -350,9 +365,14 @@ def gradients(function: Callable[..., Any], arrays: Arrays) -> list[torch.Tensor
 
 
 GRADIENT_CASES = {
-    "no token": (2, 0, 3, 2), "one token": (1, 1, 3, 2), "two": (2, 2, 3, 2), "odd": (2, 7, 5, 3),
-    "square": (1, 16, 4, 4), "three blocks of channels": (2, 11, 37, 5), "long": (1, 120, 4, 3),
-}  # fmt: skip
+    "no token": (2, 0, 3, 2),
+    "one token": (1, 1, 3, 2),
+    "two": (2, 2, 3, 2),
+    "odd": (2, 7, 5, 3),
+    "square": (1, 16, 4, 4),
+    "three blocks of channels": (2, 11, 37, 5),
+    "long": (1, 120, 4, 3),
+}
 
 
 @pytest.mark.parametrize("case", GRADIENT_CASES)

@@ -147,8 +147,10 @@ def test_prints_of_a_library_do_not_reach_the_replies(model: Path) -> None:
         [sys.executable, "-c", code],
         input='{"do": "memory"}\n',
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert json.loads(done.stdout)["peak_rss_bytes"] > 1 << 20
     assert "noise" in done.stderr
     assert "more" in done.stderr
@@ -172,9 +174,12 @@ def test_a_worker_dies_with_its_parent_in_the_middle_of_a_round(
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(model)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
         preexec_fn=accept_interrupts,
-    )  # fmt: skip
+    )
     with parent:
         assert parent.stdout is not None
         worker = int(parent.stdout.readline())

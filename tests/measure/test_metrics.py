@@ -70,9 +70,13 @@ def test_token_nll_never_hides_what_is_not_finite(bad: float) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "targets", "message"),
-    [((1, 2, 3), [[0, 3]], "0 to 2; got 0 to 3"), ((1, 2, 3), [[-1, 0]], "another tokenizer"),
-     ((2, 3), [[0, 1]], r"expected \(b, p, v\)"), ((1, 2, 3), [[0]], r"expected \(b, p, v\)")],
-)  # fmt: skip
+    [
+        ((1, 2, 3), [[0, 3]], "0 to 2; got 0 to 3"),
+        ((1, 2, 3), [[-1, 0]], "another tokenizer"),
+        ((2, 3), [[0, 1]], r"expected \(b, p, v\)"),
+        ((1, 2, 3), [[0]], r"expected \(b, p, v\)"),
+    ],
+)
 def test_token_nll_refuses(shape: tuple[int, ...], targets: list[list[int]], message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         token_nll(np.zeros(shape, np.float32), np.array(targets))
@@ -187,10 +191,13 @@ def test_parity_reports_the_largest_and_names_the_first_bad() -> None:
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(None, "is missing"), (np.ones((2, 2)), r"has shape \(2, 2\), expected \(3,\)"),
-     (np.array([1, np.nan, 1]), "not finite in ONNX Runtime"),
-     (np.array([1, np.inf, 1]), "not finite in ONNX Runtime")],
-)  # fmt: skip
+    [
+        (None, "is missing"),
+        (np.ones((2, 2)), r"has shape \(2, 2\), expected \(3,\)"),
+        (np.array([1, np.nan, 1]), "not finite in ONNX Runtime"),
+        (np.array([1, np.inf, 1]), "not finite in ONNX Runtime"),
+    ],
+)
 def test_parity_fails_closed(damage: Any, reason: str) -> None:
     expected = {"a": np.ones(3), "b": np.ones(3)}
     actual = {"a": np.ones(3)} | ({} if damage is None else {"b": damage})

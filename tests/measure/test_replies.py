@@ -74,8 +74,14 @@ def test_facts_are_cut_to_a_size() -> None:
     deep: dict[str, Any] = {}
     for _ in range(50):
         deep = {"x": deep}
-    facts = {"text": "x" * 10_000, "deep": deep, "list": [1] * 10_000, "number": HUGE,
-             "nan": float("nan"), "fine": {"cpu": 48.25, "ok": True, "none": None}}  # fmt: skip
+    facts = {
+        "text": "x" * 10_000,
+        "deep": deep,
+        "list": [1] * 10_000,
+        "number": HUGE,
+        "nan": float("nan"),
+        "fine": {"cpu": 48.25, "ok": True, "none": None},
+    }
     found = replies.facts({"environment": facts}, "environment")
     assert len(json.dumps(json_types(found))) < 10_000
     assert found["number"] is None

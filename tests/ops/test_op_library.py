@@ -288,10 +288,16 @@ def linear_attributes(columns: int, version: int = 1) -> dict[str, int]:
 def scan_inputs(b: int, length: int, d: int, n: int) -> Arrays:
     rng = np.random.default_rng(1)
     shapes = {
-        "u": (b, length, d), "delta": (b, length, d), "delta_bias": (d,), "A": (n, d),
-        "B": (b, length, n), "C": (b, length, n), "D": (d,), "z": (b, length, d),
+        "u": (b, length, d),
+        "delta": (b, length, d),
+        "delta_bias": (d,),
+        "A": (n, d),
+        "B": (b, length, n),
+        "C": (b, length, n),
+        "D": (d,),
+        "z": (b, length, d),
         "state": (b, n, d),
-    }  # fmt: skip
+    }
     assert tuple(shapes) == ops.SELECTIVE_SCAN.inputs
     arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
     arrays["A"] = -np.exp(arrays["A"])
@@ -327,10 +333,15 @@ def ssd_inputs(b: int, length: int, heads: int, groups: int, n: int = 16, p: int
     rng = np.random.default_rng(3)
     d = heads * p
     shapes = {
-        "x": (b, length, d), "delta": (b, length, heads), "delta_bias": (heads,), "A": (heads,),
-        "B": (b, length, groups * n), "C": (b, length, groups * n), "D": (d,),
+        "x": (b, length, d),
+        "delta": (b, length, heads),
+        "delta_bias": (heads,),
+        "A": (heads,),
+        "B": (b, length, groups * n),
+        "C": (b, length, groups * n),
+        "D": (d,),
         "state": (b, heads, n, p),
-    }  # fmt: skip
+    }
     assert tuple(shapes) == ops.SSD_SCAN.inputs
     arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
     arrays["A"] = -np.exp(arrays["A"])

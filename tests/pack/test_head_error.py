@@ -87,8 +87,9 @@ def divergence(right: Checkpoint, other: Checkpoint, windows: np.ndarray) -> flo
     """Mean Kullback-Leibler divergence per token, in nats."""
     ids = torch.from_numpy(windows.astype(np.int64))
     with torch.no_grad():
-        p, q = (Mamba.from_checkpoint(c).logits(ids).double().log_softmax(-1)
-                for c in (right, other))  # fmt: skip
+        p, q = (
+            Mamba.from_checkpoint(c).logits(ids).double().log_softmax(-1) for c in (right, other)
+        )
     return float((p.exp() * (p - q)).sum(-1).mean())
 
 

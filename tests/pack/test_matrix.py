@@ -197,9 +197,10 @@ def spell_out(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> dict[st
         value += bytes(64)
         value += bytes(-len(value) % 64)
         sections = {
-            "bits": bytes(bits), "start": struct.pack(f"<{rows + 1}i", *start),
+            "bits": bytes(bits),
+            "start": struct.pack(f"<{rows + 1}i", *start),
             "value": bytes(value),
-        }  # fmt: skip
+        }
     if fmt.values is Values.INT8:
         sections["scale"] = struct.pack(f"<{rows}f", *scales)
     return sections
@@ -208,9 +209,17 @@ def spell_out(weight: np.ndarray, keep_mask: np.ndarray, fmt: Format) -> dict[st
 @SIMPLE
 @pytest.mark.parametrize(
     ("rows", "columns", "density"),
-    [(0, 5, 0.5), (1, 1, 1.0), (4, 9, 0.0), (3, 64, 0.5), (5, 65, 0.3), (2, 200, 1.0), (2, 0, 1.0),
-     (16, 16, 1.0)],
-)  # fmt: skip
+    [
+        (0, 5, 0.5),
+        (1, 1, 1.0),
+        (4, 9, 0.0),
+        (3, 64, 0.5),
+        (5, 65, 0.3),
+        (2, 200, 1.0),
+        (2, 0, 1.0),
+        (16, 16, 1.0),
+    ],
+)
 def test_bytes_are_those_of_the_specification(
     fmt: Format, rows: int, columns: int, density: float
 ) -> None:
@@ -290,9 +299,12 @@ def test_pruned_matrices_are_saved_as_csr(tmp_path: Path) -> None:
 
 
 @given(
-    rows=st.integers(1, 2000), columns=st.integers(1, 2000), density=st.floats(0, 1),
-    values=st.sampled_from(Values), machine=st.sampled_from(["x86_64", "aarch64"]),
-)  # fmt: skip
+    rows=st.integers(1, 2000),
+    columns=st.integers(1, 2000),
+    density=st.floats(0, 1),
+    values=st.sampled_from(Values),
+    machine=st.sampled_from(["x86_64", "aarch64"]),
+)
 def test_chosen_format_is_never_larger_than_dense(
     rows: int, columns: int, density: float, values: Values, machine: str
 ) -> None:
@@ -485,9 +497,10 @@ def test_refuses_bits_beyond_the_columns(fmt: Format, byte: int, bit: int) -> No
     packed = good(fmt)
     bits = packed.sections["bits"]
     refused(
-        packed, "bits: expected none beyond the columns",
+        packed,
+        "bits: expected none beyond the columns",
         bits=changed(bits, (3, byte), bits[3, byte] | 1 << bit),
-    )  # fmt: skip
+    )
 
 
 @BITMASK

@@ -65,9 +65,12 @@ def run(*command: object, folder: Path, path: Path | None = None) -> str:
     if path is not None:
         environment["PYTHONPATH"] = str(path)
     done = subprocess.run(
-        [str(word) for word in command], cwd=folder, capture_output=True, text=True,
+        [str(word) for word in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env=environment,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -75,9 +78,17 @@ def run(*command: object, folder: Path, path: Path | None = None) -> str:
 def install(python: Path, *arguments: object) -> None:
     """Wheels only, without what they depend on; skips where this Python has no such wheel."""
     command = [
-        python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps",
-        "--only-binary=:all:", "--ignore-installed", *arguments,
-    ]  # fmt: skip
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--ignore-installed",
+        *arguments,
+    ]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if "No matching distribution" in done.stderr:
         pytest.skip(f"no wheel for Python {sys.version_info[:2]}: {done.stderr.splitlines()[-1]}")
@@ -107,10 +118,24 @@ def bundle(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         name: version.removesuffix(".0") for name, version in lowest().items()
     }
     run(
-        python, "-c", COMPRESS, DEMO, "--sparsity", "0.3", "--recover", "none",
-        "--evaluation-tokens", "9000", "--min-retention", "0.9", "--threads", "1", "--out", "out",
+        python,
+        "-c",
+        COMPRESS,
+        DEMO,
+        "--sparsity",
+        "0.3",
+        "--recover",
+        "none",
+        "--evaluation-tokens",
+        "9000",
+        "--min-retention",
+        "0.9",
+        "--threads",
+        "1",
+        "--out",
+        "out",
         folder=folder,
-    )  # fmt: skip
+    )
     return folder / "out"
 
 
@@ -130,9 +155,17 @@ def test_the_help_of_every_option_is_there(python: Path, bundle: Path) -> None:
     text = run(python, "-c", COMPRESS, "--help", folder=bundle.parent)
     assert "--recover-seconds" in text
     plan = run(
-        python, "-c", COMPRESS, DEMO, "--sparsity", "0.5", "--muon", "--dry-run", "--json",
+        python,
+        "-c",
+        COMPRESS,
+        DEMO,
+        "--sparsity",
+        "0.5",
+        "--muon",
+        "--dry-run",
+        "--json",
         folder=bundle.parent,
-    )  # fmt: skip
+    )
     assert json.loads(plan)["sparsity_prunable"] == 0.5
 
 

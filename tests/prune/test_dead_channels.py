@@ -178,9 +178,11 @@ def test_the_bundle_is_narrower_and_computes_the_same(
         state = session.initial_state(2)
         shapes = {name: array.shape for name, array in state.arrays().items()}
         assert shapes == {
-            "conv_state.0": (2, 3, 37), "scan_state.0": (2, 5, 37),
-            "conv_state.1": (2, 3, 10), "scan_state.1": (2, 5, 10),
-        }  # fmt: skip
+            "conv_state.0": (2, 3, 37),
+            "scan_state.0": (2, 5, 37),
+            "conv_state.1": (2, 3, 10),
+            "scan_state.1": (2, 5, 10),
+        }
         first, state = session.predict(tokens[:, :12].numpy(), state)
         rest, _ = session.predict(tokens[:, 12:].numpy(), state)
         got = np.concatenate([first, rest], axis=1)

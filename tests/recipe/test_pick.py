@@ -46,9 +46,13 @@ def test_what_is_no_expression_is_refused(text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("comparison", "met"),
-    [(">=", [False, True, True]), ("<=", [True, True, False]), (">", [False, False, True]),
-     ("<", [True, False, False])],
-)  # fmt: skip
+    [
+        (">=", [False, True, True]),
+        ("<=", [True, True, False]),
+        (">", [False, False, True]),
+        ("<", [True, False, False]),
+    ],
+)
 def test_comparisons_at_the_limit(comparison: str, met: list[bool]) -> None:
     condition = Condition("retention", comparison, 0.9)
     assert [condition.met_by(point(retention=value)) for value in (0.8, 0.9, 1.0)] == met

@@ -53,9 +53,11 @@ def test_paths_may_be_text_and_one_file_needs_no_tuple():
         "model", "out", pruned="p", data=DataSettings(calibration="a", evaluation=["b"])
     )  # type: ignore[arg-type]
     assert recipe == Recipe(
-        Path("model"), Path("out"), pruned=Path("p"),
+        Path("model"),
+        Path("out"),
+        pruned=Path("p"),
         data=DataSettings(calibration=(Path("a"),), evaluation=(Path("b"),)),
-    )  # fmt: skip
+    )
     with pytest.raises(BadInputError, match="nowhere: expected a JSON file"):
         ssmpress.read_report("nowhere")
     with pytest.raises(BadInputError, match=r"nowhere/manifest\.json: expected"):

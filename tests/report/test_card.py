@@ -33,9 +33,14 @@ def test_the_card_says_the_measured_numbers() -> None:
     assert metrics["retention"] == report["quality"]["retention"]
     assert metrics["model_bytes"] == report["size"]["model_bytes"]
     assert metrics["decode_ms"] == report["latency"]["decode"]["compressed"]["p50_ms"]
-    for part in ("# toy-s70-int8", "## Run it", "| perplexity | 30.00 | - | 31.00 |",
-                 "without recovery", "text.txt, 1,010 tokens",
-                 "on a\\|cpu, 1 thread."):  # fmt: skip
+    for part in (
+        "# toy-s70-int8",
+        "## Run it",
+        "| perplexity | 30.00 | - | 31.00 |",
+        "without recovery",
+        "text.txt, 1,010 tokens",
+        "on a\\|cpu, 1 thread.",
+    ):
         assert part in text, part
 
 
@@ -85,8 +90,11 @@ def test_hostile_text_stays_text(text: str) -> None:
     card = render_card(report)
     card.encode()
     assert set(metadata(card)) == {
-        "library_name", "pipeline_tag", "tags", "model-index",
-    }  # fmt: skip
+        "library_name",
+        "pipeline_tag",
+        "tags",
+        "model-index",
+    }
     whole = render_card(hostile(judged()))
     prose = re.sub(r"```sh\n.*?\n```", "", whole.split("---\n", 2)[2], flags=re.DOTALL)
     assert "<script" not in prose.replace("\\<script", "")

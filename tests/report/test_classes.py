@@ -34,8 +34,10 @@ def test_the_tables_have_every_number() -> None:
         ["spam", "8", "7", "62.5 %", "0", "0.0 %"],
     ]
     assert confusion(report, "dense") == [
-        ["true class", "answer ham", "answer spam"], ["ham", "90", "2"], ["spam", "3", "5"],
-    ]  # fmt: skip
+        ["true class", "answer ham", "answer spam"],
+        ["ham", "90", "2"],
+        ["spam", "3", "5"],
+    ]
     for text in (render_markdown(report), render_html(report)):
         for cell in ("97.8 %", "62.5 %", "answer spam"):
             assert cell in text

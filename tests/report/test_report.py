@@ -111,10 +111,18 @@ def test_reports_with_gaps_are_valid_and_rendered(changes: dict[str, Any]) -> No
 
 @pytest.mark.parametrize(
     ("path", "value"),
-    [("quality.retention", "1"), ("quality.retention", KeyError), ("verdict.status", "maybe"),
-     ("sparsity.prunable", 1.2), ("latency.decode.dense.p50_ms", KeyError),
-     ("schema_version", 2), ("size.model_bytes", -1), ("matrices", {}), ("parity", KeyError)],
-)  # fmt: skip
+    [
+        ("quality.retention", "1"),
+        ("quality.retention", KeyError),
+        ("verdict.status", "maybe"),
+        ("sparsity.prunable", 1.2),
+        ("latency.decode.dense.p50_ms", KeyError),
+        ("schema_version", 2),
+        ("size.model_bytes", -1),
+        ("matrices", {}),
+        ("parity", KeyError),
+    ],
+)
 def test_the_schema_refuses_damage(path: str, value: Any) -> None:
     report = copy.deepcopy(judged())
     *parents, last = path.split(".")
@@ -141,12 +149,17 @@ def test_markdown_says_everything() -> None:
     text = render_markdown(judged(compressed=40.0))
     assert text.startswith("# toy at 70.0 % sparsity\n\n**Fail: The quality kept is 75.0 %")
     for part in (
-        "| perplexity | 30.00 | - | 40.00 | 75.0 % kept |", "| decode p50 ms | ",
+        "| perplexity | 30.00 | - | 40.00 | 75.0 % kept |",
+        "| decode p50 ms | ",
         "| 1 | 71.5 % | 71.5 % | 71.5 % | 71.5 % | 71.5 % |",
         "| bitmask-int8 | 72,000 | 640,000 | 8 | 160,000 |",
-        "smallest that is not slower", "compress models/toy --sparsity 0.7", "a\\|cpu",
-        "the default text", "10 interleaved rounds", "| min_speedup | 1.500 |",
-    ):  # fmt: skip
+        "smallest that is not slower",
+        "compress models/toy --sparsity 0.7",
+        "a\\|cpu",
+        "the default text",
+        "10 interleaved rounds",
+        "| min_speedup | 1.500 |",
+    ):
         assert part in text, part
     for line in text.splitlines():
         if line.startswith("| "):
@@ -201,8 +214,10 @@ def test_sizes_add_up_to_the_model_and_the_bundle() -> None:
         assert total(parts, column) == total(["model.onnx"], column) == changed["size"][key]
     assert total(["model.onnx", "library, tokenizer"], 1) == total(["bundle"], 1) == 512_345
     assert named["runtime"][1] == "25,000,001"
-    for key, value in (("bundle_bytes", None), ("by_format", {"x": {"matrices": 1, "weights": 2,
-                       "bytes": None, "dense_fp32_bytes": 8}})):  # fmt: skip
+    for key, value in (
+        ("bundle_bytes", None),
+        ("by_format", {"x": {"matrices": 1, "weights": 2, "bytes": None, "dense_fp32_bytes": 8}}),
+    ):
         changed["size"][key] = value
         assert "-" in {row[1] for row in formats(changed)}
 
@@ -272,8 +287,9 @@ def test_command_reproduces_what_is_not_default() -> None:
         prune=PruneSettings(sparsity=0.6, prunable=("in_proj", "out_proj")),
         recover=RecoverSettings(steps=0),
         data=DataSettings(evaluation=(Path("a b.txt"), Path("c.xz")), evaluation_tokens=500),
-        gate=GateSettings(min_retention=0.5, min_speedup=2.0), seed=7,
-    )  # fmt: skip
+        gate=GateSettings(min_retention=0.5, min_speedup=2.0),
+        seed=7,
+    )
     line = command(build_report(recipe, example.results()))
     assert line.startswith("compress models/toy --sparsity 0.6 --prunable in_proj,out_proj ")
     assert "--recover none --evaluation 'a b.txt' --evaluation c.xz" in line
@@ -353,8 +369,9 @@ def bundle(tmp_path: Path) -> Path:
 def test_manifest_lists_and_seals(bundle: Path) -> None:
     manifest = verify_manifest(bundle)
     assert manifest["files"]["model.onnx"] == {
-        "bytes": 5, "sha256": hashlib.sha256(b"model").hexdigest(),
-    }  # fmt: skip
+        "bytes": 5,
+        "sha256": hashlib.sha256(b"model").hexdigest(),
+    }
     assert manifest["seed"] == 5
     assert manifest["recipe"]["prune"]["sparsity"] == 0.7
     assert manifest["versions"]["ssmpress"]
@@ -394,9 +411,21 @@ def test_a_changed_manifest_is_noticed(bundle: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../secret", "/etc/passwd", "lib/../../secret", "", ".", "lib", "./model.onnx", "a\\b",
-     "lib//ops.so", "manifest.json", "x\0y", "link"],
-)  # fmt: skip
+    [
+        "../secret",
+        "/etc/passwd",
+        "lib/../../secret",
+        "",
+        ".",
+        "lib",
+        "./model.onnx",
+        "a\\b",
+        "lib//ops.so",
+        "manifest.json",
+        "x\0y",
+        "link",
+    ],
+)
 def test_names_cannot_leave_the_folder(bundle: Path, name: str) -> None:
     (bundle.parent / "secret").write_bytes(b"model")
     (bundle / "link").symlink_to(bundle.parent / "secret")
@@ -411,10 +440,15 @@ def test_names_cannot_leave_the_folder(bundle: Path, name: str) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [lambda m: m.update(files={}), lambda m: m.update(files=[]), lambda m: m.pop("files"),
-     lambda m: m.update(manifest_version=2), lambda m: m["files"].update({"model.onnx": None}),
-     lambda m: m["files"]["model.onnx"].update(bytes="5")],
-)  # fmt: skip
+    [
+        lambda m: m.update(files={}),
+        lambda m: m.update(files=[]),
+        lambda m: m.pop("files"),
+        lambda m: m.update(manifest_version=2),
+        lambda m: m["files"].update({"model.onnx": None}),
+        lambda m: m["files"]["model.onnx"].update(bytes="5"),
+    ],
+)
 def test_resealed_nonsense_is_refused(
     bundle: Path, change: Callable[[dict[str, Any]], None]
 ) -> None:

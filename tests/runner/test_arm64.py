@@ -46,9 +46,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, emulator: list[str]) -> Pat
     folder = tmp_path_factory.mktemp("arm64")
     sparse = sb.export(sb.packed_model(Values.FP32), folder / "fp32.onnx")[0]
     return sb.make_bundle(
-        folder / "demo", Values.INT8, library=library, runtime_library=runtime,
+        folder / "demo",
+        Values.INT8,
+        library=library,
+        runtime_library=runtime,
         extra=[runner, sparse],
-    )  # fmt: skip
+    )
 
 
 def run(bundle: Path, emulator: list[str], *arguments: str | Path) -> object:
@@ -75,9 +78,10 @@ def test_verify_and_generate(bundle: Path, emulator: list[str]) -> None:
 
 def test_numbers(bundle: Path, emulator: list[str]) -> None:
     tokens = encode(
-        load_tokenizer(sb.DEMO / "tokenizer.json"), default_text()[1][:2000],
+        load_tokenizer(sb.DEMO / "tokenizer.json"),
+        default_text()[1][:2000],
         vocab_size=1024,
-    )[:120].astype(np.int64)  # fmt: skip
+    )[:120].astype(np.int64)
     library = get_library_path()
     fp32 = open_session(bundle / "fp32.onnx", threads=1, library=library)
     int8 = open_session(bundle / "model.onnx", threads=1, library=library)
@@ -124,8 +128,9 @@ def test_a_device_without_a_cpp_runtime(bundle: Path, emulator: list[str], tmp_p
             if file.is_file() and not file.name.startswith(("libstdc++", "libgcc_s")):
                 (root / folder).mkdir(parents=True, exist_ok=True)
                 (root / folder / file.name).symlink_to(file.resolve())
-    prefix = [str(root) if word == emulator[emulator.index("-L") + 1] else word
-              for word in emulator]  # fmt: skip
+    prefix = [
+        str(root) if word == emulator[emulator.index("-L") + 1] else word for word in emulator
+    ]
     code, text = sb.failure(sb.ssmrun("info", bundle, prefix=prefix, program=bundle / "ssmrun"))
     assert code == 7
     assert "libonnxruntime.so: cannot be loaded: libstdc++.so.6: " in text

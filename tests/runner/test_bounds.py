@@ -22,8 +22,13 @@ from ssmpress.bundle.text_model import open_bundle
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 
-SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
-           "special": False}  # fmt: skip
+SPECIAL = {
+    "single_word": False,
+    "lstrip": False,
+    "rstrip": False,
+    "normalized": False,
+    "special": False,
+}
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r"
 OBEYED = {*range(32), 127} - {9, 10}
 
@@ -54,10 +59,23 @@ def generate(folder: Path, text: str) -> subprocess.CompletedProcess[bytes]:
         resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 
     return subprocess.run(
-        [sb.runner(), "generate", folder, "--prompt-file", "-", "--max-tokens", "0", "--json",
-         "--threads", "1"],
-        input=text.encode(), capture_output=True, timeout=120, preexec_fn=bounded,
-    )  # fmt: skip
+        [
+            sb.runner(),
+            "generate",
+            folder,
+            "--prompt-file",
+            "-",
+            "--max-tokens",
+            "0",
+            "--json",
+            "--threads",
+            "1",
+        ],
+        input=text.encode(),
+        capture_output=True,
+        timeout=120,
+        preexec_fn=bounded,
+    )
 
 
 def added(*contents: str, first: int = 1024, **flags: bool) -> Callable[[dict[str, Any]], None]:
@@ -72,16 +90,18 @@ def added(*contents: str, first: int = 1024, **flags: bool) -> Callable[[dict[st
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(lambda p: p["model"]["vocab"].update(a=2**31), "model.vocab: expected ids below 4194304"),
-     (lambda p: p["model"]["vocab"].update(a=2**22), "model.vocab: expected ids below 4194304"),
-     (lambda p: p["model"]["vocab"].update(a=2**64), "model.vocab: expected ids below 4194304"),
-     (added("x", first=2**22), "added_tokens: expected content and id"),
-     (added(*(f"<{i}>" for i in range(70_000))), "expected at most 65536 tokens; got more"),
-     (added("x" * 257), "added_tokens: expected at most 256 bytes a token; got 257"),
-     (added(" ", rstrip=True), "expected no space where it strips them; got one at its begin"),
-     (added(" ", lstrip=True), "expected no space where it strips them; got one at its end"),
-     (added("\u2003x", rstrip=True), "expected no space where it strips them")],
-)  # fmt: skip
+    [
+        (lambda p: p["model"]["vocab"].update(a=2**31), "model.vocab: expected ids below 4194304"),
+        (lambda p: p["model"]["vocab"].update(a=2**22), "model.vocab: expected ids below 4194304"),
+        (lambda p: p["model"]["vocab"].update(a=2**64), "model.vocab: expected ids below 4194304"),
+        (added("x", first=2**22), "added_tokens: expected content and id"),
+        (added(*(f"<{i}>" for i in range(70_000))), "expected at most 65536 tokens; got more"),
+        (added("x" * 257), "added_tokens: expected at most 256 bytes a token; got 257"),
+        (added(" ", rstrip=True), "expected no space where it strips them; got one at its begin"),
+        (added(" ", lstrip=True), "expected no space where it strips them; got one at its end"),
+        (added("\u2003x", rstrip=True), "expected no space where it strips them"),
+    ],
+)
 def test_tokenizers_beyond_every_use(copy: Path, change: Any, message: str) -> None:
     code, text = sb.failure(generate(with_tokenizer(copy, change), "x"))
     assert code == 6
@@ -95,11 +115,14 @@ def test_the_highest_id_takes_no_memory_to_speak_of(copy: Path) -> None:
 
 @pytest.mark.parametrize(
     ("contents", "text", "lstrip"),
-    [([f"a{i}" for i in range(60_000)], "a" * 1_000_000, True),
-     (["a" * i for i in range(2, 257)], "ab" * 400_000, True),
-     (["<x>"], " <x> " * 100_000, True), ([" "], " " * 1_000_000, False)],
+    [
+        ([f"a{i}" for i in range(60_000)], "a" * 1_000_000, True),
+        (["a" * i for i in range(2, 257)], "ab" * 400_000, True),
+        (["<x>"], " <x> " * 100_000, True),
+        ([" "], " " * 1_000_000, False),
+    ],
     ids=["many of one beginning", "each the beginning of the next", "spaces", "only spaces"],
-)  # fmt: skip
+)
 def test_searching_added_tokens_takes_no_square_time(
     copy: Path, contents: list[str], text: str, lstrip: bool
 ) -> None:
@@ -133,8 +156,13 @@ def test_names_in_files_are_shown_not_obeyed(copy: Path) -> None:
     manifest["versions"]["ssmpress"] = HOSTILE
     manifest["versions"]["onnxruntime"] = HOSTILE
     sb.rewrite_manifest(copy, manifest)
-    for command in (["info"], ["info", "--json"], ["verify"], ["verify", "--json"],
-                    ["verify", "--runtime", str(sb.runtime()), "--json"]):  # fmt: skip
+    for command in (
+        ["info"],
+        ["info", "--json"],
+        ["verify"],
+        ["verify", "--json"],
+        ["verify", "--runtime", str(sb.runtime()), "--json"],
+    ):
         done = sb.ssmrun(command[0], copy, *command[1:])
         assert not controls(done.stdout + done.stderr), command
     manifest["files"][f"x\n{HOSTILE}"] = {"bytes": 1, "sha256": "0"}
@@ -185,11 +213,14 @@ def closed_pipe() -> int:
 
 @pytest.mark.parametrize(
     ("redirect", "code", "text"),
-    [(">/dev/full", 7, b"ssmrun: stdout: cannot be written: No space left on device.\n"),
-     (">&$GONE", 7, b"ssmrun: stdout: cannot be written: Broken pipe.\n"),
-     (">&-", 7, b"ssmrun: stdout: cannot be written: Bad file descriptor.\n"),
-     (">&- 2>&-", 7, b""), ("<&- 2>/dev/full", 0, b"")],
-)  # fmt: skip
+    [
+        (">/dev/full", 7, b"ssmrun: stdout: cannot be written: No space left on device.\n"),
+        (">&$GONE", 7, b"ssmrun: stdout: cannot be written: Broken pipe.\n"),
+        (">&-", 7, b"ssmrun: stdout: cannot be written: Bad file descriptor.\n"),
+        (">&- 2>&-", 7, b""),
+        ("<&- 2>/dev/full", 0, b""),
+    ],
+)
 @pytest.mark.parametrize("command", [["--help"], ["info"], ["info", "--json"]])
 def test_an_output_that_takes_no_more(
     bundle: Path, command: list[str], redirect: str, code: int, text: bytes
@@ -197,9 +228,12 @@ def test_an_output_that_takes_no_more(
     words = [str(sb.runner()), command[0], *([str(bundle)] * (command[0] == "info")), *command[1:]]
     gone = closed_pipe()
     done = subprocess.run(
-        ["bash", "-c", f'"$@" {redirect}', "-", *words], capture_output=True, timeout=120,
-        pass_fds=[gone], env=os.environ | {"GONE": str(gone)},
-    )  # fmt: skip
+        ["bash", "-c", f'"$@" {redirect}', "-", *words],
+        capture_output=True,
+        timeout=120,
+        pass_fds=[gone],
+        env=os.environ | {"GONE": str(gone)},
+    )
     os.close(gone)
     assert (done.returncode, done.stderr) == (code, text)
 
@@ -208,10 +242,24 @@ def test_a_reader_that_goes_away_ends_a_long_generation(bundle: Path) -> None:
     shell = shutil.which("bash")
     assert shell is not None
     done = subprocess.run(
-        [shell, "-c", 'set -o pipefail; "$@" | head -c 1', "-", sb.runner(), "generate", bundle,
-         "--prompt", "The", "--max-tokens", "1000000", "--threads", "1"],
-        capture_output=True, timeout=120,
-    )  # fmt: skip
+        [
+            shell,
+            "-c",
+            'set -o pipefail; "$@" | head -c 1',
+            "-",
+            sb.runner(),
+            "generate",
+            bundle,
+            "--prompt",
+            "The",
+            "--max-tokens",
+            "1000000",
+            "--threads",
+            "1",
+        ],
+        capture_output=True,
+        timeout=120,
+    )
     assert done.returncode == 7
     assert done.stderr == b"ssmrun: stdout: cannot be written: Broken pipe.\n"
 

@@ -35,21 +35,41 @@ def worker(bundle: Path) -> Iterator[sb.Worker]:
 
 REQUESTS: list[tuple[bytes, str]] = [
     (b"", "expected JSON with a value at byte 0, where the text ends"),
-    (b"{", "expected JSON with a key"), (b"[1, 2", "a comma or ]"), (b'{"a" 1}', "a colon"),
-    (b'{"a": 1,}', "a key"), (b"[1,]", "a value"), (b"01", "without leading zeros"),
-    (b"-", "a value"), (b"1.", "digits after the point"), (b"1e", "digits in the exponent"),
-    (b"+1", "a value"), (b"nan", "a value"), (b"Infinity", "a value"), (b"nul", "a value"),
-    (b"truex", "nothing after the value"), (b'"a', "the end of a string"),
-    (b'"\x01"', "no control character"), (b'"\\x"', "a known escape"),
-    (b'"\\u12"', "four hexadecimal digits"), (b'"\\ud800"', "the second half of a surrogate"),
-    (b'"\\ud800\\u0041"', "the second half"), (b'"\\udc00"', "a surrogate pair"),
-    (b'"\xff"', "UTF-8 text"), (b'"\xed\xa0\x80"', "UTF-8 text"), (b'"\xc0\xaf"', "UTF-8 text"),
-    (b'{"a":1,"a":2}', "every key once"), (b"{} {}", "nothing after the value"),
-    (b"[" * 200, "at most 100 levels"), (b'{"a":' * 200, "at most 100 levels"),
-    (b"[" * 1_000_000, "at most 100 levels"), (b"[]", "expected an object; got []"),
-    (b"1" * 300, "expected an object"), (b"1" * 1000, "a number that a float can hold"),
+    (b"{", "expected JSON with a key"),
+    (b"[1, 2", "a comma or ]"),
+    (b'{"a" 1}', "a colon"),
+    (b'{"a": 1,}', "a key"),
+    (b"[1,]", "a value"),
+    (b"01", "without leading zeros"),
+    (b"-", "a value"),
+    (b"1.", "digits after the point"),
+    (b"1e", "digits in the exponent"),
+    (b"+1", "a value"),
+    (b"nan", "a value"),
+    (b"Infinity", "a value"),
+    (b"nul", "a value"),
+    (b"truex", "nothing after the value"),
+    (b'"a', "the end of a string"),
+    (b'"\x01"', "no control character"),
+    (b'"\\x"', "a known escape"),
+    (b'"\\u12"', "four hexadecimal digits"),
+    (b'"\\ud800"', "the second half of a surrogate"),
+    (b'"\\ud800\\u0041"', "the second half"),
+    (b'"\\udc00"', "a surrogate pair"),
+    (b'"\xff"', "UTF-8 text"),
+    (b'"\xed\xa0\x80"', "UTF-8 text"),
+    (b'"\xc0\xaf"', "UTF-8 text"),
+    (b'{"a":1,"a":2}', "every key once"),
+    (b"{} {}", "nothing after the value"),
+    (b"[" * 200, "at most 100 levels"),
+    (b'{"a":' * 200, "at most 100 levels"),
+    (b"[" * 1_000_000, "at most 100 levels"),
+    (b"[]", "expected an object; got []"),
+    (b"1" * 300, "expected an object"),
+    (b"1" * 1000, "a number that a float can hold"),
     (b"{}", "do: expected a string; got nothing"),
-    (b'{"do": 3}', "do: expected a string; got 3"), (b'{"do": "fly"}', "or forecast; got fly"),
+    (b'{"do": 3}', "do: expected a string; got 3"),
+    (b'{"do": "fly"}', "or forecast; got fly"),
     (b'{"do": "load"}', "load: threads: expected an integer from 1 to 1024; got nothing"),
     (b'{"do": "load", "threads": 1e0}', "threads: expected an integer"),
     (b'{"do": "load", "threads": 99999999999999999999999}', "threads: expected an integer"),
@@ -70,7 +90,7 @@ REQUESTS: list[tuple[bytes, str]] = [
     (b'{"do": "generate", "tokens": [1], "max_tokens": 1, "temperature": 1e-9}', "expected 0, or"),
     (b'{"do": "encode", "text": 3}', "text: expected a string"),
     (b'{"do": "decode", "tokens": [-9223372036854775808999]}', "a list of integers"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("line", "message"), REQUESTS, ids=[str(r[:40]) for r, _ in REQUESTS])
@@ -90,9 +110,20 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 FIELDS = st.sampled_from(
-    ["tokens", "text", "windows", "prefill", "max_tokens", "seed", "temperature", "top_k",
-     "prompt_tokens", "decode_tokens", "states"]
-)  # fmt: skip
+    [
+        "tokens",
+        "text",
+        "windows",
+        "prefill",
+        "max_tokens",
+        "seed",
+        "temperature",
+        "top_k",
+        "prompt_tokens",
+        "decode_tokens",
+        "states",
+    ]
+)
 COMMANDS = ["encode", "decode", "nll", "logits", "memory", "generate"]
 
 
@@ -116,10 +147,34 @@ JSON_TEXTS = st.one_of(
     VALUES.map(lambda v: json.dumps(v).encode()),
     VALUES.map(lambda v: json.dumps(v, ensure_ascii=False).encode("utf-8", "replace")),
     st.lists(
-        st.sampled_from(['{', '}', '[', ']', '"', ':', ',', '1', '-', '.', 'e', '\\', 'u', 'd8',
-                         'true', 'null', ' ', '\t', 'a', '0', 'é']), max_size=12)
-    .map(lambda parts: "".join(parts).encode()),
-)  # fmt: skip
+        st.sampled_from(
+            [
+                "{",
+                "}",
+                "[",
+                "]",
+                '"',
+                ":",
+                ",",
+                "1",
+                "-",
+                ".",
+                "e",
+                "\\",
+                "u",
+                "d8",
+                "true",
+                "null",
+                " ",
+                "\t",
+                "a",
+                "0",
+                "é",
+            ]
+        ),
+        max_size=12,
+    ).map(lambda parts: "".join(parts).encode()),
+)
 
 
 @settings(max_examples=800, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -170,17 +225,40 @@ def test_under_the_sanitizers(tmp_path: Path) -> None:
     if cmake is None:
         pytest.skip("cmake is not installed")
     subprocess.run(
-        [cmake, "-S", source, "-B", build, "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-         f"-DCMAKE_CXX_FLAGS={flags}"], check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            cmake,
+            "-S",
+            source,
+            "-B",
+            build,
+            "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
+            f"-DCMAKE_CXX_FLAGS={flags}",
+        ],
+        check=True,
+        capture_output=True,
+    )
     subprocess.run([cmake, "--build", build, "-j2"], check=True, capture_output=True)
     here = Path(__file__).parent
     names = ("ssmrun", "hostile", "requests", "tasks", "tokenizer")
     tests = [here / f"test_{name}.py" for name in names]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider",
-         "-k", "not needs_nothing_but and not nothing_is_loaded", *map(str, tests)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-m",
+            "not slow",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "not needs_nothing_but and not nothing_is_loaded",
+            *map(str, tests),
+        ],
         env={**os.environ, "SSMRUN": str(build / "ssmrun"), "ASAN_OPTIONS": "exitcode=99"},
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-3000:]

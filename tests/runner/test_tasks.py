@@ -25,11 +25,23 @@ from ssmpress.data.tokenizer import encode, load_tokenizer
 VOCAB, CLASSES, MAX_LENGTH = 1024, ("bad", "good", "3"), 12
 LOOKBACK, HORIZON, VARIATES = 6, 3, ("load", "oil, heavy")
 MEAN, STD = (10.0, -3.0), (4.0, 0.5)
-CLASSIFICATION = {"kind": "classification", "classes": list(CLASSES), "pooling": "mean",
-                  "max_length": MAX_LENGTH}  # fmt: skip
-FORECAST = {"kind": "forecast", "lookback": LOOKBACK, "horizon": HORIZON,
-            "variates": list(VARIATES), "mean": list(MEAN), "std": list(STD), "patch": 3,
-            "stride": 3, "normalisation": "none"}  # fmt: skip
+CLASSIFICATION = {
+    "kind": "classification",
+    "classes": list(CLASSES),
+    "pooling": "mean",
+    "max_length": MAX_LENGTH,
+}
+FORECAST = {
+    "kind": "forecast",
+    "lookback": LOOKBACK,
+    "horizon": HORIZON,
+    "variates": list(VARIATES),
+    "mean": list(MEAN),
+    "std": list(STD),
+    "patch": 3,
+    "stride": 3,
+    "normalisation": "none",
+}
 RANDOM = np.random.default_rng(0)
 EMBEDDING = RANDOM.normal(size=(VOCAB, 8)).astype(np.float32)
 HEAD = RANDOM.normal(size=(8, len(CLASSES))).astype(np.float32)
@@ -40,9 +52,12 @@ def save(path: Path, task: dict[str, Any], nodes: list[Any], ends: list[Any]) ->
     constants = {"E": EMBEDDING, "W": HEAD, "M": STEPS, "time": np.array([1])}
     used = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
-        nodes, "toy", ends[:1], ends[1:],
+        nodes,
+        "toy",
+        ends[:1],
+        ends[1:],
         [numpy_helper.from_array(a, name) for name, a in constants.items() if name in used],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     vocab = VOCAB if task["kind"] == "classification" else 0
     config = toy_onnx.config(vocab_size=vocab, task=task)
@@ -53,23 +68,37 @@ def save(path: Path, task: dict[str, Any], nodes: list[Any], ends: list[Any]) ->
 def classifier(path: Path, task: dict[str, Any] = CLASSIFICATION) -> None:
     """logits = mean of the tokens' embeddings · W."""
     value = helper.make_tensor_value_info
-    save(path, task, [
-        helper.make_node("Gather", ["E", "input_ids"], ["x"]),
-        helper.make_node("ReduceMean", ["x", "time"], ["pooled"], keepdims=0),
-        helper.make_node("MatMul", ["pooled", "W"], ["logits"]),
-    ], [value("input_ids", TensorProto.INT64, ["b", "l"]),
-        value("logits", TensorProto.FLOAT, ["b", len(CLASSES)])])  # fmt: skip
+    save(
+        path,
+        task,
+        [
+            helper.make_node("Gather", ["E", "input_ids"], ["x"]),
+            helper.make_node("ReduceMean", ["x", "time"], ["pooled"], keepdims=0),
+            helper.make_node("MatMul", ["pooled", "W"], ["logits"]),
+        ],
+        [
+            value("input_ids", TensorProto.INT64, ["b", "l"]),
+            value("logits", TensorProto.FLOAT, ["b", len(CLASSES)]),
+        ],
+    )
 
 
 def forecaster(path: Path, task: dict[str, Any] = FORECAST) -> None:
     """Each variate's next steps are a matrix times its last ones."""
     value = helper.make_tensor_value_info
-    save(path, task, [
-        helper.make_node("Transpose", ["series"], ["rows"], perm=[0, 2, 1]),
-        helper.make_node("MatMul", ["rows", "M"], ["next"]),
-        helper.make_node("Transpose", ["next"], ["forecast"], perm=[0, 2, 1]),
-    ], [value("series", TensorProto.FLOAT, ["b", LOOKBACK, len(VARIATES)]),
-        value("forecast", TensorProto.FLOAT, ["b", HORIZON, len(VARIATES)])])  # fmt: skip
+    save(
+        path,
+        task,
+        [
+            helper.make_node("Transpose", ["series"], ["rows"], perm=[0, 2, 1]),
+            helper.make_node("MatMul", ["rows", "M"], ["next"]),
+            helper.make_node("Transpose", ["next"], ["forecast"], perm=[0, 2, 1]),
+        ],
+        [
+            value("series", TensorProto.FLOAT, ["b", LOOKBACK, len(VARIATES)]),
+            value("forecast", TensorProto.FLOAT, ["b", HORIZON, len(VARIATES)]),
+        ],
+    )
 
 
 @pytest.fixture
@@ -193,13 +222,17 @@ def test_info_and_bench(forecast: Path) -> None:
 def test_what_belongs_to_another_task_is_refused(forecast: Path, tmp_path: Path) -> None:
     code, text = sb.failure(run("generate", forecast, "--prompt", "x"))
     assert (code, "expected a model whose task is language-model; got forecast" in text) == (
-        6, True)  # fmt: skip
+        6,
+        True,
+    )
     with work(forecast) as worker:
         worker.ask("load", threads=1)
         for request in (
-            {"do": "logits", "tokens": [1]}, {"do": "nll", "windows": [[1, 2]]},
-            {"do": "generate", "tokens": [1], "max_tokens": 1}, {"do": "classify", "texts": [[1]]},
-        ):  # fmt: skip
+            {"do": "logits", "tokens": [1]},
+            {"do": "nll", "windows": [[1, 2]]},
+            {"do": "generate", "tokens": [1], "max_tokens": 1},
+            {"do": "classify", "texts": [[1]]},
+        ):
             answer = worker.send(json.dumps(request).encode())
             assert "got forecast" in answer["error"], request
         short = worker.send(b'{"do": "forecast", "series": [1, 2, 3]}')
@@ -208,16 +241,20 @@ def test_what_belongs_to_another_task_is_refused(forecast: Path, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("line", "message"),
-    [("", "expected at least one labelled text"), ("{", "line 1: expected JSON"),
-     ('{"text": "a", "label": "good"}\n3', "line 2: expected `label`"),
-     ('{"text": "a"}', "expected `label`"), ('{"label": "good"}', "expected `label`"),
-     ('{"text": 3, "label": "good"}', "expected `label`"),
-     ('{"text": "a", "label": true}', "expected `label`"),
-     ('{"text": "a", "label": "ugly"}', 'expected a label among the model\'s classes'),
-     ('{"text": "", "label": "good"}', "expected a text; got an empty one"),
-     ('{"tokens": [1.5], "label": "good"}', "tokens: expected integers; got 1.5"),
-     ('{"tokens": [1024], "label": "good"}', "expected tokens from 0 to 1023; got 1024")],
-)  # fmt: skip
+    [
+        ("", "expected at least one labelled text"),
+        ("{", "line 1: expected JSON"),
+        ('{"text": "a", "label": "good"}\n3', "line 2: expected `label`"),
+        ('{"text": "a"}', "expected `label`"),
+        ('{"label": "good"}', "expected `label`"),
+        ('{"text": 3, "label": "good"}', "expected `label`"),
+        ('{"text": "a", "label": true}', "expected `label`"),
+        ('{"text": "a", "label": "ugly"}', "expected a label among the model's classes"),
+        ('{"text": "", "label": "good"}', "expected a text; got an empty one"),
+        ('{"tokens": [1.5], "label": "good"}', "tokens: expected integers; got 1.5"),
+        ('{"tokens": [1024], "label": "good"}', "expected tokens from 0 to 1023; got 1024"),
+    ],
+)
 def test_labelled_texts_are_checked(
     classify: Path, tmp_path: Path, line: str, message: str
 ) -> None:
@@ -233,15 +270,20 @@ GOOD = 'load,"oil, heavy"\n' + "1,2\n" * 9
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "expected a heading"), ("load,oil\n1,2\n", 'one column named "oil, heavy"'),
-     ('load,load,"oil, heavy"\n', 'one column named "load"'),
-     (GOOD + "1\n", "line 11: expected 2 fields as in the heading; got 1"),
-     (GOOD.replace("1,2", "1,x", 1), 'line 2: expected a finite number; got "x"'),
-     (GOOD.replace("1,2", "nan,2", 1), 'got "nan"'), (GOOD.replace("1,2", "1e999,2", 1), "1e999"),
-     (GOOD.replace("1,2", "0x10,2", 1), 'got "0x10"'), (GOOD.replace("1,2", ",2", 1), 'got ""'),
-     (GOOD[:-4], "expected at least 9 time steps for one window; got 8"),
-     (GOOD + '"1,2\n', "expected the end of a quoted field")],
-)  # fmt: skip
+    [
+        ("", "expected a heading"),
+        ("load,oil\n1,2\n", 'one column named "oil, heavy"'),
+        ('load,load,"oil, heavy"\n', 'one column named "load"'),
+        (GOOD + "1\n", "line 11: expected 2 fields as in the heading; got 1"),
+        (GOOD.replace("1,2", "1,x", 1), 'line 2: expected a finite number; got "x"'),
+        (GOOD.replace("1,2", "nan,2", 1), 'got "nan"'),
+        (GOOD.replace("1,2", "1e999,2", 1), "1e999"),
+        (GOOD.replace("1,2", "0x10,2", 1), 'got "0x10"'),
+        (GOOD.replace("1,2", ",2", 1), 'got ""'),
+        (GOOD[:-4], "expected at least 9 time steps for one window; got 8"),
+        (GOOD + '"1,2\n', "expected the end of a quoted field"),
+    ],
+)
 def test_series_are_checked(forecast: Path, tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "series.csv"
     path.write_text(content)
@@ -252,15 +294,17 @@ def test_series_are_checked(forecast: Path, tmp_path: Path, content: str, messag
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"kind": "summary"}, 'task.kind: expected language-model, classification or forecast'),
-     ({"lookback": 0}, "task.lookback: expected an integer of at least 1; got 0"),
-     ({"horizon": 4}, "output forecast: expected float32 (any, 4, 2)"),
-     ({"variates": ["a", "a"]}, "task.variates: expected at least 1 different names"),
-     ({"variates": ["a"]}, "task.mean: expected 1 numbers, one per variate"),
-     ({"std": [1.0, 0.0]}, "task.std: expected positive numbers"),
-     ({"mean": [1.0, "x"]}, "task.mean: expected numbers"),
-     ({"kind": "classification"}, "task.classes: expected at least 2 different names; got none")],
-)  # fmt: skip
+    [
+        ({"kind": "summary"}, "task.kind: expected language-model, classification or forecast"),
+        ({"lookback": 0}, "task.lookback: expected an integer of at least 1; got 0"),
+        ({"horizon": 4}, "output forecast: expected float32 (any, 4, 2)"),
+        ({"variates": ["a", "a"]}, "task.variates: expected at least 1 different names"),
+        ({"variates": ["a"]}, "task.mean: expected 1 numbers, one per variate"),
+        ({"std": [1.0, 0.0]}, "task.std: expected positive numbers"),
+        ({"mean": [1.0, "x"]}, "task.mean: expected numbers"),
+        ({"kind": "classification"}, "task.classes: expected at least 2 different names; got none"),
+    ],
+)
 def test_the_task_is_checked(bundle: Path, change: dict[str, Any], message: str) -> None:
     forecaster(bundle / "model.onnx", {**FORECAST, **change})
     sb.remake_manifest(bundle)

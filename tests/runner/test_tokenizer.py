@@ -21,10 +21,44 @@ from paths import ROOT
 from tokenizer_pair import NASTY, Pair, bundle_with
 
 PIECES = st.sampled_from(
-    [" ", "  ", "\n", "\t", "'s", "'", "’", "a", "Z", "7", "½", "é", "e\u0301", "\u0323", "\u0301",
-     "中", "👍", "🏽", "\u200d", "\u00a0", "\u3000", "<|endoftext|>", "<|pad|>", "<mask>", "&",
-     "é€", "X", "Ã", "\u1112", "\u1161", "\u11ab", "가", "_", "-", "…"]
-)  # fmt: skip
+    [
+        " ",
+        "  ",
+        "\n",
+        "\t",
+        "'s",
+        "'",
+        "’",
+        "a",
+        "Z",
+        "7",
+        "½",
+        "é",
+        "e\u0301",
+        "\u0323",
+        "\u0301",
+        "中",
+        "👍",
+        "🏽",
+        "\u200d",
+        "\u00a0",
+        "\u3000",
+        "<|endoftext|>",
+        "<|pad|>",
+        "<mask>",
+        "&",
+        "é€",
+        "X",
+        "Ã",
+        "\u1112",
+        "\u1161",
+        "\u11ab",
+        "가",
+        "_",
+        "-",
+        "…",
+    ]
+)
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=["Cs"])),
     st.lists(PIECES, max_size=30).map("".join),
@@ -135,25 +169,36 @@ def test_marks_are_put_in_order(tmp_path: Path, library: Path) -> None:
 
 @pytest.mark.parametrize(
     ("generator", "table"),
-    [pytest.param("generate_characters", "character_tables.h", marks=pytest.mark.slow),
-     pytest.param("generate_graphemes", "grapheme_tables.h", marks=pytest.mark.slow),
-     pytest.param("generate_normalization", "normalization_tables.h", marks=pytest.mark.slow),
-     ("generate_known_parts", "known_parts.h"),
-     ("generate_split_rules", "split_rules.h")],
-)  # fmt: skip
+    [
+        pytest.param("generate_characters", "character_tables.h", marks=pytest.mark.slow),
+        pytest.param("generate_graphemes", "grapheme_tables.h", marks=pytest.mark.slow),
+        pytest.param("generate_normalization", "normalization_tables.h", marks=pytest.mark.slow),
+        ("generate_known_parts", "known_parts.h"),
+        ("generate_split_rules", "split_rules.h"),
+    ],
+)
 def test_tables_are_what_their_generators_write(generator: str, table: str) -> None:
     folder = ROOT / "runtimes" / "runner" / "text"
     module = importlib.import_module(generator)
-    without_version = [re.sub(" from tokenizers .*;", "", text) for text in
-                       (module.header(), (folder / table).read_text())]  # fmt: skip
+    without_version = [
+        re.sub(" from tokenizers .*;", "", text)
+        for text in (module.header(), (folder / table).read_text())
+    ]
     assert without_version[0] == without_version[1]
 
 
 def test_text_that_is_not_utf8(tmp_path: Path, library: Path) -> None:
     folder = bundle_with(tmp_path / "b", library, changed(plain))
     options = ["--runtime", sb.runtime(), "--max-tokens", "1"]
-    for bad, offset in ((b"ab\xff", 2), (b"\xc3", 0), (b"x\xed\xa0\x80", 1), (b"\xc0\x80", 0),
-                        (b"aa\xf4\x90\x80\x80", 2), (b"\x80", 0), (b"a\xe2\x82", 1)):  # fmt: skip
+    for bad, offset in (
+        (b"ab\xff", 2),
+        (b"\xc3", 0),
+        (b"x\xed\xa0\x80", 1),
+        (b"\xc0\x80", 0),
+        (b"aa\xf4\x90\x80\x80", 2),
+        (b"\x80", 0),
+        (b"a\xe2\x82", 1),
+    ):
         done = sb.ssmrun("generate", folder, "--prompt-file=-", *options, stdin=bad)
         code, text = sb.failure(done)
         assert code == 6

@@ -19,13 +19,17 @@ from tokenizer_parts import split
 
 REGEX = r"\w+"
 REFUSED: list[tuple[Change, str]] = [
-    (lambda p: p["model"].update(type="Other"),
-     'model.type: expected a kind that ssmrun has; got "Other"'),
+    (
+        lambda p: p["model"].update(type="Other"),
+        'model.type: expected a kind that ssmrun has; got "Other"',
+    ),
     (lambda p: p.update(model=None), "model.type: expected a kind; got none"),
     (lambda p: p.update(pre_tokenizer={"type": "UnicodeScripts"}), "pre_tokenizer.type: expected"),
     (lambda p: p.update(pre_tokenizer=split(REGEX)), "pre_tokenizer.pattern: expected a regular"),
-    (lambda p: p.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [split(REGEX)]}),
-     "pre_tokenizer.pretokenizers[0].pattern: expected a regular expression that ssmrun has"),
+    (
+        lambda p: p.update(pre_tokenizer={"type": "Sequence", "pretokenizers": [split(REGEX)]}),
+        "pre_tokenizer.pretokenizers[0].pattern: expected a regular expression that ssmrun has",
+    ),
     (lambda p: p.update(decoder={"type": "CTC"}), "decoder.type: expected"),
     (lambda p: p.update(normalizer={"type": "Other"}), "normalizer.type: expected"),
     (lambda p: p["model"].update(dropout=0.1), "model.dropout: expected none; got 0.1"),
@@ -44,11 +48,15 @@ REFUSED: list[tuple[Change, str]] = [
     (lambda p: p.update(added_tokens=[{"id": 0}]), "added_tokens: expected content and id"),
     (lambda p: p.update(added_tokens=[{"id": 2**40, "content": "x"}]), "expected content and id"),
     (lambda p: p.update(added_tokens=[{"id": 7, "content": "a"}]), "expected id 64 as in"),
-    (lambda p: p.update(added_tokens=[{"id": 2000, "content": "zz", "single_word": 3}]),
-     "expected id 1024; got 2000"),
-    (lambda p: p.update(added_tokens=[{"id": 1024, "content": "zz", "single_word": 3}]),
-     "single_word: expected true or false; got 3"),
-]  # fmt: skip
+    (
+        lambda p: p.update(added_tokens=[{"id": 2000, "content": "zz", "single_word": 3}]),
+        "expected id 1024; got 2000",
+    ),
+    (
+        lambda p: p.update(added_tokens=[{"id": 1024, "content": "zz", "single_word": 3}]),
+        "single_word: expected true or false; got 3",
+    ),
+]
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED, ids=[m for _, m in REFUSED])

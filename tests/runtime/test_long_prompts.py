@@ -160,9 +160,15 @@ def test_commands_end_with_the_devices_code(capsys: pytest.CaptureFixture[str]) 
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("CUDA out of memory. Tried"),
-     RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory:")],
-)  # fmt: skip
+    [
+        MemoryError(),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("CUDA out of memory. Tried"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory:"
+        ),
+    ],
+)
 def test_errors_about_memory(error: Exception) -> None:
     assert lacks_memory(error)
     assert not lacks_memory(ValueError("the memory of a river"))

@@ -47,8 +47,18 @@ def test_a_character_is_written_with_its_last_byte() -> None:
     text = "é€👍x"
     tokens = byte_tokens(tokenizer, *text.encode())
     assert pieces_of(tokenizer, byte_tokens(tokenizer, 65), tokens) == [
-        "", "é", "", "", "€", "", "", "", "👍", "x", "",
-    ]  # fmt: skip
+        "",
+        "é",
+        "",
+        "",
+        "€",
+        "",
+        "",
+        "",
+        "👍",
+        "x",
+        "",
+    ]
 
 
 def test_what_never_becomes_a_character_is_given_up() -> None:

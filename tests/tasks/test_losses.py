@@ -139,8 +139,7 @@ def test_forecaster(forecaster: Path, values: Values, tmp_path: Path) -> None:
 
 
 def test_bundles_run_without_the_op_library(forecaster: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(forecaster, tmp_path / "out", Values.INT8,
-                       recover=RecoverSettings(steps=0))  # fmt: skip
+    recipe = recipe_of(forecaster, tmp_path / "out", Values.INT8, recover=RecoverSettings(steps=0))
     compress(recipe)
     inputs = np.random.default_rng(0).normal(size=(3, 24, 2)).astype(np.float32)
     found = [
@@ -154,8 +153,7 @@ def test_bundles_run_without_the_op_library(forecaster: Path, tmp_path: Path) ->
 
 
 def test_a_limit_of_perplexity_does_not_judge_accuracy(classifier: Path, tmp_path: Path) -> None:
-    recipe = recipe_of(classifier, tmp_path / "out", Values.INT8,
-                       recover=RecoverSettings(steps=0))  # fmt: skip
+    recipe = recipe_of(classifier, tmp_path / "out", Values.INT8, recover=RecoverSettings(steps=0))
     report = compress(recipe).report
     verdict = judge(report, GateSettings(min_retention=None, max_perplexity_increase=0.5))
     assert verdict.status == "inconclusive" and verdict.exit_code == 5
@@ -168,8 +166,9 @@ def test_plan_tells_the_task_and_its_small_formats(
     classifier: Path, forecaster: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for folder, words in (
-        (classifier, "classifier of 2 classes"), (forecaster, "forecaster of 2 variates, 8 steps"),
-    ):  # fmt: skip
+        (classifier, "classifier of 2 classes"),
+        (forecaster, "forecaster of 2 variates, 8 steps"),
+    ):
         plan = make_plan(recipe_of(folder, tmp_path / "out", Values.INT8))
         formats = {matrix.name: matrix.format for matrix in plan.matrices}
         assert formats["head.weight"] == "dense-fp16"
@@ -182,12 +181,21 @@ def test_data_that_does_not_fit_is_refused(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(UsageError, match="--evaluation: expected a CSV file of the series"):
-        compress(recipe_of(forecaster, out, Values.INT8,
-                           data=DataSettings(calibration=(forecaster / "train.csv",))))  # fmt: skip
+        compress(
+            recipe_of(
+                forecaster,
+                out,
+                Values.INT8,
+                data=DataSettings(calibration=(forecaster / "train.csv",)),
+            )
+        )
     with pytest.raises(BadInputError, match=r"expected a \.jsonl, \.tsv or \.csv"):
         files = (tmp_path / "x.txt",)
-        compress(recipe_of(classifier, out, Values.INT8,
-                           data=DataSettings(calibration=files, evaluation=files)))  # fmt: skip
+        compress(
+            recipe_of(
+                classifier, out, Values.INT8, data=DataSettings(calibration=files, evaluation=files)
+            )
+        )
     with pytest.raises(UsageError, match="--evaluation-tokens is for language models"):
         files = (forecaster / "train.csv",)
         settings = DataSettings(calibration=files, evaluation=files, evaluation_tokens=10)
@@ -198,9 +206,11 @@ def test_data_that_does_not_fit_is_refused(
 def run_example(name: str, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, str(ROOT / "docs" / "examples" / name), *arguments],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

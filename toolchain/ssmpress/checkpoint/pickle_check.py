@@ -22,17 +22,32 @@ _KEY_BITS = 64
 """Of an integer that is a key, with its sign: no more than 16 of those have one hash."""
 
 _ATOMS = {
-    "BINUNICODE": "key", "SHORT_BINUNICODE": "key", "SHORT_BINSTRING": "key", "BININT": "key",
-    "BININT1": "key", "BININT2": "key", "LONG1": "key", "BINFLOAT": "key", "NONE": "key",
-    "NEWTRUE": "key", "NEWFALSE": "key",
-}  # fmt: skip
+    "BINUNICODE": "key",
+    "SHORT_BINUNICODE": "key",
+    "SHORT_BINSTRING": "key",
+    "BININT": "key",
+    "BININT1": "key",
+    "BININT2": "key",
+    "LONG1": "key",
+    "BINFLOAT": "key",
+    "NONE": "key",
+    "NEWTRUE": "key",
+    "NEWFALSE": "key",
+}
 _EMPTY = {"EMPTY_DICT": "box", "EMPTY_LIST": "list", "EMPTY_SET": "box", "EMPTY_TUPLE": "tuple"}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PYTHONS = ("builtins.", "__builtin__.", "collections.", "_codecs.")
 """What torch lets through beside its own; it refuses all other names by itself."""
 
-_CALLED = ("collections.OrderedDict", "collections.Counter", "_codecs.encode", "builtins.complex",
-           "builtins.set", "__builtin__.set", "__builtin__.complex")  # fmt: skip
+_CALLED = (
+    "collections.OrderedDict",
+    "collections.Counter",
+    "_codecs.encode",
+    "builtins.complex",
+    "builtins.set",
+    "__builtin__.set",
+    "__builtin__.complex",
+)
 
 
 class UnfitPickleError(ValueError):

@@ -195,8 +195,9 @@ def zero_counts(
     """
     shares = shares or [1.0] * len(sizes)
     mean = sum(map(mul, sizes, shares)) / max(1, sum(sizes))
-    exact = [min(size, size * share * sparsity / mean)
-             for size, share in zip(sizes, shares, strict=True)]  # fmt: skip
+    exact = [
+        min(size, size * share * sparsity / mean) for size, share in zip(sizes, shares, strict=True)
+    ]
     zeros = [int(wanted) for wanted in exact]
     missing = round(sparsity * sum(sizes)) - sum(zeros)
     order = sorted(range(len(sizes)), key=lambda i: zeros[i] - exact[i])

@@ -73,13 +73,23 @@ def comparison(report: Report) -> Rows:
     quality, sizes, phrases = dict(report["quality"]), dict(report["size"]), words(report)
     rows = [["", *VARIANTS, "change"]]
     rows.append(
-        [str(quality.get("metric")), number(quality.get("dense")), _MISSING,
-         number(quality.get("compressed")), f"{percent(quality.get('retention'))} kept"]
-    )  # fmt: skip
+        [
+            str(quality.get("metric")),
+            number(quality.get("dense")),
+            _MISSING,
+            number(quality.get("compressed")),
+            f"{percent(quality.get('retention'))} kept",
+        ]
+    )
     rows.append(
-        ["model", size(sizes.get("dense_fp32_bytes")), _MISSING, size(sizes.get("model_bytes")),
-         _times(sizes.get("ratio"), "smaller", "larger")]
-    )  # fmt: skip
+        [
+            "model",
+            size(sizes.get("dense_fp32_bytes")),
+            _MISSING,
+            size(sizes.get("model_bytes")),
+            _times(sizes.get("ratio"), "smaller", "larger"),
+        ]
+    )
     for label, phase, key in (
         (phrases.throughput, "prefill", "tokens_per_s"),
         (f"{phrases.single} p50 ms", "decode", "p50_ms"),
@@ -123,9 +133,14 @@ def formats(report: Report) -> Rows:
     rows = [["format", "stored bytes", "dense fp32 bytes", "matrices", "weights"]]
     for name, entry in entries:
         rows.append(
-            [name, whole(entry["bytes"]), whole(entry["dense_fp32_bytes"]),
-             str(entry["matrices"]), f"{entry['weights']:,}"]
-        )  # fmt: skip
+            [
+                name,
+                whole(entry["bytes"]),
+                whole(entry["dense_fp32_bytes"]),
+                str(entry["matrices"]),
+                f"{entry['weights']:,}",
+            ]
+        )
     model, bundle, runtime = (block.get(f"{part}_bytes") for part in ("model", "bundle", "runtime"))
     dense = block.get("dense_fp32_bytes")
     in_matrices, in_dense = (
@@ -183,19 +198,39 @@ def confidence(interval: Mapping[str, Any]) -> str:
 def sweep_points(points: Sequence[Mapping[str, Any]]) -> Rows:
     """Heading, then one row per bundle of a sweep."""
     rows = [
-        ["bundle", "quality kept", "95 % interval", "decode ms", "speed-up", "model", "smaller",
-         "prefill tokens/s", "peak memory", "on the front", "verdict"]
-    ]  # fmt: skip
+        [
+            "bundle",
+            "quality kept",
+            "95 % interval",
+            "decode ms",
+            "speed-up",
+            "model",
+            "smaller",
+            "prefill tokens/s",
+            "peak memory",
+            "on the front",
+            "verdict",
+        ]
+    ]
     for point in points:
         interval = point["retention_interval"]
         spread = f"{percent(interval['low'])} to {percent(interval['high'])}" if interval else ""
         front = " and ".join(axis for axis, there in point["front"].items() if there)
         rows.append(
-            [point["name"], percent(point["retention"]), spread, number(point["decode_ms"]),
-             ratio(point["speedup"]), size(point["model_bytes"]), ratio(point["smaller"]),
-             number(point["prefill_tokens_per_s"]), size(point["rss_bytes"]), front,
-             point["status"]]
-        )  # fmt: skip
+            [
+                point["name"],
+                percent(point["retention"]),
+                spread,
+                number(point["decode_ms"]),
+                ratio(point["speedup"]),
+                size(point["model_bytes"]),
+                ratio(point["smaller"]),
+                number(point["prefill_tokens_per_s"]),
+                size(point["rss_bytes"]),
+                front,
+                point["status"],
+            ]
+        )
     return rows
 
 
@@ -213,10 +248,15 @@ def matrices(report: Report) -> Rows:
         shape, before = (f"{m['rows']} x {m['columns']}" for m in (stored, matrix))
         weights = stored["rows"] * stored["columns"]
         rows.append(
-            [matrix["name"], shape if shape == before else f"{shape} of {before}",
-             zeros(stored["zeros"] / weights if weights else None), matrix["format"],
-             f"{matrix['bytes']:,}", matrix["reason"]]
-        )  # fmt: skip
+            [
+                matrix["name"],
+                shape if shape == before else f"{shape} of {before}",
+                zeros(stored["zeros"] / weights if weights else None),
+                matrix["format"],
+                f"{matrix['bytes']:,}",
+                matrix["reason"],
+            ]
+        )
     return rows
 
 

@@ -136,8 +136,13 @@ def _end_tokens(config: Mapping[str, Any], vocab_size: int, where: str) -> tuple
 
 
 def _check(
-    path: Path, kind: str, expected: _Tensors, tensors: list[Any], *, fixed: bool,
-) -> None:  # fmt: skip
+    path: Path,
+    kind: str,
+    expected: _Tensors,
+    tensors: list[Any],
+    *,
+    fixed: bool,
+) -> None:
     """Compare names, types and shapes.
 
     fixed: a number that is expected must be declared; outputs may leave any dimension open.

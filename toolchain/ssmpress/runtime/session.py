@@ -255,9 +255,13 @@ class Session:
         return Path(self._onnx.end_profiling())
 
     def _bind(
-        self, ids: NDArray[np.int64], wanted: NDArray[np.int64], logits: Logits, state: State,
+        self,
+        ids: NDArray[np.int64],
+        wanted: NDArray[np.int64],
+        logits: Logits,
+        state: State,
         side: int,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """A binding that reads the buffers of `side` and writes the other ones, all in place."""
         binding = self._onnx.io_binding()
         bind(binding.bind_input, {"input_ids": ids, "logits_positions": wanted})
