@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import mamba_ssm_reference
 import ssmrun_bundle as sb
 import tolerances
 from conftest import draw_tokens, random_checkpoint
@@ -66,6 +68,22 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     tokens = draw_tokens(config, 2, 37)
     with torch.no_grad():
         expected = other(tokens).logits
+        got = Mamba.from_checkpoint(checkpoint)(tokens)[0]
+    assert_close(got, expected, tolerances.REFERENCE_LOGITS, "logits")
+
+
+@pytest.fixture(scope="module")
+def mamba_ssm() -> SimpleNamespace:
+    return mamba_ssm_reference.load()
+
+
+@pytest.mark.parametrize("name", [name for name in MAMBA_SSM if "rope" not in name])
+def test_logits_are_those_of_mamba_ssm(name: str, mamba_ssm: SimpleNamespace) -> None:
+    """Its rope needs flash-attn, which is for GPUs."""
+    config = MAMBA_SSM[name]
+    checkpoint, tokens = random_checkpoint(config), draw_tokens(config, 2, 37)
+    with torch.no_grad():
+        expected = mamba_ssm_reference.model_of(mamba_ssm, checkpoint)(tokens).logits
         got = Mamba.from_checkpoint(checkpoint)(tokens)[0]
     assert_close(got, expected, tolerances.REFERENCE_LOGITS, "logits")
 

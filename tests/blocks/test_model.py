@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import importlib
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from importlib.machinery import ModuleSpec
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -24,6 +20,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mamba_ssm_reference
 import tolerances
 from conftest import draw_tokens, random_checkpoint, small_config
 from paths import TESTS
@@ -47,97 +44,17 @@ def hugging_face_logits(checkpoint: Checkpoint, tokens: torch.Tensor) -> torch.T
     transformers = pytest.importorskip("transformers")
     config = transformers.MambaConfig(**config_json(checkpoint.config, "huggingface"))
     model = transformers.MambaForCausalLM(config).eval()
-    renamed = {name.replace("embedding.", "embeddings."): t for name, t in with_head(checkpoint)}
+    weights = mamba_ssm_reference.with_head(checkpoint)
+    renamed = {name.replace("embedding.", "embeddings."): tensor for name, tensor in weights}
     model.load_state_dict(renamed)
     with torch.no_grad():
         logits: torch.Tensor = model(tokens).logits
     return logits
 
 
-def with_head(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors, a tied head too."""
-    yield from checkpoint.tensors.items()
-    if checkpoint.config.tie_embeddings:
-        yield "lm_head.weight", checkpoint.tensors["backbone.embedding.weight"]
-
-
-class _Absent:
-    """Finds a stand-in for what mamba-ssm imports and this test never calls: GPU code."""
-
-    packages = ("triton", "selective_scan_cuda")
-    modules = ("mamba_ssm.modules.mamba2", "mamba_ssm.modules.mamba3")
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name.split(".")[0] in self.packages or name in self.modules:
-            return ModuleSpec(name, self, is_package=True)  # type: ignore[arg-type]
-        return None
-
-    def create_module(self, spec: ModuleSpec) -> Any:
-        stand_in = MagicMock(name=spec.name)
-        stand_in.__version__ = "3.0.0"
-        stand_in.Config = lambda *_, **__: SimpleNamespace(num_warps=4)  # is compared with numbers
-        return stand_in
-
-    def exec_module(self, module: ModuleType) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def mamba_ssm() -> SimpleNamespace:
-    """mamba-ssm's model, its kernels replaced by its own PyTorch references of them."""
-    if importlib.util.find_spec("mamba_ssm") is None:
-        pytest.skip(
-            "mamba-ssm is not installed, so its reference was not compared. `make test` installs "
-            "it: MAMBA_SKIP_CUDA_BUILD=TRUE MAMBA_FORCE_BUILD=TRUE pip install --no-deps "
-            "--no-build-isolation mamba-ssm==2.3.2.post1, after setuptools, wheel, packaging and "
-            "einops"
-        )
-    pytest.importorskip("transformers")  # before the stand-ins, which it would take for triton
-    finder: Any = _Absent()
-    sys.meta_path.insert(0, finder)
-    try:
-        names = (
-            "models.mixer_seq_simple", "models.config_mamba", "modules.mamba_simple",
-            "ops.selective_scan_interface", "ops.triton.layer_norm", "utils.generation",
-        )  # fmt: skip
-        model, config, simple, scan, norm, generation = (
-            importlib.import_module(f"mamba_ssm.{name}") for name in names
-        )
-    finally:
-        sys.meta_path.remove(finder)
-        # Nothing else shall find them: transformers, too, takes mamba-ssm's kernels where it can.
-        for name in [n for n in sys.modules if n.split(".")[0] in (*_Absent.packages, "mamba_ssm")]:
-            del sys.modules[name]
-    simple.selective_scan_fn = scan.selective_scan_fn = scan.selective_scan_ref
-    scan.causal_conv1d_fn = causal_conv1d_ref
-    simple.selective_state_update = None  # the plain PyTorch lines beside it
-    norm.RMSNorm.forward = lambda self, x: norm.rms_norm_ref(x, self.weight, None, eps=self.eps)
-    return SimpleNamespace(
-        model=model.MambaLMHeadModel,
-        config=config.MambaConfig,
-        inference_params=generation.InferenceParams,
-        selective_scan_ref=scan.selective_scan_ref,
-        mamba_inner_ref=scan.mamba_inner_ref,
-    )
-
-
-def causal_conv1d_ref(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str
-) -> torch.Tensor:
-    """What the package causal-conv1d computes. x: (b, d, l). weight: (d, k)."""
-    assert activation == "silu"
-    padding = weight.shape[1] - 1
-    y = F.conv1d(x, weight[:, None], bias, padding=padding, groups=len(weight))
-    return F.silu(y[..., : x.shape[-1]])
-
-
-def mamba_ssm_model(package: SimpleNamespace, checkpoint: Checkpoint) -> Any:
-    values = config_json(checkpoint.config, "mamba-ssm") | {
-        "pad_vocab_size_multiple": 1, "fused_add_norm": False,
-    }  # fmt: skip
-    model = package.model(package.config(**values), device="cpu").eval()
-    model.load_state_dict(dict(with_head(checkpoint)))
-    return model
+    return mamba_ssm_reference.load()
 
 
 # ---- logits on random and on trained weights ----
@@ -175,7 +92,7 @@ def test_hugging_face_random_weights(name: str) -> None:
 def test_mamba_ssm_random_weights(name: str, mamba_ssm: SimpleNamespace) -> None:
     checkpoint, tokens = random_checkpoint(CONFIGS[name]), draw_tokens(CONFIGS[name], 2, 29)
     with torch.no_grad():
-        expected = mamba_ssm_model(mamba_ssm, checkpoint)(tokens).logits
+        expected = mamba_ssm_reference.model_of(mamba_ssm, checkpoint)(tokens).logits
     assert_same_logits(logits_of(checkpoint, tokens), expected)
 
 
@@ -184,7 +101,10 @@ def test_mamba_ssm_states_and_decoding(name: str, mamba_ssm: SimpleNamespace) ->
     """Its cache holds d_conv inputs where ours holds d_conv - 1; channels come first in it."""
     config = CONFIGS[name]
     checkpoint, tokens = random_checkpoint(config), draw_tokens(config, 2, 12)
-    other, ours = mamba_ssm_model(mamba_ssm, checkpoint), Mamba.from_checkpoint(checkpoint)
+    other, ours = (
+        mamba_ssm_reference.model_of(mamba_ssm, checkpoint),
+        Mamba.from_checkpoint(checkpoint),
+    )
     cache = mamba_ssm.inference_params(max_seqlen=12, max_batch_size=2)
     state: State | None = None
     for part in (tokens[:, :9], tokens[:, 9:10], tokens[:, 10:11], tokens[:, 11:]):
@@ -263,7 +183,7 @@ def test_mamba_ssm_trained_weights(
 ) -> None:
     tokens = torch.from_numpy(valid_windows[:2, :200]).long()
     with torch.no_grad():
-        expected = mamba_ssm_model(mamba_ssm, mamba_5m)(tokens).logits
+        expected = mamba_ssm_reference.model_of(mamba_ssm, mamba_5m)(tokens).logits
     assert_same_logits(logits_of(mamba_5m, tokens), expected)
 
 
