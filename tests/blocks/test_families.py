@@ -221,3 +221,9 @@ def test_what_no_layout_can_say_is_refused() -> None:
     both = (attention(), attention(kv_heads=4))
     config = model(*[LayerConfig(mixer=mixer) for mixer in both])
     assert dialects.that_can_say(config) == ()
+
+
+def test_a_hybrid_is_summed_up_in_words() -> None:
+    text = HUGGING_FACE["granite"].summary()
+    assert text.startswith("Mamba-2 + MLP + attention: d_model 20, 3 layers (Mamba-2 heads 8, ")
+    assert "; MLP d_intermediate 11; attention heads 4, kv_heads 2, head_dim 6)" in text

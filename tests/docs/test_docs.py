@@ -165,6 +165,7 @@ ASSEMBLED = {
     "expected a folder with config.json": ("a folder with config.json",),
     "Check d_state in config.json": ("Check {keys} in config.json",),
     "architecture Mamba-1, assumed": ("architecture {", '"Mamba-1",', "', assumed'"),
+    "architecture Mamba-2, assumed": ("architecture {", '"Mamba-2",', "', assumed'"),
     "Fail: The quality kept is …": ("quality kept", "The {self.rule.label} is"),
     "from fewer than 8 windows of evaluation text": (
         "from fewer than {MIN_WINDOWS} {said.evaluated}",

@@ -145,8 +145,11 @@ class ModelConfig:
         """The model in words: blocks, task, and the sizes that they have."""
         vocabulary = f", vocabulary {self.vocab_size}" if self.vocab_size else ""
         blocks = dict.fromkeys(part.block for layer in self.layers for part in layer.parts())
+        several = len({block.kind for block in blocks}) > 1
         sizes = [
-            ", ".join(f"{name} {getattr(block, name)}" for name in block.limits) for block in blocks
+            f"{block.title} " * several
+            + ", ".join(f"{name} {getattr(block, name)}" for name in block.limits)
+            for block in blocks
         ]
         return (
             f"{self.title}{self.task.summary()}: d_model {self.d_model}, {self.n_layer} layers "
