@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+import thoroughness
 from paths import SHARED
 from small_demo import write_small_demo
 from ssmpress.blocks.config import LayerConfig, ModelConfig
@@ -22,8 +23,12 @@ from ssmpress.errors import DeviceError
 from ssmpress.machine import get_library_path
 
 torch.set_num_threads(1)  # the models are small, the cores are shared
-settings.register_profile("ssmpress", deadline=None)
-settings.load_profile("ssmpress")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    thoroughness.LONG = "not slow" not in config.option.markexpr
+    settings.register_profile("ssmpress", deadline=None, max_examples=thoroughness.examples(100))
+    settings.load_profile("ssmpress")
 
 
 @pytest.fixture(scope="session", autouse=True)

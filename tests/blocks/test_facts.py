@@ -21,6 +21,7 @@ from ssmpress.blocks.tensors import (
     tensor_shapes,
     tensor_specs,
 )
+from thoroughness import examples
 
 SIZES: dict[str, st.SearchStrategy[Any]] = {
     "d_model": st.integers(1, 9),
@@ -38,7 +39,7 @@ SIZES: dict[str, st.SearchStrategy[Any]] = {
 configs = st.fixed_dictionaries(SIZES).map(lambda sizes: small_config(**sizes))
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(configs)
 def test_the_tensors_are_those_of_the_module(config: ModelConfig) -> None:
     model = Mamba(config)
@@ -49,7 +50,7 @@ def test_the_tensors_are_those_of_the_module(config: ModelConfig) -> None:
     assert all(possible[name].flag for name in possible.keys() - shapes.keys())
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(configs)
 def test_the_matrices_are_the_linear_layers_and_the_embedding(config: ModelConfig) -> None:
     model, specs = Mamba(config), matrix_specs(config)
@@ -66,7 +67,7 @@ def test_the_matrices_are_the_linear_layers_and_the_embedding(config: ModelConfi
         assert len(set(components)) == len(components) == 4
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(configs)
 def test_the_states_are_those_that_the_module_returns(config: ModelConfig) -> None:
     with torch.no_grad():
@@ -77,7 +78,7 @@ def test_the_states_are_those_that_the_module_returns(config: ModelConfig) -> No
     assert list(state.by_name()) == [s.name for s in state_tensors(config)]
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(configs)
 def test_projections_of_one_input_read_the_same_tensor(config: ModelConfig) -> None:
     """And of another input another one: one Gram matrix per word is neither too few nor wrong."""

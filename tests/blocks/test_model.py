@@ -32,6 +32,7 @@ from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.tasks import perplexity as evaluate
+from thoroughness import examples
 from tolerances import assert_close
 
 Shared = Callable[[str], Path]
@@ -266,7 +267,7 @@ def numpy_quantize(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @given(columns=st.integers(1, 40), exponent=st.integers(-40, 38), seed=st.integers(0, 10**6))
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_quantized_activations(columns: int, exponent: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     x = random.uniform(-1, 1, (3, columns)).astype(np.float32) * np.float32(10.0**exponent)

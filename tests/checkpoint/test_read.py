@@ -24,6 +24,7 @@ from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError, UsageError
+from thoroughness import examples
 
 SIZES = {"d_model": 8, "n_layer": 2, "vocab_size": 16, "d_state": 4, "d_inner": 16, "dt_rank": 3}
 SMALL = mamba1_config(**SIZES)
@@ -342,7 +343,7 @@ def test_trained_model_reads_and_survives_both_layouts(tmp_path: Path, name: str
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=examples(150), deadline=None, derandomize=True)
 @given(data=st.data())
 def test_damaged_file_loads_or_is_refused(
     tmp_path_factory: pytest.TempPathFactory, suffix: str, data: st.DataObject

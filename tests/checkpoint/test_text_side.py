@@ -17,6 +17,7 @@ from ssmpress.checkpoint.text_side import TextSide, read_text_side
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.tasks import Classification
+from thoroughness import examples
 from tokenizer_kinds import KINDS
 
 CONFIG = small_config()
@@ -116,7 +117,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(by_id=JSON, by_text=JSON)
 def test_any_value_is_a_token_nothing_or_one_sentence(
     folder: Path, by_id: Any, by_text: Any

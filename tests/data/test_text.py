@@ -23,6 +23,7 @@ from ssmpress.data.text import read_text
 from ssmpress.data.tokenizer import TOKENIZER_LIMIT, cuts_are_exact, encode, load_tokenizer
 from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.errors import BadInputError, UsageError
+from thoroughness import examples
 
 SAMPLE = "In 2004 the cat's 3 hats\n\nwere sold.  \n Été, naïve\tcafé \n\n\n\x1c\n= Title =\n" * 40
 
@@ -159,7 +160,7 @@ TEXTS = st.text(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(text=TEXTS, piece=st.integers(1, 9))
 @example(text="a\n\n\nb\n c\n\u0301d", piece=1)
 def test_encoding_in_pieces_equals_encoding_the_whole(text: str, piece: int) -> None:

@@ -34,6 +34,7 @@ from ssmpress.blocks.selective_scan import selective_scan_reference
 from ssmpress.graph import fallback, ops
 from ssmpress.machine import ISA_VARIABLE, host_machine
 from ssmpress.runtime.loading import library_isa
+from thoroughness import examples
 from tolerances import assert_close
 
 Arrays = dict[str, np.ndarray]
@@ -339,7 +340,7 @@ sizes = st.tuples(
 )  # b, l, d, n
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(sizes=sizes, delta=st.floats(-30, 40), seed=st.integers(0, 99))
 def test_blocked_scan_of_any_shape(
     sizes: tuple[int, int, int, int], delta: float, seed: int

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import ssmrun_bundle as sb
 from paths import ROOT
 from ssmpress.formats import Values
+from thoroughness import examples
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ FIELDS = st.sampled_from(
 COMMANDS = ["encode", "decode", "nll", "logits", "memory", "generate"]
 
 
-@settings(max_examples=500, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(500), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(COMMANDS), st.dictionaries(FIELDS, VALUES, max_size=3), st.data())
 def test_any_request_is_answered(
     worker: sb.Worker, do: str, fields: dict[str, Any], draw: st.DataObject
@@ -177,7 +178,7 @@ JSON_TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=800, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(800), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON_TEXTS)
 def test_json_is_accepted_where_python_accepts_it(worker: sb.Worker, text: bytes) -> None:
     """As the value of an entry that no request uses. What Python takes beyond RFC 8259 is not."""

@@ -18,6 +18,7 @@ from tokenizers.normalizers import NFD
 import ssmrun_bundle as sb
 from changed_tokenizer import CHANGES, changed, nfc, plain
 from paths import ROOT
+from thoroughness import examples
 from tokenizer_pair import NASTY, Pair, bundle_with
 
 PIECES = st.sampled_from(
@@ -82,13 +83,13 @@ def test_nasty_texts(pair: Pair) -> None:
         pair.check(text)
 
 
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(400), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TEXTS)
 def test_any_text(pair: Pair, text: str) -> None:
     pair.check(text)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 1100), max_size=40))
 def test_any_tokens_decode_to_the_same_text(pair: Pair, tokens: list[int]) -> None:
     """Most are no UTF-8: the replacement characters must agree too."""
