@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,12 +63,30 @@ def draw_charts(report: Report) -> list[Chart]:
     return charts
 
 
+_Metric = tuple[str, str, dict[str, Any], Callable[[Any], str]]
+
+
 def _comparisons(report: Report) -> list[Chart]:
     """One small chart of bars per metric: dense, stock, compressed."""
+    bars = []
+    for key, title, values, text in _metrics(report):
+        rows = [
+            {"variant": name, "value": value, "text": text(value)}
+            for name, value in values.items()
+            if isinstance(value, int | float)
+        ]
+        if len(rows) > 1:
+            described = ", ".join(f"{row['variant']} {row['text']}" for row in rows)
+            caption = f"{title[0].upper()}{title[1:]}"
+            bars.append(Chart(key, draw(_bars(rows), f"chart-{key}", caption, described), caption))
+    return bars
+
+
+def _metrics(report: Report) -> tuple[_Metric, ...]:
+    """(name, title, value by variant, how a value is written) of each."""
     quality, phrases = report["quality"], words(report)
     better = "higher" if higher_is_better(quality["metric"]) else "lower"
-    bars = []
-    for key, title, values, text in (
+    return (
         (
             "quality",
             f"{quality['metric'] or 'quality'}, {better} is better",
@@ -102,17 +120,7 @@ def _comparisons(report: Report) -> list[Chart]:
             {n: lookup(report, "latency", "prefill", n, "tokens_per_s") for n in VARIANTS},
             number,
         ),
-    ):
-        rows = [
-            {"variant": name, "value": value, "text": text(value)}
-            for name, value in values.items()
-            if isinstance(value, int | float)
-        ]
-        if len(rows) > 1:
-            described = ", ".join(f"{row['variant']} {row['text']}" for row in rows)
-            caption = f"{title[0].upper()}{title[1:]}"
-            bars.append(Chart(key, draw(_bars(rows), f"chart-{key}", caption, described), caption))
-    return bars
+    )
 
 
 def _bars(rows: list[dict[str, Any]]) -> Spec:
@@ -186,50 +194,55 @@ def _histograms(
     rows = []
     for name in names:
         last = name == names[-1]
-        most = max(row["share"] for row in bins if row["variant"] == name)
         x = {
             "field": "low",
             "type": "quantitative",
             "scale": scale,
             "axis": axis if last else {**axis, "labels": False, "ticks": False, "title": None},
         }
-        y = {
-            "field": "share",
-            "type": "quantitative",
-            "axis": {
-                "title": name,
-                "labels": False,
-                "ticks": False,
-                "grid": False,
-                "domain": False,
-                "titleColor": "var(--ink)",
-                "titleAngle": 0,
-                "titleAlign": "right",
-            },
-            "scale": {"domain": [0, 1.35 * most], "nice": False},
-        }
-        bar = {
-            "data": {"values": [row for row in bins if row["variant"] == name]},
-            "mark": {"type": "bar", "color": _COLOURS[name], "binSpacing": 0},
-            "encoding": {"x": {**x, "bin": {"binned": True}}, "x2": {"field": "high"}, "y": y},
-        }
-        position = {"field": "ms", "type": "quantitative", "scale": scale}
-        own = {"values": [row for row in marks if row["variant"] == name]}
-        rule = {
-            "data": own,
-            "mark": {"type": "rule", "color": "var(--ink)", "strokeDash": [3, 2]},
-            "encoding": {"x": position},
-        }
-        labels = [
-            {
-                "data": {"values": [mark]},
-                "mark": {"type": "text", "align": "left", "dx": 3, "y": 6 + 12 * line},
-                "encoding": {"x": position, "text": {"field": "mark"}},
-            }
-            for line, mark in enumerate(own["values"])  # close together, they would overlap
-        ]
-        rows.append({"height": 60, "width": WIDTH - 90, "layer": [bar, rule, *labels]})
+        own_bins = [row for row in bins if row["variant"] == name]
+        own_marks = [row for row in marks if row["variant"] == name]
+        rows.append(_row_of(name, own_bins, own_marks, x))
     return {"vconcat": rows, "spacing": 6}
+
+
+def _row_of(name: str, bins: list[Spec], marks: list[Spec], x: Spec) -> Spec:
+    """One variant's bins, and its marks as dashed lines with their names."""
+    y = {
+        "field": "share",
+        "type": "quantitative",
+        "axis": {
+            "title": name,
+            "labels": False,
+            "ticks": False,
+            "grid": False,
+            "domain": False,
+            "titleColor": "var(--ink)",
+            "titleAngle": 0,
+            "titleAlign": "right",
+        },
+        "scale": {"domain": [0, 1.35 * max(row["share"] for row in bins)], "nice": False},
+    }
+    bar = {
+        "data": {"values": bins},
+        "mark": {"type": "bar", "color": _COLOURS[name], "binSpacing": 0},
+        "encoding": {"x": {**x, "bin": {"binned": True}}, "x2": {"field": "high"}, "y": y},
+    }
+    position = {"field": "ms", "type": "quantitative", "scale": x["scale"]}
+    rule = {
+        "data": {"values": marks},
+        "mark": {"type": "rule", "color": "var(--ink)", "strokeDash": [3, 2]},
+        "encoding": {"x": position},
+    }
+    labels = [
+        {
+            "data": {"values": [mark]},
+            "mark": {"type": "text", "align": "left", "dx": 3, "y": 6 + 12 * line},
+            "encoding": {"x": position, "text": {"field": "mark"}},
+        }
+        for line, mark in enumerate(marks)  # close together, they would overlap
+    ]
+    return {"height": 60, "width": WIDTH - 90, "layer": [bar, rule, *labels]}
 
 
 def _samples(report: Report, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -259,6 +272,18 @@ def _heat_map(report: Report) -> Chart | None:
     ]
     if not cells:
         return None
+    spec = _heat_spec(cells, names, 20 if len(blocks) <= 32 else 8)
+    shares = [cell["share"] for cell in cells]
+    caption = "Zeros by layer and component, percent; the fuller the colour, the more zeros"
+    described = (
+        f"{len(blocks)} layers, {', '.join(names)}; from {zeros(min(shares))} to "
+        f"{zeros(max(shares))}. The table below has every number."
+    )
+    return Chart("sparsity", draw(spec, "chart-sparsity", caption, described), caption)
+
+
+def _heat_spec(cells: list[dict[str, Any]], names: list[str], step: int) -> Spec:
+    """A rectangle per cell, `step` pixels high, the fuller the more zeros."""
     y = {"field": "layer", "type": "ordinal", "axis": {**_plain_axis(), "title": "layer"}}
     x = {
         "field": "component",
@@ -272,9 +297,9 @@ def _heat_map(report: Report) -> Chart | None:
         "legend": None,
         "scale": {"domain": [0, 1], "range": [0.04, 0.6]},
     }
-    spec = {
+    return {
         "data": {"values": cells},
-        "height": {"step": 20 if len(blocks) <= 32 else 8},
+        "height": {"step": step},
         "encoding": {"x": x, "y": y},
         "layer": [
             {
@@ -284,13 +309,6 @@ def _heat_map(report: Report) -> Chart | None:
             {"mark": "text", "encoding": {"text": {"field": "text"}}},
         ],
     }
-    shares = [cell["share"] for cell in cells]
-    caption = "Zeros by layer and component, percent; the fuller the colour, the more zeros"
-    described = (
-        f"{len(blocks)} layers, {', '.join(names)}; from {zeros(min(shares))} to "
-        f"{zeros(max(shares))}. The table below has every number."
-    )
-    return Chart("sparsity", draw(spec, "chart-sparsity", caption, described), caption)
 
 
 def _whole_percent(share: float) -> str:

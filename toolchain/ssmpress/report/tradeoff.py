@@ -71,41 +71,15 @@ def _spec(rows: list[dict[str, Any]], label: str) -> Spec:
     lows, highs = [row["low"] for row in rows], [row["high"] for row in rows]
     room = max(max(costs) - min(costs), 0.05 * max(costs))
     margin = max(0.12 * (max(highs) - min(lows)), 0.5)
-    x = {
-        "field": "cost",
-        "type": "quantitative",
-        "axis": {"title": label, "tickCount": 5},
-        "scale": {"domain": [min(costs) - 0.1 * room, max(costs) + 0.45 * room], "nice": False},
-    }
-    y = {
-        "field": "kept",
-        "type": "quantitative",
-        "axis": {"title": None, "tickCount": 5},
-        "scale": {"domain": [min(lows) - margin, max(highs) + margin], "nice": False},
-    }
-    kinds = [name for name in _COLOURS if any(row["values"] == name for row in rows)]
-    legend = {"orient": "top", "title": None} if len(kinds) > 1 else None
-    colour = {
-        "field": "values",
-        "type": "nominal",
-        "legend": legend,
-        "scale": {"domain": kinds, "range": [_COLOURS[name] for name in kinds]},
-    }
+    x = _axis("cost", label, (min(costs) - 0.1 * room, max(costs) + 0.45 * room))
+    y = _axis("kept", None, (min(lows) - margin, max(highs) + margin))
     front = sorted((row for row in rows if row["front"]), key=lambda row: float(row["cost"]))
+    names = _labels(rows, room, max(highs) - min(lows) + 2 * margin)
     return {
         "width": WIDTH - 70,
         "height": 230,
         "layer": [
-            {
-                "data": {"values": front},
-                "encoding": {"x": x, "y": y},
-                "mark": {
-                    "type": "line",
-                    "interpolate": "step-after",
-                    "color": "var(--soft)",
-                    "strokeWidth": 1.5,
-                },
-            },
+            {"data": {"values": front}, "encoding": {"x": x, "y": y}, "mark": _FRONT},
             {
                 "data": {"values": rows},
                 "mark": {"type": "rule", "color": "var(--soft)"},
@@ -114,19 +88,43 @@ def _spec(rows: list[dict[str, Any]], label: str) -> Spec:
             {
                 "data": {"values": rows},
                 "mark": {"type": "point", "filled": True, "opacity": 1},
-                "encoding": {
-                    "x": x,
-                    "y": y,
-                    "color": colour,
-                    "size": {"condition": {"test": "datum.this", "value": 170}, "value": 70},
-                },
+                "encoding": {"x": x, "y": y, "color": _colour(rows), "size": _SIZE},
             },
             {
-                "data": {"values": _labels(rows, room, max(highs) - min(lows) + 2 * margin)},
+                "data": {"values": names},
                 "mark": {"type": "text", "align": "left", "dx": 7, "dy": -7},
                 "encoding": {"x": x, "y": y, "text": {"field": "name"}},
             },
         ],
+    }
+
+
+_FRONT: Spec = {
+    "type": "line",
+    "interpolate": "step-after",
+    "color": "var(--soft)",
+    "strokeWidth": 1.5,
+}
+_SIZE: Spec = {"condition": {"test": "datum.this", "value": 170}, "value": 70}
+
+
+def _axis(field: str, title: str | None, ends: tuple[float, float]) -> Spec:
+    return {
+        "field": field,
+        "type": "quantitative",
+        "axis": {"title": title, "tickCount": 5},
+        "scale": {"domain": list(ends), "nice": False},
+    }
+
+
+def _colour(rows: list[dict[str, Any]]) -> Spec:
+    """The colour of a point by its type of values, and a legend if there are several."""
+    kinds = [name for name in _COLOURS if any(row["values"] == name for row in rows)]
+    return {
+        "field": "values",
+        "type": "nominal",
+        "legend": {"orient": "top", "title": None} if len(kinds) > 1 else None,
+        "scale": {"domain": kinds, "range": [_COLOURS[name] for name in kinds]},
     }
 
 
