@@ -16,7 +16,6 @@ MAMBA_SSM := mamba-ssm==2.3.2.post1
 # PyTorch without CUDA takes 0.8 GB; PyPI's build for x86-64 brings 5 GB of CUDA libraries.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-DEMO := toolchain/experiments/demo-model
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long: export OMP_WAIT_POLICY := PASSIVE
 # Test files side by side; many of them wait for processes that they start.
@@ -58,7 +57,7 @@ $(STAMPS)/reference: $(STAMPS)/venv
 setup: $(STAMPS)/package
 
 demo: setup
-	$(BIN)/compress $(DEMO) --sparsity 0.7 --recover 160 --out build/demo
+	$(BIN)/compress --demo --sparsity 0.7 --recover 160 --out build/demo
 
 $(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
 	$(BIN)/cmake -S runtimes -B build/runtimes -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \

@@ -4,7 +4,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
-DEMO = ROOT / "toolchain" / "experiments" / "demo-model"
+DEMO = ROOT / "toolchain" / "ssmpress" / "demo"
 SHARED = ROOT.parent / "shared"
 """Trained models and data, too large for the repository; tests that need them skip without."""
 OLD_BUNDLE = TESTS / "runtime" / "old_bundle"

@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from paths import DEMO
 from processes import accept_interrupts
 from ssmpress.cli import compress as cli
+from ssmpress.machine import host_machine
 from ssmpress.recipe.named import named_recipe
 from ssmpress.recipe.settings.deploy import Target
 from ssmpress.recipe.settings.recover import Compute, RecoverSettings
@@ -114,6 +116,23 @@ def test_usage_errors_exit_2_and_say_what_to_do(compress, arguments, message):
     assert code == 2
     assert message in " ".join(err.replace("│", " ").split())
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "got"), [(["--dry-run"], "neither"), (["m.pt", "--demo"], "m.pt and --demo")]
+)
+def test_the_demo_stands_in_place_of_a_model(compress, arguments, got):
+    code, _, err = compress(*arguments)
+    assert code == 2
+    assert f"MODEL: expected a checkpoint, or --demo in its place; got {got}." in err
+
+
+def test_the_demo_comes_with_the_package(compress):
+    code, out, _ = compress("--demo", "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["out"] == "demo-s70"
+    assert 1e6 < sum(file.stat().st_size for file in cli.DEMO_MODEL.iterdir()) < 3e6
+    assert cli.DEMO_MODEL.parent == Path(cli.__file__).parents[1], "inside the wheel"
 
 
 def test_missing_model(compress):
@@ -216,16 +235,76 @@ def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
     assert not list(Path.cwd().iterdir())
 
 
-def test_dry_run_reads_no_weights_where_a_configuration_tells(compress, tmp_path):
-    shutil.copytree(DEMO, tmp_path / "model")
-    code, _, whole = compress("model", "--dry-run")
+def test_dry_run_names_what_the_run_will_use(compress):
+    write_text_file("a.txt", 200)
+    write_text_file("b.txt", 300)
+    arguments = ["--calibration", "a.txt", "--evaluation", "b.txt", "--max-bundle-bytes", "5e6",
+                 "--out", "here", "--recover", "none"]  # fmt: skip
+    code, _, err = compress(DEMO, *arguments, "--dry-run")
     assert code == 0
-    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not read")
-    assert compress("model", "--dry-run") == (0, "", whole)
-    (tmp_path / "model" / "pytorch_model.bin").unlink()
-    code, _, err = compress("model", "--dry-run")
-    assert code == 6
-    assert "config.json without weights" in err
+    for line in ("Target: host (", "runs on this machine", "Calibration: a.txt, ", " tokens",
+                 "Evaluation: b.txt, ", "Gates: min_retention 0.95, max_bundle_bytes 5000000.0",
+                 "Out: here", "Downloads: none"):  # fmt: skip
+        assert line in " ".join(err.split())
+    code, out, _ = compress(DEMO, *arguments, "--dry-run", "--json")
+    plan = json.loads(out)
+    assert plan["devices"] == ["this machine"] and plan["downloads"] == [] and plan["weights_read"]
+    assert plan["calibration"]["files"] == ["a.txt"] and plan["out"] == "here"
+    assert plan["gates"]["max_bundle_bytes"] == "5000000.0"
+    assert plan["bundle_bytes"] > plan["model_bytes"] > 0 and plan["runtime_bytes"] > 1e7
+
+
+def write_text_file(name: str, paragraphs: int) -> None:
+    text = "".join(f"{name} is paragraph {i} of {i * 7919 % 1009}.\n" for i in range(paragraphs))
+    Path(name).write_text(text * 4)
+
+
+def test_dry_run_names_the_download_and_does_not_begin_it(compress, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    other = {"x86_64": "arm64", "aarch64": "x86_64"}[host_machine()]
+    code, out, _ = compress(DEMO, "--target", other, "--skip-device-check", "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    (download,) = plan["downloads"]
+    assert download.startswith("onnxruntime==") and plan["runtime_bytes"] is None
+    assert plan["devices"] == [] and plan["not_run"] == "--skip-device-check was given."
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+BAD = {
+    "not a number": lambda tensors: tensors["backbone.norm_f.weight"].fill_(float("nan")),
+    "missing": lambda tensors: tensors.pop("backbone.layers.1.mixer.D"),
+    "another shape": lambda tensors: tensors.update({"backbone.layers.1.mixer.D": torch.zeros(7)}),
+}
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("bad", [*BAD, "cut", "gone", "text"])
+def test_dry_run_refuses_the_checkpoints_that_a_run_refuses(compress, tmp_path, bad, dry):
+    shutil.copytree(DEMO, tmp_path / "model")
+    weights = tmp_path / "model" / "pytorch_model.bin"
+    if bad in BAD:
+        tensors = torch.load(weights, weights_only=True)
+        BAD[bad](tensors)
+        torch.save(tensors, weights)
+    elif bad == "cut":
+        weights.write_bytes(weights.read_bytes()[:100_000])
+    elif bad == "text":
+        weights.write_text("no weights")
+    else:
+        weights.unlink()
+    code, out, err = compress("model", *dry)
+    assert (code, out) == (6, "")
+    assert err.splitlines()[-1].startswith("error: ")
+    assert not [path for path in tmp_path.iterdir() if path.name != "model"]
+
+
+def test_weights_above_the_plans_bytes_are_not_read_and_that_is_told(compress, tmp_path):
+    shutil.copytree(DEMO, tmp_path / "model")
+    (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not read" * 1000)
+    code, _, err = compress("model", "--dry-run", "--plan-bytes", "1000")
+    assert code == 0
+    assert "the weights were not read: 0.0 GB are above --plan-bytes 1000" in " ".join(err.split())
 
 
 def test_dry_run_json_adds_up(compress):
@@ -263,6 +342,14 @@ def test_one_bundle_may_be_archived_several_may_not(compress):
         (["--out", "file"], 2, "--out file: expected a new folder"),
         (["--sparsity", "0.4,0.5", "--out", "mine"], 2, "it holds other files, such as mamba-ssm"),
         (["--pruned", "nowhere"], 6, "nowhere: expected a folder with config.json"),
+        (["--calibration", "gone.txt"], 6, "gone.txt: expected a text file"),
+        (["--tokenizer", "gone.json"], 6, "gone.json: expected "),
+        (["--calibration", "file"], 6, "file: expected"),
+        (["--device", "qemu"], 2, "--device qemu: expected --target arm64 on another machine"),
+        (["--out", "file/below"], 2, "cannot write there: "),
+        (["--out", "n" * 240], 2, "expected names of at most"),
+        (["--baseline", "gone.json", "--min-speedup", "1.1x"], 6, "gone.json"),
+        (["--onnxruntime", "gone.whl"], 6, "gone.whl: expected a wheel"),
     ],
 )
 def test_dry_run_refuses_what_a_run_refuses_before_it_trains(

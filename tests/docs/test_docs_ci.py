@@ -47,6 +47,34 @@ def test_the_workflow_gives_the_action_inputs_it_has() -> None:
     assert {name for name, item in inputs.items() if item["required"]} <= set(given)
 
 
+@pytest.mark.parametrize(
+    ("package", "files", "installed"),
+    [
+        (None, ["ssmpress-0.1.0-py3-none-any.whl"], "wheels/ssmpress-0.1.0-py3-none-any.whl"),
+        ("ssmpress", [], "ssmpress"),
+        (None, [], None),
+    ],
+)
+def test_the_workflow_installs_a_wheel_of_the_repository(
+    tmp_path: Path, package: str | None, files: list[str], installed: str | None
+) -> None:
+    """Nothing has to be published; a wheel that is missing ends the job there."""
+    steps = yaml.safe_load(WORKFLOW.read_text())["jobs"]["compress"]["steps"]
+    (step,) = [step for step in steps if step.get("name") == "Install"]
+    for name in files:
+        (tmp_path / "wheels").mkdir()
+        (tmp_path / "wheels" / name).touch()
+    said = tmp_path / "said"
+    pip = f'pip() {{ printf "%s\\n" "${{@: -1}}" >> {said}; }}\n'
+    done = subprocess.run(
+        ["bash", "-e", "-o", "pipefail", "-c", pip + step["run"]], cwd=tmp_path, check=False,
+        capture_output=True, text=True, env={"PACKAGE": package or step["env"]["PACKAGE"]},
+    )  # fmt: skip
+    assert (done.returncode == 0) == (installed is not None), done.stderr
+    last = said.read_text().splitlines()[1:]
+    assert last == ([f"{installed}[compress]"] if installed else [])
+
+
 @pytest.mark.parametrize(("perplexity", "code"), [(31.0, 0), (40.0, 3)])
 def test_the_actions_script_runs(tmp_path: Path, perplexity: float, code: int) -> None:
     for name in ("a b.json", "c.json"):

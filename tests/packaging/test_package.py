@@ -93,8 +93,10 @@ def test_the_wheel_is_of_this_machine_and_complete(wheel: Path) -> None:
         )
     for name in ("py.typed", "report/templates/report.css", "report/templates/sweep.html.j2",
                  "lib/x86_64/libssmpress_ops.so", "lib/x86_64/ssmrun",
-                 "lib/aarch64/libssmpress_ops.so", "lib/aarch64/ssmrun"):  # fmt: skip
+                 "lib/aarch64/libssmpress_ops.so", "lib/aarch64/ssmrun", "demo/config.json",
+                 "demo/pytorch_model.bin", "demo/tokenizer.json"):  # fmt: skip
         assert f"ssmpress/{name}" in names
+    assert wheel.stat().st_size < 12_000_000, "the demo is 2.5 MB of it"
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
     assert re.search(r"-py3-none-manylinux_2_28_(x86_64|aarch64)\.whl$", wheel.name)
     assert metadata["License-Expression"] == "Apache-2.0"
@@ -155,7 +157,7 @@ def test_the_installed_command_compresses(installed: Path, tmp_path: Path) -> No
     places = run(installed / "python", "-c", code, folder=tmp_path).stdout.split()
     assert all(Path(place).is_relative_to(installed.parent) for place in places), places
     done = run(
-        installed / "compress", DEMO, "--sparsity", "0.5", "--recover", "none",
+        installed / "compress", "--demo", "--sparsity", "0.5", "--recover", "none",
         "--evaluation-tokens", "2000", "--min-retention", "0", "--out", "bundle", "--json",
         folder=tmp_path,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Train the demo model from nothing: a small Mamba on the language manual that comes with CPython.
 
-    python toolchain/experiments/train_demo.py --out toolchain/experiments/demo-model
+    python toolchain/experiments/train_demo.py --out toolchain/ssmpress/demo
 
 Text: the calibration part of `ssmpress.data.default_text`; its evaluation part is never read.
 Takes about three minutes on two cores: four times through the text, after which the

@@ -37,6 +37,8 @@ from ssmpress.recipe.sweep import Sweep
 EPILOG = """
 [bold]Examples[/bold]
 
+  compress --demo
+
   compress model.pt --sparsity 0.7
 
   compress my-mamba --calibration wiki.txt --evaluation test.txt
@@ -57,6 +59,7 @@ EPILOG = """
 INTRODUCTION = """\
 compress: a trained Mamba checkpoint in, a small fast bundle and a proof out
 
+  compress --demo                             a small model that comes along
   compress MODEL --dry-run                    the plan: sizes, memory, time
   compress MODEL --recover none               a first look within a minute
   compress MODEL --sparsity 0.7               the real thing, some minutes
@@ -73,6 +76,9 @@ The bundle is written to MODEL-s70; open its report.html.
   compress --install-completion               options by the Tab key
 """
 
+DEMO_MODEL = Path(__file__).parents[1] / "demo"
+"""A Mamba of 1.2 million weights that has read Python's manual."""
+
 app = typer.Typer(add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
 
 
@@ -84,8 +90,10 @@ def compress(
     *,
     given: options.Given,
     pick: options.Pick = None,
+    demo: options.Demo = False,
     json_output: options.Json = False,
     dry_run: options.DryRun = False,
+    plan_bytes: options.PlanBytes = 2_000_000_000,
     version: options.Version = False,
 ) -> None:
     """Prune a trained Mamba model, pack it for a small CPU, and prove what it cost.
@@ -94,7 +102,16 @@ def compress(
     tokenizer, checksums and a report that sets the result beside the dense
     model, measured in the same run.
     """
-    raise typer.Exit(_act(_sweep(recipe, given, gate, pick), dry_run, json_output))
+    given[""]["model"] = _model(given[""].get("model"), demo)
+    raise typer.Exit(_act(_sweep(recipe, given, gate, pick), dry_run, plan_bytes, json_output))
+
+
+def _model(given: Path | None, demo: bool) -> Path:
+    """The checkpoint: MODEL, or the one that comes with ssmpress."""
+    if (given is not None) == demo:
+        got = f"{given} and --demo" if demo else "neither"
+        raise UsageError(f"MODEL: expected a checkpoint, or --demo in its place; got {got}.")
+    return DEMO_MODEL if given is None else given
 
 
 def _sweep(name: str, given: options.Given, policy: Path | None, pick: str | None) -> Sweep:
@@ -118,7 +135,7 @@ def _sweep(name: str, given: options.Given, policy: Path | None, pick: str | Non
     return Sweep(recipe, sparsities, values, parse_pick(pick) if pick is not None else ())
 
 
-def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
+def _act(sweep: Sweep, dry_run: bool, plan_bytes: int, json_output: bool) -> int:
     """Plan, or run one point or several; the exit code."""
     check_packages()
     if sweep.pick and len(sweep.points()) == 1:
@@ -127,7 +144,7 @@ def _act(sweep: Sweep, dry_run: bool, json_output: bool) -> int:
         )
     try:
         if dry_run:
-            return _plan(sweep, json_output)
+            return _plan(sweep, plan_bytes, json_output)
         if len(sweep.points()) > 1:
             return _run_sweep(sweep, json_output)
         return _run(sweep.recipe, json_output)
@@ -144,15 +161,14 @@ def _default_out(model: Path, sparsities: tuple[float, ...], target: Target) -> 
     return Path(f"{name}-{kind}{suffix}")
 
 
-def _plan(sweep: Sweep, json_output: bool) -> int:
-    from ssmpress.bundle.out_folder import check_out
-    from ssmpress.plan import make_plan
+def _plan(sweep: Sweep, plan_bytes: int, json_output: bool) -> int:
+    from ssmpress.cli.console import print_note
+    from ssmpress.plan import make_plan, make_plans
 
-    check_out(sweep.recipe.out)
-    points = sweep.points()
-    if len(points) == 1:  # it needs no folders of its own
-        points = dict.fromkeys(points, sweep.recipe)
-    plans = {name: make_plan(recipe) for name, recipe in points.items()}
+    if len(sweep.points()) == 1:  # it needs no folders of its own
+        plans = {"": make_plan(sweep.recipe, print_note, plan_bytes)}
+    else:
+        plans = make_plans(sweep, print_note, plan_bytes)
     if json_output:
         told = {name: plan.to_dict() for name, plan in plans.items()}
         _print_json({"points": told} if len(told) > 1 else next(iter(told.values())))

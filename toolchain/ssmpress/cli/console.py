@@ -12,6 +12,7 @@ from rich.table import Table
 
 from ssmpress.printable import amount, one_line
 from ssmpress.recipe.sweep import Sweep
+from ssmpress.report.tables import size
 from ssmpress.report.terminal import SafeConsole
 
 if TYPE_CHECKING:
@@ -99,12 +100,16 @@ class _Lines:
         self.progress.update(self.task, description=what, completed=done, total=total)
 
 
+def print_note(text: str) -> None:
+    """A note of a dry run, which has no progress to show."""
+    _note(make_console(), text)
+
+
 def print_plan(plan: Plan) -> None:
     """The plan as tables."""
     console = make_console()
-    for note in plan.notes:
-        _note(console, note)
     console.print(f"{plan.model}, {plan.model_weights / 1e6:.1f} M weights")
+    _print_lines(console, plan)
     console.print(
         f"Zeros: {plan.sparsity_prunable:.1%} of {plan.prunable_weights / 1e6:.1f} M prunable "
         f"weights = {plan.sparsity_model:.1%} of the model"
@@ -120,39 +125,54 @@ def print_plan(plan: Plan) -> None:
         count = f"{len(sizes)} x " if len(sizes) > 1 else ""
         table.add_row(
             count + component, f"{rows} x {columns}", chosen,
-            _mb(4 * rows * columns * len(sizes)), _mb(sum(sizes)),
+            size(4 * rows * columns * len(sizes)), size(sum(sizes)),
         )  # fmt: skip
-    table.add_row("whole model", "", "", _mb(plan.dense_bytes), _mb(plan.model_bytes))
+    table.add_row("model.onnx", "", "", size(plan.dense_bytes), size(plan.model_bytes))
+    table.add_row("bundle", "", "", "", size(plan.bundle_bytes))
     console.print(table)
+    _print_bound(console, plan)
     console.print(
-        f"Recovery: {plan.recovery}. Memory about {_mb(plan.ram_bytes)}, disk "
-        f"{_mb(plan.disk_bytes)} (the dense baseline is removed at the end), time very roughly "
+        f"Recovery: {plan.recovery}. Memory about {size(plan.ram_bytes)}, disk "
+        f"{size(plan.disk_bytes)} (the dense baseline is removed at the end), time very roughly "
         f"{plan.seconds / 60:.0f} min."
     )
+
+
+def _print_lines(console: Console, plan: Plan) -> None:
+    """Target, data, gates, out and downloads."""
+    from ssmpress.plan import plan_lines
+
+    for line in plan_lines(plan):
+        console.print(one_line(line))
+
+
+def _print_bound(console: Console, plan: Plan) -> None:
+    if plan.at_most:
+        console.print(
+            "Stored bytes are those of even pruning; channels that lose their use, most of all in "
+            "recovery, are removed and make it smaller."
+        )
 
 
 def print_plans(plans: Mapping[str, Plan]) -> None:
     """A sweep's plans: what they share, then one row each."""
     console = make_console()
     first = next(iter(plans.values()))
-    for note in first.notes:
-        _note(console, note)
+    console.print(f"{first.model}, {first.model_weights / 1e6:.1f} M weights")
+    _print_lines(console, first)
     table = Table(box=None, pad_edge=False)
-    for name in ("bundle", "zeros", "of the model", "model", "dense fp32"):
+    for name in ("bundle", "zeros", "of the model", "model.onnx", "dense fp32"):
         table.add_column(name, justify="left" if name == "bundle" else "right")
     for name, plan in plans.items():
         table.add_row(
             name, f"{plan.sparsity_prunable:.1%}", f"{plan.sparsity_model:.1%}",
-            _mb(plan.model_bytes), _mb(plan.dense_bytes),
+            size(plan.model_bytes), size(plan.dense_bytes),
         )  # fmt: skip
     console.print(table)
+    _print_bound(console, first)
     seconds = sum(plan.seconds for plan in plans.values())
     console.print(
         f"Recovery of each sparsity: {first.recovery}. Memory about "
-        f"{_mb(max(plan.ram_bytes for plan in plans.values()))}, time very roughly "
+        f"{size(max(plan.ram_bytes for plan in plans.values()))}, time very roughly "
         f"{seconds / 60:.0f} min at most."
     )
-
-
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.2f} MB" if size < 1e7 else f"{size / 1e6:.0f} MB"

@@ -67,6 +67,14 @@ Policy = Annotated[
         show_default=False,
     ),
 ]
+Demo = Annotated[
+    bool,
+    typer.Option(
+        "--demo",
+        help="Compress the small model that comes with ssmpress, in place of MODEL.",
+        rich_help_panel=Panel.RUN,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option("--json", help="Print the report as JSON on stdout.", rich_help_panel=Panel.RUN),
@@ -74,7 +82,20 @@ Json = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option(
-        "--dry-run", help="Print the plan: shapes, bytes, memory, time.", rich_help_panel=Panel.RUN
+        "--dry-run",
+        help="Check all that a run checks before its work, and print the plan: target, devices, "
+        "data, gates, downloads, shapes, bytes, memory, time.",
+        rich_help_panel=Panel.RUN,
+    ),
+]
+PlanBytes = Annotated[
+    int,
+    typer.Option(
+        help="--dry-run reads weight files of at most so many bytes to the last value, and only "
+        "the sizes of larger ones.",
+        rich_help_panel=Panel.RUN,
+        metavar="BYTES",
+        min=0,
     ),
 ]
 Version = Annotated[
@@ -148,7 +169,7 @@ def _parameter(setting: Setting, defaults: bool) -> inspect.Parameter:
         more["metavar"] = setting.metavar
     if option.argument:
         word = typer.Argument(help=option.help, show_default=False, **more)
-        return _keyword(setting.key, kind, word)
+        return _keyword(setting.key, kind | None, word, None)
     shown = option.default or (default is not None and default is not False)
     info = typer.Option(
         *setting.names,
