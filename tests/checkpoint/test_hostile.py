@@ -213,6 +213,12 @@ def safetensors_header(header: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + bytes(64)
 
 
+def merges(folder: Path) -> Path:
+    write_checkpoint(SMALL, small_tensors(), folder)
+    (folder / "merges.txt").write_text("a b")
+    return folder / "merges.txt"
+
+
 MAPPED = dict.fromkeys(small_tensors(), "model-1.safetensors")
 ZERO = torch.zeros(1)
 EMBEDDING = "backbone.embedding.weight"
@@ -231,6 +237,7 @@ CASES: dict[str, tuple[Make, str]] = {
         bare(b"x", "model-00001-of-00002.safetensors"),
         r"got one part .*Give the folder",
     ),
+    "merges": (merges, r"got one part of a checkpoint\. Give the folder"),
     "the config": (bare(b"{}", "config.json"), r"got one part of a checkpoint\. Give the folder"),
     # config.json
     "not JSON": (config_text(b"{"), r"config\.json: .*it is not valid JSON"),

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.bundle.files import archive_path, write_archive
-from ssmpress.bundle.out_folder import check_out, staged
+from ssmpress.bundle.out_folder import staged
 from ssmpress.bundle.pages import add_charts
-from ssmpress.cache import check_cache, unfinished
+from ssmpress.cache import unfinished
 from ssmpress.callbacks import Note, Progress, silent
-from ssmpress.devices.plan import plan_deployment
-from ssmpress.errors import UsageError, noting
-from ssmpress.files import blaming, check_replaceable
+from ssmpress.devices.plan import with_runtime
+from ssmpress.errors import noting
+from ssmpress.files import blaming
 from ssmpress.folders import discard_work, holds_work
-from ssmpress.gate.judge import judge, read_report
-from ssmpress.processors import usable_processors
+from ssmpress.gate.judge import judge
+from ssmpress.preflight import Ready, preflight, trains
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.schema import build_report, with_verdict
@@ -28,13 +28,11 @@ from ssmpress.stages.bundle import add_runtime, export_bundle, export_dense, man
 from ssmpress.stages.packed import pack_weights, packing_note
 from ssmpress.stages.pruned import (
     Pruned,
-    check_save_checkpoint,
     prune_weights,
     recovery_name,
     save_checkpoint,
 )
 from ssmpress.stages.run import Checked, Run
-from ssmpress.stages.source import load
 from ssmpress.stages.written import seal_bundle
 from ssmpress.validate import describe_dense, validate
 
@@ -106,9 +104,10 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         SsmpressError: with the exit code and one sentence for the user.
     """
     watch = watch or Watch()
-    checked = check(recipe, watch.note)
     with watch.stage("read"):
-        source = load(recipe, watch.note)
+        ready = preflight(recipe, [recipe], watch.note)
+        checked = check(recipe, ready)
+    source = ready.source
     name = recovery_name(recipe, source) if trains(recipe) else None
     with (
         kept_work(name) as kept,
@@ -131,9 +130,13 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     return Result(report, recipe.out, report["verdict"]["exit_code"])
 
 
-def trains(recipe: Recipe) -> bool:
-    """Whether recovery is part of the run."""
-    return recipe.recover.steps != 0 and recipe.pruned is None
+def check(recipe: Recipe, ready: Ready) -> Checked:
+    """What was found before any long work, with the runtime, which may have to be downloaded.
+
+    Raises:
+        DeviceError: it cannot be had.
+    """
+    return Checked(ready.baseline, with_runtime(ready.place, recipe))
 
 
 @contextmanager
@@ -159,45 +162,6 @@ def kept_work(name: str | None) -> Iterator[Path | None]:
                 error.add_note(GOES_ON)
             raise
         discard_work(folder)
-
-
-def check(recipe: Recipe, note: Note) -> Checked:
-    """Whatever should not show only after an hour of training."""
-    check_out(recipe.out)
-    check_save_checkpoint(recipe.save_checkpoint)
-    if crowded := crowded_note(recipe.threads):
-        note(crowded)
-    if trains(recipe):
-        check_cache()
-    if recipe.deploy.archive:
-        check_archive(archive_path(recipe.out))
-    deployment = plan_deployment(recipe, note)
-    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    return Checked(baseline, deployment)
-
-
-def check_archive(archive: Path) -> None:
-    """Whether the archive will find its place.
-
-    Raises:
-        UsageError: a folder is there. WriteError: the file cannot be written.
-    """
-    if archive.is_dir():
-        raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
-    if archive.parent.is_dir():  # else it is made with the bundle
-        check_replaceable(archive)
-
-
-def crowded_note(threads: int) -> str:
-    """What is said of more threads than can run at once; empty otherwise."""
-    usable = usable_processors()
-    if threads <= usable:
-        return ""
-    return (
-        f"--threads {threads}: this process can run {usable} at once, by its affinity and its "
-        "control group; more wait for one another (8 on 2 processors: 11 times slower), and the "
-        "report says so"
-    )
 
 
 def make_bundle(run: Run, pruned: Pruned, folder: Path, watch: Watch) -> dict[str, Any]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
-from ssmpress.blocks.config import ModelConfig
-from ssmpress.blocks.tensors import matrix_specs, tensor_shapes
-from ssmpress.checkpoint.read import read_config
-from ssmpress.pack.choose import matrix_format
-from ssmpress.pack.layouts import LAYOUTS
+from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.bundle.runtime_library import describe_download, present_library
+from ssmpress.callbacks import Note, silent
+from ssmpress.machine import get_library_path, get_runner_path
+from ssmpress.preflight import Ready, preflight
 from ssmpress.prune import mask
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.stages.pruned import check_save_checkpoint
-from ssmpress.stages.source import check_pruned, resolve_sparsity
+from ssmpress.recipe.sweep import Sweep
+from ssmpress.stages.estimate import Estimate, estimate
+from ssmpress.stages.source import resolve_sparsity
+
+PLAN_BYTES = 2_000_000_000
+"""Bytes of weight files that a plan reads to the last value."""
 
 WEIGHT_TOKENS_PER_SECOND = 45e9
 """Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess
@@ -27,7 +34,7 @@ PASSES_WITH_GRADIENT = 3
 
 @dataclass(frozen=True)
 class PlannedMatrix:
-    """One matrix as it would be stored, at the same sparsity everywhere."""
+    """One matrix as it would be stored; see stages/estimate.py."""
 
     name: str
     rows: int
@@ -39,12 +46,29 @@ class PlannedMatrix:
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan. model: in words. Bytes are for even sparsity; ram_bytes and seconds are rough upper
-    estimates."""
+    """The plan.
+
+    model: in words. notes: what was decided on the way. at_most: recovery may leave channels
+    without use, so that the model gets smaller than told. bundle_bytes: model, op library and
+    tokenizer. runtime_bytes: ONNX Runtime and ssmrun; None before the download. devices: where the
+    bundle will run. gates: limits by rule. downloads: what is not here yet. ram_bytes and seconds
+    are rough upper estimates.
+    """
 
     config: dict[str, Any]
     model: str
     notes: tuple[str, ...]
+    weights_read: bool
+    target: str
+    machine: str
+    devices: tuple[str, ...]
+    not_run: str
+    calibration: dict[str, Any]
+    evaluation: dict[str, Any]
+    out: str
+    gates: dict[str, str]
+    baseline: str | None
+    downloads: tuple[str, ...]
     sparsity_prunable: float
     sparsity_model: float
     prunable_weights: int
@@ -53,6 +77,9 @@ class Plan:
     device: str
     dense_bytes: int
     model_bytes: int
+    at_most: bool
+    bundle_bytes: int
+    runtime_bytes: int | None
     ram_bytes: int
     disk_bytes: int
     seconds: float
@@ -63,33 +90,73 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(recipe: Recipe) -> Plan:
-    """Read the checkpoint's shapes and work out the rest.
+def make_plan(recipe: Recipe, note: Note = silent, values_up_to: int | None = PLAN_BYTES) -> Plan:
+    """Check and read all that a run would, and work out the rest.
+
+    Args:
+        note: called with one sentence about each decision, as in a run.
+        values_up_to: bytes of weight files above which their values are not read.
 
     Raises:
-        BadInputError, UsageError: as a run would, but what only the tensors could show.
+        SsmpressError: as the run would before its work.
     """
-    config, notes = read_config(recipe.model)
-    if recipe.pruned is not None:
-        check_pruned(recipe.pruned, read_config(recipe.pruned)[0], config)
-    check_save_checkpoint(recipe.save_checkpoint)
-    shapes, specs = tensor_shapes(config), matrix_specs(config)
+    notes = _Notes(note)
+    return _plan(recipe, preflight(recipe, [recipe], notes, values_up_to), notes)
+
+
+def make_plans(
+    sweep: Sweep, note: Note = silent, values_up_to: int | None = PLAN_BYTES
+) -> dict[str, Plan]:
+    """The plan of every point of a sweep, by name; what they share is checked and read once.
+
+    Raises:
+        SsmpressError: as the sweep would before its work.
+    """
+    points, notes = sweep.points(), _Notes(note)
+    ready = preflight(sweep.recipe, points.values(), notes, values_up_to)
+    return {name: _plan(recipe, ready, notes) for name, recipe in points.items()}
+
+
+class _Notes:
+    """Hands notes on, and keeps them."""
+
+    def __init__(self, note: Note) -> None:
+        self.note, self.kept = note, list[str]()
+
+    def __call__(self, text: str) -> None:
+        self.kept.append(text)
+        self.note(text)
+
+
+def _plan(recipe: Recipe, ready: Ready, notes: _Notes) -> Plan:
+    source, place = ready.source, ready.place
+    config = source.checkpoint.config
     sparsity = resolve_sparsity(recipe, config)
-    prunable = mask.prunable_names(config, recipe.prune.prunable)
-    weights = sum(map(prod, shapes.values()))
-    prunable_weights = sum(prod(shapes[name]) for name in prunable)
-    matrices = tuple(
-        _planned(recipe, config, name, shapes[name], sparsity if name in prunable else 0.0)
-        for name in shapes
-        if name in specs
-    )
-    unpacked = 4 * sum(prod(shape) for name, shape in shapes.items() if name not in specs)
+    weights = sum(map(prod, tensor_shapes(config).values()))
+    prunable_weights = _prunable(recipe, ready)
     device = compute_device(recipe.recover.compute)
-    model_bytes = unpacked + sum(m.bytes for m in matrices)
+    size = estimate(recipe, source, ready.pruned, sparsity)
+    runtime = present_library(place.machine, recipe.deploy.onnxruntime)
+    library = get_library_path(place.machine).stat().st_size
+    tokenizer = 0 if source.tokenizer is None else source.tokenizer.stat().st_size
+    model_bytes = size.model_bytes
+    disk_bytes = 4 * weights + model_bytes + library
+    _check_room(recipe.out, disk_bytes, notes)
     return Plan(
         config=config.to_dict(),
         model=config.summary(),
-        notes=notes,
+        notes=tuple(notes.kept),
+        weights_read=bool(source.checkpoint.tensors),
+        target=str(recipe.target),
+        machine=place.machine,
+        devices=_devices(ready),
+        not_run=place.unvalidated,
+        calibration=asdict(source.calibration_use) | {"steps": source.task.words.steps},
+        evaluation=asdict(source.evaluation_use) | {"steps": source.task.words.steps},
+        out=str(recipe.out),
+        gates={name: str(limit) for name, limit in recipe.gate.limits().items()},
+        baseline=None if recipe.gate.baseline is None else str(recipe.gate.baseline),
+        downloads=() if runtime else (describe_download(place.machine),),
         sparsity_prunable=sparsity,
         sparsity_model=sparsity * prunable_weights / weights,
         prunable_weights=prunable_weights,
@@ -98,10 +165,49 @@ def make_plan(recipe: Recipe) -> Plan:
         device=str(device),
         dense_bytes=4 * weights,
         model_bytes=model_bytes,
+        at_most=ready.pruned is None and not recipe.pack.keep_dead_channels,
+        bundle_bytes=model_bytes + library + tokenizer,
+        runtime_bytes=runtime
+        and runtime.path.stat().st_size + get_runner_path(place.machine).stat().st_size,
         ram_bytes=_ram_bytes(recipe, weights),
-        disk_bytes=4 * weights + model_bytes,
+        disk_bytes=disk_bytes,
         seconds=_seconds(recipe, weights),
-        matrices=matrices,
+        matrices=_matrices(size),
+    )
+
+
+def _check_room(out: Path, needed: int, note: Note) -> None:
+    """Tell of a disk that has not enough room now; by the time of the run it may."""
+    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        note(f"{place} has {free / 1e6:,.0f} MB free; the run needs about {needed / 1e6:,.0f} MB")
+
+
+def _prunable(recipe: Recipe, ready: Ready) -> int:
+    """Weights that may be pruned."""
+    config = ready.source.checkpoint.config
+    shapes = tensor_shapes(config)
+    return sum(prod(shapes[n]) for n in mask.prunable_names(config, recipe.prune.prunable))
+
+
+def _devices(ready: Ready) -> tuple[str, ...]:
+    """Where the bundle will run."""
+    own = ("this machine",) if ready.place.measures_host else ()
+    return (*own, *(address.text for address in ready.place.addresses))
+
+
+def _matrices(size: Estimate) -> tuple[PlannedMatrix, ...]:
+    return tuple(
+        PlannedMatrix(
+            name,
+            matrix.rows,
+            matrix.columns,
+            matrix.format.name,
+            4 * matrix.rows * matrix.columns,
+            size.bytes_of[name],
+        )
+        for name, matrix in size.model.matrices.items()
     )
 
 
@@ -120,16 +226,25 @@ def recovery_text(recipe: Recipe, device: str) -> str:
     return f"until {reached}the quality no longer improves, at most {ceiling:.0f} s on the {device}"
 
 
-def _planned(
-    recipe: Recipe, config: ModelConfig, name: str, shape: tuple[int, ...], sparsity: float
-) -> PlannedMatrix:
-    rows, columns = shape
-    stored = round((1 - sparsity) * rows * columns)
-    chosen, _ = matrix_format(
-        config, name, (rows, columns), stored, recipe.pack, recipe.target.machine
-    )
-    size = LAYOUTS[chosen].predicted_bytes(rows, columns, stored)
-    return PlannedMatrix(name, rows, columns, chosen.name, 4 * rows * columns, size)
+def plan_lines(plan: Plan) -> list[str]:
+    """What the plan names beside its sizes, one line each."""
+    where = ", ".join(plan.devices)
+    runs = f"runs on {where}" if where else f"runs nowhere: {plan.not_run}"
+    data = (("Calibration", plan.calibration), ("Evaluation", plan.evaluation))
+    limits = ", ".join(f"{name} {limit}" for name, limit in plan.gates.items()) or "none"
+    against = f", against {plan.baseline}" if plan.baseline else ""
+    return [
+        f"Target: {plan.target} ({plan.machine}), {runs}",
+        *(_data_line(purpose, use) for purpose, use in data),
+        f"Gates: {limits}{against}",
+        f"Out: {plan.out}",
+        f"Downloads: {', '.join(plan.downloads) or 'none'}",
+    ]
+
+
+def _data_line(purpose: str, use: Mapping[str, Any]) -> str:
+    source = "the default text" if use["default_text"] else ", ".join(use["files"])
+    return f"{purpose}: {source}, {use['tokens']:,} {use['steps']}"
 
 
 def _ram_bytes(recipe: Recipe, weights: int) -> int:

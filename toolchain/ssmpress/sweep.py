@@ -27,11 +27,11 @@ from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.bundle.out_folder import staged
 from ssmpress.bundle.pages import add_charts
-from ssmpress.cache import check_cache
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import BadInputError, WriteError, noting
 from ssmpress.gate.sweep import judge_sweep
-from ssmpress.pipeline import Watch, check, kept_work, make_bundle, trains, work_folder
+from ssmpress.pipeline import Watch, check, kept_work, make_bundle, work_folder
+from ssmpress.preflight import preflight, trains
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -40,9 +40,9 @@ from ssmpress.recipe.settings.prune import Method, Scope
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.sweep import tradeoff, write_sweep
 from ssmpress.stages.bundle import Dense, export_dense
-from ssmpress.stages.pruned import Pruned, check_save_checkpoint, prune_weights, save_checkpoint
+from ssmpress.stages.pruned import Pruned, prune_weights, save_checkpoint
 from ssmpress.stages.run import Checked, Run
-from ssmpress.stages.source import Source, load, resolve_sparsity
+from ssmpress.stages.source import Source
 from ssmpress.stages.written import seal_bundle, write_reports
 from ssmpress.validate import describe_dense
 
@@ -83,14 +83,10 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
     """
     watch = watch or Watch()
     points = sweep.points()
-    check_cache()
-    checked = check(sweep.recipe, watch.note)
-    for recipe in points.values():
-        check_save_checkpoint(recipe.save_checkpoint)
     with watch.stage("read"):
-        source = load(next(iter(points.values())), watch.note)
-    for recipe in points.values():
-        resolve_sparsity(recipe, source.checkpoint.config)
+        ready = preflight(sweep.recipe, points.values(), watch.note)
+        checked = check(sweep.recipe, ready)
+    source = ready.source
     with (
         kept_work(_name(sweep, source)) as cache,
         staged(sweep.recipe.out) as folder,

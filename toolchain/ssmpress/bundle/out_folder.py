@@ -16,6 +16,9 @@ from ssmpress.errors import WHAT_HELPS, BadInputError, UsageError, WriteError
 from ssmpress.files import read_json
 from ssmpress.report.sweep import SWEEP_NAME
 
+SCRATCH_LETTERS = 24
+"""Of a name, for the folder beside `out` that a bundle is made in."""
+
 _SWEEP_FILES = {SWEEP_NAME, "sweep.md", "sweep.html"}
 
 
@@ -64,6 +67,7 @@ def check_out(out: Path) -> None:
             renamed), the working directory is in it, or the folder above cannot be written.
     """
     target = out.resolve()
+    _check_names(out, target)
     if Path.cwd().is_relative_to(target):
         raise UsageError(
             f"--out {out}: expected a folder that can be replaced; got the one that this command "
@@ -90,6 +94,18 @@ def check_out(out: Path) -> None:
         raise UsageError(
             f"--out {out}: expected a new folder, an empty one or an earlier bundle; it holds "
             f"other files, such as {others[0]}. Choose another --out."
+        )
+
+
+def _check_names(out: Path, target: Path) -> None:
+    """Whether the file system takes the names, and that of the folder that is made beside."""
+    # os.path answers where Path raises: of a name that is too long.
+    parent = next(p for p in target.parents if os.path.isdir(p))  # noqa: PTH112
+    longest = os.pathconf(parent, "PC_NAME_MAX") - SCRATCH_LETTERS
+    if any(len(os.fsencode(part)) > longest for part in target.parts):
+        raise UsageError(
+            f"--out {str(out)[:60]}...: expected names of at most {longest} bytes; got a longer "
+            "one. Choose another --out."
         )
 
 

@@ -37,6 +37,7 @@ _RECORD_LIMIT = 1 << 22
 _LIMIT = 1 << 28  # bytes; today's library has 25 MB
 _PLATFORMS = ("manylinux_2_28", "manylinux_2_27", "manylinux_2_17", "manylinux2014")
 _DOWNLOAD_S = 600
+_WHEEL_MB = 20
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 
 
@@ -74,17 +75,30 @@ def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibr
         BadInputError: the wheel that was given is missing, damaged, or for another machine.
         DeviceError: there is none: no wheel for this machine could be downloaded.
     """
+    if (found := present_library(machine, wheel)) is not None:
+        return found
+    version = _version()
+    with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
+        downloaded = _download(version, machine, Path(folder))
+        return _from_wheel(downloaded, machine, DeviceError, given=False)
+
+
+def present_library(machine: str, wheel: Path | None = None) -> RuntimeLibrary | None:
+    """The library that is here already: given, installed or kept; None: it has to be downloaded.
+
+    Raises:
+        BadInputError: the wheel that was given is missing, damaged, or for another machine.
+    """
     if wheel is not None:
         return _from_wheel(wheel, machine, BadInputError, given=True)
     if machine == host_machine() and (installed := _installed()) is not None:
         return installed
-    version = _version()
-    kept = cache_folder() / f"onnxruntime-{version}-{machine}"
-    if (library := _kept(kept)) is not None:
-        return library
-    with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
-        downloaded = _download(version, machine, Path(folder))
-        return _from_wheel(downloaded, machine, DeviceError, given=False)
+    return _kept(cache_folder() / f"onnxruntime-{_version()}-{machine}")
+
+
+def describe_download(machine: str) -> str:
+    """What `find_runtime_library` would download."""
+    return f"onnxruntime=={_version()} for {machine} by pip, about {_WHEEL_MB} MB"
 
 
 def elf_machine(path: Path) -> str | None:

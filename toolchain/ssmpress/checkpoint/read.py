@@ -40,6 +40,9 @@ _EXPECTED = (
     "a folder with config.json and model.safetensors or pytorch_model.bin, "
     "or a state dict (.pt, .pth, .bin, .safetensors)"
 )
+_SHARD = r"-\d+-of-\d+\."
+_BESIDE = (".txt", ".md", ".model")
+"""Files that lie beside weights, such as merges.txt and tokenizer.model."""
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -173,7 +176,8 @@ def _check_no_bundle(path: Path) -> None:
 
 def _check_bare(path: Path) -> None:
     regular_file(path, _EXPECTED)
-    if path.suffix == ".json" or re.search(r"-\d+-of-\d+\.", path.name):
+    no_weights = path.suffix in _BESIDE and path.with_name("config.json").is_file()
+    if path.suffix == ".json" or no_weights or re.search(_SHARD, path.name):
         raise BadInputError(
             f"{path}: expected {_EXPECTED}; got one part of a checkpoint. "
             f"Give the folder: {path.parent}."

@@ -64,7 +64,15 @@ def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
         DeviceError: a library or a program is missing, or a device cannot be used.
         UsageError: an emulator was asked for that emulates no such machine.
     """
-    place = find_place(recipe, note)
+    return with_runtime(find_place(recipe, note), recipe)
+
+
+def with_runtime(place: Place, recipe: Recipe) -> Deployment:
+    """A place with ONNX Runtime for its machine, which is downloaded where it is not here.
+
+    Raises:
+        DeviceError: it cannot be had.
+    """
     runtime = find_runtime_library(place.machine, recipe.deploy.onnxruntime)
     return Deployment(place.machine, place.addresses, place.unvalidated, runtime=runtime)
 

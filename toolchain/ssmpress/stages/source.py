@@ -11,6 +11,7 @@ from ssmpress.blocks.tensors import tensor_shapes
 from ssmpress.callbacks import Note, silent
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, read_config
+from ssmpress.checkpoint.sized import read_sizes, weight_bytes
 from ssmpress.checkpoint.text_side import TextSide, read_text_side
 from ssmpress.data import overlap
 from ssmpress.errors import BadInputError
@@ -59,19 +60,20 @@ class Source:
         return self.checkpoint.config.task
 
 
-def load(recipe: Recipe, note: Note = silent) -> Source:
+def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -> Source:
     """Checkpoint, tokenizer and data.
 
     Args:
         note: called with one sentence about each decision.
+        values_up_to: bytes of weight files above which the checkpoint has no tensors: only its
+            sizes are read, for a plan. None reads all.
 
     Raises:
         BadInputError: one of them is missing, damaged or disagrees with another.
         UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
             would train on the evaluation data.
     """
-    checkpoint, settings = read_checkpoint(recipe.model), recipe.data
-    note(f"architecture {checkpoint.architecture}")
+    checkpoint, settings = _checkpoint(recipe.model, note, values_up_to), recipe.data
     for sentence in checkpoint.notes:
         note(sentence)
     if recipe.pruned is not None:
@@ -99,6 +101,20 @@ def load(recipe: Recipe, note: Note = silent) -> Source:
         data.seen,
         read_text_side(recipe.model, data.tokenizer, checkpoint.config, note),
     )
+
+
+def _checkpoint(path: Path, note: Note, values_up_to: int | None) -> Checkpoint:
+    """With its tensors, unless there are too many of them."""
+    size = weight_bytes(path)
+    if values_up_to is not None and size > values_up_to:
+        note(
+            f"the weights were not read: {size / 1e9:.1f} GB are above --plan-bytes "
+            f"{values_up_to:g}, so damage would show in the run only"
+        )
+        return read_sizes(path)
+    checkpoint = read_checkpoint(path)
+    note(f"architecture {checkpoint.architecture}")
+    return checkpoint
 
 
 def _text_use(paths: tuple[Path, ...], steps: int) -> TextUse:

@@ -1,0 +1,45 @@
+"""A checkpoint by its sizes alone: of one that is too large to be read for a plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from ssmpress.checkpoint.read import Checkpoint, read_config
+from ssmpress.checkpoint.weight_files import beside
+
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def weight_bytes(path: Path) -> int:
+    """Bytes of a checkpoint's weight files, without opening them; 0 where there are none.
+
+    Of a folder that has its weights in several formats, those of the largest.
+    """
+    if not path.is_dir():
+        return path.stat().st_size if path.is_file() else 0
+    sizes: Counter[str] = Counter()
+    for file in path.iterdir():
+        if file.suffix in _SUFFIXES and file.is_file():
+            sizes[file.suffix] += file.stat().st_size
+    return max(sizes.values(), default=0)
+
+
+def read_sizes(path: Path) -> Checkpoint:
+    """A checkpoint without tensors: its configuration, and its tokenizer.json.
+
+    Raises:
+        BadInputError: as `read_checkpoint`, but what only the tensors could show.
+    """
+    config, notes = read_config(path)
+    tokenizer = beside(path, "tokenizer.json")
+    return Checkpoint(
+        config=config,
+        tensors={},
+        layout="",
+        files=(),
+        input_bytes=weight_bytes(path),
+        sha256={},
+        tokenizer=tokenizer if tokenizer and tokenizer.is_file() else None,
+        notes=notes,
+    )

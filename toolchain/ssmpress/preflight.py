@@ -1,0 +1,96 @@
+"""All that can stop a run before its work. A run and its dry run ask the same function, so that the
+plan never promises what the run refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ssmpress.bundle.files import archive_path
+from ssmpress.bundle.out_folder import check_out
+from ssmpress.cache import check_cache
+from ssmpress.callbacks import Note
+from ssmpress.devices.plan import Place, find_place
+from ssmpress.errors import UsageError
+from ssmpress.files import check_replaceable
+from ssmpress.gate.judge import read_report
+from ssmpress.processors import usable_processors
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.results.report import Report
+from ssmpress.stages.pruned import Pruned, check_save_checkpoint, read_pruned
+from ssmpress.stages.source import Source, load, resolve_sparsity
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What was found and read. place: where the bundle will run. baseline: the gate's report, or
+    None. source: model and data. pruned: the weights of `--pruned`, or None."""
+
+    place: Place
+    baseline: Report | None
+    source: Source
+    pruned: Pruned | None = None
+
+
+def preflight(
+    recipe: Recipe, points: Iterable[Recipe], note: Note, values_up_to: int | None = None
+) -> Ready:
+    """Whatever should not show only after an hour of training.
+
+    Args:
+        recipe: of the run, or of the whole sweep. points: of the sweep; of a run itself.
+        note: called with one sentence about each decision.
+        values_up_to: bytes of weight files above which only the sizes are read; None reads all.
+
+    Raises:
+        SsmpressError: the run cannot be done; says why.
+    """
+    points = list(points)
+    check_out(recipe.out)
+    for point in points:
+        check_save_checkpoint(point.save_checkpoint)
+    if crowded := crowded_note(recipe.threads):
+        note(crowded)
+    if trains(recipe) or len(points) > 1:
+        check_cache()
+    if recipe.deploy.archive:
+        check_archive(archive_path(recipe.out))
+    place = find_place(recipe, note)
+    baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
+    source = load(points[0], note, values_up_to)
+    for point in points:
+        resolve_sparsity(point, source.checkpoint.config)
+    pruned = None
+    if recipe.pruned is not None and source.checkpoint.tensors:
+        pruned = read_pruned(recipe.pruned, source.checkpoint.config)
+    return Ready(place, baseline, source, pruned)
+
+
+def trains(recipe: Recipe) -> bool:
+    """Whether recovery is part of the run."""
+    return recipe.recover.steps != 0 and recipe.pruned is None
+
+
+def check_archive(archive: Path) -> None:
+    """Whether the archive will find its place.
+
+    Raises:
+        UsageError: a folder is there. WriteError: the file cannot be written.
+    """
+    if archive.is_dir():
+        raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
+    if archive.parent.is_dir():  # else it is made with the bundle
+        check_replaceable(archive)
+
+
+def crowded_note(threads: int) -> str:
+    """What is said of more threads than can run at once; empty otherwise."""
+    usable = usable_processors()
+    if threads <= usable:
+        return ""
+    return (
+        f"--threads {threads}: this process can run {usable} at once, by its affinity and its "
+        "control group; more wait for one another (8 on 2 processors: 11 times slower), and the "
+        "report says so"
+    )
