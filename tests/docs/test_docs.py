@@ -194,6 +194,10 @@ ASSEMBLED = {
     "threads shared … usable processors": ("threads shared {", "usable processor"),
     "with a decimal comma": ("with a decimal {point}", '"comma" if'),
     "with a decimal point": ("with a decimal {point}", 'else "point"'),
+    "expected no --device beside it, which is to run the bundle": (
+        "no --device beside it, which is to run the bundle",
+        "expected {expected}; got {got}",
+    ),
     "expected report.json among its files": ("expected {REPORT_NAME} among its files",),
     "csr: expected a new folder or earlier .npz files; got … there": (
         "expected a new folder or earlier .npz files; got {others[0]} there",
