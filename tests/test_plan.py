@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import random_checkpoint, small_config
-from paths import DEMO
+from paths import DEMO, SHARED
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
@@ -22,7 +22,7 @@ from ssmpress.prune import dead_channels
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.deploy import DeploySettings, Target
 from ssmpress.recipe.settings.pack import PackSettings
-from ssmpress.recipe.settings.prune import Method, PruneSettings
+from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.stages.pruned import prune_weights
 from ssmpress.stages.source import load
@@ -32,13 +32,14 @@ CLOSE = 0.02
 
 
 def demo(folder: Path) -> Recipe:
-    """One-shot by the gradients of a little text."""
-    little = PruneSettings(calibration_batches=1, calibration_window=64)
-    return Recipe(DEMO, folder / "out", prune=little, recover=RecoverSettings(steps=0))
+    """One threshold for the whole model: its matrices lose different parts."""
+    prune = PruneSettings(method=Method.MAGNITUDE)
+    return Recipe(DEMO, folder / "out", prune=prune, recover=RecoverSettings(steps=0))
 
 
 def another_shape(folder: Path) -> Recipe:
-    """Random weights, an untied head, many states, one layer less and another width."""
+    """Random weights, an untied head, many states, one layer less and another width; one threshold
+    for each matrix, since those of random weights are as different as no trained model's."""
     config = small_config(
         d_model=96,
         d_inner=192,
@@ -53,7 +54,7 @@ def another_shape(folder: Path) -> Recipe:
         config, random_checkpoint(config).tensors, folder / "wide",
         tokenizer=DEMO / "tokenizer.json",
     )  # fmt: skip
-    prune = replace(recipe.prune, method=Method.MAGNITUDE, sparsity=0.5)
+    prune = replace(recipe.prune, method=Method.MAGNITUDE, scope=Scope.LAYER, sparsity=0.5)
     return replace(recipe, model=folder / "wide", prune=prune)
 
 
@@ -72,7 +73,16 @@ def made_bytes(recipe: Recipe, folder: Path) -> int:
     return sum(file.stat().st_size for file in export(packed, folder / "model.onnx"))
 
 
-@pytest.mark.parametrize("make", [demo, another_shape])
+def trained(folder: Path) -> Recipe:
+    """A trained model of another shape; the text does not matter to magnitudes."""
+    model = SHARED / "models" / "mamba-5m"
+    if not model.is_dir():
+        pytest.skip(f"{model}: there is no such model")
+    return replace(tiny_recipe(folder), model=model, prune=demo(folder).prune,
+                   recover=RecoverSettings(steps=0))  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [demo, another_shape, trained])
 def test_the_planned_bytes_are_those_of_the_model(
     tmp_path: Path, make: Callable[[Path], Recipe]
 ) -> None:

@@ -104,7 +104,7 @@ def _check_names(out: Path, target: Path) -> None:
     longest = os.pathconf(parent, "PC_NAME_MAX") - SCRATCH_LETTERS
     if any(len(os.fsencode(part)) > longest for part in target.parts):
         raise UsageError(
-            f"--out {str(out)[:60]}...: expected names of at most {longest} bytes; got a longer "
+            f"--out {str(out)[:60]}…: expected names of at most {longest} bytes; got a longer "
             "one. Choose another --out."
         )
 
