@@ -27,11 +27,13 @@ RECIPES = st.fixed_dictionaries(
 )
 
 
+REPORT = example.report()
+
+
 def of(recipe: dict[str, Any], device: str = "host") -> dict[str, Any]:
-    report = example.report()
-    report["recipe"] |= recipe
-    report["latency"]["device"] = device
-    return report
+    """A report of a recipe with these settings."""
+    latency = REPORT["latency"] | {"device": device}
+    return REPORT | {"recipe": REPORT["recipe"] | recipe, "latency": latency}
 
 
 @given(recipe=RECIPES)
