@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.blocks.tensors import tensor_shapes
-from ssmpress.bundle.runtime_library import describe_download, present_library
+from ssmpress.bundle.runtime_library import RuntimeLibrary, describe_download, present_library
 from ssmpress.callbacks import Note, silent
 from ssmpress.machine import get_library_path, get_runner_path
 from ssmpress.preflight import Ready, preflight
@@ -167,13 +167,17 @@ def _plan(recipe: Recipe, ready: Ready, notes: _Notes) -> Plan:
         model_bytes=model_bytes,
         at_most=ready.pruned is None and not recipe.pack.keep_dead_channels,
         bundle_bytes=model_bytes + library + tokenizer,
-        runtime_bytes=runtime
-        and runtime.path.stat().st_size + get_runner_path(place.machine).stat().st_size,
+        runtime_bytes=None if runtime is None else _runtime_bytes(runtime, place.machine),
         ram_bytes=_ram_bytes(recipe, weights),
         disk_bytes=disk_bytes,
         seconds=_seconds(recipe, weights),
         matrices=_matrices(size),
     )
+
+
+def _runtime_bytes(runtime: RuntimeLibrary, machine: str) -> int:
+    """Of ONNX Runtime and ssmrun."""
+    return runtime.path.stat().st_size + get_runner_path(machine).stat().st_size
 
 
 def _check_room(out: Path, needed: int, note: Note) -> None:
