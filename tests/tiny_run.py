@@ -9,6 +9,7 @@ import numpy as np
 
 from conftest import random_checkpoint, small_config
 from paths import DEMO
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
@@ -20,13 +21,15 @@ CONFIG = small_config(vocab_size=1024, n_layer=1)
 """The vocabulary of the demo's tokenizer."""
 
 
-def tiny_recipe(folder: Path, **changes: Any) -> Recipe:
+def tiny_recipe(
+    folder: Path, config: ModelConfig = CONFIG, layout: str = "mamba-ssm", **changes: Any
+) -> Recipe:
     """Compress the model in `folder`, which is written there, to `folder`/out."""
     model = folder / "model"
     if not model.is_dir():
-        tensors = random_checkpoint(CONFIG).tensors
-        write_checkpoint(CONFIG, tensors, model, tokenizer=DEMO / "tokenizer.json")
-        tokens = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 1700).astype(np.int32)
+        tensors = random_checkpoint(config).tensors
+        write_checkpoint(config, tensors, model, layout, tokenizer=DEMO / "tokenizer.json")
+        tokens = np.random.default_rng(0).integers(0, config.vocab_size, 1700).astype(np.int32)
         np.save(folder / "calibration.npy", tokens[:600])
         np.save(folder / "evaluation.npy", tokens[600:])
     settings: dict[str, Any] = {

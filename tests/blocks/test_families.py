@@ -31,8 +31,9 @@ from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import prunable_names
+from ssmpress.prune.one_shot import one_shot
 from ssmpress.recipe.settings.pack import PackSettings
-from ssmpress.recipe.settings.prune import PROJECTIONS
+from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings
 from ssmpress.runtime.loading import open_session
 from tolerances import assert_close
 
@@ -193,6 +194,27 @@ def test_dead_channels_of_an_mlp_go() -> None:
         assert_close(narrow(tokens)[0], wanted, tolerances.REFERENCE_LOGITS, "logits")
 
 
+@pytest.mark.parametrize("method", Method)
+def test_every_method_prunes_all_projections(method: Method) -> None:
+    """Each by the statistics of its own input: of attention's and the MLP's too."""
+    config = HUGGING_FACE["granite"]
+    names = prunable_names(config, PROJECTIONS)
+    assert {name.split(".", 3)[3] for name in names} == {
+        "mixer.in_proj.weight",
+        "mixer.out_proj.weight",
+        "mlp.fc1.weight",
+        "mlp.fc2.weight",
+    }
+    settings = PruneSettings(
+        method=method, calibration_batches=2, calibration_batch=2, calibration_window=16
+    )
+    text = draw_tokens(config, 1, 80)[0].numpy().astype(np.int32)
+    trained = Mamba.from_checkpoint(random_checkpoint(config))
+    keep = one_shot(trained, names, text, settings, 0.6, seed=0)
+    total = sum(mask.numel() for mask in keep.values())
+    assert sum(int((~mask).sum()) for mask in keep.values()) == pytest.approx(0.6 * total, abs=20)
+
+
 def test_a_bare_state_dict_says_that_it_is_mamba_2(tmp_path: Path) -> None:
     """Groups are assumed, and that is said."""
     config = model(*[LayerConfig(mixer=Mamba2Config(heads=8, head_dim=5, d_state=7))] * 2)
@@ -207,10 +229,14 @@ def test_a_bare_state_dict_says_that_it_is_mamba_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes",
     (
-        {"heads": 0}, {"n_groups": 3}, {"norm_groups": 7}, {"dt_min": 2.0, "dt_max": 1.0},
-        {"gated_norm": 1}, {"norm_eps": 0.0},
+        {"heads": 0},
+        {"n_groups": 3},
+        {"norm_groups": 7},
+        {"dt_min": 2.0, "dt_max": 1.0},
+        {"gated_norm": 1},
+        {"norm_eps": 0.0},
     ),
-)  # fmt: skip
+)
 def test_impossible_sizes_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(BadInputError, match=next(iter(changes))):
         Mamba2Config(**({"heads": 8, "head_dim": 5} | changes))  # type: ignore[arg-type]
