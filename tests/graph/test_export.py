@@ -338,6 +338,39 @@ def test_fallbacks_run_without_it(model: Exported) -> None:
     assert ran["Scan"] == model.config.n_layer
 
 
+# ---- what no token is, straight into ONNX Runtime: `Session` would refuse it ----
+
+
+def run_raw(session: Session, ids: list[list[int]], positions: list[int]) -> list[np.ndarray]:
+    feed = {"input_ids": np.array(ids, np.int64).reshape(1, -1), "logits_positions": positions}
+    feed["logits_positions"] = np.array(positions, np.int64)
+    for item in session._onnx.get_inputs()[2:]:
+        feed[item.name] = np.zeros((1, *item.shape[1:]), np.float32)
+    return list(session._onnx.run(None, feed))
+
+
+@pytest.mark.parametrize("values", list(Values))
+def test_an_id_that_is_no_token_is_refused(
+    values: Values, runtime: Path | None, tmp_path: Path
+) -> None:
+    """ONNX's Gather would count -1 from the end."""
+    packed = pack_model(random_checkpoint(small_config()), values)
+    export.export(packed, tmp_path / "model.onnx")
+    session = open_session(tmp_path / "model.onnx", threads=1, library=runtime)
+    vocab = packed.config.vocab_size
+    run_raw(session, [[0, vocab - 1]], [1])
+    for bad in (-1, -vocab, -(1 << 63), -(1 << 63) + 1, vocab, 1 << 62):
+        with pytest.raises(Exception, match=r"ids: expected rows|out of (data )?bounds"):
+            run_raw(session, [[0, bad]], [1])
+
+
+def test_stock_onnxruntime_refuses_an_empty_sequence(model: Exported) -> None:
+    session = open_session(model.path, threads=1, library=None)
+    for positions in ([], [0]):
+        with pytest.raises(Exception, match=r"Conv|Scan"):
+            run_raw(session, [[]], positions)
+
+
 # ---- weights in a file of their own ----
 
 

@@ -248,7 +248,12 @@ class _ModelGraph(PackedGraph):
                 **matrix_attributes(matrix),
             )
             return read if frequent is None else self.corrected(read, tokens, frequent)
-        rows = self.node("Gather", "embedding/rows", [sections["weight"], tokens], axis=0)
+        # A Gather counts an id below 0 from the end; as the number of rows it refuses it.
+        first = self.constant(f"{EMBEDDING}.first_id", np.array(0))
+        end = self.constant(f"{EMBEDDING}.end_id", np.array(matrix.rows))
+        below = self.node("Less", "embedding/below_zero", [tokens, first])
+        counted = self.node("Where", "embedding/ids", [below, end, tokens])
+        rows = self.node("Gather", "embedding/rows", [sections["weight"], counted], axis=0)
         if matrix.format.values is Values.FP32:
             return rows
         return self.node("Cast", "embedding", [rows], to=ir.DataType.FLOAT.value)

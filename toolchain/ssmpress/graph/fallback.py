@@ -229,9 +229,16 @@ def _linear(f: Format) -> str:
 
 
 def _embedding(f: Format) -> str:
+    """A Gather counts an id below 0 from the end; as the number of rows it refuses it, as the op
+    does."""
     return f"""{LAYOUTS[f].onnx_rows}
-    of_token = Gather <axis = 0> (integers, ids)
-    scale_of_token = Gather <axis = 0> (scale, ids)
+    ids_zero = Constant <value = int64 {{0}}> ()
+    ids_ends = Shape <start = 0, end = 1> (scale)
+    ids_end = Squeeze(ids_ends)
+    ids_below = Less(ids, ids_zero)
+    ids_counted = Where(ids_below, ids_end, ids)
+    of_token = Gather <axis = 0> (integers, ids_counted)
+    scale_of_token = Gather <axis = 0> (scale, ids_counted)
     feature_axis = Constant <value_ints = [-1]> ()
     scales = Unsqueeze(scale_of_token, feature_axis)
     y = Mul(of_token, scales)
