@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import chromium
-from paths import ROOT
+from paths import DEMO, ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"), key=lambda page: (page.name != "index.md", page.name))
@@ -81,10 +81,10 @@ def test_commands_are_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def sandbox(tmp_path_factory, small_demo) -> Path:
+def sandbox(tmp_path_factory) -> Path:
     """A folder as a reader has it: a model, texts, policies, and what the quick start made."""
     folder = tmp_path_factory.mktemp("docs")
-    shutil.copytree(small_demo, folder / "my-mamba")
+    shutil.copytree(DEMO, folder / "my-mamba")
     (folder / "docs").mkdir()
     (folder / "docs" / "examples").symlink_to(DOCS / "examples")
     (folder / "policy.toml").write_text("min_retention = 0.5\nmax_bundle_bytes = 50_000_000\n")

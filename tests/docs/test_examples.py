@@ -35,9 +35,9 @@ def run(folder: Path, name: str, *arguments: str) -> subprocess.CompletedProcess
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory, small_demo) -> Path:
+def bundle(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("examples")
-    done = run(folder, "compress_lm.py", str(small_demo), "bundle", "--quick")
+    done = run(folder, "compress_lm.py", str(DEMO), "bundle", "--quick")
     assert done.returncode == 0, done.stderr
     assert re.search(r"kept \d+\.\d% of the quality, \d\.\d\dx smaller", done.stdout)
     assert "Pass: The quality kept is" in done.stdout

@@ -88,7 +88,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         ...     prune=PruneSettings(sparsity=0.3, calibration_batches=2),
         ...     recover=RecoverSettings(steps=0),
         ...     data=texts,
-        ...     gate=GateSettings(min_retention=0.9),
+        ...     gate=GateSettings(min_retention=0.8),
         ... )
         >>> result = compress(recipe)
         >>> print(f"{result.report['sparsity']['prunable']:.2f}", result.exit_code)
