@@ -24,8 +24,8 @@ from ssmpress.errors import DeviceError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path, get_runner_path
-from ssmpress.pack import matrix as compact
 from ssmpress.pack.choose import choose_format
+from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.recipe import Recipe
 
@@ -142,7 +142,7 @@ def packed_model(values: Values | None, sparsity: float = SPARSITY) -> PackedMod
         else:
             chosen = Format(Structure.DENSE, values or Values.FP32)
         if projection or name == "backbone.embedding.weight":
-            matrices[name] = compact.pack(array, keep_mask, chosen, "test")
+            matrices[name] = pack(array, keep_mask, chosen, "test")
         else:
             rest[name] = array
     return PackedModel(checkpoint.config, rest, matrices)

@@ -12,8 +12,8 @@ import torch
 from paths import DEMO
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.checkpoint.read import read_checkpoint
-from ssmpress.devices import plan as deploy
 from ssmpress.devices.check import Expected, make_expected
+from ssmpress.devices.plan import Deployment, find_runtime_library
 from ssmpress.devices.qemu import lacking
 from ssmpress.devices.real import BundleFiles
 from ssmpress.errors import DeviceError
@@ -48,7 +48,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
     recipe = Recipe(model=DEMO, out=folder, target=target, threads=1, pack=PackSettings(values))
     try:
         get_runner_path(target.machine)
-        runtime = deploy.find_runtime_library(target.machine)
+        runtime = find_runtime_library(target.machine)
     except DeviceError as error:
         pytest.skip(str(error))
     folder.mkdir(parents=True)
@@ -66,7 +66,7 @@ def make_bundle(folder: Path, target: Target, values: Values) -> Made:
     pruned = Pruned(tensors, PruneResult((), 0.0, 0, 0, "cpu"))
     dense = export_dense(source, folder / "work")
     packed = pack_weights(recipe, source, pruned)
-    deployment = deploy.Deployment(target.machine, (), runtime=runtime)
+    deployment = Deployment(target.machine, (), runtime=runtime)
     bundle = export_bundle(source, dense, packed, folder, target.machine)
     bundle = add_runtime(recipe, source, bundle, deployment)
     expected = make_expected(

@@ -14,7 +14,7 @@ from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.pack.frequent import frequent_rows
-from ssmpress.pack.head_error import TEXT, frequent_tokens
+from ssmpress.pack.head_error import HEAD_TEXT, frequent_tokens
 from ssmpress.pack.model import pack_model
 from ssmpress.plan import make_plan, plan_lines
 from ssmpress.preflight import preflight
@@ -67,7 +67,7 @@ def made_bytes(recipe: Recipe, folder: Path) -> int:
     packed = pack_model(config, tensors, recipe.pack, machine=recipe.target.machine)
     head = packed.head_name
     if packed.matrices[head].format.values is Values.INT4:
-        ids = frequent_tokens(source.calibration[:TEXT], config.vocab_size)
+        ids = frequent_tokens(source.calibration[:HEAD_TEXT], config.vocab_size)
         corrected = frequent_rows(tensors[head].numpy(), packed.matrices[head], ids)
         packed = replace(packed, frequent=corrected)
     return sum(file.stat().st_size for file in export(packed, folder / "model.onnx"))

@@ -28,8 +28,8 @@ from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export
 from ssmpress.graph.ops import CAUSAL_CONV1D, DOMAIN, ONNX_OPSET, SELECTIVE_SCAN
-from ssmpress.pack import matrix as packing
 from ssmpress.pack.head_error import FREQUENT_SHARE
+from ssmpress.pack.matrix import pack as pack_matrix
 from ssmpress.pack.model import PackedModel
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
@@ -133,7 +133,7 @@ def _dense(checkpoint: Checkpoint) -> PackedModel:
     specs = matrix_specs(checkpoint.config)
     float32 = Format(Structure.DENSE, Values.FP32)
     matrices = {
-        name: packing.pack(array, np.ones(array.shape, bool), float32)
+        name: pack_matrix(array, np.ones(array.shape, bool), float32)
         for name, array in arrays.items()
         if name in specs
     }

@@ -31,7 +31,7 @@ from ssmpress.checkpoint.dialects import config_json
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.data.tokens import cut_windows, load_tokens
-from ssmpress.tasks import perplexity as evaluate
+from ssmpress.tasks.perplexity import Predict, perplexity
 from thoroughness import examples
 from tolerances import assert_close
 
@@ -407,7 +407,7 @@ def test_training_reduces_the_loss() -> None:
 # ---- perplexity ----
 
 
-def predict(model: Mamba) -> evaluate.Predict:
+def predict(model: Mamba) -> Predict:
     def run(tokens: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         with torch.no_grad():
             logits, after = model(torch.from_numpy(tokens), state)
@@ -417,20 +417,20 @@ def predict(model: Mamba) -> evaluate.Predict:
 
 
 def test_perplexity_of_16_windows(mamba_5m: Checkpoint, valid_windows: np.ndarray) -> None:
-    quality = evaluate.perplexity(predict(Mamba.from_checkpoint(mamba_5m)), valid_windows, batch=4)
+    quality = perplexity(predict(Mamba.from_checkpoint(mamba_5m)), valid_windows, batch=4)
     assert quality.perplexity == pytest.approx(80.49, rel=tolerances.PERPLEXITY_SAMPLE)
 
 
 PERPLEXITY_SCRIPT = """
 import json, sys, torch, test_model as t
 from conftest import SHARED
-from ssmpress.tasks import perplexity as evaluate
+from ssmpress.tasks.perplexity import perplexity
 from ssmpress.checkpoint.read import read_checkpoint
 torch.set_num_threads(2)
 model, text = sys.argv[1:]
 checkpoint = read_checkpoint(SHARED / "models" / model)
 windows = t.text_windows(lambda name: SHARED / name, checkpoint, text)
-quality = evaluate.perplexity(t.predict(t.Mamba.from_checkpoint(checkpoint)), windows)
+quality = perplexity(t.predict(t.Mamba.from_checkpoint(checkpoint)), windows)
 # VmHWM is this program's own peak; getrusage's counts the process it was started from too.
 status = open("/proc/self/status").read().split("VmHWM:")[1].split()
 print(json.dumps({"perplexity": quality.perplexity, "peak": int(status[0]) * 1024}))

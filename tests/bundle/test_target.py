@@ -27,8 +27,7 @@ from ssmpress.bundle import runtime_library
 from ssmpress.bundle.files import run_it, write_archive, write_runtime_files
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.bundle.runtime_library import find_runtime_library
-from ssmpress.devices import boards, qemu
-from ssmpress.devices import plan as deploy
+from ssmpress.devices import boards, plan, qemu
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.files import sha256
 from ssmpress.formats import Values
@@ -139,7 +138,7 @@ def recipe(**deploy_settings: Any) -> Any:
 
 def test_the_host_is_not_emulated() -> None:
     with pytest.raises(UsageError, match="--device qemu: expected --target arm64 on another"):
-        deploy.plan_deployment(recipe(device=("qemu",)), print)
+        plan.plan_deployment(recipe(device=("qemu",)), print)
 
 
 def test_without_an_emulator_the_bundle_is_not_validated(
@@ -150,23 +149,23 @@ def test_without_an_emulator_the_bundle_is_not_validated(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(qemu, "_SYSROOTS", ("/nowhere",))
     monkeypatch.delenv("QEMU_LD_PREFIX", raising=False)
-    monkeypatch.setattr(deploy, "find_runtime_library", lambda *_: None)
+    monkeypatch.setattr(plan, "find_runtime_library", lambda *_: None)
     notes: list[str] = []
-    planned = deploy.plan_deployment(recipe(target=Target.ARM64), notes.append)
+    planned = plan.plan_deployment(recipe(target=Target.ARM64), notes.append)
     assert planned.addresses == ()
     line = "sudo apt install qemu-user libstdc++6-arm64-cross"
     (note,) = notes
     assert "expected qemu-aarch64 on PATH, and lib/ld-linux-aarch64.so.1 of aarch64 in" in note
     assert note.endswith(line), "all of it, to paste"
     assert "leave" not in note, "no device was given: there is none to leave out"
-    target = deploy.describe_target(planned, ())
+    target = plan.describe_target(planned, ())
     report = example.report(target=target)
     verdict = judge(report, GateSettings(min_retention=0.5))
     assert (verdict.status, verdict.exit_code) == ("inconclusive", 5)
     assert "there was no aarch64 machine" in verdict.sentence
     assert "--skip-device-check" in verdict.sentence and "apt" not in verdict.sentence, "said once"
     with pytest.raises(DeviceError, match="expected qemu-aarch64 on PATH") as error:
-        deploy.plan_deployment(recipe(target=Target.ARM64, device=("qemu:max",)), print)
+        plan.plan_deployment(recipe(target=Target.ARM64, device=("qemu:max",)), print)
     assert str(error.value).endswith(line)
 
 
@@ -176,12 +175,12 @@ def test_who_wants_the_bundle_alone_gets_it_judged_by_quality(
     if host_machine() == "aarch64":
         pytest.skip("this machine runs arm64 bundles itself")
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(deploy, "find_runtime_library", lambda *_: None)
+    monkeypatch.setattr(plan, "find_runtime_library", lambda *_: None)
     asked = recipe(target=Target.ARM64, skip_device_check=True)
     notes: list[str] = []
-    planned = deploy.plan_deployment(asked, notes.append)
+    planned = plan.plan_deployment(asked, notes.append)
     assert notes == [] and planned.addresses == ()
-    report = example.report(target=deploy.describe_target(planned, ()))
+    report = example.report(target=plan.describe_target(planned, ()))
     report["recipe"] = asked.to_dict()
     assert judge(report, GateSettings(min_retention=0.5)).exit_code == 0
     assert judge(report, GateSettings(min_retention=0.99999)).exit_code == 3

@@ -15,8 +15,8 @@ import pytest
 
 from processes import wait_for
 from ssh_server import SSHD, SshServer, ssh_server, write_script
-from ssmpress.devices import plan as deploy
 from ssmpress.devices import qemu, remote, ssh
+from ssmpress.devices.plan import open_link
 from ssmpress.devices.real import validate_real
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
@@ -49,7 +49,7 @@ def measured(
     server: SshServer, made: Made, path: str = "", tick: Callable[[], None] = lambda: None
 ) -> DeviceResult:
     address = parse_device(server.device + path)
-    with deploy.open_link(address) as link:
+    with open_link(address) as link:
         return validate_real(
             link, address.path, made.machine, made.files, made.expected, QUICK, 1, tick
         )
@@ -99,7 +99,7 @@ def test_only_what_changed_is_copied_to_a_folder_that_is_kept(
     address = parse_device(server.device)
     files, kept = made.files.all(), str(server.home / "kept")
     counts = []
-    with deploy.open_link(address) as link:
+    with open_link(address) as link:
         for _ in range(2):
             with remote.RemoteFolder(link, kept) as folder:
                 counts.append(folder.push(files, lambda: None))
@@ -211,7 +211,7 @@ def test_no_answer_in_time_is_told(
     monkeypatch.setattr(remote, "ANSWER_S", 1.0)
     address = parse_device(server.device)
     text = "no answer to 'uname' within 1 seconds"
-    with pytest.raises(DeviceError, match=text), deploy.open_link(address) as link:
+    with pytest.raises(DeviceError, match=text), open_link(address) as link:
         remote.preflight(link, made.machine, timeout_s=1.0)
     assert not answered.exists(), "nobody waited for it"
 

@@ -34,7 +34,7 @@ from ssmpress.formats import (
     Values,
 )
 from ssmpress.graph import export, fallback, ops
-from ssmpress.measure import metrics as evaluate
+from ssmpress.measure import metrics
 from ssmpress.pack.layouts import FORMATS, sections_of
 from ssmpress.pack.matrix import pack
 from ssmpress.pack.model import PackedModel
@@ -42,7 +42,7 @@ from ssmpress.parity import reference_model
 from ssmpress.runtime.loading import open_session
 from ssmpress.runtime.session import Session
 from ssmpress.runtime.state import State
-from ssmpress.tasks import perplexity as evaluate_text
+from ssmpress.tasks.perplexity import perplexity
 
 Arrays = dict[str, np.ndarray]
 
@@ -134,7 +134,7 @@ def torch_outputs(packed: PackedModel, tokens: np.ndarray) -> Arrays:
 
 def assert_parity(actual: Arrays, expected: Arrays, bound: float) -> None:
     assert actual.keys() == expected.keys()
-    parity = evaluate.parity(expected, actual, tolerance=bound)
+    parity = metrics.parity(expected, actual, tolerance=bound)
     assert parity.ok, parity.reason
 
 
@@ -540,8 +540,8 @@ def dense_pack(checkpoint: Checkpoint, values: Values) -> PackedModel:
     return PackedModel(checkpoint.config, rest, matrices)
 
 
-def perplexity(session: Session, windows: np.ndarray) -> float:
-    return evaluate_text.perplexity(session.predict, windows, batch=4).perplexity
+def perplexity_of(session: Session, windows: np.ndarray) -> float:
+    return perplexity(session.predict, windows, batch=4).perplexity
 
 
 @pytest.mark.parametrize("values", list(Values))
@@ -557,7 +557,7 @@ def test_trained_model(
     bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     for session in sessions:
         assert_parity(outputs(*session.predict(tokens)), expected, bound)
-    ours, stock = (perplexity(session, windows) for session in sessions)
+    ours, stock = (perplexity_of(session, windows) for session in sessions)
     limit = tolerances.INT8_PERPLEXITY if values.quantizes_activations else tolerances.GRAPH_FLOAT32
     assert ours == pytest.approx(stock, rel=limit)
 

@@ -20,9 +20,9 @@ from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.data.tokens import cut_windows
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
-from ssmpress.pack import matrix as compact
 from ssmpress.pack.head_error import frequent_tokens, head_hessian
 from ssmpress.pack.layouts import int4
+from ssmpress.pack.matrix import pack_as, unpack
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import reference_model
 from ssmpress.prune.recover import PruneResult
@@ -124,14 +124,14 @@ def test_the_stage_rounds_the_head_by_the_calibration_text() -> None:
 
     weight = checkpoint.tensors[EMBEDDING].numpy()
     rounded = int4.round_weights(weight)
-    nearest = compact.pack_as(int4.Int4(lambda _: rounded), weight, weight != 0)
-    assert cost(compact.unpack(matrix)) < 0.95 * cost(compact.unpack(nearest))
+    nearest = pack_as(int4.Int4(lambda _: rounded), weight, weight != 0)
+    assert cost(unpack(matrix)) < 0.95 * cost(unpack(nearest))
     corrected = reference_model(packed).backbone.embedding.weight.detach().numpy()
-    assert cost(corrected) < 0.8 * cost(compact.unpack(matrix))
-    changed = np.nonzero((corrected != compact.unpack(matrix)).any(1))[0]
+    assert cost(corrected) < 0.8 * cost(unpack(matrix))
+    changed = np.nonzero((corrected != unpack(matrix)).any(1))[0]
     assert packed.frequent is not None
     np.testing.assert_array_equal(changed, packed.frequent.ids)
-    largest = np.abs(weight - compact.unpack(matrix))[changed].max(1, keepdims=True)
+    largest = np.abs(weight - unpack(matrix))[changed].max(1, keepdims=True)
     assert (np.abs(corrected - weight)[changed] <= largest / 200).all()
 
 

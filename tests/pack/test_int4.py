@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
-from ssmpress.pack import matrix as compact
 from ssmpress.pack.layouts import LAYOUTS, int4, sections_of
-from ssmpress.pack.matrix import PackedMatrix
+from ssmpress.pack.matrix import PackedMatrix, check, pack_as, unpack
 
 INT4 = Format(Structure.DENSE, Values.INT4)
 
@@ -22,7 +21,7 @@ def pack(weight: np.ndarray, hessian: np.ndarray | None = None) -> PackedMatrix:
     def rounded(w: np.ndarray) -> int4.Rounded:
         return int4.round_weights(w, hessian)
 
-    return compact.pack_as(int4.Int4(rounded), weight, np.ones(weight.shape, bool))
+    return pack_as(int4.Int4(rounded), weight, np.ones(weight.shape, bool))
 
 
 def correlated(columns: int, seed: int) -> np.ndarray:
@@ -36,7 +35,7 @@ def correlated(columns: int, seed: int) -> np.ndarray:
 
 def cost(weight: np.ndarray, packed: PackedMatrix, hessian: np.ndarray) -> float:
     """Mean of e H e^T over the rows, float64."""
-    error = compact.unpack(packed).astype(np.float64) - weight
+    error = unpack(packed).astype(np.float64) - weight
     return float(np.einsum("ij,jk,ik->i", error, hessian, error).mean())
 
 
@@ -66,17 +65,17 @@ def read_slowly(packed: PackedMatrix) -> np.ndarray:
 @given(weight=matrices())
 def test_sections_hold_the_matrix(weight: np.ndarray) -> None:
     packed = pack(weight)
-    compact.check(packed)
+    check(packed)
     assert tuple(packed.sections) == sections_of(INT4)
     assert packed.nbytes == LAYOUTS[INT4].predicted_bytes(*weight.shape, weight.size)
-    np.testing.assert_allclose(compact.unpack(packed), read_slowly(packed), rtol=1e-6)
+    np.testing.assert_allclose(unpack(packed), read_slowly(packed), rtol=1e-6)
 
 
 @given(weight=matrices())
 def test_rounding_is_near(weight: np.ndarray) -> None:
     """At most half a step of the plainest choice, whose step is a group's largest / 7.5, plus the
     rounding of the step to a 127th of the row's; zeros stay zeros."""
-    unpacked = compact.unpack(pack(weight)).astype(np.float64)
+    unpacked = unpack(pack(weight)).astype(np.float64)
     columns = weight.shape[1]
     for group in range(0, columns, 16):
         part = slice(group, group + 16)
@@ -92,8 +91,8 @@ def test_feedback_costs_less_on_correlated_inputs(rows: int, columns: int, seed:
     weight = np.random.default_rng(seed).standard_normal((rows, columns)).astype(np.float32)
     hessian = correlated(columns, seed)
     plain, fed = pack(weight), pack(weight, hessian)
-    compact.check(fed)
-    np.testing.assert_allclose(compact.unpack(fed), read_slowly(fed), rtol=1e-6)
+    check(fed)
+    np.testing.assert_allclose(unpack(fed), read_slowly(fed), rtol=1e-6)
     assert cost(weight, fed, hessian) < 0.8 * cost(weight, plain, hessian)
     again = pack(weight, hessian)
     for name, section in fed.sections.items():
@@ -103,8 +102,8 @@ def test_feedback_costs_less_on_correlated_inputs(rows: int, columns: int, seed:
 @given(weight=matrices())
 def test_feedback_keeps_zeros_and_the_range(weight: np.ndarray) -> None:
     fed = pack(weight, correlated(weight.shape[1], 3))
-    compact.check(fed)
-    assert (compact.unpack(fed)[weight == 0] == 0).all()
+    check(fed)
+    assert (unpack(fed)[weight == 0] == 0).all()
 
 
 def test_feedback_by_its_definition() -> None:
@@ -139,7 +138,7 @@ def test_without_correlation_feedback_is_the_nearest() -> None:
 def test_several_steps_beat_one() -> None:
     """Against the step that reaches the largest weight, unrounded; 0.915 on normal weights."""
     weight = np.random.default_rng(0).standard_normal((64, 512)).astype(np.float32)
-    error = np.square(compact.unpack(pack(weight)) - weight).mean()
+    error = np.square(unpack(pack(weight)) - weight).mean()
     groups = weight.reshape(64, -1, 16)
     extreme = np.take_along_axis(groups, np.abs(groups).argmax(2)[..., None], 2)
     plain = np.clip(np.rint(groups / (extreme / -8)), -8, 7) * (extreme / -8)
@@ -150,7 +149,7 @@ def test_exact_where_16_steps_suffice() -> None:
     code = np.random.default_rng(1).integers(-8, 8, (20, 40))
     code[:, ::16] = -8
     weight = (code * 127 * 2.0**-20).astype(np.float32)
-    np.testing.assert_allclose(compact.unpack(pack(weight)), weight, rtol=1e-6)
+    np.testing.assert_allclose(unpack(pack(weight)), weight, rtol=1e-6)
 
 
 def test_refuses_damaged_sections() -> None:
@@ -159,7 +158,7 @@ def test_refuses_damaged_sections() -> None:
     def refused(message: str, **sections: np.ndarray) -> None:
         damaged = replace(packed, sections={**packed.sections, **sections})
         with pytest.raises(BadInputError, match="dense-int4 matrix, " + message):
-            compact.unpack(damaged)
+            unpack(damaged)
 
     ratio, scale = packed.sections["ratio"].copy(), packed.sections["scale"].copy()
     ratio[1, 0, 2] = -128

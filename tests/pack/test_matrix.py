@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from conftest import small_config
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
-from ssmpress.pack import matrix as compact
 from ssmpress.pack.choose import choose_format
 from ssmpress.pack.costs import predicted_ns
 from ssmpress.pack.csr import check_csr_target, to_csr, write_csr
 from ssmpress.pack.layouts import FORMATS, LAYOUTS, sections_of
-from ssmpress.pack.matrix import PackedMatrix, pack, unpack
+from ssmpress.pack.matrix import PackedMatrix, check, keep_mask_of, pack, unpack
 from ssmpress.pack.values import INT8_MAX_COLUMNS
 
 FORMAT = pytest.mark.parametrize("fmt", FORMATS, ids=lambda f: f.name)
@@ -113,7 +112,7 @@ def test_int8_is_within_half_a_step(
 ) -> None:
     weight, keep_mask = matrix
     packed = pack(weight, keep_mask, Format(structure, Values.INT8))
-    compact.check(packed)
+    check(packed)
     scale = packed.sections["scale"].astype(np.float64)
     kept = np.where(keep_mask, weight, 0).astype(np.float64)
     largest = np.abs(kept).max(axis=1, initial=0)
@@ -135,7 +134,7 @@ def test_int8_never_leaves_its_range(fmt: Format) -> None:
     weight = np.full((1, 3), -300 * 2.0**-149, np.float32)
     packed = pack(weight, weight != 0, fmt)
     assert packed.sections[sections_of(fmt)[-2]].min() == -127
-    compact.check(packed)
+    check(packed)
 
 
 @FORMAT
@@ -146,7 +145,7 @@ def test_mask_decides_what_is_stored(fmt: Format, matrix: tuple[np.ndarray, np.n
     packed = pack(weight, keep_mask, fmt)
     dense = fmt.structure is Structure.DENSE
     assert packed.stored == (weight.size if dense else keep_mask.sum())
-    np.testing.assert_array_equal(compact.keep_mask_of(packed), keep_mask | dense)
+    np.testing.assert_array_equal(keep_mask_of(packed), keep_mask | dense)
 
 
 def test_pack_leaves_its_input_alone() -> None:
@@ -261,7 +260,7 @@ def test_predicted_bytes(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> 
 @settings(max_examples=30)
 def test_csr_round_trip(fmt: Format, matrix: tuple[np.ndarray, np.ndarray]) -> None:
     packed = pack(*matrix, fmt)
-    csr = to_csr(unpack(packed), compact.keep_mask_of(packed))
+    csr = to_csr(unpack(packed), keep_mask_of(packed))
     assert csr.nnz == packed.stored  # zeros that are kept stay
     assert csr.has_canonical_format
     np.testing.assert_array_equal(csr.toarray(), unpack(packed))
@@ -430,7 +429,7 @@ def refused(packed: PackedMatrix, message: str, **sections: np.ndarray | None) -
     changed = {**packed.sections, **sections}
     damaged = replace(packed, sections={k: v for k, v in changed.items() if v is not None})
     start = re.escape(f"{packed.format.name} matrix, ")
-    for read in (compact.check, unpack):
+    for read in (check, unpack):
         with pytest.raises(BadInputError, match=start + message) as raised:
             read(damaged)
         assert "damaged or was written by another version; pack the model again" in str(
@@ -446,7 +445,7 @@ def changed(array: np.ndarray, index: object, value: object) -> np.ndarray:
 
 @FORMAT
 def test_good_matrices_pass(fmt: Format) -> None:
-    compact.check(good(fmt))
+    check(good(fmt))
 
 
 @FORMAT
@@ -510,7 +509,7 @@ def test_refuses_a_short_value_section(fmt: Format) -> None:
     needed = packed.stored + 64 // value.itemsize
     for size in (packed.stored - 1, packed.stored, needed - 1):
         refused(packed, f"value: expected at least {needed} elements; got", value=value[:size])
-    compact.check(replace(packed, sections={**packed.sections, "value": value[:needed]}))
+    check(replace(packed, sections={**packed.sections, "value": value[:needed]}))
 
 
 @BITMASK

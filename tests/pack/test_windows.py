@@ -15,11 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph import fallback, ops
-from ssmpress.pack import matrix as compact
-from ssmpress.pack.layouts import LAYOUTS, sections_of
-from ssmpress.pack.layouts import window_fp16 as float_windows
-from ssmpress.pack.layouts import window_int8 as windows
-from ssmpress.pack.matrix import PackedMatrix
+from ssmpress.pack.layouts import LAYOUTS, sections_of, window_fp16, window_int8
+from ssmpress.pack.matrix import PackedMatrix, check, keep_mask_of, pack, unpack
 
 WINDOW = Format(Structure.WINDOW, Values.INT8)
 FP16_WINDOW = Format(Structure.WINDOW, Values.FP16)
@@ -78,16 +75,16 @@ def read_slowly(
 @given(matrix=matrices())
 def test_sections_hold_the_matrix(matrix: tuple[np.ndarray, np.ndarray]) -> None:
     values, keep_mask = matrix
-    sections = windows.pack(values, keep_mask)
-    expected = windows.shapes(len(values), len(sections["step"]))
+    sections = window_int8.pack(values, keep_mask)
+    expected = window_int8.shapes(len(values), len(sections["step"]))
     assert {name: (a.dtype, a.shape) for name, a in sections.items()} == expected
     assert tuple(sections) == sections_of(WINDOW)[:-1]
-    assert windows.problem(sections, *values.shape) is None
+    assert window_int8.problem(sections, *values.shape) is None
     read, stored = read_slowly(sections, *values.shape)
     np.testing.assert_array_equal(read, values)
     np.testing.assert_array_equal(stored, keep_mask)
-    np.testing.assert_array_equal(windows.unpack(sections, *values.shape), values)
-    np.testing.assert_array_equal(windows.keep_mask_of(sections, *values.shape), keep_mask)
+    np.testing.assert_array_equal(window_int8.unpack(sections, *values.shape), values)
+    np.testing.assert_array_equal(window_int8.keep_mask_of(sections, *values.shape), keep_mask)
 
 
 def test_a_small_matrix_byte_by_byte() -> None:
@@ -95,7 +92,7 @@ def test_a_small_matrix_byte_by_byte() -> None:
     values = np.zeros((3, 300), np.int8)
     values[0, [2, 3, 5, 9, 17]] = [1, -2, 3, -4, 5]
     values[1, [3, 290]] = [6, 7]
-    sections = windows.pack(values, values != 0)
+    sections = window_int8.pack(values, values != 0)
     assert sections["order"].tolist() == [0, 1, 2, -1, -1, -1, -1, -1]
     assert sections["start"].tolist() == [0, 4]
     assert sections["step"].tolist() == [[2, 0], [15, 0], [255, 0], [18, 0]]
@@ -121,7 +118,7 @@ def test_rows_with_like_masks_share_lanes() -> None:
     dense_part = np.arange(512) // 32 % 2 == np.arange(64)[:, None] % 2
     keep_mask = random.random((64, 512)) < np.where(dense_part, 0.5, 0.1)
     keep_mask &= np.cumsum(keep_mask, axis=1) <= keep_mask.sum(1).min()
-    sections = windows.pack(keep_mask.astype(np.int8), keep_mask)
+    sections = window_int8.pack(keep_mask.astype(np.int8), keep_mask)
     kinds = (sections["order"].reshape(-1, 4) % 2).sum(1)
     assert np.isin(kinds, (0, 4)).mean() >= 0.75
 
@@ -130,7 +127,7 @@ def test_predicted_size_is_near() -> None:
     random = np.random.default_rng(1)
     for density in (0.05, 0.1, 0.3, 0.5, 0.7, 1.0):
         keep_mask = random.random((256, 512)) < density
-        packed = compact.pack(keep_mask.astype(np.float32), keep_mask, WINDOW)
+        packed = pack(keep_mask.astype(np.float32), keep_mask, WINDOW)
         predicted = LAYOUTS[WINDOW].predicted_bytes(256, 512, packed.stored)
         assert 0.7 < predicted / packed.nbytes < 1.3
 
@@ -141,7 +138,7 @@ def test_predicted_size_is_near() -> None:
 def good() -> PackedMatrix:
     random = np.random.default_rng(0)
     weight = random.standard_normal((20, 70)).astype(np.float32)
-    return compact.pack(weight, random.random(weight.shape) < 0.4, WINDOW)
+    return pack(weight, random.random(weight.shape) < 0.4, WINDOW)
 
 
 def refused(section: str, index: object, value: object, message: str) -> None:
@@ -149,7 +146,7 @@ def refused(section: str, index: object, value: object, message: str) -> None:
     array = packed.sections[section].copy()
     array[index] = value
     damaged = replace(packed, sections={**packed.sections, section: array})
-    for read in (compact.check, compact.unpack):
+    for read in (check, unpack):
         with pytest.raises(BadInputError, match="window-int8 matrix, " + re.escape(message)):
             read(damaged)
 
@@ -188,7 +185,7 @@ def test_refuses_values_where_nothing_is_stored() -> None:
 def test_refuses_another_count_than_stored() -> None:
     packed = good()
     with pytest.raises(BadInputError, match="slots in use: expected"):
-        compact.check(replace(packed, stored=packed.stored + 1))
+        check(replace(packed, stored=packed.stored + 1))
 
 
 # ---- the fallback ----
@@ -228,10 +225,10 @@ def run_fallback(packed: PackedMatrix, x: np.ndarray) -> np.ndarray:
 def test_fallback_multiplies_the_same_integers(rows: int, columns: int, density: float) -> None:
     random = np.random.default_rng([rows, columns])
     weight = random.standard_normal((rows, columns)).astype(np.float32)
-    packed = compact.pack(weight, random.random(weight.shape) < density, WINDOW)
+    packed = pack(weight, random.random(weight.shape) < density, WINDOW)
     x = random.integers(-127, 128, size=(2, 3, columns)).astype(np.float32)
     x[..., 0] = 127  # the scale of the activations is 1: they are exact
-    values = windows.unpack(packed.sections, rows, columns).astype(np.int64)
+    values = window_int8.unpack(packed.sections, rows, columns).astype(np.int64)
     sums = (x.astype(np.int64) @ values.T).astype(np.float32)
     np.testing.assert_array_equal(run_fallback(packed, x), sums * packed.sections["scale"])
 
@@ -270,29 +267,29 @@ def read_fp16_slowly(
 @given(matrix=matrices())
 def test_fp16_sections_hold_the_matrix(matrix: tuple[np.ndarray, np.ndarray]) -> None:
     values, keep_mask = matrix[0].astype(np.float16) / np.float16(8), matrix[1]
-    sections = float_windows.pack(values, keep_mask)
-    expected = float_windows.shapes(len(values), len(sections["step"]))
+    sections = window_fp16.pack(values, keep_mask)
+    expected = window_fp16.shapes(len(values), len(sections["step"]))
     assert {name: (a.dtype, a.shape) for name, a in sections.items()} == expected
     assert tuple(sections) == sections_of(FP16_WINDOW)
-    assert float_windows.problem(sections, *values.shape) is None
+    assert window_fp16.problem(sections, *values.shape) is None
     read, stored = read_fp16_slowly(sections, *values.shape)
     np.testing.assert_array_equal(read, values)
     np.testing.assert_array_equal(stored, keep_mask)
-    np.testing.assert_array_equal(float_windows.unpack(sections, *values.shape), values)
-    np.testing.assert_array_equal(float_windows.keep_mask_of(sections, *values.shape), keep_mask)
+    np.testing.assert_array_equal(window_fp16.unpack(sections, *values.shape), values)
+    np.testing.assert_array_equal(window_fp16.keep_mask_of(sections, *values.shape), keep_mask)
 
 
 def test_fp16_keeps_a_negative_zero_as_zero() -> None:
-    packed = compact.pack(np.array([[-0.0, 1]], np.float32), np.ones((1, 2), bool), FP16_WINDOW)
-    compact.check(packed)
-    assert compact.keep_mask_of(packed).all()
+    packed = pack(np.array([[-0.0, 1]], np.float32), np.ones((1, 2), bool), FP16_WINDOW)
+    check(packed)
+    assert keep_mask_of(packed).all()
 
 
 def test_fp16_predicted_size_is_near() -> None:
     random = np.random.default_rng(1)
     for density in (0.05, 0.1, 0.3, 0.5, 0.7, 1.0):
         keep_mask = random.random((256, 512)) < density
-        packed = compact.pack(keep_mask.astype(np.float32), keep_mask, FP16_WINDOW)
+        packed = pack(keep_mask.astype(np.float32), keep_mask, FP16_WINDOW)
         predicted = LAYOUTS[FP16_WINDOW].predicted_bytes(256, 512, packed.stored)
         assert 0.8 < predicted / packed.nbytes < 1.25
 
@@ -313,11 +310,11 @@ def test_refuses_damaged_fp16_sections(
     section: str, index: object, value: float, message: str
 ) -> None:
     weight = np.random.default_rng(0).standard_normal((20, 70)).astype(np.float32)
-    packed = compact.pack(weight, np.random.default_rng(1).random((20, 70)) < 0.4, FP16_WINDOW)
+    packed = pack(weight, np.random.default_rng(1).random((20, 70)) < 0.4, FP16_WINDOW)
     array = packed.sections[section].copy()
     array[index] = value
     damaged = replace(packed, sections={**packed.sections, section: array})
-    for read in (compact.check, compact.unpack):
+    for read in (check, unpack):
         with pytest.raises(BadInputError, match="window-fp16 matrix, " + re.escape(message)):
             read(damaged)
 
@@ -329,7 +326,7 @@ def test_refuses_damaged_fp16_sections(
 def test_fp16_fallback(rows: int, columns: int, density: float) -> None:
     random = np.random.default_rng([rows, columns])
     weight = random.standard_normal((rows, columns)).astype(np.float32)
-    packed = compact.pack(weight, random.random(weight.shape) < density, FP16_WINDOW)
+    packed = pack(weight, random.random(weight.shape) < density, FP16_WINDOW)
     x = random.standard_normal((2, 3, columns)).astype(np.float32)
-    expected = x.astype(np.float64) @ compact.unpack(packed).astype(np.float64).T
+    expected = x.astype(np.float64) @ unpack(packed).astype(np.float64).T
     np.testing.assert_allclose(run_fallback(packed, x), expected, rtol=1e-5, atol=1e-5)

@@ -12,7 +12,7 @@ from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.errors import ParityError
 from ssmpress.formats import Values
 from ssmpress.measure import metrics
-from ssmpress.pack import matrix as packing
+from ssmpress.pack.matrix import unpack
 from ssmpress.pack.model import PackedModel
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import Parity
@@ -112,9 +112,9 @@ def _own_spread(model: Mamba, expected: Outputs, run: Callable[[], Outputs]) -> 
 def reference_model(packed: PackedModel) -> Mamba:
     """The PyTorch model that computes what the packed one should, weights unpacked."""
     model = Mamba(packed.config).eval()
-    unpacked = {name: packing.unpack(matrix) for name, matrix in packed.matrices.items()}
+    unpacked = {name: unpack(matrix) for name, matrix in packed.matrices.items()}
     if packed.frequent is not None:
-        errors = packing.unpack(packed.frequent.errors)[:-1]
+        errors = unpack(packed.frequent.errors)[:-1]
         unpacked[packed.head_name][packed.frequent.ids] += errors
     tensors = {**packed.tensors, **unpacked}
     model.load_state_dict(

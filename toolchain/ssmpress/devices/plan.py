@@ -10,8 +10,7 @@ from typing import Any
 
 from ssmpress.bundle.runtime_library import RuntimeLibrary, find_runtime_library
 from ssmpress.callbacks import Note, Progress
-from ssmpress.devices import emulate
-from ssmpress.devices import real as remote_device
+from ssmpress.devices import emulate, real
 from ssmpress.devices.adb import open_adb
 from ssmpress.devices.check import Expected
 from ssmpress.devices.qemu import Emulator, lacking
@@ -154,7 +153,7 @@ def run_devices(
     results = []
     for address in deployment.addresses:
         emulated = address.kind == QEMU
-        count = emulate.steps(2) if emulated else remote_device.steps(files, expected, settings)
+        count = emulate.steps(2) if emulated else real.steps(files, expected, settings)
         ticks = _Ticks(address.text, progress, count)
         if emulated:
             result = emulate.validate_emulated(
@@ -163,7 +162,7 @@ def run_devices(
             )  # fmt: skip
         else:
             with open_link(address) as link:
-                result = remote_device.validate_real(
+                result = real.validate_real(
                     link, address.path, deployment.machine, files, expected, settings,
                     recipe.deploy.device_threads, ticks.tick,
                 )  # fmt: skip

@@ -26,7 +26,7 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.prune.order import Tokens, WindowOrder
 
-TEXT = 1 << 16
+HEAD_TEXT = 1 << 16
 """Tokens of calibration text that are looked at, from its beginning: every way to the same weights,
 with training or without, reads at least as many, and then packs the same bytes."""
 WINDOW = 512

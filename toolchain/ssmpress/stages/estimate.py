@@ -23,8 +23,7 @@ from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import build
 from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.frequent import FrequentRows
-from ssmpress.pack.head_error import TEXT as HEAD_TEXT
-from ssmpress.pack.head_error import frequent_tokens
+from ssmpress.pack.head_error import HEAD_TEXT, frequent_tokens
 from ssmpress.pack.layouts import LAYOUTS, sections_of
 from ssmpress.pack.matrix import PackedMatrix, pack
 from ssmpress.pack.model import PackedModel

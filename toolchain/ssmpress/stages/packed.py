@@ -17,8 +17,7 @@ from ssmpress.callbacks import Progress, silent
 from ssmpress.formats import Values
 from ssmpress.pack.choose import BEYOND_FP16
 from ssmpress.pack.frequent import frequent_rows
-from ssmpress.pack.head_error import TEXT as HEAD_TEXT
-from ssmpress.pack.head_error import frequent_tokens, head_hessian
+from ssmpress.pack.head_error import HEAD_TEXT, frequent_tokens, head_hessian
 from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import int4
 from ssmpress.pack.model import PackedModel, pack_model

@@ -15,7 +15,7 @@ from ssmpress.checkpoint.sized import read_sizes, weight_bytes
 from ssmpress.checkpoint.text_side import TextSide, read_text_side
 from ssmpress.data import overlap
 from ssmpress.errors import BadInputError
-from ssmpress.pack.head_error import TEXT as HEAD_TEXT
+from ssmpress.pack.head_error import HEAD_TEXT
 from ssmpress.prune import mask
 from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.pattern import Pattern
