@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 64
-"""Tokens: the products within a chunk grow with it, what the chunks carry shrinks. On two cores and
-with d_state 128 and heads of 64, chunks of 32 to 128 are within 10 % of each other."""
+"""Tokens: the products within a chunk grow with it, what the chunks carry shrinks. Of
+16 to 256, 64 is the fastest or next to it on one core, with 128 states and heads of 32 or 64."""
 
 NO_LIMITS = (0.0, float("inf"))
 
