@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 import ssmrun_bundle as sb
 from ssmpress.data import device_tokenizer
 from tokenizer_kinds import KINDS
-from tokenizer_pair import NASTY, Pair, bundle_with, check_random
+from tokenizer_pair import NASTY, Pair, bundle_with, check_random, read_kind
 
 
 def test_every_listed_part_is_compared() -> None:
@@ -28,10 +29,10 @@ def kind(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, library: Path
 ) -> Iterator[Pair]:
     sb.runner()
-    text = json.dumps(KINDS[request.param]())
+    text, tokenizer = read_kind(request.param)
     folder = bundle_with(tmp_path_factory.mktemp("kind") / "b", library, text)
     with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
-        yield Pair(worker, Tokenizer.from_str(text))
+        yield Pair(worker, tokenizer)
 
 
 def test_nasty_texts_of_every_kind(kind: Pair) -> None:
@@ -78,8 +79,17 @@ def test_any_text_of_every_kind(kind: Pair) -> None:
 
 @pytest.mark.slow
 def test_every_character_of_every_kind(kind: Pair) -> None:
+    """By itself, all there are; beside a mark, a sign, a letter and a number, those that Unicode
+    describes, but of the thousands of one class (ideographs, Hangul) some."""
     everything = [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000]
-    for begin in range(0, len(everything), 500):
-        block = everything[begin : begin + 500]
-        for before, after in (("", " "), ("", "\u0301"), ("'", ""), ("a", "1")):
-            kind.check("".join(f"{before}{c}{after}" for c in block))
+    several = [c for c in everything if unicodedata.category(c) not in ("Co", "Cn")]
+    varied = [c for c in several if unicodedata.category(c) != "Lo" or ord(c) < 0x3400]
+    varied += several[::61]
+    check_blocks(kind, everything, "", " ")
+    for before, after in (("", "\u0301"), ("'", ""), ("a", "1")):
+        check_blocks(kind, varied, before, after)
+
+
+def check_blocks(kind: Pair, characters: list[str], before: str, after: str) -> None:
+    for begin in range(0, len(characters), 500):
+        kind.check("".join(f"{before}{c}{after}" for c in characters[begin : begin + 500]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
@@ -12,6 +14,7 @@ import ssmrun_bundle as sb
 from changed_tokenizer import ADDED, CHANGES, Change, changed, plain
 from conftest import small_config
 from ssmpress.checkpoint.text_side import read_text_side
+from ssmpress.data import tokenizer_bounds
 from ssmpress.data.device_tokenizer import missing_part
 from tokenizer_kinds import KINDS
 from tokenizer_pair import bundle_with
@@ -123,3 +126,89 @@ def test_packing_knows_what_ssmrun_takes() -> None:
         assert missing_part(changed(change)) is None, change.__name__
     for name, kind in KINDS.items():
         assert missing_part(json.dumps(kind())) is None, name
+
+
+# ---- one function decides what ssmrun has: against what ssmrun does ----
+
+DROPPED = ("type", "pattern", "vocab", "merges", "content", "precompiled_charsmap")
+ODD: dict[str, list[Any]] = {
+    "suffix": ["", "</w>"],
+    "prepend": ["", "▁", "ab"],
+    "length": [0, 1, 3],
+    "pattern": [{"String": ""}, {"String": "a"}, {"Regex": r"\s+"}, {"Regex": REGEX}],
+    "type": ["UnicodeScripts", "CTC", "Whitespace", "Lowercase", "Fuse", "NFC"],
+    "content": ["", "x", "\u0301"],
+    "normalized": [True],
+    "dropout": [None, 0.0, 0.1],
+    "continuing_subword_prefix": [None, "", "##"],
+    "start": [0, 2],
+    "delimiter": ["-", "é"],
+}
+
+
+def parts_of(value: Any) -> list[dict[str, Any]]:
+    """Every object inside, but vocabularies."""
+    if isinstance(value, list):
+        return [part for item in value[:40] for part in parts_of(item)]
+    if not isinstance(value, dict):
+        return []
+    return [value, *(p for key, item in value.items() if key != "vocab" for p in parts_of(item))]
+
+
+def mixed(random_: random.Random) -> str:
+    """A model with the normalizer, splitter and decoder of others, and a field or two changed."""
+    kinds = list(KINDS.values())
+    parts = json.loads(json.dumps(random_.choice(kinds)()))
+    for room in ("normalizer", "pre_tokenizer", "decoder"):
+        parts[room] = json.loads(json.dumps(random_.choice(kinds)()[room]))
+    if random_.random() < 0.5:
+        size = len(parts["model"]["vocab"])
+        content = random_.choice(["É", "e\u0301", " ", "x", "\u0301"])
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "special": False}
+        parts["added_tokens"].append({"id": size, "content": content, "normalized": True, **plain})
+    for part in random_.sample(found := parts_of(parts), min(3, len(found))):
+        key = random_.choice(list(part) or ["type"])
+        if key in ODD and random_.random() < 0.8:
+            part[key] = json.loads(json.dumps(random_.choice(ODD[key])))
+        elif key not in DROPPED and key not in parts and random_.random() < 0.3:
+            del part[key]
+    return json.dumps(parts)
+
+
+def loadable(text: str) -> bool:
+    """Whether the library reads it, and encodes with it."""
+    try:
+        Tokenizer.from_str(text).encode("x é\n", add_special_tokens=False)
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        return False
+    return True
+
+
+def encodes(folder: Path, text: str) -> bool:
+    """Whether ssmrun encodes with it; a refusal names the file."""
+    (folder / "tokenizer.json").write_text(text)
+    sb.remake_manifest(folder)
+    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
+        answer = worker.send(json.dumps({"do": "encode", "text": "x"}).encode())
+    if "error" in answer:
+        assert "expected" in answer["error"], answer
+        return False
+    return True
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(2000, marks=pytest.mark.slow)])
+def test_one_function_decides(tmp_path: Path, library: Path, count: int) -> None:
+    """Of any tokenizer that the library reads, packing says what ssmrun does."""
+    sb.runner()
+    folder, random_ = bundle_with(tmp_path / "b", library, changed(plain)), random.Random(count)
+    seen = {True: 0, False: 0}
+    while sum(seen.values()) < count:
+        text = mixed(random_)
+        if not loadable(text) or tokenizer_bounds.problem_of(json.loads(text)):
+            continue
+        missing = missing_part(text)
+        assert encodes(folder, text) == (missing is None), (missing, text[:3000])
+        seen[missing is None] += 1
+    assert min(seen.values()) > count // 20

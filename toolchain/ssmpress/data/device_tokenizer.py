@@ -175,12 +175,12 @@ def missing_part(tokenizer: str) -> str | None:
         Place, what was expected there and what is there, without a full stop; None where ssmrun
         has all of it.
     """
+    return next(_missing(tokenizer), None)
+
+
+def _missing(tokenizer: str) -> Iterator[str]:
     parts = json.loads(tokenizer)
-    return next(_missing(parts), None)
-
-
-def _missing(parts: Mapping[str, Any]) -> Iterator[str]:
-    model = parts.get("model") or {}
+    model, added = parts.get("model") or {}, parts.get("added_tokens") or ()
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     yield from _unknown("model", kind)
     if model.get("dropout"):
@@ -188,17 +188,27 @@ def _missing(parts: Mapping[str, Any]) -> Iterator[str]:
     for room in ("normalizer", "pre_tokenizer", "decoder"):
         if parts.get(room) is not None:
             yield from _missing_in(room, room, parts[room])
-    yield from _moved(model, parts.get("added_tokens") or ())
+    yield from _moved(model, added)
+    yield from _alike(tokenizer, added)
 
 
 def _missing_in(room: str, place: str, part: Mapping[str, Any]) -> Iterator[str]:
     """Of a normalizer, pre_tokenizer or decoder, and of those inside it."""
-    yield from _unknown(room, part.get("type"), place)
-    members = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}.get(room, "decoders")
-    for number, member in enumerate(part.get(members) or ()):
-        yield from _missing_in(room, f"{place}.{members}[{number}]", member)
+    kind = part.get("type")
+    yield from _unknown(room, kind, place)
+    if kind == "Sequence":
+        members = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}
+        key = members.get(room, "decoders")
+        for number, member in enumerate(part.get(key) or ()):
+            yield from _missing_in(room, f"{place}.{key}[{number}]", member)
+    # What would be found everywhere, which the library takes for nothing.
+    for key in {"BPEDecoder": ("suffix",), "Prepend": ("prepend",)}.get(str(kind), ()):
+        if part.get(key) == "":
+            yield _place(f"{place}.{key}", "a text", "")
+    if kind == "FixedLength" and part.get("length") == 0:
+        yield _place(f"{place}.length", "at least 1", 0)
     pattern = part.get("pattern")
-    if part.get("type") not in ("Split", "Replace") or not isinstance(pattern, Mapping):
+    if kind not in ("Split", "Replace") or not isinstance(pattern, Mapping):
         return
     if pattern.get("String") == "":
         yield _place(f"{place}.pattern", "a text", "")
@@ -230,6 +240,26 @@ def _moved(model: Mapping[str, Any], added: Sequence[Mapping[str, Any]]) -> Iter
         given = ids[token["content"]]
         if given != token["id"]:
             yield _place(f"added_tokens.{token['content']}", f"id {given}", token["id"])
+
+
+def _alike(tokenizer: str, added: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Added tokens of which normalisation leaves nothing, or what it leaves of another one."""
+    if not any(token.get("normalized", True) for token in added):
+        return
+    from tokenizers import Tokenizer
+
+    normalizer = Tokenizer.from_str(tokenizer).normalizer
+    seen: dict[str, str] = {}
+    for token in added:
+        content = token["content"]
+        if not content or not token.get("normalized", True):
+            continue
+        text = content if normalizer is None else normalizer.normalize_str(content)
+        if not text or seen.setdefault(text, content) != content:
+            yield _place(f"added_tokens.{content}.content", _LEFT, content)
+
+
+_LEFT = "a text that normalisation leaves, and leaves different from others"
 
 
 def _place(place: str, expected: str, got: Any) -> str:
