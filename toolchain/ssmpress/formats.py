@@ -54,6 +54,10 @@ class Format:
 SECTION_ALIGNMENT = 64
 """Bytes. Every packed section starts on, and is padded with zeros to, a multiple of this."""
 
+SIZE_LIMIT = 1 << 24
+"""Largest vocabulary, or size of a state, of a bundle: no real model comes near, and one beyond it
+is damage. `runtimes/runner/model/fields.h` has the same."""
+
 CONFIG_KEY = "ssmpress.config"
 """Metadata entry of an exported model: its configuration as JSON."""
 

@@ -13,7 +13,9 @@
 
 namespace ssmrun {
 
-constexpr int64_t kSizeLimit = 1 << 24;  // no size of a real model comes near; beyond is damage
+// Of a vocabulary and of a state, as in toolchain/ssmpress/formats.py: no size of a real model
+// comes near, and one beyond it is damage.
+constexpr int64_t kSizeLimit = 1 << 24;
 constexpr int64_t kTaskLimit = 1 << 20;  // largest length, and most classes or variates
 constexpr size_t kEndTokenLimit = 256;   // as in toolchain/ssmpress/formats.py
 

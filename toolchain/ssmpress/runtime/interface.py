@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
-from ssmpress.formats import CONFIG_KEY, END_TOKEN_LIMIT, END_TOKENS_KEY
+from ssmpress.formats import CONFIG_KEY, END_TOKEN_LIMIT, END_TOKENS_KEY, SIZE_LIMIT
 from ssmpress.runtime import old_bundles
 from ssmpress.states import STATES_KEY, StateTensor, read_states
 from ssmpress.strict_json import parse_json
@@ -35,7 +35,6 @@ _TYPES = {  # ONNX Runtime's names
     "float16": "tensor(float16)",
 }
 _FREE = -1  # a dimension that the caller chooses
-_LIMIT = 1 << 24  # no vocabulary comes near; one beyond it is damage
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _parse(metadata: Mapping[str, str], inputs: int, path: Path) -> ModelInterfa
     except BadInputError as error:
         raise BadInputError(f"{where}: {error}") from error
     vocab_size, least = config.get("vocab_size"), int(task.reads_tokens)
-    if type(vocab_size) is not int or not least <= vocab_size <= _LIMIT:
+    if type(vocab_size) is not int or not least <= vocab_size <= SIZE_LIMIT:
         raise BadInputError(
             f"{where}: vocab_size: expected an integer of at least {least}; got {vocab_size!r}."
         )

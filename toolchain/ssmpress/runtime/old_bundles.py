@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.errors import BadInputError
+from ssmpress.formats import SIZE_LIMIT
 from ssmpress.states import StateTensor
 
 _SIZES = ("n_layer", "d_conv", "d_state", "d_inner")
-_LIMIT = 1 << 24  # no size of a real model comes near; one beyond it is damage
 
 
 def states_of(config: Mapping[str, Any], inputs: int, where: str) -> tuple[StateTensor, ...]:
@@ -42,7 +42,7 @@ def states_of(config: Mapping[str, Any], inputs: int, where: str) -> tuple[State
 
 def _size(config: Mapping[str, Any], name: str, where: str) -> int:
     value = config.get(name)
-    if type(value) is not int or not 1 <= value <= _LIMIT:
+    if type(value) is not int or not 1 <= value <= SIZE_LIMIT:
         raise BadInputError(f"{where}: {name}: expected an integer of at least 1; got {value!r}.")
     return value
 
