@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from lra.prepare import byte_tokenizer, byte_tokens
 
 from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.data import npz
 from ssmpress.data.labelled import load_labelled
 from ssmpress.data.series import SeriesWindows, load_series, read_csv
 from ssmpress.errors import BadInputError
@@ -114,6 +116,32 @@ def test_errors_of_arrays(tmp_path: Path, arrays: dict[str, Any], message: str) 
         load_labelled([path], None, CLASSIFIER, 256)
     path.write_bytes(b"PK nothing")
     with pytest.raises(BadInputError, match=r"expected a \.npz"):
+        load_labelled([path], None, CLASSIFIER, 256)
+
+
+def claiming(path: Path, shape: str, fill: bytes = b"") -> None:
+    """A .npz whose tokens claim a shape, and whose entry holds so many bytes."""
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': ({shape},), }}".encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    entry = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + fill
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("tokens.npy", entry)
+
+
+@pytest.mark.parametrize("shape", [2**40, 2**62, 10**30, 9])
+def test_an_array_that_claims_more_than_it_has_is_not_made(tmp_path: Path, shape: int) -> None:
+    """Before anything of its size is allocated: 300 bytes of file could ask for terabytes."""
+    path = tmp_path / "x.npz"
+    claiming(path, str(shape), b"\0" * 64)
+    with pytest.raises(BadInputError, match=f"tokens: int64 .{shape},., .* bytes in an entry of"):
+        load_labelled([path], None, CLASSIFIER, 256)
+
+
+def test_all_arrays_of_a_file_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(npz, "TEXT_LIMIT", 1000)
+    path = tmp_path / "x.npz"
+    claiming(path, "200", b"\0" * 1600)
+    with pytest.raises(BadInputError, match="of which at most 1,000 are read"):
         load_labelled([path], None, CLASSIFIER, 256)
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ssmpress.callbacks import Note, silent
 from ssmpress.data.delimited import DELIMITERS, delimiter_of
 from ssmpress.data.held_out import MIN_SAMPLES, PART, Split
+from ssmpress.data.npz import read_arrays
 from ssmpress.data.overlap import part_in
 from ssmpress.data.text import read_text
 from ssmpress.data.tokenizer import encode_each
@@ -314,11 +315,10 @@ def _table(path: Path, content: str, kind: str, note: Note) -> Iterator[tuple[in
 
 def _load_npz(path: Path, task: Labels, vocab_size: int) -> LabelledTexts:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
+        arrays = read_arrays(path, ("tokens", "labels", "starts"))
     except Exception as error:  # numpy and zipfile raise whatever the damage leads to
         raise BadInputError(
-            f"{path}: expected a .npz of `tokens` and `labels`; got: {str(error)[:80]}. "
+            f"{path}: expected a .npz of `tokens` and `labels`; got: {str(error)[:160]}. "
             "Write it with numpy.savez."
         ) from error
     tokens, labels = arrays.get("tokens"), arrays.get("labels")

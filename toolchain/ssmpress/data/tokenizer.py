@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ssmpress.data import tokenizer_bounds
 from ssmpress.data.regular_file import cause, regular_file
+from ssmpress.data.tokenizer_process import reraise_unless_tokenizers, working
 from ssmpress.errors import BadInputError
 from ssmpress.strict_json import parse_json
 
@@ -62,7 +63,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     except BadInputError:
         raise
     except BaseException as error:
-        _reraise_unless_tokenizers(error)
+        reraise_unless_tokenizers(error)
         raise BadInputError(
             f"{path}: expected a tokenizer.json of the tokenizers library; got: {cause(error)}. "
             "Take the one that was published with the checkpoint."
@@ -71,12 +72,6 @@ def load_tokenizer(path: Path) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.post_processor = None
     return tokenizer
-
-
-def _reraise_unless_tokenizers(error: BaseException) -> None:
-    """The library raises bare Exception, and PanicException, which is not even one."""
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-        raise error
 
 
 def encode(tokenizer: Tokenizer, text: str, *, vocab_size: int) -> Tokens:
@@ -111,13 +106,15 @@ def encode_each(tokenizer: Tokenizer, texts: Sequence[str], *, vocab_size: int) 
         BadInputError: as encode; or a text has no token.
     """
     encoded: list[Tokens] = []
-    for start in range(0, len(texts), _BATCH):
-        for text in _encodings(tokenizer, list(texts[start : start + _BATCH]), vocab_size):
-            if not len(text):
-                raise BadInputError(
-                    f"text {len(encoded) + 1}: expected at least one token; got none."
-                )
-            encoded.append(text)
+    with working(tokenizer) as work:
+        for start in range(0, len(texts), _BATCH):
+            batch = list(texts[start : start + _BATCH])
+            for text in _checked(work("encode", batch), tokenizer, vocab_size):
+                if not len(text):
+                    raise BadInputError(
+                        f"text {len(encoded) + 1}: expected at least one token; got none."
+                    )
+                encoded.append(text)
     return encoded
 
 
@@ -126,28 +123,28 @@ def encode_blocks(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) 
     pieces = _pieces(blocks) if cuts_are_exact(tokenizer) else iter(["".join(blocks)])
     batch: list[str] = []
     size = 1  # grows, so that a small limit does little work
-    for piece in pieces:
-        batch.append(piece)
-        if len(batch) >= size:
-            yield _encode_batch(tokenizer, batch, vocab_size)
-            batch, size = [], min(2 * size, _BATCH)
-    if batch:
-        yield _encode_batch(tokenizer, batch, vocab_size)
+    with working(tokenizer) as work:
+        for piece in pieces:
+            batch.append(piece)
+            if len(batch) >= size:
+                yield np.concatenate(_checked(work("encode", batch), tokenizer, vocab_size))
+                batch, size = [], min(2 * size, _BATCH)
+        if batch:
+            yield np.concatenate(_checked(work("encode", batch), tokenizer, vocab_size))
 
 
-def _encode_batch(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> Tokens:
-    return np.concatenate(_encodings(tokenizer, batch, vocab_size))
+def decode_each(tokenizer: Tokenizer, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The text of each row of tokens, with its special tokens.
+
+    Raises:
+        BadInputError: the tokenizer fails.
+    """
+    with working(tokenizer) as work:
+        return work("decode", list(rows))
 
 
-def _encodings(tokenizer: Tokenizer, batch: list[str], vocab_size: int) -> list[Tokens]:
-    try:
-        encodings = tokenizer.encode_batch_fast(batch, add_special_tokens=False)
-    except BaseException as error:
-        _reraise_unless_tokenizers(error)
-        raise BadInputError(
-            f"the tokenizer cannot encode the text: {cause(error)}. Check tokenizer.json."
-        ) from error
-    parts = [np.asarray(one.ids, np.int64) for one in encodings]
+def _checked(found: list[list[int]], tokenizer: Tokenizer, vocab_size: int) -> list[Tokens]:
+    parts = [np.asarray(ids, np.int64) for ids in found]
     highest = max((int(part.max()) for part in parts if part.size), default=-1)
     if highest >= vocab_size:
         raise BadInputError(

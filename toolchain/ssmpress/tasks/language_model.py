@@ -16,7 +16,7 @@ from ssmpress import replies
 from ssmpress.callbacks import Note, Steps
 from ssmpress.data import overlap
 from ssmpress.data.default_text import default_text
-from ssmpress.data.tokenizer import encode, load_tokenizer
+from ssmpress.data.tokenizer import decode_each, encode, load_tokenizer
 from ssmpress.data.tokens import check_window, cut_windows, load_tokens
 from ssmpress.errors import BadInputError
 from ssmpress.results.devices import Sample
@@ -230,7 +230,7 @@ class LanguageModel:
         their tokens but the first of each."""
         assert tokenizer is not None
         rows = evaluation[:, 1:].tolist()
-        decoded = load_tokenizer(tokenizer).decode_batch(rows, skip_special_tokens=False)
+        decoded = decode_each(load_tokenizer(tokenizer), rows)
         text = "".join(decoded)
         return {name: text_metrics(quality, text) for name, quality in qualities.items()}
 
