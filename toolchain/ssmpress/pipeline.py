@@ -119,7 +119,9 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
             run = Run(recipe, source, dense, checked)
             watch.note(describe_dense(run, watch.progress))
         with watch.stage("prune"):
-            pruned = prune_weights(recipe, source, watch.progress, note=watch.note, work=kept)
+            pruned = ready.pruned or prune_weights(
+                recipe, source, watch.progress, note=watch.note, work=kept
+            )
             if recipe.save_checkpoint is not None:
                 save_checkpoint(source, pruned, recipe.save_checkpoint)
         report = make_bundle(run, pruned, folder, watch)

@@ -97,6 +97,8 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
         run = Run(sweep.recipe, source, dense, checked)
         watch.note(describe_dense(run, watch.progress))
         shared = _Shared(sweep.sparsities, source, dense, cache, checked)
+        if ready.pruned is not None:
+            shared.pruned = dict.fromkeys(sweep.sparsities, ready.pruned)
         reports = {}
         for number, (name, recipe) in enumerate(points.items(), 1):
             watch.note(f"{name}, {number} of {len(points)}")
