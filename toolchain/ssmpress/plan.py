@@ -86,7 +86,7 @@ class Plan:
     matrices: tuple[PlannedMatrix, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The plan as JSON types."""
         return asdict(self)
 
 
@@ -176,7 +176,7 @@ def _plan(recipe: Recipe, ready: Ready, notes: _Notes) -> Plan:
 
 
 def _runtime_bytes(runtime: RuntimeLibrary, machine: str) -> int:
-    """Of ONNX Runtime and ssmrun."""
+    """The bytes of ONNX Runtime and ssmrun."""
     return runtime.path.stat().st_size + get_runner_path(machine).stat().st_size
 
 
@@ -196,7 +196,7 @@ def _prunable(recipe: Recipe, ready: Ready) -> int:
 
 
 def _devices(ready: Ready) -> tuple[str, ...]:
-    """Where the bundle will run."""
+    """The devices on which the bundle will run."""
     own = ("this machine",) if ready.place.measures_host else ()
     return (*own, *(address.text for address in ready.place.addresses))
 

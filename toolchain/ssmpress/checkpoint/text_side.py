@@ -33,7 +33,7 @@ class EndToken:
 
 @dataclass(frozen=True)
 class TextSide:
-    """Of a model that reads tokens.
+    """What a model that reads tokens has beside its weights.
 
     end_tokens: in the order in which they were found; None of a model that generates nothing.
     ssmrun_lacks: the part of tokenizer.json that ssmrun does not have; None where it has all.
@@ -69,7 +69,7 @@ def read_text_side(
 
 
 def _end_tokens(model: Path, tokenizer: Path, vocab_size: int, note: Note) -> tuple[EndToken, ...]:
-    """Only special tokens: one that is text may stand in the middle of any."""
+    """The tokens that end a text, special ones only: one that is text may stand inside any."""
     claims = [*_claims_by_id(model), *_claims_by_text(tokenizer)]
     special = _special_tokens(tokenizer, vocab_size) if claims else {}
     ids = {text: number for number, text in special.items()}

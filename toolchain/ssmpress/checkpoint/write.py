@@ -98,7 +98,7 @@ def check_target(directory: Path) -> None:
 
 
 def _write_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
-    """As safetensors or as PyTorch's own format, by the file's name."""
+    """Write safetensors or PyTorch's own format, by the file's name."""
     if path.suffix == ".bin":
         with blaming(path, RuntimeError), replaced(path) as file:
             torch.save(weights, file)

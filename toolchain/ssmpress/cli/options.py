@@ -145,7 +145,7 @@ def _context() -> inspect.Parameter:
 
 
 def _panel(parameter: inspect.Parameter) -> int:
-    """Where its panel stands in the help."""
+    """The place of an option's panel in the help."""
     for item in get_args(parameter.annotation)[1:]:
         panels = list(Panel)
         if item.rich_help_panel in panels:

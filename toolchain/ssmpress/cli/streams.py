@@ -50,7 +50,7 @@ def checked_streams() -> Iterator[None]:
 
 
 def _open_standard_files() -> None:
-    """Where stdout was closed before the start, the next file to be opened would get its text."""
+    """Open what was closed of stdin, stdout and stderr: the next file opened would get its text."""
     for number in range(3):
         try:
             os.fstat(number)

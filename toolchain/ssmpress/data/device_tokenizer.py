@@ -193,7 +193,7 @@ def _missing(tokenizer: str) -> Iterator[str]:
 
 
 def _missing_in(room: str, place: str, part: Mapping[str, Any]) -> Iterator[str]:
-    """Of a normalizer, pre_tokenizer or decoder, and of those inside it."""
+    """What ssmrun lacks of a normalizer, pre_tokenizer or decoder, and of those inside it."""
     kind = part.get("type")
     yield from _unknown(room, kind, place)
     if kind == "Sequence":

@@ -73,7 +73,7 @@ def _observed(
 def layer_grams(
     model: Mamba, inputs: Sequence[Tensor], progress: Progress | None = None
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """For each layer, name of a projection -> X^T X (columns, columns) of its inputs, float32.
+    """The Gram matrices of a layer: name of a projection -> X^T X (columns, columns), float32.
 
     A layer that is changed before the next one is asked for passes on what it then computes.
 

@@ -23,7 +23,7 @@ Live = Mapping[str, torch.Tensor]
 
 
 def live_parts(config: ModelConfig, tensors: Tensors) -> tuple[dict[str, Live], ...]:
-    """Of every layer, by part (`mixer`), what of its block can change an output.
+    """What can change an output of every layer's blocks, by part (`mixer`).
 
     Args:
         tensors: pruned weights by canonical name.

@@ -21,7 +21,7 @@ def architecture(report: Report) -> str:
 
 
 def ends(report: Report) -> str:
-    """Where a generated text ends; empty where none is generated, or the report does not say."""
+    """A sentence of where a generated text ends; empty where there is none to be said."""
     tokens = lookup(report, "model", "text", "end_tokens")
     if not isinstance(tokens, list):
         return ""

@@ -46,7 +46,7 @@ class Estimate:
 
     @property
     def model_bytes(self) -> int:
-        """Of model.onnx."""
+        """The bytes of model.onnx."""
         return self.graph_bytes + sum(self.bytes_of.values())
 
 
@@ -84,7 +84,7 @@ def estimate(recipe: Recipe, source: Source, pruned: Pruned | None, sparsity: fl
 
 
 def _frequent(model: PackedModel, source: Source, config: ModelConfig) -> FrequentRows | None:
-    """As many corrected rows as a 4-bit head gets, all zeros."""
+    """Corrected rows, as many as a 4-bit head gets, all zeros."""
     head = model.matrices.get(model.head_name)
     read = source.calibration
     if config.outputs or head is None or head.format.values is not Values.INT4 or len(read) <= 1:

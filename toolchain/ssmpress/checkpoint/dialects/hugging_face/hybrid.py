@@ -106,7 +106,7 @@ def parse(reader: JsonReader) -> ModelConfig:
 
 
 def _layer_kinds(reader: JsonReader) -> list[bool]:
-    """Of each layer whether it is Mamba-2, not attention."""
+    """Whether each layer is Mamba-2, not attention."""
     count = reader.integer("num_hidden_layers", limit=ModelConfig.limits["n_layer"])
     for key in ("layer_types", "layers_block_type"):
         kinds = reader.values.get(key)
@@ -273,7 +273,7 @@ def arranged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The inverse."""
+    """The inverse of `arranged`."""
     found = [m for layer in config.layers if isinstance(m := layer.mixer, AttentionConfig)]
     granite = _says(config, GRANITE, found)
     mlp = config.layers[0].mlp

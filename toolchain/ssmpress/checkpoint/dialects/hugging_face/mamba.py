@@ -66,7 +66,7 @@ def _mixer(reader: JsonReader, d_model: int) -> Mamba1Config:
 
 
 def _d_inner(reader: JsonReader, d_model: int, falcon: bool) -> int:
-    """Of expand and intermediate_size transformers takes the second, whatever the first says. In a
+    """The inner width: transformers takes intermediate_size, whatever expand says. In a
     Mamba two that disagree are damage; FalconMamba's expand is nothing that anybody reads."""
     limit = Mamba1Config.limits["d_inner"]
     if "intermediate_size" not in reader.values:

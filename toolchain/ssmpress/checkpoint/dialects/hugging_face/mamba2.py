@@ -125,5 +125,5 @@ def arranged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The inverse."""
+    """The inverse of `arranged`."""
     return names.renamed(tensors, {ours: theirs for theirs, ours in _RENAMES.items()})
