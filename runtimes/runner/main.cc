@@ -28,7 +28,8 @@ void Interrupt(int) {
 }
 
 void Run(const ssmrun::Options& options, const ssmrun::Output& output) {
-  if (options.help) return output.write(ssmrun::UsageText());
+  if (options.help) return output.write(HelpText(options));
+  if (options.version) return output.write(ssmrun::VersionText());
   switch (options.command) {
     case ssmrun::kInfo:
       return RunInfo(options, output);

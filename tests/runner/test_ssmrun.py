@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 import ssmrun_bundle as sb
 import tolerances
-from paths import OLD_BUNDLE
+from paths import OLD_BUNDLE, ROOT
 from processes import accept_interrupts, wait_for
+from ssmpress import __version__
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.data.default_text import default_text
 from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.data.tokens import cut_windows
 from ssmpress.formats import Values
+from ssmpress.graph import ops
 from ssmpress.measure.metrics import percentiles
 from ssmpress.runtime.loading import open_session
 from ssmpress.runtime.session import Session
@@ -429,11 +431,46 @@ def test_usage_errors(arguments: list[str], message: str) -> None:
     assert message in text
 
 
+COMMANDS = ("info", "verify", "generate", "bench", "eval", "worker")
+
+
+def options_of(command: str) -> dict[str, str]:
+    """Each option that the command's help lists, with its line."""
+    text = sb.ssmrun(command, "--help").stdout.decode()
+    assert text.startswith(f"ssmrun {command} BUNDLE")
+    assert "Exit codes" in text
+    return {line.split()[0]: line for line in text.splitlines() if line.startswith("  --")}
+
+
 def test_help() -> None:
-    for arguments in (["--help"], ["bench", "--help"]):
-        done = sb.ssmrun(*arguments)
-        assert done.returncode == 0
-        assert b"Exit codes" in done.stdout
+    done = sb.ssmrun("--help")
+    assert done.returncode == 0
+    for command in COMMANDS:
+        assert f"\n  ssmrun {command} BUNDLE" in done.stdout.decode()
+    assert b"Exit codes" in done.stdout
+
+
+def test_the_help_of_a_command_has_the_options_that_it_takes() -> None:
+    """All of them, each with words of its own, no other; and the manual has them too."""
+    manual = (ROOT / "docs" / "ssmrun.md").read_text()
+    helps = {command: options_of(command) for command in COMMANDS}
+    for command in COMMANDS:
+        for option in {name for options in helps.values() for name in options} - {"--help"}:
+            answer = sb.failure(sb.ssmrun(command, "x", "y", "z", option))
+            listed = option in helps[command]
+            assert answer[0] == 2
+            assert ("unknown option" in answer[1]) != listed, (command, option)
+            assert not listed or len(helps[command][option].split()) > 3
+            assert option in manual
+    assert "--max-tokens N" in helps["generate"]["--max-tokens"]
+    assert helps["generate"]["--max-tokens"].endswith("(default 100)")
+
+
+def test_version() -> None:
+    """The package's, and that of the ops' domain in the graphs that it writes."""
+    done = sb.ssmrun("--version")
+    assert done.returncode == 0
+    assert done.stdout.decode() == f"ssmrun {__version__}, ops version {ops.DOMAIN_VERSION}\n"
 
 
 def test_it_needs_nothing_but_the_c_library() -> None:

@@ -13,59 +13,10 @@
 
 #include "runner/commands/commands.h"
 #include "runner/failure.h"
-#include "runner/model/evaluate.h"
 #include "runner/processors.h"
 #include "runner/system.h"
 
 namespace ssmrun {
-
-namespace {
-
-constexpr size_t kTaskBatch = 8;  // samples of a classifier's or forecaster's batch
-
-size_t WindowSize(const Task& task) {
-  return static_cast<size_t>(task.lookback) * task.variates.size();
-}
-
-void FirstPrediction(Model& model, State& state) {
-  const Task& task = model.interface().task;
-  if (task.kind == Task::kClassification) {
-    model.classify({0});
-  } else if (task.kind == Task::kForecast) {
-    model.forecast(std::vector<float>(WindowSize(task)));
-  } else {
-    std::vector<float> logits(static_cast<size_t>(model.interface().vocab_size));
-    model.prefill({0}, {0}, logits.data(), state);
-  }
-}
-
-// A batch of samples in place of the prefill, single ones in place of the decode steps: texts of
-// `length` random tokens, or windows of random numbers.
-Round RunTaskRound(Model& model, SplitMix64& random, uint64_t length, uint64_t predictions) {
-  const Interface& interface = model.interface();
-  const bool forecasts = interface.task.kind == Task::kForecast;
-  const auto time = [&](size_t batch) {
-    std::vector<int64_t> tokens(forecasts ? 0 : batch * length);
-    std::vector<float> series(forecasts ? batch * WindowSize(interface.task) : 0);
-    for (int64_t& token : tokens) {
-      token = static_cast<int64_t>(random.next() % static_cast<uint64_t>(interface.vocab_size));
-    }
-    for (float& value : series) value = static_cast<float>(4 * random.uniform() - 2);
-    const double begin = NowMs();
-    if (forecasts) {
-      model.forecast(series);
-    } else {
-      model.classify(tokens, batch);
-    }
-    return NowMs() - begin;
-  };
-  Round round{time(kTaskBatch), {}};
-  while (round.decode_ms.size() < predictions) round.decode_ms.push_back(time(1));
-  WaitUntilQuiet();
-  return round;
-}
-
-}  // namespace
 
 Loaded LoadModel(const Runtime& runtime, const OpLibrary* library, const std::string& path,
                  const ModelOptions& options, bool cold) {
@@ -74,35 +25,14 @@ Loaded LoadModel(const Runtime& runtime, const OpLibrary* library, const std::st
   const double begin = NowMs();
   loaded.model = std::make_unique<Model>(runtime, library, path, options);
   loaded.state = std::make_unique<State>(*loaded.model);
-  FirstPrediction(*loaded.model, *loaded.state);
+  loaded.model->task().first_prediction(*loaded.model, *loaded.state);
   loaded.load_ms = NowMs() - begin;
   return loaded;
 }
 
 Round RunRound(Model& model, State& state, SplitMix64& random, uint64_t prompt_tokens,
                uint64_t decode_tokens) {
-  if (model.interface().task.kind != Task::kLanguageModel) {
-    return RunTaskRound(model, random, prompt_tokens, decode_tokens);
-  }
-  const auto vocab = static_cast<uint64_t>(model.interface().vocab_size);
-  const auto draw = [&](uint64_t count) {
-    std::vector<int64_t> tokens;
-    while (tokens.size() < count) tokens.push_back(static_cast<int64_t>(random.next() % vocab));
-    return tokens;
-  };
-  const std::vector<int64_t> prompt = draw(prompt_tokens), tokens = draw(decode_tokens);
-  std::vector<float> logits(vocab);
-  state.clear();
-  Round round{0, {}};
-  round.decode_ms.reserve(tokens.size());
-  double begin = NowMs();
-  model.prefill(prompt, {static_cast<int64_t>(prompt.size()) - 1}, logits.data(), state);
-  round.prefill_ms = NowMs() - begin;
-  for (const int64_t token : tokens) {
-    begin = NowMs();
-    model.step(token, state);
-    round.decode_ms.push_back(NowMs() - begin);
-  }
+  Round round = model.task().timed_round(model, state, random, prompt_tokens, decode_tokens);
   WaitUntilQuiet();
   return round;
 }

@@ -6,11 +6,13 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/format.h"
 #include "runner/processors.h"
 #include "runner/system.h"
 #include "runner/text/tokenizer.h"
@@ -18,13 +20,6 @@
 
 namespace ssmrun {
 namespace {
-
-template <class... Arguments>
-std::string Format(const char* format, Arguments... arguments) {
-  char text[512];
-  std::snprintf(text, sizeof text, format, arguments...);
-  return text;
-}
 
 std::optional<std::string> Maybe(const std::string& text) {
   if (text.empty()) return {};
@@ -51,6 +46,22 @@ void Output::write_bytes(std::string_view bytes) const {
       BadDevice(std::string("stdout: cannot be written: ") + std::strerror(errno) + ".");
     bytes.remove_prefix(static_cast<size_t>(wrote));
   }
+}
+
+void WritePercentiles(JsonWriter& out, std::vector<double> samples, double tokens) {
+  std::sort(samples.begin(), samples.end());
+  const auto at = [&](double share) {
+    const double place = share * static_cast<double>(samples.size() - 1);
+    const auto below = static_cast<size_t>(place);
+    const size_t above = std::min(below + 1, samples.size() - 1);
+    return samples[below] + (place - std::floor(place)) * (samples[above] - samples[below]);
+  };
+  if (samples.empty()) {
+    out.null();
+    return;
+  }
+  out.begin_object().field("p50_ms", at(0.5)).field("p90_ms", at(0.9)).field("p99_ms", at(0.99));
+  out.field("tokens_per_s", 1000 * tokens / at(0.5)).end_object();
 }
 
 Files FindFiles(const Bundle& bundle, const Options& options) {
@@ -105,7 +116,7 @@ namespace {
 // The bundle's tokenizer, or why ssmrun cannot use it. Neither where the model reads no tokens.
 struct TextSide {
   TextSide(const Bundle& bundle, const Interface& interface) {
-    if (interface.task.kind == Task::kForecast) return;
+    if (!interface.task->reads_tokens()) return;
     try {
       tokenizer.emplace(bundle.path(kTokenizerName));
     } catch (const Failure& failure) {
@@ -118,7 +129,7 @@ struct TextSide {
   // Lines for a reader: where a text ends, and what is missing.
   std::string lines(const Interface& interface) const {
     std::string text;
-    if (interface.task.kind == Task::kLanguageModel) {
+    if (interface.task->generates()) {
       text = interface.end_tokens.empty() ? "end tokens: none known" : "end tokens:";
       for (const int64_t token : interface.end_tokens) {
         const std::string* written = text_of(token);
@@ -151,7 +162,7 @@ void RunInfo(const Options& options, const Output& output) {
   const TextSide text(bundle, interface);
   if (!options.json) {
     output.write(Format("%s: %s, vocabulary %lld, %zu states\n", options.bundle.c_str(),
-                        interface.task.name(), static_cast<long long>(interface.vocab_size),
+                        interface.task->kind().name, static_cast<long long>(interface.vocab_size),
                         interface.states.size()) +
                  Format("model %.1f MB, bundle %.1f MB, state %.1f kB, peak memory %.1f MB\n",
                         1e-6 * static_cast<double>(model_bytes), 1e-6 * static_cast<double>(all),
@@ -167,7 +178,7 @@ void RunInfo(const Options& options, const Output& output) {
   JsonWriter out;
   out.begin_object().field("bundle", options.bundle).field("model", opened.files().model);
   out.field("model_bytes", model_bytes).field("bundle_bytes", all);
-  out.key("config").raw(interface.config).field("task", interface.task.name());
+  out.key("config").raw(interface.config).field("task", interface.task->kind().name);
   out.key("end_tokens").begin_array();
   for (const int64_t token : interface.end_tokens) {
     const std::string* written = text.text_of(token);

@@ -46,14 +46,12 @@ struct Loaded {
 Loaded LoadModel(const Runtime& runtime, const OpLibrary* library, const std::string& path,
                  const ModelOptions& options, bool cold);
 
-// One prefill from the zero state, then single tokens with the state carried along. Of classifiers
-// and forecasters: a batch of 8 samples, then single ones; prompt_tokens is the length of a text.
-struct Round {
-  double prefill_ms;
-  std::vector<double> decode_ms;
-};
+// A round of the model's task, and then quiet.
 Round RunRound(Model& model, State& state, SplitMix64& random, uint64_t prompt_tokens,
                uint64_t decode_tokens);
+
+// p50, p90 and p99 of samples in milliseconds, linear between neighbours; tokens per sample.
+void WritePercentiles(JsonWriter& out, std::vector<double> samples_ms, double tokens);
 
 // The bundle opened as the options say, for the subcommands that run its model once.
 class Opened {

@@ -4,7 +4,6 @@
 
 #include "runner/commands/commands.h"
 #include "runner/files.h"
-#include "runner/model/evaluate.h"
 #include "runner/system.h"
 #include "runner/text/text_stream.h"
 #include "runner/text/tokenizer.h"
@@ -28,7 +27,7 @@ void RunGenerate(const Options& options, const Output& output) {
   const std::string what = options.has_prompt ? "--prompt" : options.prompt_file;
   const std::vector<int64_t> prompt = tokenizer.encode(ReadPrompt(options), what);
   const Loaded loaded = opened.load(false);
-  loaded.model->require(Task::kLanguageModel);
+  loaded.model->require(kLanguageModel);
   loaded.model->check_tokens(prompt, what);
   const SpecialTokens special =
       options.show_special ? SpecialTokens::kShown : SpecialTokens::kHidden;

@@ -23,10 +23,18 @@ struct CommandName {
   const char* name;
   Command command;
   const char* arguments;
+  const char* help;
 };
 constexpr CommandName kCommands[] = {
-    {"info", kInfo, "BUNDLE"},   {"verify", kVerify, "BUNDLE"},  {"generate", kGenerate, "BUNDLE"},
-    {"bench", kBench, "BUNDLE"}, {"eval", kEval, "BUNDLE FILE"}, {"worker", kWorker, "BUNDLE"},
+    {"info", kInfo, "BUNDLE", "What it is, and that it opens here."},
+    {"verify", kVerify, "BUNDLE", "Checksums, versions, machine and instruction set."},
+    {"generate", kGenerate, "BUNDLE", "Text that continues a prompt, as it is made."},
+    {"bench", kBench, "BUNDLE", "Times of load, prefill and decode, and memory."},
+    {"eval", kEval, "BUNDLE FILE",
+     "The metric of the model's task: perplexity of tokens (.npy, or raw),\n"
+     "accuracy of labelled texts (.jsonl), or error of a series (.csv)."},
+    {"worker", kWorker, "BUNDLE",
+     "Answers one JSON request per line of stdin: docs/ssmrun.md lists them."},
 };
 
 uint64_t ParseNumber(const std::string& name, const std::string& text, uint64_t low,
@@ -60,76 +68,89 @@ double ParseReal(const std::string& name, const std::string& text) {
 // One option: the commands that have it, and what its value does. A flag has no value.
 struct Option {
   const char* name;
+  const char* value;  // how the help names it; null for a flag
   unsigned commands;
-  bool is_flag;
+  std::string help;
   std::function<void(Options&, const std::string&)> apply;
 };
 
-Option Text(const char* name, unsigned commands, std::string Options::* field) {
-  return {name, commands, false, [=](Options& o, const std::string& v) {
+Option Text(const char* name, const char* value, unsigned commands, std::string Options::* field,
+            const char* help) {
+  return {name, value, commands, help, [=](Options& o, const std::string& v) {
             if (v.empty()) BadUsage(std::string(name) + ": expected a value; got nothing.");
             o.*field = v;
           }};
 }
 
 Option Number(const char* name, unsigned commands, uint64_t Options::* field, uint64_t low,
-              uint64_t high) {
-  return {name, commands, false,
+              uint64_t high, const char* help) {
+  const uint64_t absent = Options().*field;
+  return {name, "N", commands,
+          help + (absent < low ? "" : " (default " + std::to_string(absent) + ")"),
           [=](Options& o, const std::string& v) { o.*field = ParseNumber(name, v, low, high); }};
 }
 
-Option Flag(const char* name, unsigned commands, bool Options::* field) {
-  return {name, commands, true, [=](Options& o, const std::string&) { o.*field = true; }};
+Option Flag(const char* name, unsigned commands, bool Options::* field, const char* help) {
+  return {name, nullptr, commands, help, [=](Options& o, const std::string&) { o.*field = true; }};
 }
 
 std::vector<Option> AllOptions() {
   constexpr uint64_t kTokens = 1 << 24;
   return {
-      Flag("--help", kAll, &Options::help),
-      Flag("--json", kAll & ~kWorker, &Options::json),
-      Text("--runtime", kAll, &Options::runtime),
-      Text("--model", kRuns, &Options::model),
-      Flag("--stock", kRuns, &Options::stock),
-      {"--threads", kRuns, false,
-       [](Options& o, const std::string& v) {
-         o.threads = static_cast<int>(ParseNumber("--threads", v, 1, 1024));
-       }},
-      {"--pin", kRuns, false, [](Options& o, const std::string& v) { o.pins = ParsePins(v); }},
-      {"--prompt", kGenerate, false,
+      {"--prompt", "TEXT", kGenerate, "what the text begins with",
        [](Options& o, const std::string& v) { o.prompt = v, o.has_prompt = true; }},
-      Text("--prompt-file", kGenerate, &Options::prompt_file),
-      {"--max-tokens", kGenerate, false,
+      Text("--prompt-file", "FILE", kGenerate, &Options::prompt_file,
+           "a file of it in place of --prompt; - is stdin"),
+      {"--max-tokens", "N", kGenerate, "tokens to make at most (default 100)",
        [](Options& o, const std::string& v) {
          o.generation.max_tokens = ParseNumber("--max-tokens", v, 0, kTokens);
        }},
-      {"--ignore-eos", kGenerate, true,
+      {"--ignore-eos", nullptr, kGenerate, "go on after an end token of the model",
        [](Options& o, const std::string&) { o.generation.ignore_eos = true; }},
-      Flag("--show-special", kGenerate, &Options::show_special),
-      {"--temperature", kGenerate, false,
+      Flag("--show-special", kGenerate, &Options::show_special, "write special tokens too"),
+      {"--temperature", "T", kGenerate,
+       "0 takes the likeliest token, 1e-6 to 1e6 draws one (default 0)",
        [](Options& o, const std::string& v) {
          o.generation.sampling.temperature = ParseReal("--temperature", v);
          CheckTemperature(o.generation.sampling.temperature);
        }},
-      {"--top-k", kGenerate, false,
+      {"--top-k", "N", kGenerate, "draw among the N likeliest tokens; 0 is all (default 0)",
        [](Options& o, const std::string& v) {
          o.generation.sampling.top_k = ParseNumber("--top-k", v, 0, kTokens);
        }},
-      {"--seed", kGenerate | kBench, false,
+      Number("--prompt", kBench, &Options::prompt_tokens, 1, kTokens,
+             "random tokens of a prefill, or of a classifier's text"),
+      Number("--tokens", kBench, &Options::decode_tokens, 1, kTokens,
+             "single tokens, or samples, after it"),
+      Number("--rounds", kBench, &Options::rounds, 1, 100'000,
+             "rounds that count, after one that warms up"),
+      Flag("--no-cold", kBench, &Options::no_cold, "leave out the load from a cold page cache"),
+      {"--seed", "N", kGenerate | kBench, "of everything random (default 0)",
        [](Options& o, const std::string& v) {
          o.generation.sampling.seed = ParseNumber("--seed", v, 0, kMost);
        }},
-      Number("--prompt", kBench, &Options::prompt_tokens, 1, kTokens),
-      Number("--tokens", kBench, &Options::decode_tokens, 1, kTokens),
-      Number("--rounds", kBench, &Options::rounds, 1, 100'000),
-      Flag("--no-cold", kBench, &Options::no_cold),
-      Number("--window", kEval, &Options::window, 2, kTokens),
-      Number("--limit", kEval, &Options::limit, 1, uint64_t{1} << 32),
-      {"--dtype", kEval, false,
+      Number("--window", kEval, &Options::window, 2, kTokens,
+             "tokens of a window that starts from the zero state"),
+      Number("--limit", kEval, &Options::limit, 1, uint64_t{1} << 32,
+             "the first N tokens, texts or windows only"),
+      {"--dtype", "TYPE", kEval, "of raw tokens: int32 or uint16 (default int32)",
        [](Options& o, const std::string& v) {
          if (v != "uint16" && v != "int32")
            BadUsage("--dtype: expected uint16 or int32; got " + v + ".");
          o.dtype = v;
        }},
+      {"--threads", "N", kRuns, "1 to 1024 (default: as many as can run at once)",
+       [](Options& o, const std::string& v) {
+         o.threads = static_cast<int>(ParseNumber("--threads", v, 1, 1024));
+       }},
+      {"--pin", "LIST", kRuns, "run thread k on the k-th of these processors, such as 0,2-3",
+       [](Options& o, const std::string& v) { o.pins = ParsePins(v); }},
+      Text("--model", "FILE", kRuns, &Options::model, "another model than the bundle's"),
+      Flag("--stock", kRuns, &Options::stock, "without the op library"),
+      Text("--runtime", "FILE", kAll, &Options::runtime,
+           "another libonnxruntime.so than the bundle's"),
+      Flag("--json", kAll & ~kWorker, &Options::json, "one JSON object on stdout"),
+      Flag("--help", kAll, &Options::help, "this text"),
   };
 }
 
@@ -189,21 +210,16 @@ std::vector<int> ParsePins(const std::string& list) {
   return pins;
 }
 
-void CheckTemperature(double temperature) {
-  if (temperature != 0 && !(temperature >= 1e-6 && temperature <= 1e6)) {
-    BadUsage("temperature: expected 0, or 1e-6 to 1e6; got " + std::to_string(temperature) + ".");
-  }
-}
-
 Options ParseOptions(const std::vector<std::string>& arguments) {
   Options options;
   if (arguments.empty()) BadUsage("expected a subcommand; see ssmrun --help.");
-  if (arguments[0] == "--help" || arguments[0] == "-h") {
-    options.help = true;
+  if (arguments[0] == "--help" || arguments[0] == "-h" || arguments[0] == "--version") {
+    (arguments[0] == "--version" ? options.version : options.help) = true;
     return options;
   }
   const CommandName& command = FindCommand(arguments[0]);
   options.command = command.command;
+  options.has_command = true;
   const std::vector<Option> known = AllOptions();
   std::vector<std::string> positional;
   for (size_t i = 1; i < arguments.size(); ++i) {
@@ -221,7 +237,7 @@ Options ParseOptions(const std::vector<std::string>& arguments) {
     if (option == known.end()) {
       BadUsage(std::string(command.name) + ": unknown option " + name + "; see ssmrun --help.");
     }
-    if (option->is_flag) {
+    if (option->value == nullptr) {
       if (equals != argument.npos) BadUsage(name + ": expected no value; got one.");
       option->apply(options, "");
     } else if (equals != argument.npos) {
@@ -239,30 +255,52 @@ Options ParseOptions(const std::vector<std::string>& arguments) {
   return options;
 }
 
-std::string UsageText() {
-  return R"(ssmrun )" SSMPRESS_VERSION R"(: runs an ssmpress bundle without Python.
+namespace {
 
-  ssmrun info BUNDLE                                what it is, and that it opens here
-  ssmrun verify BUNDLE                              checksums, versions, machine, ISA
-  ssmrun generate BUNDLE --prompt TEXT              text: --prompt-file FILE --max-tokens 100
-                                                    --temperature 0 --top-k 0 --seed 0
-                                                    --ignore-eos --show-special
-  ssmrun bench BUNDLE --prompt 512 --tokens 128     times: --rounds 10 --seed 0 --no-cold
-  ssmrun eval BUNDLE FILE                           perplexity of tokens (.npy, or raw with
-                                                    --dtype int32|uint16): --window 1024;
-                                                    accuracy of labelled texts (.jsonl);
-                                                    error of a series (.csv); --limit N
-  ssmrun worker BUNDLE                              one JSON request per line
-
-  --threads N      as many as can run at once by default
-  --pin 0,2-3      run thread k on the k-th of these processors
-  --runtime FILE   another libonnxruntime.so than the bundle's
-  --model FILE     another model; --stock runs without the op library
-  --json           one JSON object on stdout
-
+constexpr const char* kEnd = R"(
 Exit codes: 0 pass, 1 internal error, 2 usage, 6 bad input, 7 device, 130 interrupted.
 SSMPRESS_ISA forces an instruction set. All of it: docs/ssmrun.md.
 )";
+
+std::string Padded(std::string text, size_t width) {
+  text.resize(std::max(width, text.size()), ' ');
+  return text;
+}
+
+std::string CommandHelp(const CommandName& command) {
+  std::string text = std::string("ssmrun ") + command.name + " " + command.arguments +
+                     " [options]\n" + command.help + "\n\n";
+  for (const Option& option : AllOptions()) {
+    if ((option.commands & command.command) == 0) continue;
+    const std::string value = option.value == nullptr ? "" : std::string(" ") + option.value;
+    text += "  " + Padded(option.name + value, 20) + " " + option.help + "\n";
+  }
+  return text + kEnd;
+}
+
+}  // namespace
+
+std::string HelpText(const Options& options) {
+  for (const CommandName& one : kCommands) {
+    if (options.has_command && one.command == options.command) return CommandHelp(one);
+  }
+  std::string text = "ssmrun " SSMPRESS_VERSION ": runs an ssmpress bundle without Python.\n\n";
+  for (const CommandName& one : kCommands) {
+    std::string help = one.help;
+    for (size_t at = 0; (at = help.find('\n', at)) != help.npos; at += 1) {
+      help.replace(at, 1, "\n" + std::string(31, ' '));
+    }
+    text +=
+        Padded(std::string("  ssmrun ") + one.name + " " + one.arguments, 30) + " " + help + "\n";
+  }
+  return text +
+         "\n  ssmrun COMMAND --help        its options\n"
+         "  ssmrun --version             versions of ssmrun and of the ops\n" +
+         kEnd;
+}
+
+std::string VersionText() {
+  return "ssmrun " SSMPRESS_VERSION ", ops version " SSMPRESS_OPS_VERSION "\n";
 }
 
 }  // namespace ssmrun

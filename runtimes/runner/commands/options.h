@@ -22,9 +22,10 @@ enum Command : unsigned {
 
 struct Options {
   Command command = kInfo;
+  bool has_command = false;  // not where --help or --version stands alone
   std::string bundle, samples_file;
   std::string runtime, model;  // empty: the bundle's
-  bool json = false, stock = false, no_cold = false, help = false;
+  bool json = false, stock = false, no_cold = false, help = false, version = false;
   int threads = 0;  // 0 was not given
   std::vector<int> pins;
   std::string prompt, prompt_file;
@@ -45,10 +46,10 @@ Options ParseOptions(const std::vector<std::string>& arguments);
 // `0,2-3` -> 0, 2, 3. Throws kUsage.
 std::vector<int> ParsePins(const std::string& list);
 
-// Throws kUsage unless it is 0 or 1e-6 to 1e6, so that no quotient overflows.
-void CheckTemperature(double temperature);
+// Of the command, or of the program where there is none.
+std::string HelpText(const Options& options);
 
-std::string UsageText();
+std::string VersionText();
 
 }  // namespace ssmrun
 

@@ -6,17 +6,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cmath>
 #include <csignal>
-#include <cstring>
-#include <numeric>
 #include <optional>
 
 #include "runner/commands/commands.h"
 #include "runner/failure.h"
-#include "runner/files.h"
-#include "runner/model/evaluate.h"
-#include "runner/model/generate.h"
+#include "runner/format.h"
+#include "runner/json/request.h"
 #include "runner/processors.h"
 #include "runner/system.h"
 #include "runner/text/text_stream.h"
@@ -57,92 +53,6 @@ class Lines {
   size_t searched_ = 0;
 };
 
-// The fields of a request; a message names the request and the field.
-class Request {
- public:
-  explicit Request(JsonValue root) : root_(root) {
-    if (!root.is(JsonValue::kObject)) BadInput("worker: expected an object; got " + root.shown());
-    name_ = text("do");
-  }
-  const std::string& name() const { return name_; }
-  bool has(const char* key) const { return root_.find(key).has_value(); }
-  bool is_null(const char* key) const {
-    const auto found = root_.find(key);
-    return found && found->is(JsonValue::kNull);
-  }
-
-  std::string text(const char* key) const {
-    const auto found = root_.find(key);
-    if (!found || !found->is(JsonValue::kString)) fail(key, "a string");
-    return std::string(found->text());
-  }
-  uint64_t number(const char* key, uint64_t low, uint64_t high,
-                  std::optional<uint64_t> absent = {}) const {
-    const auto found = root_.find(key);
-    if (!found && absent) return *absent;
-    const auto value = found ? found->unsigned_integer() : std::nullopt;
-    if (!value || *value < low || *value > high) {
-      fail(key, "an integer from " + std::to_string(low) + " to " + std::to_string(high));
-    }
-    return *value;
-  }
-  double real(const char* key, double absent) const {
-    const auto found = root_.find(key);
-    if (!found) return absent;
-    if (!found->number()) fail(key, "a number");
-    return *found->number();
-  }
-  bool flag(const char* key) const {
-    const auto found = root_.find(key);
-    if (found && !found->is(JsonValue::kTrue) && !found->is(JsonValue::kFalse)) {
-      fail(key, "true or false");
-    }
-    return found && found->is(JsonValue::kTrue);
-  }
-  std::vector<int64_t> integers(const char* key) const {
-    const auto found = root_.find(key);
-    if (!found) fail(key, "a list of integers");
-    return integers_of(*found, key);
-  }
-  std::vector<float> reals(const char* key) const {
-    const auto found = root_.find(key);
-    std::vector<float> reals;
-    if (!found || !found->is(JsonValue::kArray)) fail(key, "a list of numbers");
-    for (const JsonValue item : *found) {
-      const auto value = item.number();
-      if (!value || !std::isfinite(static_cast<float>(*value))) fail(key, "a list of numbers");
-      reals.push_back(static_cast<float>(*value));
-    }
-    return reals;
-  }
-  Windows lists(const char* key) const {
-    const auto found = root_.find(key);
-    if (!found || !found->is(JsonValue::kArray)) fail(key, "a list of lists");
-    Windows lists;
-    for (const JsonValue item : *found) lists.push_back(integers_of(item, key));
-    return lists;
-  }
-
- private:
-  [[noreturn]] void fail(const std::string& key, const std::string& expected) const {
-    const auto found = root_.find(key);
-    BadInput("worker: " + (name_.empty() ? "" : name_ + ": ") + key + ": expected " + expected +
-             "; got " + (found ? found->shown() : "nothing") + ".");
-  }
-  std::vector<int64_t> integers_of(JsonValue list, const char* key) const {
-    std::vector<int64_t> integers;
-    if (!list.is(JsonValue::kArray)) fail(key, "a list of integers");
-    for (const JsonValue item : list) {
-      if (!item.integer()) fail(key, "a list of integers");
-      integers.push_back(*item.integer());
-    }
-    return integers;
-  }
-
-  JsonValue root_;
-  std::string name_;
-};
-
 class Worker {
  public:
   explicit Worker(const Options& options)
@@ -153,27 +63,40 @@ class Worker {
     const Request request(document.root());
     JsonWriter out;
     out.begin_object();
-    const struct {
-      const char* name;
-      void (Worker::*run)(const Request&, JsonWriter&);
-    } known[] = {{"load", &Worker::load},         {"round", &Worker::round},
-                 {"memory", &Worker::memory},     {"environment", &Worker::environment},
-                 {"logits", &Worker::logits},     {"nll", &Worker::nll},
-                 {"generate", &Worker::generate}, {"encode", &Worker::encode},
-                 {"decode", &Worker::decode},     {"stream", &Worker::stream},
-                 {"classify", &Worker::classify}, {"forecast", &Worker::forecast}};
-    const auto found = std::find_if(std::begin(known), std::end(known),
-                                    [&](const auto& one) { return request.name() == one.name; });
-    if (found == std::end(known)) {
-      BadInput(
-          "worker: expected load, round, memory, environment, logits, nll, generate, encode, " +
-          std::string("decode, stream, classify or forecast; got ") + request.name() + ".");
+    if (const Own* own = find_own(request.name())) {
+      (this->*own->run)(request, out);
+    } else if (const TaskKind* kind = FindRequest(request.name())) {
+      model().require(*kind);
+      model().task().answer(request, model(), *loaded_.state, out);
+    } else {
+      BadInput("worker: expected " + known_requests() + "; got " + request.name() + ".");
     }
-    (this->*found->run)(request, out);
     return out.end_object().text() + "\n";
   }
 
  private:
+  // A request that does not depend on the model's task.
+  struct Own {
+    const char* name;
+    void (Worker::*run)(const Request&, JsonWriter&);
+  };
+  static const Own kOwnRequests[7];
+
+  static const Own* find_own(const std::string& name) {
+    const auto found = std::find_if(std::begin(kOwnRequests), std::end(kOwnRequests),
+                                    [&](const Own& one) { return name == one.name; });
+    return found == std::end(kOwnRequests) ? nullptr : found;
+  }
+
+  static std::string known_requests() {
+    std::vector<std::string> names;
+    for (const Own& own : kOwnRequests) names.emplace_back(own.name);
+    for (const TaskKind* kind : TaskKinds()) {
+      names.insert(names.end(), kind->requests.begin(), kind->requests.end());
+    }
+    return OneOf(names);
+  }
+
   Model& model() const {
     if (loaded_.model == nullptr) {
       throw Failure{kUsage, "worker: expected a load request before the model is used."};
@@ -245,92 +168,6 @@ class Worker {
     WriteMachineState(out);
   }
 
-  void logits(const Request& request, JsonWriter& out) {
-    const std::vector<int64_t> tokens = request.integers("tokens");
-    model().require(Task::kLanguageModel);
-    model().check_tokens(tokens, "worker: logits: tokens");
-    const uint64_t split = request.number("prefill", 0, tokens.size(), tokens.size());
-    const auto vocab = static_cast<size_t>(model().interface().vocab_size);
-    std::vector<float> all(tokens.size() * vocab);
-    State& state = *loaded_.state;
-    state.clear();
-    if (split > 0) {
-      const std::vector<int64_t> first(tokens.begin(),
-                                       tokens.begin() + static_cast<ptrdiff_t>(split));
-      std::vector<int64_t> positions(split);
-      std::iota(positions.begin(), positions.end(), 0);
-      model().prefill(first, positions, all.data(), state);
-    }
-    for (size_t i = split; i < tokens.size(); ++i) {
-      const float* row = model().step(tokens[i], state);
-      std::copy(row, row + vocab, all.begin() + static_cast<ptrdiff_t>(i * vocab));
-    }
-    out.field("shape", std::vector<uint64_t>{tokens.size(), vocab});
-    if (request.has("file")) {
-      WriteFile(request.text("file"), all.data(), sizeof(float) * all.size());
-      out.field("file", request.text("file"));
-    } else {
-      out.field("logits", Base64(all.data(), sizeof(float) * all.size()));
-    }
-    if (request.flag("states")) write_states(out);
-  }
-
-  void write_states(JsonWriter& out) const {
-    out.key("states").begin_object();
-    for (const State::Tensor& tensor : loaded_.state->tensors()) {
-      const int side = loaded_.state->front();
-      const std::vector<float> values = tensor.values(side);
-      out.key(tensor.kind.name).begin_object().field("shape", tensor.shape[side]);
-      out.field("data", Base64(values.data(), sizeof(float) * values.size())).end_object();
-    }
-    out.end_object();
-  }
-
-  void nll(const Request& request, JsonWriter& out) {
-    std::vector<double> sums;
-    uint64_t predictions = 0;
-    for (const std::vector<int64_t>& window : request.lists("windows")) {
-      sums.push_back(WindowNll(model(), window));
-      predictions += window.size() - 1;
-    }
-    out.field("window_nll", sums).field("tokens", predictions);
-  }
-
-  void generate(const Request& request, JsonWriter& out) {
-    const std::vector<int64_t> prompt = request.integers("tokens");
-    model().require(Task::kLanguageModel);
-    model().check_tokens(prompt, "worker: generate: tokens");
-    const Generation settings{
-        {request.real("temperature", 0), request.number("top_k", 0, kTokenLimit, 0),
-         request.number("seed", 0, UINT64_MAX, 0)},
-        request.number("max_tokens", 0, kTokenLimit),
-        request.flag("ignore_eos")};
-    CheckTemperature(settings.sampling.temperature);
-    out.field("tokens", Generate(model(), *loaded_.state, prompt, settings, [](int64_t) {}).tokens);
-  }
-
-  void classify(const Request& request, JsonWriter& out) {
-    std::vector<float> all;
-    const Windows texts = request.lists("texts");
-    for (const std::vector<int64_t>& text : texts) {
-      const std::vector<float> logits = model().classify(text);
-      all.insert(all.end(), logits.begin(), logits.end());
-    }
-    const uint64_t classes = model().interface().task.classes.size();
-    out.field("shape", std::vector<uint64_t>{texts.size(), classes});
-    out.field("logits", Base64(all.data(), sizeof(float) * all.size()));
-  }
-
-  void forecast(const Request& request, JsonWriter& out) {
-    model().require(Task::kForecast);
-    const std::vector<float> all = model().forecast(request.reals("series"));
-    const Task& task = model().interface().task;
-    const auto horizon = static_cast<uint64_t>(task.horizon);
-    const uint64_t variates = task.variates.size();
-    out.field("shape", std::vector<uint64_t>{all.size() / (horizon * variates), horizon, variates});
-    out.field("forecast", Base64(all.data(), sizeof(float) * all.size()));
-  }
-
   void encode(const Request& request, JsonWriter& out) {
     out.field("tokens", tokenizer().encode(request.text("text"), "worker: encode: text"));
   }
@@ -360,6 +197,13 @@ class Worker {
   Loaded loaded_{};
   SplitMix64 random_{0};
   std::optional<Tokenizer> tokenizer_;
+};
+
+const Worker::Own Worker::kOwnRequests[] = {
+    {"load", &Worker::load},     {"round", &Worker::round},
+    {"memory", &Worker::memory}, {"environment", &Worker::environment},
+    {"encode", &Worker::encode}, {"decode", &Worker::decode},
+    {"stream", &Worker::stream},
 };
 
 std::string ErrorReply(int exit_code, const std::string& message) {

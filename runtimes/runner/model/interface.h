@@ -6,32 +6,21 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "runner/model/runtime.h"
 #include "runner/model/state_tensor.h"
+#include "runner/tasks/task.h"
 
 namespace ssmrun {
 
-// What a model is for: the `task` of its config. Without one it is a language model.
-struct Task {
-  enum Kind { kLanguageModel, kClassification, kForecast };
-  Kind kind = kLanguageModel;
-  std::vector<std::string> classes;   // by the order of the logits
-  int64_t max_length = 0;             // tokens that a classifier reads of a text
-  int64_t lookback = 0, horizon = 0;  // time steps that a forecaster reads and predicts
-  std::vector<std::string> variates;
-  std::vector<double> mean, std;  // of each variate: inputs and forecasts are (x - mean) / std
-  const char* name() const;
-};
-
-// What a model's metadata says, checked. Inputs and outputs are as in docs/ops.md; only language
-// models carry states, and a forecaster has no vocabulary.
+// What a model's metadata says, checked. vocab_size: 0 where the task reads no tokens.
 struct Interface {
   std::string config;  // JSON
-  Task task;
+  std::unique_ptr<const Task> task;
   int64_t vocab_size = 0;
   std::vector<StateTensor> states;
   std::vector<int64_t> end_tokens;  // where a text ends; none in a bundle that does not list them

@@ -57,4 +57,10 @@ int64_t Sampler::draw(const float* logits, size_t count) {
   return std::upper_bound(x_.begin(), x_.end(), limit) - x_.begin();
 }
 
+void CheckTemperature(double temperature) {
+  if (temperature != 0 && !(temperature >= 1e-6 && temperature <= 1e6)) {
+    BadUsage("temperature: expected 0, or 1e-6 to 1e6; got " + std::to_string(temperature) + ".");
+  }
+}
+
 }  // namespace ssmrun

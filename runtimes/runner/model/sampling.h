@@ -30,6 +30,9 @@ struct Sampling {
   uint64_t seed = 0;
 };
 
+// Throws kUsage unless it is 0 or 1e-6 to 1e6, so that no quotient overflows.
+void CheckTemperature(double temperature);
+
 class Sampler {
  public:
   explicit Sampler(const Sampling& settings) : settings_(settings), random_(settings.seed) {}

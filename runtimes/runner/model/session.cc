@@ -161,7 +161,6 @@ void Model::check_tokens(const std::vector<int64_t>& tokens, const std::string& 
 
 void Model::prefill(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
                     float* logits, State& state) {
-  require(Task::kLanguageModel);
   check_tokens(tokens, "tokens");
   const auto vocab = static_cast<size_t>(interface_.vocab_size);
   auto wanted = positions.begin();
@@ -185,12 +184,8 @@ void Model::prefill_piece(const std::vector<int64_t>& tokens, const std::vector<
   const auto length = static_cast<int64_t>(tokens.size());
   const auto wanted = static_cast<int64_t>(positions.size());
   const int64_t vocab = interface_.vocab_size;
-  // ONNX Runtime reads inputs only, but its C ABI has one tensor type for both.
-  const OwnedValue ids = runtime_.tensor(const_cast<int64_t*>(tokens.data()),
-                                         sizeof(int64_t) * tokens.size(), {1, length}, ort::kInt64);
-  const OwnedValue places =
-      runtime_.tensor(const_cast<int64_t*>(positions.data()), sizeof(int64_t) * positions.size(),
-                      {wanted}, ort::kInt64);
+  const OwnedValue ids = runtime_.tensor(tokens, {1, length});
+  const OwnedValue places = runtime_.tensor(positions, {wanted});
   const OwnedValue result =
       runtime_.tensor(logits, sizeof(float) * positions.size() * static_cast<size_t>(vocab),
                       {1, wanted, vocab}, ort::kFloat);
@@ -200,7 +195,6 @@ void Model::prefill_piece(const std::vector<int64_t>& tokens, const std::vector<
 }
 
 const float* Model::step(int64_t token, State& state) {
-  require(Task::kLanguageModel);
   check_tokens({token}, "token");
   if (decoder_ == nullptr || decoder_->state_id() != state.id()) {
     decoder_ = std::make_unique<Decoder>(*this, state);
@@ -211,12 +205,10 @@ const float* Model::step(int64_t token, State& state) {
   return decoder_->logits();
 }
 
-void Model::require(Task::Kind kind) const {
-  if (interface_.task.kind == kind) return;
-  Task wanted;
-  wanted.kind = kind;
-  BadInput(path_ + ": expected a model whose task is " + wanted.name() + "; got " +
-           interface_.task.name() + ".");
+void Model::require(const TaskKind& kind) const {
+  if (&interface_.task->kind() == &kind) return;
+  BadInput(path_ + ": expected a model whose task is " + kind.name + "; got " +
+           interface_.task->kind().name + ".");
 }
 
 void Model::run_whole(const char* input, const OwnedValue& from, const char* output,
@@ -228,43 +220,6 @@ void Model::run_whole(const char* input, const OwnedValue& from, const char* out
   runtime_.check(ort::kBindInput(api)(made, input, from.get()), kBadInput, path_);
   runtime_.check(ort::kBindOutput(api)(made, output, to.get()), kBadInput, path_);
   run(binding);
-}
-
-std::vector<float> Model::classify(const std::vector<int64_t>& tokens, size_t batch) {
-  require(Task::kClassification);
-  check_tokens(tokens, "tokens");
-  const auto texts = static_cast<int64_t>(batch);
-  const auto length = static_cast<int64_t>(tokens.size() / batch);
-  const auto classes = static_cast<int64_t>(interface_.task.classes.size());
-  std::vector<float> logits(batch * interface_.task.classes.size());
-  const OwnedValue ids =
-      runtime_.tensor(const_cast<int64_t*>(tokens.data()), sizeof(int64_t) * tokens.size(),
-                      {texts, length}, ort::kInt64);
-  const OwnedValue result =
-      runtime_.tensor(logits.data(), sizeof(float) * logits.size(), {texts, classes}, ort::kFloat);
-  run_whole("input_ids", ids, "logits", result);
-  return logits;
-}
-
-std::vector<float> Model::forecast(const std::vector<float>& series) {
-  require(Task::kForecast);
-  const Task& task = interface_.task;
-  const auto variates = static_cast<int64_t>(task.variates.size());
-  const size_t one = static_cast<size_t>(task.lookback) * task.variates.size();
-  if (series.empty() || series.size() % one != 0) {
-    BadInput("series: expected a multiple of " + std::to_string(one) + " values (" +
-             std::to_string(task.lookback) + " x " + std::to_string(variates) + "); got " +
-             std::to_string(series.size()) + ".");
-  }
-  const auto batch = static_cast<int64_t>(series.size() / one);
-  std::vector<float> forecast(static_cast<size_t>(batch * task.horizon * variates));
-  const OwnedValue from =
-      runtime_.tensor(const_cast<float*>(series.data()), sizeof(float) * series.size(),
-                      {batch, task.lookback, variates}, ort::kFloat);
-  const OwnedValue to = runtime_.tensor(forecast.data(), sizeof(float) * forecast.size(),
-                                        {batch, task.horizon, variates}, ort::kFloat);
-  run_whole("series", from, "forecast", to);
-  return forecast;
 }
 
 }  // namespace ssmrun

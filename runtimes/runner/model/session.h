@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One opened model: prefill, decode, whole predictions. The twin of
+// One opened model: prefill, decode, whole runs. The twin of
 // toolchain/ssmpress/runtime/session.py.
 #ifndef SSMPRESS_RUNNER_SESSION_H_
 #define SSMPRESS_RUNNER_SESSION_H_
@@ -37,6 +37,7 @@ class Model {
 
   const Runtime& runtime() const { return runtime_; }
   const Interface& interface() const { return interface_; }
+  const Task& task() const { return *interface_.task; }
   const std::string& path() const { return path_; }
 
   // Runs tokens from the state and advances it, in pieces; the state, and the logits of all
@@ -48,13 +49,12 @@ class Model {
   // Runs one token; its logits (vocab) stay until the next step.
   const float* step(int64_t token, State& state);
 
-  // A classifier's logits (batch, classes) of texts of one length, (batch, l).
-  std::vector<float> classify(const std::vector<int64_t>& tokens, size_t batch = 1);
-  // A forecaster's (batch, horizon, variates) from (batch, lookback, variates), both z-scored.
-  std::vector<float> forecast(const std::vector<float>& series);
+  // Runs a graph without states, of one input and one output.
+  void run_whole(const char* input, const OwnedValue& from, const char* output,
+                 const OwnedValue& to);
 
   // Throws kBadInput unless the model is of this kind.
-  void require(Task::Kind kind) const;
+  void require(const TaskKind& kind) const;
 
   // The sentence that a token is out of range begins with `what`.
   void check_tokens(const std::vector<int64_t>& tokens, const std::string& what) const;
@@ -64,8 +64,6 @@ class Model {
   OwnedBinding bind(const OwnedValue& ids, const OwnedValue& positions, const OwnedValue& logits,
                     const State& state, int side) const;
   void run(const OwnedBinding& binding);
-  void run_whole(const char* input, const OwnedValue& from, const char* output,
-                 const OwnedValue& to);
   Metadata read_metadata() const;
   void prefill_piece(const std::vector<int64_t>& tokens, const std::vector<int64_t>& positions,
                      float* logits, State& state);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Token files: NumPy's .npy, and raw integers.
+#include "runner/data/token_file.h"
+
 #include <algorithm>
 #include <cstring>
 #include <limits>
 #include <optional>
 #include <string_view>
 
+#include "runner/failure.h"
 #include "runner/files.h"
-#include "runner/model/evaluate.h"
 
 namespace ssmrun {
 namespace {
@@ -134,6 +135,22 @@ TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint6
         ReadInteger(content.data.data() + i * content.layout.size, content.layout));
   }
   return result;
+}
+
+Windows CutWindows(const TokenFile& file, uint64_t length, const std::string& path) {
+  const uint64_t count = file.tokens.size();
+  const uint64_t size = file.row != 0 ? file.row : std::min(length, count);
+  if (size < 2 || count < size) {
+    BadInput(path + ": expected at least one window of " +
+             std::to_string(std::max<uint64_t>(size, 2)) + " tokens; got " + std::to_string(count) +
+             " tokens. Give more of them.");
+  }
+  Windows windows;
+  for (uint64_t begin = 0; begin + size <= count; begin += size) {
+    const auto first = file.tokens.begin() + static_cast<ptrdiff_t>(begin);
+    windows.emplace_back(first, first + static_cast<ptrdiff_t>(size));
+  }
+  return windows;
 }
 
 }  // namespace ssmrun
