@@ -15,6 +15,7 @@ from ssmpress.callbacks import Note, silent
 from ssmpress.machine import get_library_path, get_runner_path
 from ssmpress.preflight import Ready, preflight
 from ssmpress.prune import mask
+from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.sweep import Sweep
@@ -114,7 +115,8 @@ def make_plans(
     """
     points, notes = sweep.points(), _Notes(note)
     ready = preflight(sweep.recipe, points.values(), notes, values_up_to)
-    return {name: _plan(recipe, ready, notes) for name, recipe in points.items()}
+    scores = Scores()
+    return {name: _plan(recipe, ready, notes, scores) for name, recipe in points.items()}
 
 
 class _Notes:
@@ -128,14 +130,14 @@ class _Notes:
         self.note(text)
 
 
-def _plan(recipe: Recipe, ready: Ready, notes: _Notes) -> Plan:
+def _plan(recipe: Recipe, ready: Ready, notes: _Notes, scores: Scores | None = None) -> Plan:
     source, place = ready.source, ready.place
     config = source.checkpoint.config
     sparsity = resolve_sparsity(recipe, config)
     weights = sum(map(prod, tensor_shapes(config).values()))
     prunable_weights = _prunable(recipe, ready)
     device = compute_device(recipe.recover.compute)
-    size = estimate(recipe, source, ready.pruned, sparsity)
+    size = estimate(recipe, source, ready.pruned, sparsity, scores)
     runtime = present_library(place.machine, recipe.deploy.onnxruntime)
     library = get_library_path(place.machine).stat().st_size
     tokenizer = 0 if source.tokenizer is None else source.tokenizer.stat().st_size
