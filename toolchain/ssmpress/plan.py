@@ -35,7 +35,7 @@ PASSES_WITH_GRADIENT = 3
 
 @dataclass(frozen=True)
 class PlannedMatrix:
-    """One matrix as it would be stored; see stages/estimate.py."""
+    """One matrix as it would be stored; rows, columns: as in the checkpoint."""
 
     name: str
     rows: int
@@ -173,7 +173,7 @@ def _plan(recipe: Recipe, ready: Ready, notes: _Notes, scores: Scores | None = N
         ram_bytes=_ram_bytes(recipe, weights),
         disk_bytes=disk_bytes,
         seconds=_seconds(recipe, weights),
-        matrices=_matrices(size),
+        matrices=_matrices(size, tensor_shapes(config)),
     )
 
 
@@ -203,18 +203,14 @@ def _devices(ready: Ready) -> tuple[str, ...]:
     return (*own, *(address.text for address in ready.place.addresses))
 
 
-def _matrices(size: Estimate) -> tuple[PlannedMatrix, ...]:
-    return tuple(
-        PlannedMatrix(
-            name,
-            matrix.rows,
-            matrix.columns,
-            matrix.format.name,
-            4 * matrix.rows * matrix.columns,
-            size.bytes_of[name],
-        )
-        for name, matrix in size.model.matrices.items()
-    )
+def _matrices(size: Estimate, shapes: Mapping[str, tuple[int, ...]]) -> tuple[PlannedMatrix, ...]:
+    """shapes: of the checkpoint, from which some channels may go."""
+    planned = []
+    for name, matrix in size.model.matrices.items():
+        rows, columns = shapes[name]
+        dense, stored = 4 * rows * columns, size.bytes_of[name]
+        planned.append(PlannedMatrix(name, rows, columns, matrix.format.name, dense, stored))
+    return tuple(planned)
 
 
 def recovery_text(recipe: Recipe, device: str) -> str:
