@@ -440,7 +440,7 @@ def test_the_library_loads(model: Path, library: Path) -> None:
 def test_an_unknown_isa_shows_the_librarys_sentence(model: Path, library: Path) -> None:
     """In a process of its own: a library reads the variable of the process it is loaded in."""
     code = (
-        "import sys; from ssmpress.runtime.session import open_session\n"
+        "import sys; from ssmpress.runtime.loading import open_session\n"
         "try: open_session(sys.argv[1], threads=1, library=sys.argv[2])\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
