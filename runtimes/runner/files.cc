@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runner/files.h"
 
+#include <dirent.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/utsname.h>
 #include <unistd.h>
@@ -74,6 +76,13 @@ std::function<void(const char*, size_t)> AppendTo(std::string& out, const std::s
   };
 }
 
+int SixBits(char c) {
+  if (c >= 'A' && c <= 'Z') return c - 'A';
+  if (c >= 'a' && c <= 'z') return c - 'a' + 26;
+  if (c >= '0' && c <= '9') return c - '0' + 52;
+  return c == '+' ? 62 : c == '/' ? 63 : -1;
+}
+
 }  // namespace
 
 std::string Join(const std::string& folder, const std::string& name) {
@@ -99,6 +108,38 @@ void ReadBlocks(const std::string& path, const std::function<void(const char*, s
   if (file.number() < 0 || fstat(file.number(), &status) != 0) Unreadable(path, errno);
   if (!S_ISREG(status.st_mode)) BadInput(path + ": expected a regular file; it is not one.");
   ReadAll(file.number(), path, take);
+}
+
+MappedFile::MappedFile(const std::string& path) {
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status;
+  if (file.number() < 0 || fstat(file.number(), &status) != 0) Unreadable(path, errno);
+  if (!S_ISREG(status.st_mode)) BadInput(path + ": expected a regular file; it is not one.");
+  size_ = static_cast<size_t>(status.st_size);
+  if (size_ == 0) return;
+  data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number(), 0);
+  if (data_ == MAP_FAILED) Unreadable(path, errno);
+}
+
+MappedFile::~MappedFile() {
+  if (size_ > 0) munmap(data_, size_);
+}
+
+std::string_view MappedFile::content() const { return {static_cast<const char*>(data_), size_}; }
+
+std::vector<FolderEntry> ListFolder(const std::string& path) {
+  std::vector<FolderEntry> entries;
+  DIR* const folder = opendir(path.c_str());
+  if (folder == nullptr) return entries;
+  while (const dirent* entry = readdir(folder)) {
+    const std::string name = entry->d_name;
+    if (name == "." || name == "..") continue;
+    struct stat status;
+    const bool is_folder = stat(Join(path, name).c_str(), &status) == 0 && S_ISDIR(status.st_mode);
+    entries.push_back({name, is_folder});
+  }
+  closedir(folder);
+  return entries;
 }
 
 std::string ReadFile(const std::string& path, uint64_t limit) {
@@ -212,6 +253,24 @@ std::string Base64(const void* data, size_t size) {
     out += left > 2 ? kDigits[group & 63] : '=';
   }
   return out;
+}
+
+std::optional<std::string> DecodeBase64(std::string_view text) {
+  if (text.size() % 4 != 0) return {};
+  size_t padding = 0;
+  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
+  std::string bytes;
+  uint32_t bits = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const int value = i + padding < text.size() ? SixBits(text[i]) : 0;
+    if (value < 0) return {};
+    bits = bits << 6 | static_cast<uint32_t>(value);
+    if (i % 4 != 3) continue;
+    for (const int shift : {16, 8, 0}) bytes += static_cast<char>(bits >> shift & 0xFF);
+    bits = 0;
+  }
+  bytes.resize(bytes.size() - padding);
+  return bytes;
 }
 
 }  // namespace ssmrun

@@ -6,8 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ssmrun {
 
@@ -20,6 +22,28 @@ std::string RealPath(const std::string& path);
 // Throws kBadInput; so do all functions here.
 void ReadBlocks(const std::string& path, const std::function<void(const char*, size_t)>& take);
 std::string ReadFile(const std::string& path, uint64_t limit);
+
+// A regular file in memory, of which only what is looked at is read.
+class MappedFile {
+ public:
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+  std::string_view content() const;
+
+ private:
+  void* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+struct FolderEntry {
+  std::string name;
+  bool is_folder;  // links followed
+};
+// What is in a folder, in any order; nothing where it cannot be read.
+std::vector<FolderEntry> ListFolder(const std::string& path);
+
 // What there is on stdin.
 std::string ReadStdin(uint64_t limit);
 
@@ -37,6 +61,8 @@ std::string ElfMachine(const std::string& path);
 std::string ThisMachine();
 
 std::string Base64(const void* data, size_t size);
+// RFC 4648, padded; nothing if it is anything else.
+std::optional<std::string> DecodeBase64(std::string_view text);
 
 }  // namespace ssmrun
 

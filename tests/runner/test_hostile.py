@@ -17,7 +17,9 @@ import pytest
 import ssmrun_bundle as sb
 import toy_onnx
 from conftest import random_checkpoint, small_config
+from outside_tensors import PLACES, put_outside
 from ssmpress.blocks.tensors import EMBEDDING
+from ssmpress.bundle.text_model import open_bundle
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import export
@@ -157,6 +159,57 @@ def test_a_bundle_that_lacks_something(
     found = sb.failure(sb.ssmrun("generate", copy, "--prompt", "x"))
     assert found[0] == code
     assert message in found[1]
+
+
+PLANTED = ["libfoo.so", "libstdc++.so.6", "glibc-hwcaps/x86-64-v3/libm.so.6",
+           "tls/haswell/avx512_1/x86_64/libdl.so.2", "libonnxruntime.so.1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_library_that_the_manifest_does_not_list_stops_everything(
+    unloadable: Path, name: str
+) -> None:
+    """ONNX Runtime's has RUNPATH $ORIGIN: the loader would take it from there."""
+    planted = unloadable / name
+    planted.parent.mkdir(parents=True, exist_ok=True)
+    planted.write_bytes(b"a library")
+    message = f"{planted}: expected no library in a bundle that its manifest does not list"
+    for command in (["verify"], ["generate", "--prompt", "x"], ["worker"]):
+        code, text = sb.failure(sb.ssmrun(command[0], unloadable, *command[1:]))
+        assert (code, text.startswith(message)) == (6, True)
+    with pytest.raises(BadInputError) as caught:
+        open_bundle(unloadable, threads=1)
+    assert str(caught.value).startswith(message)
+
+
+def test_what_is_no_library_may_stand_beside(copy: Path) -> None:
+    for name in ("notes.txt", "libfoo.sofa", "so", "sub/notes.so.txt/x"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        (copy / name).write_bytes(b"text")
+    assert sb.reply(sb.ssmrun("verify", copy, "--json"))["ok"]
+    open_bundle(copy, threads=1)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_tensors_in_other_files_are_refused(copy: Path, place: str) -> None:
+    put_outside(copy / "model.onnx", place, "../secret")
+    sb.remake_manifest(copy)
+    code, text = sb.failure(sb.ssmrun("info", copy))
+    assert code == 6
+    assert "model.onnx: expected its tensors in it or in model.onnx.data beside it" in text
+    assert 'one is in "../secret"' in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\x00" * 9, "no field at byte 0"), (b"\x3a\x05ab", "a field at byte 0 that ends behind"),
+     (b"\x08" + b"\xff" * 11, "no number at byte 1")],
+)  # fmt: skip
+def test_models_that_are_no_messages(copy: Path, content: bytes, message: str) -> None:
+    (copy / "model.onnx").write_bytes(content)
+    sb.remake_manifest(copy)
+    code, text = sb.failure(sb.ssmrun("info", copy))
+    assert (code, message in text) == (6, True)
 
 
 def test_nothing_is_loaded_before_the_manifest_holds(copy: Path) -> None:

@@ -14,6 +14,8 @@ namespace {
 
 constexpr uint64_t kManifestLimit = 16 << 20;  // bytes; real ones stay far below 1 MB
 constexpr uint64_t kManifestVersion = 1;
+// The deepest that a loader looks: tls/haswell/avx512_1/x86_64/NAME of older glibc.
+constexpr int kLibraryDepth = 5;
 constexpr const char* kOwnHash = "manifest_sha256";
 
 // A name of parts between single slashes that are neither `.` nor `..`.
@@ -28,6 +30,11 @@ bool IsInsideName(std::string_view name) {
     if (end == name.size()) return true;
     begin = end + 1;
   }
+}
+
+bool IsLibraryName(std::string_view name) {
+  const bool ends = name.size() >= 3 && name.substr(name.size() - 3) == ".so";
+  return ends || name.find(".so.") != name.npos;
 }
 
 std::string Described(uint64_t bytes, std::string_view sha256) {
@@ -61,6 +68,22 @@ Bundle::Bundle(const std::string& folder) : folder_(folder) {
   }
   for (auto item = files->begin(); item != files->end(); ++item) {
     check_file(item.key(), item.value());
+  }
+  refuse_unlisted_libraries("", 1);
+}
+
+// ONNX Runtime's library is told to look for what it needs in its own folder first, and the loader
+// looks in folders in it too (glibc-hwcaps).
+void Bundle::refuse_unlisted_libraries(const std::string& inside, int depth) const {
+  for (const FolderEntry& entry : ListFolder(Join(folder_, inside))) {
+    const std::string name = inside + entry.name;
+    if (entry.is_folder && depth < kLibraryDepth) refuse_unlisted_libraries(name + "/", depth + 1);
+    const bool known = name == kLibraryName || name == kRuntimeName;  // `path` refuses those
+    if (!entry.is_folder && IsLibraryName(entry.name) && !known && !has(name)) {
+      BadInput(Join(folder_, name) +
+               ": expected no library in a bundle that its manifest does not list. Remove it, or "
+               "copy the bundle again.");
+    }
   }
 }
 

@@ -28,7 +28,8 @@ struct BundleFile {
 // A folder whose files are what its manifest says.
 class Bundle {
  public:
-  // Reads and hashes every listed file. Throws kBadInput.
+  // Reads and hashes every listed file. Throws kBadInput; also where the folder has a library that
+  // the manifest does not list.
   explicit Bundle(const std::string& folder);
 
   const std::string& folder() const { return folder_; }
@@ -42,6 +43,7 @@ class Bundle {
 
  private:
   void check_hash() const;
+  void refuse_unlisted_libraries(const std::string& inside, int depth) const;
   void check_file(std::string_view name, JsonValue expected);
 
   std::string folder_;

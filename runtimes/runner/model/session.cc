@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "runner/files.h"
+#include "runner/model/external_data.h"
 #include "runner/model/state.h"
 
 namespace ssmrun {
@@ -76,6 +77,7 @@ Model::Model(const Runtime& runtime, const OpLibrary* library, const std::string
     : runtime_(runtime), path_(path), piece_tokens_(options.piece_tokens) {
   const ort::Api* api = runtime.api();
   if (!IsFile(path)) BadInput(path + ": expected an ONNX model; there is no such file.");
+  CheckExternalData(path);
   ort::SessionOptions* made = nullptr;
   runtime.check(ort::kCreateSessionOptions(api)(&made), kInternal, path);
   const Owned<ort::SessionOptions, ort::kReleaseSessionOptions> settings(made, {api});

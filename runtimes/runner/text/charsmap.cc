@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "runner/files.h"
 #include "runner/text/utf8.h"
 
 namespace ssmrun {
@@ -12,32 +13,6 @@ constexpr uint32_t kLabelMask = 0x800000FF, kHasLeaf = 1 << 8, kValueMask = 0x7F
 
 // Children of a unit lie at its place xor this.
 size_t Offset(uint32_t unit) { return size_t{unit >> 10} << ((unit & (1u << 9)) >> 6); }
-
-int SixBits(char c) {
-  if (c >= 'A' && c <= 'Z') return c - 'A';
-  if (c >= 'a' && c <= 'z') return c - 'a' + 26;
-  if (c >= '0' && c <= '9') return c - '0' + 52;
-  return c == '+' ? 62 : c == '/' ? 63 : -1;
-}
-
-// RFC 4648, padded; nothing if it is anything else.
-std::optional<std::string> DecodeBase64(std::string_view text) {
-  if (text.size() % 4 != 0) return {};
-  size_t padding = 0;
-  while (padding < 2 && padding < text.size() && text[text.size() - 1 - padding] == '=') ++padding;
-  std::string bytes;
-  uint32_t bits = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const int value = i + padding < text.size() ? SixBits(text[i]) : 0;
-    if (value < 0) return {};
-    bits = bits << 6 | static_cast<uint32_t>(value);
-    if (i % 4 != 3) continue;
-    for (const int shift : {16, 8, 0}) bytes += static_cast<char>(bits >> shift & 0xFF);
-    bits = 0;
-  }
-  bytes.resize(bytes.size() - padding);
-  return bytes;
-}
 
 uint32_t ReadUnit(std::string_view bytes, size_t at) {
   uint32_t unit = 0;

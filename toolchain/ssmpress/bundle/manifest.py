@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Container, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,10 @@ from ssmpress.report.schema import json_types
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
 _OWN_HASH = "manifest_sha256"
+_LIBRARY = re.compile(r"\.so(\.|$)")
+_LIBRARY_DEPTH = (
+    5  # the deepest that a loader looks: tls/haswell/avx512_1/x86_64/NAME of older glibc
+)
 _PACKAGES = ("ssmpress", "onnxruntime", "onnx", "numpy", "torch", "tokenizers")
 
 
@@ -111,6 +116,26 @@ def verify_manifest(folder: str | Path, names: Container[str] | None = None) -> 
                 "The file was changed after the bundle was made: make or copy it again."
             )
     return manifest
+
+
+def refuse_unlisted_libraries(folder: Path, files: Container[str]) -> None:
+    """Libraries that the manifest does not list: ONNX Runtime's is told to look for what it needs
+    in its own folder first, and the loader looks in folders in it too (glibc-hwcaps).
+
+    Args:
+        files: the manifest's names.
+
+    Raises:
+        BadInputError: there is one.
+    """
+    for depth in range(1, _LIBRARY_DEPTH + 1):
+        for path in sorted(folder.glob("/".join("*" * depth))):
+            name = path.relative_to(folder).as_posix()
+            if _LIBRARY.search(path.name) and name not in files and not path.is_dir():
+                raise BadInputError(
+                    f"{path}: expected no library in a bundle that its manifest does not list. "
+                    "Remove it, or copy the bundle again."
+                )
 
 
 def _entry(folder: Path, name: str) -> dict[str, Any]:

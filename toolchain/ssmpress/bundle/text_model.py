@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ssmpress.bundle.manifest import verify_manifest
+from ssmpress.bundle.manifest import refuse_unlisted_libraries, verify_manifest
 from ssmpress.data.device_tokenizer import missing_part
 from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import BadInputError, UsageError
@@ -126,3 +126,4 @@ def _demand_listed(folder: Path, files: Mapping[str, Any]) -> None:
             f"{folder}: expected {unlisted[0]} among the files of its manifest; it is not. Copy "
             "the whole bundle again."
         )
+    refuse_unlisted_libraries(folder, files)

@@ -14,6 +14,7 @@ from ssmpress.errors import (
     UsageError,
     lacks_memory,
 )
+from ssmpress.runtime.external_data import check_external_data
 from ssmpress.runtime.failures import first_line
 from ssmpress.runtime.interface import read_interface
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
@@ -44,7 +45,8 @@ def open_session(
         profile: write ONNX Runtime's trace; see `Session.end_profiling`.
 
     Raises:
-        BadInputError: the model is missing, damaged, or lacks the inputs and outputs expected.
+        BadInputError: the model is missing, damaged, keeps tensors in a file other than its own, or
+            lacks the inputs and outputs expected.
         DeviceError: the library is missing, cannot be loaded, or refuses SSMPRESS_ISA.
     """
     path = Path(model_path)
@@ -52,6 +54,7 @@ def open_session(
         raise UsageError(f"--threads: expected at least 1; got {threads}.")
     if not path.is_file():
         raise BadInputError(f"{path}: expected an ONNX model; there is no such file.")
+    check_external_data(path)
     options = _options(threads, profile)
     if library is not None:
         _register(options, Path(library))
