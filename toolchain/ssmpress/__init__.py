@@ -14,6 +14,7 @@ from ssmpress.errors import lacks_package
 
 if TYPE_CHECKING:
     from ssmpress.bundle.manifest import verify_manifest as verify_manifest
+    from ssmpress.bundle.signature import verify_signature as verify_signature
     from ssmpress.bundle.text_model import TextModel as TextModel
     from ssmpress.bundle.text_model import open_bundle as open_bundle
     from ssmpress.errors import BadInputError as BadInputError
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bundle.manifest": ("verify_manifest",),
+    "bundle.signature": ("verify_signature",),
     "bundle.text_model": ("TextModel", "open_bundle"),
     "errors": ("BadInputError", "DeviceError", "SsmpressError", "UsageError"),
     "formats": ("Values",),
@@ -118,6 +120,7 @@ __all__ = [
     "read_report",
     "run_sweep",
     "verify_manifest",
+    "verify_signature",
 ]
 
 

@@ -176,7 +176,7 @@ std::string ToText(const Options& options, const Opened& opened, const Result& r
 
 void RunBench(const Options& options, const Output& output) {
   Result result{};
-  Bundle bundle(options.bundle);
+  Bundle bundle(options.bundle, options.verify_key);
   if (!options.no_cold) result.cold_ms = ColdLoad(options, bundle);
   const Opened opened(options, std::move(bundle));
   const Loaded loaded = opened.load(false);

@@ -198,7 +198,7 @@ void RunInfo(const Options& options, const Output& output) {
 }
 
 void RunVerify(const Options& options, const Output& output) {
-  const Bundle bundle(options.bundle);
+  const Bundle bundle(options.bundle, options.verify_key);
   std::vector<std::string> notes;
   const std::string made_by = bundle.version("ssmpress");
   if (made_by != SSMPRESS_VERSION) {

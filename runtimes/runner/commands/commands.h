@@ -56,7 +56,8 @@ void WritePercentiles(JsonWriter& out, std::vector<double> samples_ms, double to
 // The bundle opened as the options say, for the subcommands that run its model once.
 class Opened {
  public:
-  explicit Opened(const Options& options) : Opened(options, Bundle(options.bundle)) {}
+  explicit Opened(const Options& options)
+      : Opened(options, Bundle(options.bundle, options.verify_key)) {}
   Opened(const Options& options, Bundle bundle);
   const Bundle& bundle() const { return bundle_; }
   const Files& files() const { return files_; }

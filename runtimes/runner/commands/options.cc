@@ -149,6 +149,8 @@ std::vector<Option> AllOptions() {
       Flag("--stock", kRuns, &Options::stock, "without the op library"),
       Text("--runtime", "FILE", kAll, &Options::runtime,
            "another libonnxruntime.so than the bundle's"),
+      Text("--verify-key", "PEM", kAll, &Options::verify_key,
+           "the public key that must have signed the bundle"),
       Flag("--json", kAll & ~kWorker, &Options::json, "one JSON object on stdout"),
       Flag("--help", kAll, &Options::help, "this text"),
   };

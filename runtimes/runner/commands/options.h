@@ -25,6 +25,7 @@ struct Options {
   bool has_command = false;  // not where --help or --version stands alone
   std::string bundle, samples_file;
   std::string runtime, model;  // empty: the bundle's
+  std::string verify_key;      // empty: no signature is asked for
   bool json = false, stock = false, no_cold = false, help = false, version = false;
   int threads = 0;  // 0 was not given
   std::vector<int> pins;

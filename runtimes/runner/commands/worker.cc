@@ -56,7 +56,9 @@ class Lines {
 class Worker {
  public:
   explicit Worker(const Options& options)
-      : bundle_(options.bundle), files_(FindFiles(bundle_, options)), runtime_(files_.runtime) {}
+      : bundle_(options.bundle, options.verify_key),
+        files_(FindFiles(bundle_, options)),
+        runtime_(files_.runtime) {}
 
   std::string answer(const std::string& line) {
     const Json document(line, "worker: request");

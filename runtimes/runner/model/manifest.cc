@@ -7,6 +7,7 @@
 
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/model/signature.h"
 #include "runner/sha256.h"
 
 namespace ssmrun {
@@ -43,7 +44,7 @@ std::string Described(uint64_t bytes, std::string_view sha256) {
 
 }  // namespace
 
-Bundle::Bundle(const std::string& folder) : folder_(folder) {
+Bundle::Bundle(const std::string& folder, const std::string& key) : folder_(folder) {
   struct stat status;
   if (stat(folder.c_str(), &status) != 0 || !S_ISDIR(status.st_mode)) {
     BadInput(folder + ": expected the folder of a bundle; there is none.");
@@ -52,7 +53,9 @@ Bundle::Bundle(const std::string& folder) : folder_(folder) {
   if (!IsFile(path)) {
     BadInput(path + ": expected the bundle's manifest; there is none. Copy the whole bundle.");
   }
-  manifest_ = std::make_unique<Json>(ReadFile(path, kManifestLimit), path);
+  std::string text = ReadFile(path, kManifestLimit);
+  if (!key.empty()) CheckSignature(folder, text, key);
+  manifest_ = std::make_unique<Json>(std::move(text), path);
   if (!manifest().is(JsonValue::kObject)) {
     BadInput(path + ": expected a JSON object; got " + manifest().shown() + ".");
   }

@@ -18,6 +18,7 @@ constexpr const char* kLibraryName = "libssmpress_ops.so";
 constexpr const char* kRuntimeName = "libonnxruntime.so";
 constexpr const char* kTokenizerName = "tokenizer.json";
 constexpr const char* kManifestName = "manifest.json";
+constexpr const char* kSignatureName = "model.sig";
 
 struct BundleFile {
   std::string name;
@@ -28,9 +29,9 @@ struct BundleFile {
 // A folder whose files are what its manifest says.
 class Bundle {
  public:
-  // Reads and hashes every listed file. Throws kBadInput; also where the folder has a library that
-  // the manifest does not list.
-  explicit Bundle(const std::string& folder);
+  // Checks the signature where there is a key to check it by, then reads and hashes every listed
+  // file. Throws kBadInput; also where the folder has a library that the manifest does not list.
+  Bundle(const std::string& folder, const std::string& key);
 
   const std::string& folder() const { return folder_; }
   const std::vector<BundleFile>& files() const { return files_; }

@@ -11,7 +11,7 @@ from typing import Any
 
 from ssmpress import folders
 from ssmpress.bundle.manifest import MANIFEST_NAME
-from ssmpress.bundle.names import REPORTS
+from ssmpress.bundle.names import REPORTS, SIGNATURE_NAME
 from ssmpress.errors import WHAT_HELPS, BadInputError, UsageError, WriteError
 from ssmpress.files import read_json
 from ssmpress.report.sweep import SWEEP_NAME
@@ -125,13 +125,13 @@ def _other_files(folder: Path, also: frozenset[str] = frozenset()) -> list[str]:
 
 
 def _names(path: Path, key: str) -> set[str]:
-    """The files of a manifest with itself, or the points of a sweep; none if it is not ours."""
+    """The files of a manifest, with itself and a signature, or the points of a sweep; else none."""
     try:
         names: Any = read_json(path).get(key)
     except BadInputError:
         return set()
     if isinstance(names, dict) and key == "files":
-        return {MANIFEST_NAME, *names}
+        return {MANIFEST_NAME, SIGNATURE_NAME, *names}
     if isinstance(names, list) and key == "points":
         return {str(point.get("name")) for point in names if isinstance(point, dict)}
     return set()

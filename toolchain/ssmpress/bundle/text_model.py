@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ssmpress.bundle.manifest import refuse_unlisted_libraries, verify_manifest
+from ssmpress.bundle.signature import verify_signature
 from ssmpress.data.device_tokenizer import missing_part
 from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.errors import BadInputError, UsageError
@@ -84,7 +85,9 @@ class TextModel:
             yield rest
 
 
-def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
+def open_bundle(
+    folder: str | Path, *, threads: int | None = None, verify_key: str | Path | None = None
+) -> TextModel:
     """Check a bundle's files against its manifest and load it.
 
         >>> from ssmpress import open_bundle
@@ -95,12 +98,17 @@ def open_bundle(folder: str | Path, *, threads: int | None = None) -> TextModel:
 
     Args:
         folder: what `compress` wrote. threads: None is all processors.
+        verify_key: the public key, PEM, that must have signed the bundle; None asks for no
+            signature. Needs `ssmpress[signing]`.
 
     Raises:
-        BadInputError: the bundle is damaged. DeviceError: its library is not for this machine.
-        UsageError: it is a classifier's or a forecaster's, or `threads` is out of range.
+        BadInputError: the bundle is damaged, or not signed by the key. DeviceError: its library is
+            not for this machine. UsageError: it is a classifier's or a forecaster's, `threads` is
+            out of range, or model-signing is not installed.
     """
     folder = Path(folder)
+    if verify_key is not None:
+        verify_signature(folder, verify_key)
     _demand_listed(folder, verify_manifest(folder)["files"])
     session = open_session(
         folder / "model.onnx",

@@ -13,7 +13,7 @@ import typer
 from ssmpress.cli import options
 from ssmpress.cli.entry import run_app
 from ssmpress.cli.streams import say
-from ssmpress.errors import UsageError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.gate.exit_code import gravest
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.settings.gate import RULES, GateSettings
@@ -38,6 +38,14 @@ def gate(
     policy: options.Policy = None,
     *,
     given: options.Given,
+    verify_key: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            help="Public key that must have signed each report's bundle (model.sig).",
+            show_default=False,
+        ),
+    ] = None,
     junit: Annotated[
         Path | None, typer.Option(help="Write JUnit XML here.", show_default=False)
     ] = None,
@@ -58,10 +66,28 @@ def gate(
             f"expected --policy or at least one limit of {', '.join(RULES)}; got none, and a gate "
             "without a limit would always pass."
         )
+    if verify_key is not None:
+        _verify(reports, verify_key)
     judged = _judge(reports, settings, seed)
     _write(judged, junit)
     _print(judged, json_output)
     raise typer.Exit(gravest(report["verdict"]["exit_code"] for report in judged.values()))
+
+
+def _verify(paths: list[Path], key: Path) -> None:
+    """The signatures of the bundles that the reports lie in."""
+    from ssmpress.bundle.manifest import MANIFEST_NAME, has_manifest
+    from ssmpress.bundle.names import REPORT_NAME
+    from ssmpress.bundle.signature import verify_signature
+
+    for path in paths:
+        folder = path if path.is_dir() else path.parent
+        if not has_manifest(folder) or path not in (folder, folder / REPORT_NAME):
+            raise BadInputError(
+                f"{path}: expected the report.json of a bundle, beside its {MANIFEST_NAME}: "
+                "--verify-key judges what a signature can cover."
+            )
+        verify_signature(folder, key)
 
 
 def _judge(paths: list[Path], settings: GateSettings, seed: int) -> dict[str, dict[str, Any]]:
