@@ -57,10 +57,16 @@ def load() -> SimpleNamespace:
     sys.meta_path.insert(0, finder)
     try:
         names = (
-            "models.mixer_seq_simple", "models.config_mamba", "modules.mamba_simple",
-            "ops.selective_scan_interface", "ops.triton.layer_norm", "utils.generation",
-            "modules.mamba2", "ops.triton.ssd_combined", "ops.triton.layernorm_gated",
-        )  # fmt: skip
+            "models.mixer_seq_simple",
+            "models.config_mamba",
+            "modules.mamba_simple",
+            "ops.selective_scan_interface",
+            "ops.triton.layer_norm",
+            "utils.generation",
+            "modules.mamba2",
+            "ops.triton.ssd_combined",
+            "ops.triton.layernorm_gated",
+        )
         model, config, simple, scan, norm, generation, mamba2, ssd, gated = (
             importlib.import_module(f"mamba_ssm.{name}") for name in names
         )
@@ -117,8 +123,9 @@ def with_head(checkpoint: Checkpoint) -> Iterator[tuple[str, torch.Tensor]]:
 def model_of(package: SimpleNamespace, checkpoint: Checkpoint) -> Any:
     """The checkpoint as mamba-ssm's MambaLMHeadModel."""
     values = config_json(checkpoint.config, "mamba-ssm") | {
-        "pad_vocab_size_multiple": 1, "fused_add_norm": False,
-    }  # fmt: skip
+        "pad_vocab_size_multiple": 1,
+        "fused_add_norm": False,
+    }
     if values["ssm_cfg"]["layer"] == "Mamba2":
         values["ssm_cfg"] |= {"use_mem_eff_path": False}
     model = package.model(package.config(**values), device="cpu").eval()

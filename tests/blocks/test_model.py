@@ -453,8 +453,11 @@ def test_perplexity_of_the_whole_text(model: str, text: str, stated: float, shar
     paths = os.pathsep.join([str(TESTS), str(Path(__file__).parent), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", PERPLEXITY_SCRIPT, model, text],
-        env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     result: Mapping[str, float] = json.loads(done.stdout)
     assert result["perplexity"] == pytest.approx(stated, rel=tolerances.PERPLEXITY)

@@ -28,6 +28,10 @@ from ssmpress.recipe.settings.recover import Compute, RecoverSettings
 COMMAND = [sys.executable, "-c", "from ssmpress.cli.compress import main; main()"]
 
 
+PLAN = ["--dry-run", "--threads", "1"]
+"""Beside other tests, two threads of one plan wait for each other."""
+
+
 @pytest.fixture
 def compress(monkeypatch, capfd, tmp_path):
     """Run `compress ARGUMENTS` in an empty folder: (exit code, stdout, stderr)."""
@@ -119,7 +123,7 @@ def test_usage_errors_exit_2_and_say_what_to_do(compress, arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "got"), [(["--dry-run"], "neither"), (["m.pt", "--demo"], "m.pt and --demo")]
+    ("arguments", "got"), [([*PLAN], "neither"), (["m.pt", "--demo"], "m.pt and --demo")]
 )
 def test_the_demo_stands_in_place_of_a_model(compress, arguments, got):
     code, _, err = compress(*arguments)
@@ -128,7 +132,7 @@ def test_the_demo_stands_in_place_of_a_model(compress, arguments, got):
 
 
 def test_the_demo_comes_with_the_package(compress):
-    code, out, _ = compress("--demo", "--dry-run", "--json")
+    code, out, _ = compress("--demo", *PLAN, "--json")
     assert code == 0
     assert json.loads(out)["out"] == "demo-s70"
     assert 1e6 < sum(file.stat().st_size for file in cli.DEMO_MODEL.iterdir()) < 3e6
@@ -145,7 +149,7 @@ def test_missing_model(compress):
 def test_output_that_cannot_be_written_is_no_defect():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*COMMAND, str(DEMO), "--dry-run", "--json"], stdout=full, stderr=subprocess.PIPE,
+            [*COMMAND, str(DEMO), *PLAN, "--json"], stdout=full, stderr=subprocess.PIPE,
             text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
     assert done.returncode == 6
@@ -178,7 +182,7 @@ def test_wheel_that_is_no_file_is_not_read(compress):
 
 
 @pytest.mark.parametrize("model", ["bundle", "bundle/model.onnx"])
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("dry", [PLAN, []])
 def test_bundle_is_no_checkpoint(compress, model, dry):
     Path("bundle").mkdir()
     Path("bundle/model.onnx").write_bytes(b"a model")
@@ -226,7 +230,7 @@ def test_default_folder_is_named_as_the_model_was(tmp_path, monkeypatch, model, 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
-    code, out, err = compress(DEMO, "--sparsity", "0.5", "--dry-run")
+    code, out, err = compress(DEMO, "--sparsity", "0.5", *PLAN)
     assert (code, out) == (0, "")
     assert "\x1b" not in err
     assert "d_model 192, 4 layers" in err
@@ -240,13 +244,13 @@ def test_dry_run_names_what_the_run_will_use(compress):
     write_text_file("b.txt", 300)
     arguments = ["--calibration", "a.txt", "--evaluation", "b.txt", "--max-bundle-bytes", "5e6",
                  "--out", "here", "--recover", "none"]  # fmt: skip
-    code, _, err = compress(DEMO, *arguments, "--dry-run")
+    code, _, err = compress(DEMO, *arguments, *PLAN)
     assert code == 0
     for line in ("Target: host (", "runs on this machine", "Calibration: a.txt, ", " tokens",
                  "Evaluation: b.txt, ", "Gates: min_retention 0.95, max_bundle_bytes 5000000.0",
                  "Out: here", "Downloads: none"):  # fmt: skip
         assert line in " ".join(err.split())
-    code, out, _ = compress(DEMO, *arguments, "--dry-run", "--json")
+    code, out, _ = compress(DEMO, *arguments, *PLAN, "--json")
     plan = json.loads(out)
     assert plan["devices"] == ["this machine"] and plan["downloads"] == [] and plan["weights_read"]
     assert plan["calibration"]["files"] == ["a.txt"] and plan["out"] == "here"
@@ -262,7 +266,7 @@ def write_text_file(name: str, paragraphs: int) -> None:
 def test_dry_run_names_the_download_and_does_not_begin_it(compress, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     other = {"x86_64": "arm64", "aarch64": "x86_64"}[host_machine()]
-    code, out, _ = compress(DEMO, "--target", other, "--skip-device-check", "--dry-run", "--json")
+    code, out, _ = compress(DEMO, "--target", other, "--skip-device-check", *PLAN, "--json")
     assert code == 0
     plan = json.loads(out)
     (download,) = plan["downloads"]
@@ -278,7 +282,7 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("dry", [PLAN, []])
 @pytest.mark.parametrize("bad", [*BAD, "cut", "gone", "text"])
 def test_dry_run_refuses_the_checkpoints_that_a_run_refuses(compress, tmp_path, bad, dry):
     shutil.copytree(DEMO, tmp_path / "model")
@@ -302,13 +306,13 @@ def test_dry_run_refuses_the_checkpoints_that_a_run_refuses(compress, tmp_path, 
 def test_weights_above_the_plans_bytes_are_not_read_and_that_is_told(compress, tmp_path):
     shutil.copytree(DEMO, tmp_path / "model")
     (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not read" * 1000)
-    code, _, err = compress("model", "--dry-run", "--plan-bytes", "1000")
+    code, _, err = compress("model", *PLAN, "--plan-bytes", "1000")
     assert code == 0
     assert "the weights were not read: 0.0 GB are above --plan-bytes 1000" in " ".join(err.split())
 
 
 def test_dry_run_json_adds_up(compress):
-    code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", "--dry-run",
+    code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", *PLAN,
                             "--json")  # fmt: skip
     assert code == 0
     plan = json.loads(out)
@@ -322,13 +326,13 @@ def test_dry_run_json_adds_up(compress):
 
 
 def test_one_bundle_may_be_archived_several_may_not(compress):
-    assert compress(DEMO, "--archive", "--dry-run")[0] == 0
-    code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", "--dry-run")
+    assert compress(DEMO, "--archive", *PLAN)[0] == 0
+    code, _, err = compress(DEMO, "--archive", "--sparsity", "0.5,0.6", *PLAN)
     assert code == 2
     assert "--archive: expected one bundle" in err
 
 
-@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize("dry", [PLAN, []])
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -366,25 +370,25 @@ def test_dry_run_refuses_what_a_run_refuses_before_it_trains(
 
 
 def test_dry_run_of_weights_that_are_pruned_already_trains_nothing(compress):
-    code, out, _ = compress(DEMO, "--pruned", DEMO, "--dry-run", "--json")
+    code, out, _ = compress(DEMO, "--pruned", DEMO, *PLAN, "--json")
     assert code == 0
     assert json.loads(out)["recovery"] == f"none, the pruned weights come from {DEMO}"
     assert json.loads(out)["seconds"] < 60
 
 
 def test_dry_run_of_a_sweep_has_a_row_for_each_bundle(compress):
-    code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", "--dry-run")
+    code, out, err = compress(DEMO, "--sparsity", "0.5,0.8", "--values", "int8,fp16", *PLAN)
     assert (code, out) == (0, "")
     for name in ("s50-int8", "s50-fp16", "s80-int8", "s80-fp16"):
         assert name in err
     assert max(map(len, err.splitlines())) <= 80
-    code, out, _ = compress(DEMO, "--sparsity", "0.5,0.8", "--dry-run", "--json")
+    code, out, _ = compress(DEMO, "--sparsity", "0.5,0.8", *PLAN, "--json")
     assert list(json.loads(out)["points"]) == ["s50-int8", "s80-int8"]
 
 
 @pytest.mark.parametrize(("head", "name"), [("int8", "dense-int8"), ("auto", "dense-int4")])
 def test_dry_run_tells_the_format_of_the_head(compress, head, name):
-    code, out, _ = compress(DEMO, "--head", head, "--dry-run", "--json")
+    code, out, _ = compress(DEMO, "--head", head, *PLAN, "--json")
     assert code == 0
     formats = {m["name"]: m["format"] for m in json.loads(out)["matrices"]}
     assert formats["backbone.embedding.weight"] == name
@@ -481,7 +485,7 @@ def test_killed_run_goes_on_with_the_same_command(tmp_path, small_demo):
 
 
 def test_steps_is_another_name_of_recover(compress):
-    code, out, _ = compress(DEMO, "--steps", "12", "--dry-run", "--json")
+    code, out, _ = compress(DEMO, "--steps", "12", *PLAN, "--json")
     assert code == 0
     assert json.loads(out)["recovery"].startswith("12 steps")
 

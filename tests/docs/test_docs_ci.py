@@ -24,8 +24,10 @@ def lint(path: Path, kind: str) -> subprocess.CompletedProcess[str]:
     """check-jsonschema with the schema that comes with it; nothing is downloaded."""
     return subprocess.run(
         [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{kind}", path],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,9 +69,13 @@ def test_the_workflow_installs_a_wheel_of_the_repository(
     said = tmp_path / "said"
     pip = f'pip() {{ printf "%s\\n" "${{@: -1}}" >> {said}; }}\n'
     done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", pip + step["run"]], cwd=tmp_path, check=False,
-        capture_output=True, text=True, env={"PACKAGE": package or step["env"]["PACKAGE"]},
-    )  # fmt: skip
+        ["bash", "-e", "-o", "pipefail", "-c", pip + step["run"]],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={"PACKAGE": package or step["env"]["PACKAGE"]},
+    )
     assert (done.returncode == 0) == (installed is not None), done.stderr
     last = said.read_text().splitlines()[1:]
     assert last == ([f"{installed}[compress]"] if installed else [])
@@ -86,13 +92,23 @@ def test_the_actions_script_runs(tmp_path: Path, perplexity: float, code: int) -
     command.chmod(0o755)
     script = yaml.safe_load(ACTION.read_text())["runs"]["steps"][0]["run"]
     done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", script], cwd=tmp_path, check=False,
-        capture_output=True, text=True,
-        env={**os.environ, "PATH": f"{commands}:{os.environ['PATH']}", "BASELINE": "",
-             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-             "REPORTS": "a b.json\n\nc.json\n", "POLICY": str(CI / "policy.toml"),
-             "JUNIT": "j.xml", "GITHUB_OUTPUT": "out", "GITHUB_STEP_SUMMARY": "summary.md"},
-    )  # fmt: skip
+        ["bash", "-e", "-o", "pipefail", "-c", script],
+        cwd=tmp_path,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "BASELINE": "",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            "REPORTS": "a b.json\n\nc.json\n",
+            "POLICY": str(CI / "policy.toml"),
+            "JUNIT": "j.xml",
+            "GITHUB_OUTPUT": "out",
+            "GITHUB_STEP_SUMMARY": "summary.md",
+        },
+    )
     assert done.returncode == code, done.stderr
     assert (tmp_path / "out").read_text() == f"exit-code={code}\n"
     assert (tmp_path / "summary.md").read_text().count("## toy") == 2

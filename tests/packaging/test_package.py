@@ -29,17 +29,34 @@ pytestmark = pytest.mark.slow
 def run(*command: object, folder: Path) -> subprocess.CompletedProcess[str]:
     """A command that must succeed, without this project's paths."""
     done = subprocess.run(
-        [str(word) for word in command], cwd=folder, capture_output=True, text=True,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_WAIT_POLICY": "PASSIVE",
-             "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-    )  # fmt: skip
+        [str(word) for word in command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        },
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
 def build_wheel(source: Path, folder: Path) -> Path:
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", folder,
-        source, folder=folder)  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        folder,
+        source,
+        folder=folder,
+    )
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -47,8 +64,17 @@ def build_wheel(source: Path, folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sdist")
-    run(sys.executable, "-m", "build", "--sdist", "--no-isolation", "-o", folder, ROOT,
-        folder=folder)  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--no-isolation",
+        "-o",
+        folder,
+        ROOT,
+        folder=folder,
+    )
     (archive,) = folder.glob("*.tar.gz")
     return archive
 
@@ -78,8 +104,13 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_sdist_has_what_a_build_needs(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("pyproject.toml", "LICENSE", "README.md", "runtimes/CMakeLists.txt",
-                 "toolchain/ssmpress/report/templates/report.html.j2"):  # fmt: skip
+    for name in (
+        "pyproject.toml",
+        "LICENSE",
+        "README.md",
+        "runtimes/CMakeLists.txt",
+        "toolchain/ssmpress/report/templates/report.html.j2",
+    ):
         assert name in names
     assert not any(name.startswith(("build/", ".venv", ".git/")) for name in names)
     assert not any(name.endswith((".so", ".pyc")) for name in names)
@@ -91,10 +122,18 @@ def test_the_wheel_is_of_this_machine_and_complete(wheel: Path) -> None:
         metadata = email.message_from_bytes(
             archive.read(next(name for name in names if name.endswith(".dist-info/METADATA")))
         )
-    for name in ("py.typed", "report/templates/report.css", "report/templates/sweep.html.j2",
-                 "lib/x86_64/libssmpress_ops.so", "lib/x86_64/ssmrun",
-                 "lib/aarch64/libssmpress_ops.so", "lib/aarch64/ssmrun", "demo/config.json",
-                 "demo/pytorch_model.bin", "demo/tokenizer.json"):  # fmt: skip
+    for name in (
+        "py.typed",
+        "report/templates/report.css",
+        "report/templates/sweep.html.j2",
+        "lib/x86_64/libssmpress_ops.so",
+        "lib/x86_64/ssmrun",
+        "lib/aarch64/libssmpress_ops.so",
+        "lib/aarch64/ssmrun",
+        "demo/config.json",
+        "demo/pytorch_model.bin",
+        "demo/tokenizer.json",
+    ):
         assert f"ssmpress/{name}" in names
     assert wheel.stat().st_size < 12_000_000, "the demo is 2.5 MB of it"
     assert not any(name.startswith(("tests/", "docs/")) for name in names)
@@ -111,16 +150,36 @@ def test_the_wheel_is_of_this_machine_and_complete(wheel: Path) -> None:
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_the_wheel_is_for_every_python(wheel: Path, python: str, tmp_path: Path) -> None:
     """pip takes it for each; it has no extension module, so that nothing else could differ."""
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", "there",
-        "--python-version", python, "--only-binary=:all:", "--platform", "manylinux_2_28_x86_64",
-        "--platform", "manylinux_2_28_aarch64", wheel, folder=tmp_path)  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        "there",
+        "--python-version",
+        python,
+        "--only-binary=:all:",
+        "--platform",
+        "manylinux_2_28_x86_64",
+        "--platform",
+        "manylinux_2_28_aarch64",
+        wheel,
+        folder=tmp_path,
+    )
     names = [path.name for path in (tmp_path / "there").rglob("*.so")]
     assert set(names) <= {"libssmpress_ops.so", "libssmpress_count.so"}
     beside = shutil.which(f"python{python}")
     if beside is None or python == f"{sys.version_info[0]}.{sys.version_info[1]}":
         return
-    done = run(beside, "-c", "import ssmpress.recipe.recipe, ssmpress.results.run, ssmpress.files",
-               folder=tmp_path / "there")  # fmt: skip
+    done = run(
+        beside,
+        "-c",
+        "import ssmpress.recipe.recipe, ssmpress.results.run, ssmpress.files",
+        folder=tmp_path / "there",
+    )
     assert done.returncode == 0
 
 
@@ -130,8 +189,10 @@ def test_the_plain_install_judges_and_runs(wheel: Path, installed: Path, tmp_pat
     python = tmp_path / "env" / "bin" / "python"
     done = subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode:
         pytest.skip(f"no package index answers: {done.stderr[-200:]}")
     listed = json.loads(
@@ -139,9 +200,21 @@ def test_the_plain_install_judges_and_runs(wheel: Path, installed: Path, tmp_pat
     )
     names = {package["name"].lower() for package in listed}
     assert not names & {"torch", "scipy", "vl-convert-python", "onnx", "onnx-ir", "safetensors"}
-    run(installed / "compress", DEMO, "--sparsity", "0.5", "--recover", "none",
-        "--evaluation-tokens", "2000", "--min-retention", "0", "--out", "bundle",
-        folder=tmp_path)  # fmt: skip
+    run(
+        installed / "compress",
+        DEMO,
+        "--sparsity",
+        "0.5",
+        "--recover",
+        "none",
+        "--evaluation-tokens",
+        "2000",
+        "--min-retention",
+        "0",
+        "--out",
+        "bundle",
+        folder=tmp_path,
+    )
     run(python.parent / "ssmpress-gate", "bundle", "--min-retention", "0.01", folder=tmp_path)
     text = "import ssmpress; print(*ssmpress.open_bundle('bundle', threads=1).stream('The', 4))"
     assert run(python, "-c", text, folder=tmp_path).stdout.strip()
@@ -157,10 +230,21 @@ def test_the_installed_command_compresses(installed: Path, tmp_path: Path) -> No
     places = run(installed / "python", "-c", code, folder=tmp_path).stdout.split()
     assert all(Path(place).is_relative_to(installed.parent) for place in places), places
     done = run(
-        installed / "compress", "--demo", "--sparsity", "0.5", "--recover", "none",
-        "--evaluation-tokens", "2000", "--min-retention", "0", "--out", "bundle", "--json",
+        installed / "compress",
+        "--demo",
+        "--sparsity",
+        "0.5",
+        "--recover",
+        "none",
+        "--evaluation-tokens",
+        "2000",
+        "--min-retention",
+        "0",
+        "--out",
+        "bundle",
+        "--json",
         folder=tmp_path,
-    )  # fmt: skip
+    )
     report = json.loads(done.stdout)
     assert report["verdict"]["status"] == "pass"
     assert (tmp_path / "bundle" / "README.md").is_file()

@@ -109,8 +109,13 @@ def test_a_manifest_of_every_json_type_is_read_as_python_hashes_it(
     """Python hashes the canonical form: key order, escapes and numbers must agree."""
     folder = sb.twin(bundle, tmp_path / "b")
     (folder / "ä b\t.txt").write_text("x")
-    odd = {"é": [1.5, -0.0, 1e-7, 1e22, 12345678901234567890], "\U0001f600": None,
-           "\uffff": True, "quote\"\\\n\x01\x7f\u2028": {"b": {}, "a": []}, "": ""}  # fmt: skip
+    odd = {
+        "é": [1.5, -0.0, 1e-7, 1e22, 12345678901234567890],
+        "\U0001f600": None,
+        "\uffff": True,
+        'quote"\\\n\x01\x7f\u2028': {"b": {}, "a": []},
+        "": "",
+    }
     sb.remake_manifest(folder, odd=odd)
     assert verify_manifest(folder)["odd"] == odd
     assert sb.reply(sb.ssmrun("verify", folder, "--json"))["ok"]
@@ -222,8 +227,18 @@ def test_generate_equals_python(
     tokenizer = load_tokenizer(sb.DEMO / "tokenizer.json")
     prompt = encode(tokenizer, TEXT, vocab_size=1024)
     wanted = list(session.generate(prompt, 60, temperature=temperature, top_k=top_k, seed=seed))
-    options = ["--max-tokens", "60", "--temperature", str(temperature), "--top-k", str(top_k),
-               "--seed", str(seed), "--threads", "1"]  # fmt: skip
+    options = [
+        "--max-tokens",
+        "60",
+        "--temperature",
+        str(temperature),
+        "--top-k",
+        str(top_k),
+        "--seed",
+        str(seed),
+        "--threads",
+        "1",
+    ]
     found = sb.reply(sb.ssmrun("generate", bundle, "--prompt", TEXT, *options, "--json"))
     assert found["prompt_tokens"] == prompt.tolist()
     assert found["tokens"] == wanted
@@ -343,8 +358,10 @@ def test_the_same_library_forced_to_an_instruction_set(bundle: Path) -> None:
 def test_ctrl_c_ends_it_with_one_sentence(bundle: Path) -> None:
     process = subprocess.Popen(
         [sb.runner(), "generate", bundle, "--prompt", "x", "--max-tokens", "10000000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=accept_interrupts,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=accept_interrupts,
+    )
     assert process.stdout is not None
     assert process.stdout.read(20)  # it is generating
     process.send_signal(signal.SIGINT)
@@ -361,8 +378,9 @@ def test_the_worker_ends_with_its_parent(bundle: Path) -> None:
     )
     parent = subprocess.Popen(
         ["python3", "-c", script, str(sb.runner()), "worker", str(bundle)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     parent.kill()
@@ -402,29 +420,31 @@ def test_the_bundle_may_be_named_in_any_way(bundle: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "expected a subcommand; see ssmrun --help"),
-     (["runn"], "expected a subcommand: info, verify, generate, bench, eval, worker; got runn"),
-     (["info"], "info: expected BUNDLE; got 0 arguments"),
-     (["eval", "x"], "eval: expected BUNDLE FILE; got 1 argument"),
-     (["info", "x", "y"], "got 2 arguments"),
-     (["info", "x", "--thread", "1"], "info: unknown option --thread; see ssmrun --help"),
-     (["verify", "x", "--threads", "1"], "verify: unknown option --threads"),
-     (["info", "x", "--threads"], "--threads: expected a value after it"),
-     (["info", "x", "--threads", "0"], "--threads: expected an integer from 1 to 1024; got 0"),
-     (["info", "x", "--threads=1e3"], "got 1e3"),
-     (["info", "x", "--json=yes"], "--json: expected no value"),
-     (["info", "x", "--pin", "1-"], "--pin: expected an integer"),
-     (["info", "x", "--pin", "3-1"], "--pin: expected a list like 0,2-3; got 3-1"),
-     (["info", "x", "--pin", "0,1", "--threads", "1"], "one processor per thread, 1; got 2"),
-     (["generate", "x"], "expected --prompt TEXT or --prompt-file FILE, one of them"),
-     (["generate", "x", "--prompt", "a", "--prompt-file", "b"], "one of them"),
-     (["generate", "x", "--prompt", "a", "--temperature", "-1"], "temperature: expected 0, or"),
-     (["generate", "x", "--prompt", "a", "--temperature", "nan"], "expected a number; got nan"),
-     (["generate", "x", "--prompt", "a", "--seed", str(2**64)], "--seed: expected an integer"),
-     (["bench", "x", "--prompt", "text"], "--prompt: expected an integer from 1"),
-     (["eval", "x", "y", "--window", "1"], "--window: expected an integer from 2"),
-     (["eval", "x", "y", "--dtype", "int8"], "--dtype: expected uint16 or int32; got int8")],
-)  # fmt: skip
+    [
+        ([], "expected a subcommand; see ssmrun --help"),
+        (["runn"], "expected a subcommand: info, verify, generate, bench, eval, worker; got runn"),
+        (["info"], "info: expected BUNDLE; got 0 arguments"),
+        (["eval", "x"], "eval: expected BUNDLE FILE; got 1 argument"),
+        (["info", "x", "y"], "got 2 arguments"),
+        (["info", "x", "--thread", "1"], "info: unknown option --thread; see ssmrun --help"),
+        (["verify", "x", "--threads", "1"], "verify: unknown option --threads"),
+        (["info", "x", "--threads"], "--threads: expected a value after it"),
+        (["info", "x", "--threads", "0"], "--threads: expected an integer from 1 to 1024; got 0"),
+        (["info", "x", "--threads=1e3"], "got 1e3"),
+        (["info", "x", "--json=yes"], "--json: expected no value"),
+        (["info", "x", "--pin", "1-"], "--pin: expected an integer"),
+        (["info", "x", "--pin", "3-1"], "--pin: expected a list like 0,2-3; got 3-1"),
+        (["info", "x", "--pin", "0,1", "--threads", "1"], "one processor per thread, 1; got 2"),
+        (["generate", "x"], "expected --prompt TEXT or --prompt-file FILE, one of them"),
+        (["generate", "x", "--prompt", "a", "--prompt-file", "b"], "one of them"),
+        (["generate", "x", "--prompt", "a", "--temperature", "-1"], "temperature: expected 0, or"),
+        (["generate", "x", "--prompt", "a", "--temperature", "nan"], "expected a number; got nan"),
+        (["generate", "x", "--prompt", "a", "--seed", str(2**64)], "--seed: expected an integer"),
+        (["bench", "x", "--prompt", "text"], "--prompt: expected an integer from 1"),
+        (["eval", "x", "y", "--window", "1"], "--window: expected an integer from 2"),
+        (["eval", "x", "y", "--dtype", "int8"], "--dtype: expected uint16 or int32; got int8"),
+    ],
+)
 def test_usage_errors(arguments: list[str], message: str) -> None:
     code, text = sb.failure(sb.ssmrun(*arguments))
     assert code == 2
@@ -480,5 +500,11 @@ def test_it_needs_nothing_but_the_c_library() -> None:
         ["readelf", "-d", sb.runner()], capture_output=True, text=True, check=True
     ).stdout
     needed = {line.split("[")[1].rstrip("]") for line in text.splitlines() if "(NEEDED)" in line}
-    assert needed <= {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0",
-                      "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}  # fmt: skip
+    assert needed <= {
+        "libc.so.6",
+        "libm.so.6",
+        "libdl.so.2",
+        "libpthread.so.0",
+        "ld-linux-x86-64.so.2",
+        "ld-linux-aarch64.so.1",
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +24,7 @@ from ssmpress.blocks.model import Layer, Mamba
 from ssmpress.blocks.tensors import Role, matrix_specs
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.data.labelled import LabelledTexts
-from ssmpress.prune import batches as tasks
+from ssmpress.prune import batches
 from ssmpress.prune.order import SampleOrder
 from ssmpress.tasks.task import Samples
 
@@ -104,8 +104,12 @@ class Clock:
         self.epoch_steps = samples / training.batch
 
     def seconds(self) -> float:
-        """Since the start."""
+        """The seconds since the start."""
         return time.monotonic() - self.started
+
+    def rounded(self) -> float:
+        """The same to a tenth, for the log."""
+        return round(self.seconds(), 1)
 
     def part(self, step: int) -> float:
         """What is done after so many steps."""
@@ -157,11 +161,11 @@ class Batches:
             self.resident = tokens, starts, labels
         self.lengths = samples.lengths
 
-    def __call__(self, numbers: NDArray[Any]) -> tuple[tasks.Batch, Tensor]:
+    def __call__(self, numbers: NDArray[Any]) -> tuple[batches.Batch, Tensor]:
         """The samples with these numbers and the hint's targets, empty without any."""
         chosen = torch.from_numpy(numbers).to(self.device)
         if self.resident is None:
-            batch = tasks.load_batch(self.samples, numbers, self.device)
+            batch = batches.load_batch(self.samples, numbers, self.device)
         else:
             tokens, starts, labels = self.resident
             longest = -(-int(self.lengths[numbers].max()) // self.LENGTHS) * self.LENGTHS
@@ -170,7 +174,7 @@ class Batches:
             inside = steps < lengths[:, None]
             places = torch.where(inside, starts[chosen][:, None] + steps, 0)
             inputs = torch.where(inside, tokens[places], 0).long()
-            batch = tasks.Batch(inputs, labels[chosen], lengths)
+            batch = batches.Batch(inputs, labels[chosen], lengths)
         if self.targets is None:
             return batch, torch.empty(0, device=self.device)
         return batch, self.targets[chosen]
@@ -233,6 +237,33 @@ def step_of(
     return Recorded(step)
 
 
+@dataclass
+class Curriculum:
+    """Which of the training parts, from easy to hard, the steps are of.
+
+    last: number of the hardest part. stage: of the one in use. step: how many were taken in it.
+    right: running part of its samples that are right, 0 .. 1.
+    """
+
+    last: int
+    stage: int = 0
+    step: int = 0
+    right: float = 0.5
+
+    def see(self, outputs: Tensor, targets: Tensor) -> None:
+        """Let a step's answers move the running part."""
+        right = float((outputs.argmax(-1) == targets).float().mean())
+        self.right += 0.1 * (right - self.right)
+
+    def is_learned(self, late: bool) -> bool:
+        """Whether the next part is due. late: this one has had its share of the run."""
+        return self.stage < self.last and (self.right > 0.9 or late)
+
+    def advance(self) -> None:
+        """Go on to the next part."""
+        self.stage, self.step, self.right = self.stage + 1, 0, 0.5
+
+
 def train(
     model: Mamba,
     stages: Sequence[Samples],
@@ -261,64 +292,58 @@ def train(
     orders = [SampleOrder(samples, training.batch, training.seed) for samples in stages]
     hints = [None] * len(stages) if hint is None else hint.targets
     cuda = device.type == "cuda"
-    batches = [Batches(*pair, device, cuda) for pair in zip(stages, hints, strict=True)]
+    feeds = [Batches(*pair, device, cuda) for pair in zip(stages, hints, strict=True)]
     nothing = torch.empty(0, device=device)
-    stage, stage_step, tokens, step, right = 0, 0, 0, 0, 0.5
+    course, tokens, step = Curriculum(len(stages) - 1), 0, 0
     best: dict[str, Any] = {"score": -math.inf}
     checks = 0
     while (part := clock.part(step)) < 1:
-        numbers = orders[stage].numbers(stage_step)
-        batch, hinted = batches[stage](numbers)
+        numbers = orders[course.stage].numbers(course.step)
+        batch, hinted = feeds[course.stage](numbers)
         set_rate(optimizer, learning_rate(training, part))
         noise_seed = training.seed * 1_000_003 + step
-        noisy = tasks.noisy(batch, training.token_noise, model.config.vocab_size, noise_seed)
+        noisy = batches.noisy(batch, training.token_noise, model.config.vocab_size, noise_seed)
         lengths = nothing if batch.lengths is None else batch.lengths
         outputs, loss, hint_loss = take_step(noisy.inputs, batch.targets, lengths, hinted)
-        tokens += int(batches[stage].lengths[numbers].sum())
-        step, stage_step = step + 1, stage_step + 1
+        tokens += int(feeds[course.stage].lengths[numbers].sum())
+        step, course.step = step + 1, course.step + 1
         if len(stages) > 1 and step % 10 == 0:
-            right_part = float((outputs.argmax(-1) == batch.targets).float().mean())
-            right += 0.1 * (right_part - right)
-            late = clock.part(step) > (stage + 1) * training.stage_part
-            if stage < len(stages) - 1 and (right > 0.9 or late):
-                log(
-                    {
-                        "step": step,
-                        "stage_done": stage,
-                        "seconds": round(clock.seconds(), 1),
-                        "right": round(right, 4),
-                        "hint_loss": float(hint_loss),
-                    }
-                )
-                stage, stage_step, right = stage + 1, 0, 0.5
+            course.see(outputs, batch.targets)
+            if course.is_learned(clock.part(step) > (course.stage + 1) * training.stage_part):
+                done = {"step": step, "stage_done": course.stage, "right": round(course.right, 4)}
+                log({**done, "seconds": clock.rounded(), "hint_loss": float(hint_loss)})
+                course.advance()
         if clock.part(step) >= (checks + 1) / training.checks:
             checks += 1
-            metrics = tasks.metric(model, valid, batch=CHECK_BATCH)
+            metrics = batches.metric(model, valid, batch=CHECK_BATCH)
             line = {
                 "step": step,
-                "seconds": round(clock.seconds(), 1),
-                **({"stage": stage, "right": round(right, 4)} if len(stages) > 1 else {}),
+                "seconds": clock.rounded(),
+                **({"stage": course.stage, "right": round(course.right, 4)} if course.last else {}),
                 "loss": float(loss),
                 **({} if hint is None else {"hint_loss": float(hint_loss)}),
                 **metrics,
             }
             log(line)
-            if better(metrics) > best["score"] and stage == len(stages) - 1:
+            if better(metrics) > best["score"] and course.stage == course.last:
                 weights = {name: t.clone() for name, t in model.tensors().items()}
                 best = {"score": better(metrics), "step": step, "weights": weights, **metrics}
-    weights = best.pop("weights", None)
-    if weights is not None:
-        with torch.no_grad():
-            for name, tensor in model.tensors().items():
-                tensor.copy_(weights[name])
+    restore(model, best.pop("weights", {}))
     best.pop("score")
     return {
         "steps": step,
         "samples": step * training.batch,
         "tokens": tokens,
-        "seconds": round(clock.seconds(), 1),
+        "seconds": clock.rounded(),
         "best": best,
     }
+
+
+@torch.no_grad()
+def restore(model: Mamba, weights: Mapping[str, Tensor]) -> None:
+    """Copy weights back into the model; none leave it as it is."""
+    for name, tensor in model.tensors().items() if weights else ():
+        tensor.copy_(weights[name])
 
 
 @torch.no_grad()

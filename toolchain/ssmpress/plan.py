@@ -15,6 +15,7 @@ from ssmpress.callbacks import Note, silent
 from ssmpress.machine import get_library_path, get_runner_path
 from ssmpress.preflight import Ready, preflight
 from ssmpress.prune import mask
+from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.sweep import Sweep
@@ -34,7 +35,7 @@ PASSES_WITH_GRADIENT = 3
 
 @dataclass(frozen=True)
 class PlannedMatrix:
-    """One matrix as it would be stored; see stages/estimate.py."""
+    """One matrix as it would be stored; rows, columns: as in the checkpoint."""
 
     name: str
     rows: int
@@ -114,7 +115,8 @@ def make_plans(
     """
     points, notes = sweep.points(), _Notes(note)
     ready = preflight(sweep.recipe, points.values(), notes, values_up_to)
-    return {name: _plan(recipe, ready, notes) for name, recipe in points.items()}
+    scores = Scores()
+    return {name: _plan(recipe, ready, notes, scores) for name, recipe in points.items()}
 
 
 class _Notes:
@@ -128,14 +130,14 @@ class _Notes:
         self.note(text)
 
 
-def _plan(recipe: Recipe, ready: Ready, notes: _Notes) -> Plan:
+def _plan(recipe: Recipe, ready: Ready, notes: _Notes, scores: Scores | None = None) -> Plan:
     source, place = ready.source, ready.place
     config = source.checkpoint.config
     sparsity = resolve_sparsity(recipe, config)
     weights = sum(map(prod, tensor_shapes(config).values()))
     prunable_weights = _prunable(recipe, ready)
     device = compute_device(recipe.recover.compute)
-    size = estimate(recipe, source, ready.pruned, sparsity)
+    size = estimate(recipe, source, ready.pruned, sparsity, scores)
     runtime = present_library(place.machine, recipe.deploy.onnxruntime)
     library = get_library_path(place.machine).stat().st_size
     tokenizer = 0 if source.tokenizer is None else source.tokenizer.stat().st_size
@@ -171,7 +173,7 @@ def _plan(recipe: Recipe, ready: Ready, notes: _Notes) -> Plan:
         ram_bytes=_ram_bytes(recipe, weights),
         disk_bytes=disk_bytes,
         seconds=_seconds(recipe, weights),
-        matrices=_matrices(size),
+        matrices=_matrices(size, tensor_shapes(config)),
     )
 
 
@@ -201,18 +203,14 @@ def _devices(ready: Ready) -> tuple[str, ...]:
     return (*own, *(address.text for address in ready.place.addresses))
 
 
-def _matrices(size: Estimate) -> tuple[PlannedMatrix, ...]:
-    return tuple(
-        PlannedMatrix(
-            name,
-            matrix.rows,
-            matrix.columns,
-            matrix.format.name,
-            4 * matrix.rows * matrix.columns,
-            size.bytes_of[name],
-        )
-        for name, matrix in size.model.matrices.items()
-    )
+def _matrices(size: Estimate, shapes: Mapping[str, tuple[int, ...]]) -> tuple[PlannedMatrix, ...]:
+    """shapes: of the checkpoint, from which some channels may go."""
+    planned = []
+    for name, matrix in size.model.matrices.items():
+        rows, columns = shapes[name]
+        dense, stored = 4 * rows * columns, size.bytes_of[name]
+        planned.append(PlannedMatrix(name, rows, columns, matrix.format.name, dense, stored))
+    return tuple(planned)
 
 
 def recovery_text(recipe: Recipe, device: str) -> str:

@@ -149,8 +149,8 @@ def _print_lines(console: Console, plan: Plan) -> None:
 def _print_bound(console: Console, plan: Plan) -> None:
     if plan.at_most:
         console.print(
-            "Stored bytes are those of even pruning; channels that lose their use, most of all in "
-            "recovery, are removed and make it smaller."
+            "Stored bytes are an estimate for pruning at once; channels that lose their use in "
+            "recovery are removed and make it smaller."
         )
 
 

@@ -83,9 +83,12 @@ def working(tokenizer: Tokenizer) -> Iterator[Work]:
         yield lambda do, items: _answer(tokenizer, do, items)
         return
     with subprocess.Popen(
-        [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, env=python_environment(),
-    ) as process:  # fmt: skip
+        [sys.executable, "-m", __name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=python_environment(),
+    ) as process:
         try:
             _ask(process, {"tokenizer": tokenizer.to_str()}, 0)
             yield lambda do, items: _ask(process, {"do": do, "items": items}, _size(items))
