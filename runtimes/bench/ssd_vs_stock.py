@@ -4,7 +4,9 @@
 
 24 heads of 64 channels, a state of 128 rows, one group, batch 1, one thread. All take turns and
 write to memory that is there already; a turn is the mean of some calls, so that none is shorter
-than a millisecond. Times are medians of the turns, ratios medians of the ratios of a turn.
+than a millisecond. Times are CPU milliseconds of the calling thread, which computes alone: what
+other programs take from it on a shared machine does not count. Medians of the turns; ratios are
+medians of the ratios of a turn.
 
     linear_attention        com.microsoft.LinearAttention by itself: steps, dt x, dt A and B and C
                             repeated for every head are given
@@ -125,10 +127,10 @@ def contestant(
         binding.bind_ortvalue_output(name, onnxruntime.OrtValue.ortvalue_from_numpy(empty))
 
     def turn() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(calls):
             session.run_with_iobinding(binding)
-        return 1e3 * (time.perf_counter() - started) / calls
+        return 1e3 * (time.thread_time() - started) / calls
 
     turn.outputs = binding.copy_outputs_to_cpu  # type: ignore[attr-defined]
     return turn

@@ -141,11 +141,16 @@ void TestSsd(const Isa& isa, Random& random, int cases) {
   }
   SsdCase large(random, 2, 20, 1, 24, 32, 16);  // enough work for threads, heads of several blocks
   TestSsdCase(isa, large, 0);
+  SsdCase grouped(random, 2, 70, 3, 2, 9, 7);
+  TestSsdCase(isa, grouped, 0);
   SsdCase official(random, 1, 150, 1, 2, 64, 128);
   TestSsdCase(isa, official, 77);
   SsdCase forgetful(random, 1, 140, 1, 4, 8, 8);  // decays that are 0, between some that are not
   forgetful.A[0] = -1e30f, forgetful.A[1] = -300.0f, forgetful.A[2] = -0.0f;
-  for (size_t t = 0; t < 140; ++t) forgetful.delta[t * 4 + 1] = t % 3 == 0 ? 4.0f : -9.0f;
+  for (size_t t = 0; t < 140; ++t) {
+    forgetful.delta[t * 4] = t % 3 == 0 ? 4.0f : -80.0f;
+    forgetful.delta[t * 4 + 1] = t % 3 == 0 ? 4.0f : -9.0f;
+  }
   TestSsdCase(isa, forgetful, 70);
   TestSsdNan(isa, random);
 }
