@@ -22,12 +22,13 @@ struct Work {
   size_t each;    // heads per group
   size_t heads;   // per block
   size_t blocks;  // per group
-  float* scratch;
-  size_t scratch_floats;  // per block
+  bool out_of_memory;
 };
 
+// Every block takes its own scratch memory: those that run one after the other get the same, which
+// is in the cache already.
 void RunBlock(void* context, size_t i) {
-  const Work& work = *static_cast<const Work*>(context);
+  Work& work = *static_cast<Work*>(context);
   const SsdScan& args = *work.args;
   const size_t group = i / work.blocks % args.g, begin = i % work.blocks * work.heads;
   const size_t rest = work.each - begin;
@@ -36,7 +37,13 @@ void RunBlock(void* context, size_t i) {
   block.batch = i / work.blocks / args.g;
   block.head_begin = group * work.each + begin;
   block.head_end = block.head_begin + (rest < work.heads ? rest : work.heads);
-  block.scratch = work.scratch == nullptr ? nullptr : work.scratch + i * work.scratch_floats;
+  Scratch scratch;
+  if (args.l > kSsdFewTokens &&
+      !scratch.Allocate(SsdScratchFloats(args.n, args.p), sizeof(float))) {
+    __atomic_store_n(&work.out_of_memory, true, __ATOMIC_RELAXED);
+    return;
+  }
+  block.scratch = scratch.as<float>();
   work.isa->ssd_scan(block);
 }
 
@@ -51,15 +58,10 @@ bool RunSsdScan(const Isa& isa, const SsdScan& args, const ParallelFor& parallel
   const size_t each = args.h / args.g, share = (each + kMinBlocks - 1) / kMinBlocks;
   const size_t heads = share < kSsdHeads ? share : kSsdHeads;
   const size_t blocks = (each + heads - 1) / heads, count = args.b * args.g * blocks;
-  Work work = {&isa, &args, each, heads, blocks, nullptr, SsdScratchFloats(args.n, args.p)};
-  Scratch scratch;
-  if (args.l > kSsdFewTokens) {
-    if (!scratch.Allocate(count, work.scratch_floats * sizeof(float))) return false;
-    work.scratch = scratch.as<float>();
-  }
+  Work work = {&isa, &args, each, heads, blocks, false};
   const ParallelFor run = states * args.l < kMinParallelUpdates ? RunSerially() : parallel;
   run.run(run.self, count, RunBlock, &work);
-  return true;
+  return !work.out_of_memory;
 }
 
 }  // namespace ssmpress
