@@ -117,7 +117,7 @@ void TestSsdCase(const Isa& isa, SsdCase& c, size_t first) {
 
 // What is not a number stays in its channel and head, and never goes back in time.
 void TestSsdNan(const Isa& isa, Random& random) {
-  for (size_t bad : {0, 1, 7, 66}) {
+  for (size_t bad : {0, 1, 7, 40, 66}) {
     SsdCase c(random, 1, 70, 1, 3, 5, 4);
     c.x[(bad * 3 + 1) * 5 + 2] = NAN;  // head 1, channel 2
     c.delta[(bad + 1) * 3 + 2] = NAN;  // head 2, one token later
@@ -133,7 +133,7 @@ void TestSsdNan(const Isa& isa, Random& random) {
 
 void TestSsd(const Isa& isa, Random& random, int cases) {
   for (int i = 0; i < cases; ++i) {
-    const size_t l = random.Size(5, {17, 63, 64, 65, 130});
+    const size_t l = random.Size(8, {17, 31, 33, 45, 64, 65, 130});
     SsdCase c(random, random.Below(3), l, 1 + random.Below(3), 1 + random.Below(3),
               1 + random.Size(16, {31, 47, 64}), 1 + random.Size(17, {31, 32}));
     if (i % 2 == 0) c.dt_min = 0.01f, c.dt_max = 0.5f;
