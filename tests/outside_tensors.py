@@ -71,10 +71,15 @@ def training(model: onnx.ModelProto, tensor: onnx.TensorProto) -> None:
 PLACES: dict[str, Place] = {
     "initializer": lambda model, tensor: model.graph.initializer.append(tensor),
     "constant": lambda model, tensor: model.graph.node.append(constant(tensor)),
-    "nested": nested, "function": in_function, "default": as_default, "list": in_list,
-    "graphs": in_graph_list, "sparse": sparse, "sparse attribute": sparse_attribute,
+    "nested": nested,
+    "function": in_function,
+    "default": as_default,
+    "list": in_list,
+    "graphs": in_graph_list,
+    "sparse": sparse,
+    "sparse attribute": sparse_attribute,
     "training": training,
-}  # fmt: skip
+}
 
 
 def put_outside(path: Path, place: str, location: str) -> None:

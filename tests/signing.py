@@ -47,7 +47,19 @@ def make_keys(folder: Path, curve: str = "SECP256R1") -> Keys:
 def sign(bundle: Path, keys: Keys, *options: str) -> None:
     """By the command that SECURITY.md gives."""
     subprocess.run(
-        [sys.executable, "-m", "model_signing", "sign", "key", bundle, *options,
-         "--private_key", keys.private, "--signature", bundle / SIGNATURE_NAME],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "model_signing",
+            "sign",
+            "key",
+            bundle,
+            *options,
+            "--private_key",
+            keys.private,
+            "--signature",
+            bundle / SIGNATURE_NAME,
+        ],
+        check=True,
+        capture_output=True,
+    )

@@ -51,9 +51,11 @@ def another_shape(folder: Path) -> Recipe:
     )
     recipe = tiny_recipe(folder, recover=RecoverSettings(steps=0))
     write_checkpoint(
-        config, random_checkpoint(config).tensors, folder / "wide",
+        config,
+        random_checkpoint(config).tensors,
+        folder / "wide",
         tokenizer=DEMO / "tokenizer.json",
-    )  # fmt: skip
+    )
     prune = replace(recipe.prune, method=Method.MAGNITUDE, scope=Scope.LAYER, sparsity=0.5)
     return replace(recipe, model=folder / "wide", prune=prune)
 
@@ -118,8 +120,13 @@ def test_the_lines_of_a_plan(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     lines = plan_lines(make_plan(recipe))
     assert [line.partition(":")[0] for line in lines] == [
-        "Target", "Calibration", "Evaluation", "Gates", "Out", "Downloads",
-    ]  # fmt: skip
+        "Target",
+        "Calibration",
+        "Evaluation",
+        "Gates",
+        "Out",
+        "Downloads",
+    ]
     assert lines[1] == f"Calibration: {tmp_path / 'calibration.npy'}, 600 tokens"
     assert lines[3] == "Gates: none"
     other = Target.ARM64 if recipe.target.machine == "x86_64" else Target.X86_64

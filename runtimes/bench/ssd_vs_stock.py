@@ -37,14 +37,23 @@ H, N, P = 24, 128, 64
 D = H * P
 LARGEST = float(np.finfo(np.float32).max)
 SSD_SHAPES: dict[str, list[int | str]] = {
-    "x": [1, "l", D], "delta": [1, "l", H], "delta_bias": [H], "A": [H], "B": [1, "l", N],
-    "C": [1, "l", N], "D": [D], "state": [1, H, N, P],
-}  # fmt: skip
+    "x": [1, "l", D],
+    "delta": [1, "l", H],
+    "delta_bias": [H],
+    "A": [H],
+    "B": [1, "l", N],
+    "C": [1, "l", N],
+    "D": [D],
+    "state": [1, H, N, P],
+}
 SSD_OUTPUTS: dict[str, list[int | str]] = {"y": [1, "l", D], "state_out": [1, H, N, P]}
 NODE_SHAPES: dict[str, list[int | str]] = {
-    "query": [1, "l", H * N], "key": [1, "l", H * N], "value": [1, "l", D],
-    "state": [1, H, N, P], "decay": [1, "l", H],
-}  # fmt: skip
+    "query": [1, "l", H * N],
+    "key": [1, "l", H * N],
+    "value": [1, "l", D],
+    "state": [1, H, N, P],
+    "decay": [1, "l", H],
+}
 NORM_SHAPES: dict[str, list[int | str]] = {"x": [1, "l", D], "z": [1, "l", D], "weight": [D]}
 ATTENTION = f"""LinearAttention <q_num_heads = {H}, kv_num_heads = {H}, update_rule = "gated",
     scale = 1.0> (query, key, value, state, decay)"""
@@ -151,10 +160,12 @@ def node_feed(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What LinearAttention reads, of what SsdScan does."""
     dt = np.logaddexp(0, feed["delta"] + feed["delta_bias"]).astype(np.float32)
     return {
-        "query": np.tile(feed["C"], H), "key": np.tile(feed["B"], H),
-        "value": feed["x"] * np.repeat(dt, P, axis=-1), "state": feed["state"],
+        "query": np.tile(feed["C"], H),
+        "key": np.tile(feed["B"], H),
+        "value": feed["x"] * np.repeat(dt, P, axis=-1),
+        "state": feed["state"],
         "decay": dt * feed["A"],
-    }  # fmt: skip
+    }
 
 
 def compare(turns: dict[str, Turn], rounds: int) -> dict[str, float]:
@@ -164,8 +175,9 @@ def compare(turns: dict[str, Turn], rounds: int) -> dict[str, float]:
     times = {f"{k}_ms": round(statistics.median(s[k] for s in samples), 4) for k in turns}
     ratios = {
         f"{k}_to_{ours}": round(statistics.median(s[k] / s[ours] for s in samples), 2)
-        for k in turns if k != ours
-    }  # fmt: skip
+        for k in turns
+        if k != ours
+    }
     return times | ratios
 
 
@@ -225,9 +237,10 @@ def main() -> None:
         "ssd_scan": [scan_row(length, rounds, library) for length in (1, 4, 16, 128, 512)],
         "gated_rms_norm": [
             norm_row(length, gate_first, rounds, library)
-            for length in (1, 128) for gate_first in (1, 0)
+            for length in (1, 128)
+            for gate_first in (1, 0)
         ],
-    }  # fmt: skip
+    }
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
 

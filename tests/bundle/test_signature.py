@@ -88,7 +88,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (replaced("[" * 100_000), "expected a JSON object"),
     (edited(lambda d: d["dsseEnvelope"].update(payload="e30=")), "the signature is not by the"),
     (edited(lambda d: d.pop("dsseEnvelope")), "the signature is not by the key"),
-]  # fmt: skip
+]
 
 
 def test_a_signed_bundle_holds_also_under_another_name(bundle: Path, keys: Keys) -> None:

@@ -101,34 +101,55 @@ BROKEN: list[tuple[str, Damage, str]] = [
     ("no manifest", lambda f: (f / "manifest.json").unlink(), "expected the bundle's manifest"),
     ("manifest is a pipe", fifo, "expected the bundle's manifest"),
     ("empty manifest", lambda f: (f / "manifest.json").write_bytes(b""), "at byte 0, where the"),
-    ("cut manifest", lambda f: (f / "manifest.json").write_bytes(
-        (f / "manifest.json").read_bytes()[:-30]), "expected JSON with"),
+    (
+        "cut manifest",
+        lambda f: (f / "manifest.json").write_bytes((f / "manifest.json").read_bytes()[:-30]),
+        "expected JSON with",
+    ),
     ("manifest is a list", lambda f: (f / "manifest.json").write_text("[]"), "a JSON object; got"),
-    ("one digit", lambda f: (f / "manifest.json").write_text(
-        (f / "manifest.json").read_text().replace('"seed": 0', '"seed": 1')),
-     "manifest_sha256 does not fit"),
-    ("no own hash", lambda f: (f / "manifest.json").write_text('{"manifest_version": 1}'),
-     "manifest_sha256 does not fit"),
+    (
+        "one digit",
+        lambda f: (f / "manifest.json").write_text(
+            (f / "manifest.json").read_text().replace('"seed": 0', '"seed": 1')
+        ),
+        "manifest_sha256 does not fit",
+    ),
+    (
+        "no own hash",
+        lambda f: (f / "manifest.json").write_text('{"manifest_version": 1}'),
+        "manifest_sha256 does not fit",
+    ),
     ("key twice", lambda f: (f / "manifest.json").write_text('{"a": 1, "a": 1}'), "every key once"),
-    ("another version", edit_manifest(lambda m: m.update(manifest_version=2)),
-     "expected manifest_version 1; got 2. Another version of ssmpress wrote it"),
+    (
+        "another version",
+        edit_manifest(lambda m: m.update(manifest_version=2)),
+        "expected manifest_version 1; got 2. Another version of ssmpress wrote it",
+    ),
     ("no files", edit_manifest(lambda m: m.update(files={})), "there are none"),
     ("files is a list", edit_manifest(lambda m: m.update(files=["x"])), "there are none"),
-    ("odd entry", edit_manifest(lambda m: m["files"].update({"tokenizer.json": 3})),
-     "tokenizer.json: expected bytes and sha256; got 3"),
+    (
+        "odd entry",
+        edit_manifest(lambda m: m["files"].update({"tokenizer.json": 3})),
+        "tokenizer.json: expected bytes and sha256; got 3",
+    ),
     ("climbing name", listing("../x"), '"../x" is not a name of a file inside'),
     ("absolute name", listing("/etc/passwd"), "is not a name of a file inside"),
-    ("dot", listing("."), "is not a name"), ("empty name", listing(""), "is not a name"),
+    ("dot", listing("."), "is not a name"),
+    ("empty name", listing(""), "is not a name"),
     ("double slash", listing("a//b"), "is not a name"),
-    ("backslash", listing("a\\b"), "is not a name"), ("zero byte", listing("a\0b"), "is not a"),
+    ("backslash", listing("a\\b"), "is not a name"),
+    ("zero byte", listing("a\0b"), "is not a"),
     ("itself", listing("manifest.json"), "is not a name of a file inside"),
     ("missing file", listing("gone.txt"), "gone.txt: the manifest names it, but there is no"),
     ("link out", link_out, "expected a file inside the bundle; it is a link out of it"),
     ("changed model", lambda f: flip(f / "model.onnx", 1000), "The file was changed after"),
     ("changed library", lambda f: flip(f / "libonnxruntime.so", 100), "libonnxruntime.so: exp"),
-    ("longer file", lambda f: (f / "tokenizer.json").open("a").write(" ") and None,
-     "tokenizer.json: expected 54591 bytes"),
-]  # fmt: skip
+    (
+        "longer file",
+        lambda f: (f / "tokenizer.json").open("a").write(" ") and None,
+        "tokenizer.json: expected 54591 bytes",
+    ),
+]
 """Whatever is asked for fails: the manifest does not hold."""
 
 UNFIT: list[tuple[str, Damage, int, str]] = [
@@ -161,8 +182,13 @@ def test_a_bundle_that_lacks_something(
     assert message in found[1]
 
 
-PLANTED = ["libfoo.so", "libstdc++.so.6", "glibc-hwcaps/x86-64-v3/libm.so.6",
-           "tls/haswell/avx512_1/x86_64/libdl.so.2", "libonnxruntime.so.1"]  # fmt: skip
+PLANTED = [
+    "libfoo.so",
+    "libstdc++.so.6",
+    "glibc-hwcaps/x86-64-v3/libm.so.6",
+    "tls/haswell/avx512_1/x86_64/libdl.so.2",
+    "libonnxruntime.so.1",
+]
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -202,9 +228,12 @@ def test_tensors_in_other_files_are_refused(copy: Path, place: str) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\x00" * 9, "no field at byte 0"), (b"\x3a\x05ab", "a field at byte 0 that ends behind"),
-     (b"\x08" + b"\xff" * 11, "no number at byte 1")],
-)  # fmt: skip
+    [
+        (b"\x00" * 9, "no field at byte 0"),
+        (b"\x3a\x05ab", "a field at byte 0 that ends behind"),
+        (b"\x08" + b"\xff" * 11, "no number at byte 1"),
+    ],
+)
 def test_models_that_are_no_messages(copy: Path, content: bytes, message: str) -> None:
     (copy / "model.onnx").write_bytes(content)
     sb.remake_manifest(copy)
@@ -236,10 +265,14 @@ OTHER_MACHINE = 183 if os.uname().machine == "x86_64" else 62
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "(not a shared library)"), (b"\x7fELF", "(not a shared library)"),
-     (elf(OTHER_MACHINE), "expected a library for"), (elf(8), "got one for (ELF machine 8)"),
-     (elf(62 if OTHER_MACHINE == 183 else 183), "cannot be loaded: ")],
-)  # fmt: skip
+    [
+        (b"", "(not a shared library)"),
+        (b"\x7fELF", "(not a shared library)"),
+        (elf(OTHER_MACHINE), "expected a library for"),
+        (elf(8), "got one for (ELF machine 8)"),
+        (elf(62 if OTHER_MACHINE == 183 else 183), "cannot be loaded: "),
+    ],
+)
 @pytest.mark.parametrize("name", ["libonnxruntime.so", "libssmpress_ops.so"])
 def test_libraries_that_do_not_fit(copy: Path, name: str, content: bytes, message: str) -> None:
     (copy / name).write_bytes(content)
@@ -262,7 +295,9 @@ def test_another_runtime_than_the_bundle_was_proved_with(copy: Path) -> None:
     edit_manifest(lambda m: m["versions"].update(onnxruntime="1.2.3"))(copy)
     code, text = sb.failure(sb.ssmrun("verify", copy))
     assert (code, "expected ONNX Runtime 1.2.3, which the bundle was proved with" in text) == (
-        6, True)  # fmt: skip
+        6,
+        True,
+    )
     given_one = sb.reply(sb.ssmrun("verify", copy, "--runtime", sb.runtime(), "--json"))
     assert "expected ONNX Runtime 1.2.3" in given_one["notes"][0]
 
@@ -278,12 +313,15 @@ def test_models_that_are_none(copy: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [(None, "Only models that ssmpress exported"), ("{", "expected JSON"),
-     ("[]", "expected an object; got []"),
-     ("[" * 100_000, "expected JSON with at most 100 levels"),
-     ({"vocab_size": 51}, "output logits: expected float32 (any, any, 51)"),
-     ({"vocab_size": 1e3}, "vocab_size: expected an integer")],
-)  # fmt: skip
+    [
+        (None, "Only models that ssmpress exported"),
+        ("{", "expected JSON"),
+        ("[]", "expected an object; got []"),
+        ("[" * 100_000, "expected JSON with at most 100 levels"),
+        ({"vocab_size": 51}, "output logits: expected float32 (any, any, 51)"),
+        ({"vocab_size": 1e3}, "vocab_size: expected an integer"),
+    ],
+)
 def test_the_configuration_must_fit_the_graph(copy: Path, metadata: Any, message: str) -> None:
     if isinstance(metadata, dict):
         metadata = json.dumps(toy_onnx.config(**metadata))
@@ -307,18 +345,23 @@ def test_the_states_must_fit_the_graph(copy: Path, listed: Any, message: str) ->
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [({"n_layer": 3}, "expected an input named past_conv_state.2"),
-     ({"n_layer": 1}, "unexpected input past_conv_state.1"),
-     ({"n_layer": True}, "n_layer: expected an integer"),
-     ({"n_layer": 10**9}, "n_layer: expected an integer"),
-     ({"n_layer": 2**24}, "expected two states of every layer"),
-     ({"d_inner": 9}, "past_conv_state.0: expected float32 (any, 3, 9)"),
-     ({"d_state": 5}, "past_scan_state.0: expected"), ({"d_conv": 3}, "past_conv_state.0: expect"),
-     ({"channels": [8]}, "channels: expected 2 integers from 1 to 8"),
-     ({"channels": [8, 9]}, "channels: expected"), ({"channels": [0, 8]}, "channels: expected"),
-     ({"channels": [8, 7.5]}, "channels: expected"), ({"channels": {}}, "channels: expected"),
-     ({"channels": [8, 7]}, "past_conv_state.1: expected float32 (any, 3, 7)")],
-)  # fmt: skip
+    [
+        ({"n_layer": 3}, "expected an input named past_conv_state.2"),
+        ({"n_layer": 1}, "unexpected input past_conv_state.1"),
+        ({"n_layer": True}, "n_layer: expected an integer"),
+        ({"n_layer": 10**9}, "n_layer: expected an integer"),
+        ({"n_layer": 2**24}, "expected two states of every layer"),
+        ({"d_inner": 9}, "past_conv_state.0: expected float32 (any, 3, 9)"),
+        ({"d_state": 5}, "past_scan_state.0: expected"),
+        ({"d_conv": 3}, "past_conv_state.0: expect"),
+        ({"channels": [8]}, "channels: expected 2 integers from 1 to 8"),
+        ({"channels": [8, 9]}, "channels: expected"),
+        ({"channels": [0, 8]}, "channels: expected"),
+        ({"channels": [8, 7.5]}, "channels: expected"),
+        ({"channels": {}}, "channels: expected"),
+        ({"channels": [8, 7]}, "past_conv_state.1: expected float32 (any, 3, 7)"),
+    ],
+)
 def test_the_sizes_of_an_old_bundle_must_fit_the_graph(
     copy: Path, metadata: Any, message: str
 ) -> None:

@@ -102,7 +102,8 @@ def signatures(value: Any) -> Damage:
 DAMAGES: list[tuple[Damage, str]] = [
     (rewritten, "the signature holds, but not for this manifest.json"),
     (lambda folder: (folder / "model.sig").unlink(), "expected the bundle's signature; there is"),
-    (replaced(""), "model.sig"), (replaced("[]"), "expected a signature of model_signing"),
+    (replaced(""), "model.sig"),
+    (replaced("[]"), "expected a signature of model_signing"),
     (replaced("{}"), "expected a signature of model_signing"),
     (replaced("[" * 100_000), "at most 100 levels"),
     (signatures([]), "expected a signature of model_signing"),
@@ -113,11 +114,17 @@ DAMAGES: list[tuple[Damage, str]] = [
     (edited(lambda d: d["dsseEnvelope"].update(payloadType="text")), "expected a signature of"),
     (statement(lambda s: s["predicate"]["resources"].clear()), "is not by the key"),
     (statement(lambda s: s.update(more=1)), "the signature is not by the key"),
-]  # fmt: skip
+]
 
 
-COMMANDS = (["verify"], ["info"], ["generate", "--prompt", "x"], ["bench"], ["eval", "x.jsonl"],
-            ["worker"])  # fmt: skip
+COMMANDS = (
+    ["verify"],
+    ["info"],
+    ["generate", "--prompt", "x"],
+    ["bench"],
+    ["eval", "x.jsonl"],
+    ["worker"],
+)
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)

@@ -16,8 +16,17 @@ from ssmpress.errors import BadInputError
 from ssmpress.runtime.external_data import check_external_data
 from ssmpress.runtime.loading import open_session
 
-OTHERS = ["/etc/passwd", "../model.onnx.data", "./model.onnx.data", "sub/model.onnx.data",
-          "other.data", "", "MODEL.ONNX.DATA", "model.onnx.data\0", "\x1b[2J"]  # fmt: skip
+OTHERS = [
+    "/etc/passwd",
+    "../model.onnx.data",
+    "./model.onnx.data",
+    "sub/model.onnx.data",
+    "other.data",
+    "",
+    "MODEL.ONNX.DATA",
+    "model.onnx.data\0",
+    "\x1b[2J",
+]
 
 
 @pytest.fixture
@@ -72,11 +81,15 @@ def test_of_a_key_that_comes_twice_the_last_counts(model: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"\x00" * 9, "no field at byte 0"), (b"\x3b", "no field at byte 0"),
-     (b"\x3a\x05ab", "a field at byte 0 that ends behind what holds it"),
-     (b"\x08" + b"\xff" * 11, "no number at byte 1"), (b"\x3a", "no number at byte 1"),
-     (b"\x3a\x02\x0a\x05", "a field at byte 2 that ends behind what holds it")],
-)  # fmt: skip
+    [
+        (b"\x00" * 9, "no field at byte 0"),
+        (b"\x3b", "no field at byte 0"),
+        (b"\x3a\x05ab", "a field at byte 0 that ends behind what holds it"),
+        (b"\x08" + b"\xff" * 11, "no number at byte 1"),
+        (b"\x3a", "no number at byte 1"),
+        (b"\x3a\x02\x0a\x05", "a field at byte 2 that ends behind what holds it"),
+    ],
+)
 def test_what_is_no_model_is_one_sentence(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(BadInputError, match=rf"model\.onnx: cannot load it: .*got {message}"):

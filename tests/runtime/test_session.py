@@ -185,8 +185,9 @@ def test_growing_states_of_a_batch_do_not_mix(growing: tuple[Session, float]) ->
 
 def test_the_list_of_states_survives_its_json() -> None:
     states = (
-        StateTensor("conv_state.0", (0, 7)), StateTensor("key_state.1", (2, 0, 8), "float16", 1),
-    )  # fmt: skip
+        StateTensor("conv_state.0", (0, 7)),
+        StateTensor("key_state.1", (2, 0, 8), "float16", 1),
+    )
     assert read_states(states_json(states), "m.onnx") == states
     assert read_states(states_json(()), "m.onnx") == ()
 
@@ -212,11 +213,15 @@ def test_top_k_never_draws_another(session: Session) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"temperature": -1.0}, "temperature: expected 0, or 1e-6 to 1e6; got -1.0"),
-     ({"temperature": float("nan")}, "got nan"), ({"temperature": 1e-7}, "got 1e-07"),
-     ({"top_k": -1}, "top_k: expected at least 0; got -1"),
-     ({"seed": -1}, r"seed: expected 0 to 2\^64 - 1; got -1"), ({"seed": 2**64}, "seed: expected")],
-)  # fmt: skip
+    [
+        ({"temperature": -1.0}, "temperature: expected 0, or 1e-6 to 1e6; got -1.0"),
+        ({"temperature": float("nan")}, "got nan"),
+        ({"temperature": 1e-7}, "got 1e-07"),
+        ({"top_k": -1}, "top_k: expected at least 0; got -1"),
+        ({"seed": -1}, r"seed: expected 0 to 2\^64 - 1; got -1"),
+        ({"seed": 2**64}, "seed: expected"),
+    ],
+)
 def test_sampling_is_checked(session: Session, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         next(session.generate(TOKENS, 1, **options))
@@ -226,8 +231,10 @@ def test_random_numbers_are_splitmix64s() -> None:
     """The published numbers for seed 1234567."""
     random = SplitMix64(1234567)
     assert [random.next() for _ in range(3)] == [
-        6457827717110365317, 3203168211198807973, 9817491932198370423
-    ]  # fmt: skip
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
     draws = [random.uniform() for _ in range(1000)]
     assert 0 <= min(draws) < 0.01
     assert 0.99 < max(draws) < 1
@@ -256,10 +263,14 @@ def test_sampling_draws_from_the_distribution() -> None:
 
 @pytest.mark.parametrize(
     ("tokens", "message"),
-    [(np.array([[50]]), "expected 0 to 49; got 50 to 50"), (np.array([[-1]]), "got -1"),
-     (np.zeros((1, 0), int), "at least one"), (np.array([1]), r"integers \(b, l\)"),
-     (np.array([[1.0]]), "got float64")],
-)  # fmt: skip
+    [
+        (np.array([[50]]), "expected 0 to 49; got 50 to 50"),
+        (np.array([[-1]]), "got -1"),
+        (np.zeros((1, 0), int), "at least one"),
+        (np.array([1]), r"integers \(b, l\)"),
+        (np.array([[1.0]]), "got float64"),
+    ],
+)
 def test_tokens_are_checked(session: Session, tokens: Any, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
         session.prefill(tokens)
@@ -313,11 +324,15 @@ def test_an_unknown_op_is_named_without_noise(
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [(None, "Only models that ssmpress exported"), ("{", "expected JSON"),
-     ("[]", r"expected an object; got '\[\]'"), ("[" * 100_000, "expected JSON"),
-     ({"vocab_size": None}, "vocab_size: expected an integer of at least 1; got None"),
-     ({"vocab_size": 51}, r"output logits: expected tensor\(float\) \(any, any, 51\)")],
-)  # fmt: skip
+    [
+        (None, "Only models that ssmpress exported"),
+        ("{", "expected JSON"),
+        ("[]", r"expected an object; got '\[\]'"),
+        ("[" * 100_000, "expected JSON"),
+        ({"vocab_size": None}, "vocab_size: expected an integer of at least 1; got None"),
+        ({"vocab_size": 51}, r"output logits: expected tensor\(float\) \(any, any, 51\)"),
+    ],
+)
 def test_the_configuration_must_fit_the_graph(tmp_path: Path, metadata: Any, message: str) -> None:
     if isinstance(metadata, dict):
         metadata = json.dumps(toy_onnx.config(**metadata))
@@ -343,9 +358,11 @@ def test_an_old_bundle_computes_what_it_did(library: Path) -> None:
     for ops_library in (library, None):
         session = open_session(OLD_BUNDLE / "model.onnx", threads=1, library=ops_library)
         assert session.interface.state_shapes(1) == {
-            "conv_state.0": (1, 3, 21), "scan_state.0": (1, 5, 21),
-            "conv_state.1": (1, 3, 15), "scan_state.1": (1, 5, 15),
-        }  # fmt: skip
+            "conv_state.0": (1, 3, 21),
+            "scan_state.0": (1, 5, 21),
+            "conv_state.1": (1, 3, 15),
+            "scan_state.1": (1, 5, 15),
+        }
         tokens = np.array([known["tokens"]])
         _, state = session.prefill(tokens[:, :5])
         logits, _ = session.prefill(tokens[:, 5:], state)
@@ -365,20 +382,24 @@ def test_an_old_bundle_loads(tmp_path: Path, channels: list[int] | None) -> None
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
-    [({"n_layer": 3}, r"expected an input named past_conv_state\.2"),
-     ({"n_layer": 1}, r"unexpected input past_conv_state\.1"),
-     ({"n_layer": True}, "n_layer: expected an integer"),
-     ({"n_layer": 10**9}, "n_layer: expected an integer"),
-     ({"n_layer": 2**24}, "expected two states of every layer; the graph has 6 inputs"),
-     ({"d_inner": 9}, r"past_conv_state\.0: expected tensor\(float\) \(any, 3, 9\)"),
-     ({"d_state": 5}, r"past_scan_state\.0: expected"),
-     ({"d_conv": 3}, r"past_conv_state\.0: expected"),
-     ({"d_conv": 1}, r"past_conv_state\.0: expected"),
-     ({"channels": [8]}, r"channels: expected 2 integers from 1 to 8; got \[8\]"),
-     ({"channels": [8, 9]}, "channels: expected"), ({"channels": [8, 0]}, "channels: expected"),
-     ({"channels": [8, True]}, "channels: expected"), ({"channels": "88"}, "channels: expected"),
-     ({"channels": [8, 7]}, r"past_conv_state\.1: expected tensor\(float\) \(any, 3, 7\)")],
-)  # fmt: skip
+    [
+        ({"n_layer": 3}, r"expected an input named past_conv_state\.2"),
+        ({"n_layer": 1}, r"unexpected input past_conv_state\.1"),
+        ({"n_layer": True}, "n_layer: expected an integer"),
+        ({"n_layer": 10**9}, "n_layer: expected an integer"),
+        ({"n_layer": 2**24}, "expected two states of every layer; the graph has 6 inputs"),
+        ({"d_inner": 9}, r"past_conv_state\.0: expected tensor\(float\) \(any, 3, 9\)"),
+        ({"d_state": 5}, r"past_scan_state\.0: expected"),
+        ({"d_conv": 3}, r"past_conv_state\.0: expected"),
+        ({"d_conv": 1}, r"past_conv_state\.0: expected"),
+        ({"channels": [8]}, r"channels: expected 2 integers from 1 to 8; got \[8\]"),
+        ({"channels": [8, 9]}, "channels: expected"),
+        ({"channels": [8, 0]}, "channels: expected"),
+        ({"channels": [8, True]}, "channels: expected"),
+        ({"channels": "88"}, "channels: expected"),
+        ({"channels": [8, 7]}, r"past_conv_state\.1: expected tensor\(float\) \(any, 3, 7\)"),
+    ],
+)
 def test_the_sizes_of_an_old_bundle_must_fit_the_graph(
     tmp_path: Path, metadata: Any, message: str
 ) -> None:
@@ -407,11 +428,13 @@ def _fix_batch(graph: onnx.GraphProto) -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(_rename_input, "expected an input named input_ids"),
-     (_drop_output, r"expected an output named present_scan_state\.1"),
-     (_narrow_ids, r"input_ids: expected tensor\(int64\)"),
-     (_fix_batch, r"input_ids: expected tensor\(int64\) \(any, any\); got")],
-)  # fmt: skip
+    [
+        (_rename_input, "expected an input named input_ids"),
+        (_drop_output, r"expected an output named present_scan_state\.1"),
+        (_narrow_ids, r"input_ids: expected tensor\(int64\)"),
+        (_fix_batch, r"input_ids: expected tensor\(int64\) \(any, any\); got"),
+    ],
+)
 def test_the_graph_must_have_the_interface(
     model: Path, change: Callable[[onnx.GraphProto], None], message: str
 ) -> None:
@@ -448,8 +471,10 @@ def test_an_unknown_isa_shows_the_librarys_sentence(model: Path, library: Path) 
         done = subprocess.run(
             [sys.executable, "-c", code, str(model), str(library)],
             env={**os.environ, "SSMPRESS_ISA": name, "PYTHONPATH": os.pathsep.join(sys.path)},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert done.stdout.startswith(f"DeviceError {library.name}: SSMPRESS_ISA={name}: expected")
         assert "scalar" in done.stdout
 

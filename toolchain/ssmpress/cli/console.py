@@ -124,9 +124,12 @@ def print_plan(plan: Plan) -> None:
     for (component, rows, columns, chosen), sizes in kinds.items():
         count = f"{len(sizes)} x " if len(sizes) > 1 else ""
         table.add_row(
-            count + component, f"{rows} x {columns}", chosen,
-            size(4 * rows * columns * len(sizes)), size(sum(sizes)),
-        )  # fmt: skip
+            count + component,
+            f"{rows} x {columns}",
+            chosen,
+            size(4 * rows * columns * len(sizes)),
+            size(sum(sizes)),
+        )
     table.add_row("model.onnx", "", "", size(plan.dense_bytes), size(plan.model_bytes))
     table.add_row("bundle", "", "", "", size(plan.bundle_bytes))
     console.print(table)
@@ -165,9 +168,12 @@ def print_plans(plans: Mapping[str, Plan]) -> None:
         table.add_column(name, justify="left" if name == "bundle" else "right")
     for name, plan in plans.items():
         table.add_row(
-            name, f"{plan.sparsity_prunable:.1%}", f"{plan.sparsity_model:.1%}",
-            size(plan.model_bytes), size(plan.dense_bytes),
-        )  # fmt: skip
+            name,
+            f"{plan.sparsity_prunable:.1%}",
+            f"{plan.sparsity_model:.1%}",
+            size(plan.model_bytes),
+            size(plan.dense_bytes),
+        )
     console.print(table)
     _print_bound(console, first)
     seconds = sum(plan.seconds for plan in plans.values())
