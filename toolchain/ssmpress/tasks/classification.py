@@ -140,6 +140,7 @@ class Classification:
             load,
             lambda texts: int(texts.lengths.sum()),
             reads_tokens=True,
+            note=note,
         )
 
     def digest(self, data: LabelledTexts) -> bytes:

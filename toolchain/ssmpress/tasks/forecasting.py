@@ -176,6 +176,7 @@ class Forecasting:
             load,
             lambda windows: len(windows.values),
             reads_tokens=False,
+            note=note,
         )
 
     def digest(self, data: SeriesWindows) -> bytes:

@@ -17,6 +17,7 @@ from ssmpress.callbacks import Note, Steps
 from ssmpress.data import overlap
 from ssmpress.data.default_text import default_text
 from ssmpress.data.tokenizer import decode_each, encode, load_tokenizer
+from ssmpress.data.tokenizer_files import as_tokenizer_json
 from ssmpress.data.tokens import check_window, cut_windows, load_tokens
 from ssmpress.errors import BadInputError
 from ssmpress.results.devices import Sample
@@ -125,8 +126,9 @@ class LanguageModel:
         if path is None:
             raise BadInputError(
                 f"{request.model}: expected tokenizer.json beside the weights; there is none. "
-                "Give it with --tokenizer FILE."
+                "Give it, vocab.json with merges.txt, or tokenizer.model, with --tokenizer FILE."
             )
+        path = as_tokenizer_json(path, note)
         tokenizer = load_tokenizer(path)
         needs_default = not (settings.calibration and settings.evaluation)
         defaults = default_text() if needs_default else ("", "")

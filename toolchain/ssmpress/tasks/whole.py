@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmpress.callbacks import Note, silent
 from ssmpress.data.tokenizer import load_tokenizer
+from ssmpress.data.tokenizer_files import as_tokenizer_json
 from ssmpress.errors import UsageError
 from ssmpress.tasks.task import Data, Request, Samples, Times
 from ssmpress.tasks.tools import Model, Outputs, Session
@@ -37,12 +39,13 @@ def read_samples(
     steps: Callable[[AnySamples], int],
     *,
     reads_tokens: bool,
+    note: Note = silent,
 ) -> Data:
     """Samples to calibrate on and to evaluate; there is no default for either.
 
     Args:
         kind: of the task. what: a file has to be, for messages. load: reads some files.
-        steps: tokens, or time steps, of all samples.
+        steps: tokens, or time steps, of all samples. note: called where a tokenizer is converted.
 
     Raises:
         UsageError: a file is missing, or an option is for language models.
@@ -57,6 +60,7 @@ def read_samples(
     if settings.evaluation_tokens is not None:
         raise UsageError("--evaluation-tokens is for language models; give a smaller --evaluation.")
     path = (settings.tokenizer or request.tokenizer) if reads_tokens else None
+    path = None if path is None else as_tokenizer_json(path, note)
     tokenizer = None if path is None else load_tokenizer(path)
     calibration = load(settings.calibration, tokenizer)
     evaluation = load(settings.evaluation, tokenizer)

@@ -21,7 +21,10 @@ class DataSettings:
     tokenizer: Annotated[
         Path | None,
         Option(
-            "tokenizer.json; by default the one beside the weights.", Panel.DATA, metavar="FILE"
+            "tokenizer.json, or vocab.json with merges.txt beside it, or SentencePiece's "
+            "tokenizer.model; by default the one beside the weights.",
+            Panel.DATA,
+            metavar="FILE",
         ),
     ] = None
     calibration: Annotated[
