@@ -16,6 +16,7 @@ from ssmpress.blocks.facts import (
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
+from ssmpress.blocks.norm import NORMS
 from ssmpress.errors import BadInputError
 from ssmpress.tasks import LanguageModel, Task, task_of
 
@@ -71,14 +72,15 @@ class ModelConfig:
         vocab_size: rows of the embedding, padding included; 0 in a forecaster, which has none.
         layers: from the first to the last.
         tie_embeddings: lm_head is the embedding; False where there is no lm_head.
-        norm_eps: of the RMS norms before the blocks and of the last one.
+        norm_eps: of the norms before the blocks and of the last one.
+        norm: their kind, rms or layer (LayerNorm, which has biases).
         task: what the model predicts.
         embedding_scale: what the rows of the embedding are multiplied with.
         logits_scale: what the head's outputs are multiplied with.
 
     Raises:
-        BadInputError: a size is not an integer from 1 to its limit, a flag not a bool, or norm_eps
-            or a scale not a finite positive number.
+        BadInputError: a size is not an integer from 1 to its limit, a flag not a bool, norm_eps or
+            a scale not a finite positive number, or there is no such norm.
     """
 
     d_model: int
@@ -86,6 +88,7 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     tie_embeddings: bool = True
     norm_eps: float = NORM_EPS
+    norm: str = "rms"
     task: Task = field(default_factory=LanguageModel)
     embedding_scale: float = 1.0
     logits_scale: float = 1.0
@@ -107,6 +110,8 @@ class ModelConfig:
         check_flags(self, "tie_embeddings")
         for name in ("norm_eps", *_SCALES):
             check_eps(name, getattr(self, name))
+        if self.norm not in NORMS:
+            raise config_error("norm", " or ".join(NORMS), self.norm)
         if self.task.outputs:  # its head has a shape of its own
             object.__setattr__(self, "tie_embeddings", False)
 
@@ -144,6 +149,7 @@ class ModelConfig:
     def summary(self) -> str:
         """The model in words: blocks, task, and the sizes that they have."""
         vocabulary = f", vocabulary {self.vocab_size}" if self.vocab_size else ""
+        norm = "" if self.norm == "rms" else ", LayerNorm"
         blocks = dict.fromkeys(part.block for layer in self.layers for part in layer.parts())
         several = len({block.kind for block in blocks}) > 1
         sizes = [
@@ -153,17 +159,19 @@ class ModelConfig:
         ]
         return (
             f"{self.title}{self.task.summary()}: d_model {self.d_model}, {self.n_layer} layers "
-            f"({'; '.join(sizes)}){vocabulary}"
+            f"({'; '.join(sizes)}){vocabulary}{norm}"
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name, ready for JSON; without `task` in a language model, and without
-        scales of 1."""
+        """The fields by name, ready for JSON; without a language model's `task`, and without what
+        most models have: `norm` rms, scales of 1."""
         values: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
         values["layers"] = [_layer_dict(layer) for layer in self.layers]
         values["task"] = self.task.to_dict()
         if self.is_language_model:
             del values["task"]
+        if self.norm == "rms":
+            del values["norm"]
         return {name: v for name, v in values.items() if name not in _SCALES or v != 1}
 
     @classmethod

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gpu import PLAIN, BlockCall, How, block_call, call_block
-from ssmpress.blocks.norm import RMSNorm
+from ssmpress.blocks.norm import NORMS
 from ssmpress.blocks.projection import Projection
 from ssmpress.blocks.tensors import layer_states
 
@@ -81,7 +81,7 @@ class Layer(nn.Module):
         self.residual_scale = config.residual_scale
         for part in config.parts():
             self.add_module(part.name, part.block.module(model.d_model))
-            self.add_module(part.norm, RMSNorm(model.d_model, model.norm_eps))
+            self.add_module(part.norm, NORMS[model.norm](model.d_model, model.norm_eps))
 
     def forward(
         self, x: Tensor, *states: Tensor, call: BlockCall = call_block
@@ -112,7 +112,7 @@ class Backbone(nn.Module):
             self.patch_embedding = Projection(config.patch, config.d_model, bias=True)
         self.layers = nn.ModuleList(Layer(layer, config) for layer in config.layers)
         # The head has no bias, so that what its outputs are multiplied with may be done before it.
-        self.norm_f = RMSNorm(config.d_model, config.norm_eps, config.logits_scale)
+        self.norm_f = NORMS[config.norm](config.d_model, config.norm_eps, config.logits_scale)
         self.embedding_scale = config.embedding_scale
 
     def embed(self, inputs: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""The RMS norm, with and without weights."""
+"""The norms before the blocks: RMS norm, with and without weights, and LayerNorm."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -30,3 +32,25 @@ class RMSNorm(nn.Module):
         """Normalise x, float (..., width); the result is float32."""
         normal = rms_norm(x, self.eps, self.weight)
         return normal if self.scale == 1 else normal * self.scale
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + eps) * weight + bias over the last axis, times `scale`.
+
+    Source: Ba et al., "Layer Normalization", arXiv 1607.06450.
+    """
+
+    def __init__(self, width: int, eps: float, scale: float = 1.0) -> None:
+        super().__init__()
+        self.eps, self.scale = eps, scale
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x, float (..., width); the result is float32."""
+        normal = F.layer_norm(x.float(), (x.shape[-1],), self.weight, self.bias, self.eps)
+        return normal if self.scale == 1 else normal * self.scale
+
+
+NORMS: Mapping[str, type[RMSNorm] | type[LayerNorm]] = {"rms": RMSNorm, "layer": LayerNorm}
+"""Every norm by the name that a configuration gives it."""

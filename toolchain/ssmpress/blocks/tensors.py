@@ -62,6 +62,8 @@ def _exists(spec: TensorSpec) -> bool:
     assert spec.flag is not None
     if spec.flag == "tie_embeddings":  # a tied head is the embedding
         return not spec.config.tie_embeddings
+    if spec.flag == "rms_norm":  # only LayerNorm has biases
+        return spec.config.norm == "layer"
     return bool(getattr(spec.block, spec.flag))
 
 
@@ -77,10 +79,12 @@ def _all_tensors(config: ModelConfig) -> Iterator[tuple[str, TensorSpec]]:
     for number, layer in enumerate(config.layers):
         for part in layer.parts():
             yield layer_name(number, f"{part.norm}.weight"), own(("d_model",))
+            yield layer_name(number, f"{part.norm}.bias"), own(("d_model",), flag="rms_norm")
             for name, facts in part.block.tensors().items():
                 spec = TensorSpec(facts.axes, facts.flag, config, part.block)
                 yield layer_name(number, f"{part.name}.{name}"), spec
     yield f"{LAST_NORM}.weight", own(("d_model",))
+    yield f"{LAST_NORM}.bias", own(("d_model",), flag="rms_norm")
     if config.outputs:
         yield f"{HEAD}.weight", own(("outputs",), ("d_model",))
         yield f"{HEAD}.bias", own(("outputs",))

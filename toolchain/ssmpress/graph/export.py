@@ -172,9 +172,7 @@ class _ModelGraph(PackedGraph):
         """A layer from its states: the residual stream and the new states."""
         present: list[ir.Value] = []
         for part in layer.parts():
-            norm = layer_name(number, part.norm)
-            eps = self.config.norm_eps
-            normal = self.rms_norm(f"{norm}.weight", norm.removeprefix("backbone."), x, eps)
+            normal = self.model_norm(layer_name(number, part.norm), x)
             at, count = Place(number, part.name), len(part.block.states())
             before = past[len(present) : len(present) + count]
             y, *after = BLOCK_NODES[part.block.kind].nodes(self, part.block, at, normal, before)
@@ -185,9 +183,7 @@ class _ModelGraph(PackedGraph):
 
     def norm(self, x: ir.Value) -> ir.Value:
         """The last norm. x: (..., d_model)."""
-        output = LAST_NORM.removeprefix("backbone.")
-        eps, scale = self.config.norm_eps, self.config.logits_scale
-        return self.rms_norm(f"{LAST_NORM}.weight", output, x, eps, scale)
+        return self.model_norm(LAST_NORM, x, self.config.logits_scale)
 
     def past(self, state: StateTensor) -> ir.Value:
         """An input that holds a state before the tokens."""

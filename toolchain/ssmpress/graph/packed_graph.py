@@ -80,12 +80,16 @@ class PackedGraph(GraphBuilder):
             product = self.node("Add", output, [product, self.tensor(bias_name)])
         return product
 
-    def rms_norm(
-        self, name: str, output: str, x: ir.Value, eps: float, scale: float = 1.0
-    ) -> ir.Value:
-        """The RMS norm of x (..., width) with the weights `name`, times `scale`. output: the node's
-        name."""
-        return self._norm(self.tensor(name, lambda w: w * np.float32(scale)), output, x, eps)
+    def model_norm(self, name: str, x: ir.Value, scale: float = 1.0) -> ir.Value:
+        """The norm `name` of the model, of x (..., d_model), times `scale`."""
+        output, eps = name.removeprefix("backbone."), self.config.norm_eps
+        weight, *bias = (
+            self.tensor(f"{name}.{kind}", lambda w: w * np.float32(scale))
+            for kind in (["weight"] if self.config.norm == "rms" else ["weight", "bias"])
+        )
+        if not bias:
+            return self._norm(weight, output, x, eps)
+        return self.node("LayerNormalization", output, [x, weight, *bias], axis=-1, epsilon=eps)
 
     def scaled(self, output: str, x: ir.Value, scale: float) -> ir.Value:
         """x times a number; x itself if that is 1."""

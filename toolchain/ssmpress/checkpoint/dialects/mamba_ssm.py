@@ -72,10 +72,6 @@ def parse(values: Mapping[str, Any], where: str) -> ModelConfig:
         BadInputError: it says what no block here can do, or a key has a wrong type or value.
     """
     reader = JsonReader(values, where)
-    if not reader.boolean("rms_norm", True):
-        raise reader.fail(
-            "rms_norm", "true (LayerNorm is not supported)", "Use a model with RMS norms."
-        )
     limits = ModelConfig.limits
     d_model = reader.integer("d_model", limit=limits["d_model"])
     task = task_of(values)
@@ -85,6 +81,7 @@ def parse(values: Mapping[str, Any], where: str) -> ModelConfig:
         layers=_layers(reader, d_model),
         vocab_size=_padded_vocabulary(reader) if task.reads_tokens else 0,
         tie_embeddings=reader.boolean("tie_embeddings", True),
+        norm="rms" if reader.boolean("rms_norm", True) else "layer",
     )
 
 
@@ -253,7 +250,7 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         | ({"dt_rank": mixer.dt_rank} if isinstance(mixer, Mamba1Config) else _mamba2_json(mixer)),
         "attn_layer_idx": [number for number, attends in enumerate(kinds) if attends],
         "attn_cfg": _attention_json(attention[0]) if attention else {},
-        "rms_norm": True,
+        "rms_norm": config.norm == "rms",
         "residual_in_fp32": True,
         "fused_add_norm": True,
         "pad_vocab_size_multiple": 8 if config.vocab_size % 8 == 0 else 1,

@@ -52,6 +52,8 @@ def problem(config: ModelConfig) -> str:
             f"task {config.task.kind}: Hugging Face's layout has language models only. "
             + _OTHER_LAYOUT
         )
+    if config.norm != "rms":
+        return f"norm {config.norm}: Hugging Face's layout has RMS norms only. {_OTHER_LAYOUT}"
     return _family(config).problem(config)
 
 
