@@ -508,8 +508,8 @@ def test_the_command_in_a_report_gives_the_same_recipe(recipe_of, name, recover)
         "--muon --deterministic --activation-checkpointing --checkpoint-seconds 9 --pruned "
         "p --values fp16 --head int4 --keep-dead-channels --target arm64 --device qemu "
         "--device-threads 2 --onnxruntime w.whl --archive --out o --save-checkpoint s "
-        "--tokenizer t --calibration 'a b' --evaluation e --evaluation-tokens 99 --baseline "
-        "b.json --min-retention 0.5x --max-decode-ms 3 --min-speedup 1 "
+        "--tokenizer t --weights-of ema --calibration 'a b' --evaluation e --evaluation-tokens 99 "
+        "--baseline b.json --min-retention 0.5x --max-decode-ms 3 --min-speedup 1 "
         "--max-perplexity-increase 0.1 --max-decode-p99-ms 4 --max-bundle-bytes 5 "
         "--max-rss-bytes 6 --threads 1 --seed 3 --allow-leak"
     )

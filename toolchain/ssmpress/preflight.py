@@ -63,7 +63,7 @@ def preflight(
         resolve_sparsity(point, source.checkpoint.config)
     pruned = None
     if recipe.pruned is not None and source.checkpoint.tensors:
-        pruned = read_pruned(recipe.pruned, source.checkpoint.config)
+        pruned = read_pruned(recipe.pruned, source.checkpoint.config, recipe.weights_of)
     return Ready(place, baseline, source, pruned)
 
 

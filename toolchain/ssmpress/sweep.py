@@ -42,7 +42,7 @@ from ssmpress.report.sweep import tradeoff, write_sweep
 from ssmpress.stages.bundle import Dense, export_dense
 from ssmpress.stages.pruned import Pruned, prune_weights, save_checkpoint
 from ssmpress.stages.run import Checked, Run
-from ssmpress.stages.source import Source
+from ssmpress.stages.source import Source, of_pruned
 from ssmpress.stages.written import seal_bundle, write_reports
 from ssmpress.validate import describe_dense
 
@@ -133,7 +133,8 @@ def _name(sweep: Sweep, source: Source) -> str:
     del settings["prune"]["sparsity"], settings["pack"]["values"]
     deciding = [__version__, settings, sorted(sweep.sparsities), source.checkpoint.sha256]
     if sweep.recipe.pruned is not None:
-        deciding.append(read_checkpoint(sweep.recipe.pruned).sha256)
+        pruned = of_pruned(read_checkpoint, sweep.recipe.pruned, sweep.recipe.weights_of)
+        deciding.append(pruned.sha256)
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(source.task.digest(source.calibration) + source.task.digest(source.evaluation))
     return f"sweep-{digest.hexdigest()[:24]}"

@@ -8,25 +8,28 @@ shapes, types and values are checked before they are used, and what had to be gu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ssmpress.blocks.config import ModelConfig
-from ssmpress.blocks.tensors import EMBEDDING, HEAD, LM_HEAD, tensor_shapes
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, tensor_shapes
+from ssmpress.checkpoint import foreign
 from ssmpress.checkpoint.architecture import ASSUMED, ASSUMED_MAMBA2, Architecture, configured
-from ssmpress.checkpoint.dialects import STATE_DICT, canonical, json_key, named, parse_config
-from ssmpress.checkpoint.shapes import check_shapes, infer_config, shown
+from ssmpress.checkpoint.dialects import STATE_DICT, json_key, named, parse_config
+from ssmpress.checkpoint.names import canonical_names
+from ssmpress.checkpoint.shapes import check_shapes, infer_config, stored_vocabulary
+from ssmpress.checkpoint.state_dict import read_state_dict, read_state_shapes
 from ssmpress.checkpoint.weight_files import (
     beside,
+    folders_of,
     read_json,
-    read_weights,
     regular_file,
     shard_files,
 )
+from ssmpress.data.tokenizer_files import find_tokenizer
 from ssmpress.errors import BadInputError
 from ssmpress.files import sha256
 
@@ -43,8 +46,6 @@ _EXPECTED = (
 _SHARD = r"-\d+-of-\d+\."
 _BESIDE = (".txt", ".md", ".model")
 """Files that lie beside weights, such as merges.txt and tokenizer.model."""
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Checkpoint:
         files: the weight files, and config.json where there is one.
         input_bytes: bytes of the weight files.
         sha256: weight file name -> hexadecimal SHA-256.
-        tokenizer: tokenizer.json beside the weights, or None.
+        tokenizer: tokenizer.json beside the weights, or what can be turned into one, or None.
         notes: what was inferred, unwrapped or left out, one sentence each.
         architecture: what the weights were taken for, and what says so.
     """
@@ -76,13 +77,14 @@ class Checkpoint:
     architecture: Architecture = ASSUMED
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, weights_of: str | None = None) -> Checkpoint:
     """Read a trained model.
 
     Args:
         path: a folder in mamba-ssm's or Hugging Face's layout, or a bare state dict. A config.json
             beside a bare state dict is used; without one the shapes tell the configuration, which
             then is Mamba-1's.
+        weights_of: which of several models in one file, such as "ema".
 
     Returns:
         The checkpoint, complete and checked.
@@ -91,10 +93,11 @@ def read_checkpoint(path: Path) -> Checkpoint:
         BadInputError: a file is missing, damaged or hostile; the model is of no known kind; a
             tensor is missing, unknown, of a wrong shape or type, or not finite; the embedding is
             said to be tied and is not.
+        UsageError: there is no model of the name `weights_of`.
     """
     try:
         _check_no_bundle(Path(path))
-        return _read(Path(path))
+        return _read(Path(path), weights_of)
     except OSError as error:
         raise BadInputError(
             f"{error.filename or path}: cannot be read: {error.strerror or error}. "
@@ -102,8 +105,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
-    """The sizes of a model, and notes, without reading weights where config.json has them.
+def read_config(path: Path, weights_of: str | None = None) -> tuple[ModelConfig, tuple[str, ...]]:
+    """The sizes of a model, and notes, without reading values where config.json has the sizes.
 
     Raises:
         BadInputError: as `read_checkpoint`, but what only the tensors could show.
@@ -111,36 +114,47 @@ def read_config(path: Path) -> tuple[ModelConfig, tuple[str, ...]]:
     path, notes = Path(path), list[str]()
     _check_no_bundle(path)
     if not path.is_dir():
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, weights_of)
         return checkpoint.config, checkpoint.notes
     config_file = path / "config.json"
-    config, _ = parse_config(
-        read_json(config_file, "a config.json beside the weights"), config_file
-    )
-    _weight_files(path, notes)
+    values = read_json(config_file, "a config.json beside the weights")
+    foreign.check_quantised_config(values, str(config_file))
+    config, layout = parse_config(values, config_file)
+    files = _weight_files(path, notes)
+    with suppress(BadInputError):  # what the weights lack, the run says
+        stored = read_state_shapes(files, str(path), weights_of=weights_of)
+        stored = canonical_names(named(layout).arranged(stored, config), str(path), [])
+        shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+        config = stored_vocabulary(config, values.get("vocab_size"), shapes, notes)
     return config, tuple(notes)
 
 
-def _read(path: Path) -> Checkpoint:
+def _read(path: Path, weights_of: str | None) -> Checkpoint:
     notes: list[str] = []
     if not path.is_dir():
         _check_bare(path)
     config_file = beside(path, "config.json")
-    described, layout, architecture = None, STATE_DICT, ASSUMED
+    described, layout, architecture, stated = None, STATE_DICT, ASSUMED, None
+    if path.is_dir() and config_file is None:
+        foreign.check_folder(path)
+        _check_configured(path)
     if path.is_dir() or config_file is not None:
         config_file = config_file or path / "config.json"
         values = read_json(config_file, "a config.json beside the weights")
+        foreign.check_quantised_config(values, str(config_file))
         described, layout = parse_config(values, config_file)
-        architecture = configured(values, described.title)
+        architecture, stated = configured(values, described.title), values.get("vocab_size")
         if not path.is_dir():
             notes.append(f"configuration read from {config_file}")
     files = _weight_files(path, notes) if path.is_dir() else {path: set[str]()}
-    merged = _merge(files, notes)
-    _check_storage(merged, str(path))
+    adapter = beside(path, "adapter_config.json")
+    whole = read_state_dict(files, str(path), notes, weights_of=weights_of, adapter=adapter)
     if described is not None:
-        merged = named(layout).arranged(merged, described)
-    stored = _canonical(merged, str(path), notes)
+        whole = named(layout).arranged(whole, described)
+    stored = canonical_names(whole, str(path), notes)
     shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    if described is not None:
+        described = stored_vocabulary(described, stated, shapes, notes)
     config = described or infer_config(shapes, str(path))
     if described is None and config.title == ASSUMED_MAMBA2.name:
         architecture = ASSUMED_MAMBA2
@@ -149,7 +163,6 @@ def _read(path: Path) -> Checkpoint:
     config = settle_tie(tensors, config, layout, guessed=described is None)
     if described is None:
         notes.append(_inferred_note(config))
-    tokenizer = beside(path, "tokenizer.json")
     return Checkpoint(
         config=config,
         tensors={name: tensors[name] for name in tensor_shapes(config)},
@@ -157,7 +170,7 @@ def _read(path: Path) -> Checkpoint:
         files=(*files, *([config_file] if config_file else [])),
         input_bytes=sum(file.stat().st_size for file in files),
         sha256={file.name: sha256(file) for file in files},
-        tokenizer=tokenizer if tokenizer and tokenizer.is_file() else None,
+        tokenizer=find_tokenizer(folders_of(path)),
         notes=tuple(notes),
         architecture=architecture,
     )
@@ -184,13 +197,24 @@ def _check_bare(path: Path) -> None:
         )
 
 
+def _check_configured(folder: Path) -> None:
+    """A folder of weights without config.json: the weight file by itself can be read."""
+    suffixes = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+    if files := sorted(file for file in folder.iterdir() if file.suffix in suffixes):
+        raise BadInputError(
+            f"{folder}: expected a config.json beside the weights; there is none. Copy it there, "
+            f"or give the weight file itself, whose shapes tell the sizes: {files[0]}."
+        )
+
+
 def _inferred_note(config: ModelConfig) -> str:
     tied = "tied" if config.tie_embeddings else "untied"
+    norms = "" if config.norm == "rms" else "LayerNorm, "
     mixer = config.layers[0].mixer
     sizes = ", ".join(f"{name} {getattr(mixer, name)}" for name in mixer.limits)
     return (
         f"configuration inferred from the shapes: d_model {config.d_model}, {config.n_layer} "
-        f"layers, vocabulary {config.vocab_size}, {sizes}, {tied} embedding; "
+        f"layers, vocabulary {config.vocab_size}, {sizes}, {norms}{tied} embedding; "
         f"norm_eps is not in the shapes and taken as {config.norm_eps}"
     )
 
@@ -199,6 +223,7 @@ def _weight_files(folder: Path, notes: list[str]) -> dict[Path, set[str]]:
     """Weight file -> the tensors it must hold; empty where no index says."""
     present = [name for name in _WEIGHTS if (folder / name).exists()]
     if not present:
+        foreign.check_weights(folder)
         raise BadInputError(
             f"{folder}: expected {_EXPECTED}; got config.json without weights. "
             "Put model.safetensors or pytorch_model.bin beside it."
@@ -207,105 +232,6 @@ def _weight_files(folder: Path, notes: list[str]) -> dict[Path, set[str]]:
         notes.append(f"weights read from {present[0]}; not used: {', '.join(present[1:])}")
     chosen = folder / present[0]
     return shard_files(chosen) if chosen.suffix == ".json" else {chosen: set()}
-
-
-def _merge(files: Mapping[Path, set[str]], notes: list[str]) -> dict[str, torch.Tensor]:
-    merged: dict[str, torch.Tensor] = {}
-    for path, promised in files.items():
-        tensors = _state_dict(read_weights(path), path, notes)
-        if missing := sorted(promised - set(tensors)):
-            raise BadInputError(
-                f"{path}: {missing[0]}: expected this tensor here, the index says so; got none "
-                f"({len(missing)} missing). Get the shard again."
-            )
-        if twice := sorted(set(tensors) & set(merged)):
-            raise BadInputError(
-                f"{path}: {twice[0]}: expected each tensor once; got it in two shards. "
-                "Remove the shards that do not belong to the index."
-            )
-        merged.update(tensors)
-    return merged
-
-
-def _state_dict(value: dict[str, Any], path: Path, notes: list[str]) -> dict[str, torch.Tensor]:
-    """The tensors by name, taken out of what training loops put around them."""
-    for _ in range(3):
-        key = next((key for key in _WRAPPERS if isinstance(value.get(key), dict)), None)
-        if key is None:
-            break
-        others = ", ".join(str(other)[:40] for other in list(value)[:9] if other != key)
-        notes.append(f"state dict found under {key!r}" + (f"; not used: {others}" * bool(others)))
-        value = value[key]
-    tensors = {key: item for key, item in value.items() if isinstance(item, torch.Tensor)}
-    if not tensors or not all(isinstance(key, str) for key in tensors):
-        keys = ", ".join(str(key)[:40] for key in list(value)[:5]) or "nothing"
-        raise BadInputError(
-            f"{path}: expected tensors by name, or such a dict under "
-            f"{', '.join(map(repr, _WRAPPERS))}; got {keys}. Save model.state_dict()."
-        )
-    if ignored := [str(key)[:40] for key in value if key not in tensors]:
-        notes.append(f"not tensors, left out: {', '.join(ignored[:9])}")
-    return tensors
-
-
-def _canonical(
-    tensors: Mapping[str, torch.Tensor], where: str, notes: list[str]
-) -> dict[str, torch.Tensor]:
-    """The tensors under their canonical names, without the prefixes that wrappers add.
-
-    The name of the last norm shows what is before all names, and what is missing there:
-
-        backbone.norm_f.weight               nothing to do
-        module.backbone.norm_f.weight        'module.' goes
-        norm_f.weight                        'backbone.' is put before all but the head
-        model.norm_f.weight                  'model.' goes, and 'backbone.' comes
-    """
-    plain = {name: name.replace("_orig_mod.", "") for name in tensors}
-    if any(name != new for name, new in plain.items()):
-        notes.append("prefix '_orig_mod.' of torch.compile removed")
-    ends = sorted({name for name in plain.values() if name.endswith("norm_f.weight")}, key=len)
-    prefix, _, model = ends[0].rpartition("norm_f.weight") if ends else ("", "", "")
-    base = not prefix.endswith("backbone.") and bool(model or ends)
-    prefix = prefix.removesuffix("backbone.")
-    if prefix:
-        notes.append(f"prefix {prefix!r} removed")
-    if base:
-        notes.append("prefix 'backbone.' added: the file holds the model without its head")
-    result: dict[str, torch.Tensor] = {}
-    for name, new in plain.items():
-        new = new.removeprefix(prefix)
-        head = new == LM_HEAD or new.startswith(f"{HEAD}.")
-        new = "backbone." + new if base and not head else new
-        new = canonical(new)
-        if new in result:
-            raise BadInputError(
-                f"{where}: {new}: expected one tensor of this name; got two, one as "
-                f"{shown(name)}. Save the state dict of one model only."
-            )
-        result[new] = tensors[name]
-    return result
-
-
-def _check_storage(tensors: Mapping[str, torch.Tensor], where: str) -> None:
-    """Refuse what must not be copied: a few bytes of file can claim to be terabytes of tensor."""
-    stored: dict[int, int] = {}
-    claimed = 0
-    for name, tensor in tensors.items():
-        plain = tensor.layout == torch.strided and tensor.device.type == "cpu"
-        if tensor.dtype not in _FLOATS or not plain:
-            kind = str(tensor.dtype if plain else tensor.layout).removeprefix("torch.")
-            raise BadInputError(
-                f"{where}: {name}: expected dense float16, bfloat16, float32 or float64 values; "
-                f"got {kind}. Convert quantised or sparse weights to floats first."
-            )
-        storage = tensor.untyped_storage()
-        stored[storage.data_ptr()] = storage.nbytes()
-        claimed += 0 if name == LM_HEAD else tensor.numel() * tensor.element_size()
-    if claimed > sum(stored.values()):
-        raise BadInputError(
-            f"{where}: expected tensors with values of their own; got {claimed:,} bytes of tensors "
-            f"that share {sum(stored.values()):,} bytes. Save contiguous copies of the tensors."
-        )
 
 
 def float32(name: str, tensor: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.facts import config_error
@@ -13,6 +14,7 @@ from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.tensors import (
     EMBEDDING,
+    LAST_NORM,
     LM_HEAD,
     TensorSpec,
     layer_name,
@@ -20,6 +22,8 @@ from ssmpress.blocks.tensors import (
     tensor_specs,
 )
 from ssmpress.checkpoint.dialects import STATE_DICT, json_key
+from ssmpress.checkpoint.found import what_is_there
+from ssmpress.checkpoint.names import printable
 from ssmpress.errors import BadInputError
 
 _NORM_BIAS = re.compile(r"\bnorm(_f)?\.bias$")
@@ -44,8 +48,7 @@ def infer_config(shapes: _Shapes, where: str) -> ModelConfig:
             raise BadInputError(
                 f"{where}: expected the state dict of a Mamba-1 or Mamba-2 language model with "
                 f"{name} of {rank} axes; got {shapes.get(name, 'no such tensor')}. "
-                "Save model.state_dict() of a MambaLMHeadModel, MambaForCausalLM or "
-                "Mamba2ForCausalLM, or put its config.json beside the file."
+                f"{what_is_there(shapes)}"
             )
     own = {
         name.removeprefix(mixer): shape for name, shape in shapes.items() if name.startswith(mixer)
@@ -59,7 +62,29 @@ def infer_config(shapes: _Shapes, where: str) -> ModelConfig:
         vocab_size=shapes[EMBEDDING][0],
         layers=(layer,) * (1 + last),
         tie_embeddings=LM_HEAD not in shapes,
+        norm="layer" if f"{LAST_NORM}.bias" in shapes else "rms",
     )
+
+
+def stored_vocabulary(
+    config: ModelConfig, stated: Any, shapes: _Shapes, notes: list[str]
+) -> ModelConfig:
+    """The configuration with as many tokens as the embedding has rows, if config.json has fewer.
+
+    mamba-ssm pads the vocabulary to a multiple that config.json need not say, and libraries that
+    add tokens pad it to another one. What the file holds is what was trained.
+
+    Args:
+        stated: vocab_size of config.json, unpadded.
+    """
+    rows, *_ = shapes.get(EMBEDDING) or (0,)
+    if rows == config.vocab_size or not config.has_vocabulary or not rows >= stated:
+        return config
+    notes.append(
+        f"vocabulary of {rows:,}, the rows of {EMBEDDING}, although config.json leads to "
+        f"{config.vocab_size:,} (vocab_size {stated:,}, padded)"
+    )
+    return replace(config, vocab_size=rows)
 
 
 def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) -> None:
@@ -95,8 +120,18 @@ def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) 
         for name in shapes
         if name not in expected
     ]
+    unknown = [name for name in shapes if name not in expected]
+    missing = [name for name in expected if name not in shapes]
+    if len(unknown) > 1 and len(missing) > 1 and not any(name in possible for name in unknown):
+        raise BadInputError(
+            f"{where}: expected the names of a {config.title} language model, such as "
+            f"{missing[0]}; got {len(unknown)} tensors of other names, such as "
+            f"{printable(unknown[0])}. {what_is_there(shapes)}"
+        )
     if problems:
-        more = f" ({len(problems) - 1} more tensors differ.)" if len(problems) > 1 else ""
+        absent = len(missing) == len(problems)
+        others = f"{len(problems) - 1} more tensors {'are missing' if absent else 'differ'}"
+        more = f" ({others}.)" if len(problems) > 1 else ""
         raise BadInputError(f"{where}: {problems[0]}{more}")
 
 
@@ -125,23 +160,19 @@ def _shape_problem(
     return text + f"Check {keys} in config.json."
 
 
-def shown(name: str) -> str:
-    """A name from an untrusted file, fit for a message: short, no line breaks or escapes."""
-    return ascii(name[:120])[1:-1]
-
-
 def _extra_problem(name: str, possible: TensorSpec | None, layout: str, title: str) -> str:
-    if possible and possible.flag and layout != STATE_DICT:
+    said = layout != STATE_DICT and not (layout == "huggingface" and _NORM_BIAS.search(name))
+    if possible and possible.flag and said:
         key = json_key(possible.flag, layout, possible.config)
-        return f"{shown(name)}: expected no such tensor; got one. Check {key} in config.json."
+        return f"{printable(name)}: expected no such tensor; got one. Check {key} in config.json."
     if _NORM_BIAS.search(name):
         return (
-            f"{shown(name)}: expected RMS norms, which have no bias; got a LayerNorm's. LayerNorm "
-            "is not supported, and without its biases the model would be another one: use a "
-            "checkpoint that was trained with rms_norm true."
+            f"{printable(name)}: expected RMS norms, which have no bias, as the other norms are; "
+            "got a LayerNorm's, and without it the model would be another one. The file is "
+            "incomplete, or of a model that mixes both."
         )
     return (
-        f"{shown(name)}: expected only the tensors of a {title} model; got this one too. No tensor "
-        "is left out: the rest would be another model. If the model has such layers, put its "
-        "config.json beside the weights."
+        f"{printable(name)}: expected only the tensors of a {title} model; got this one too. No "
+        "tensor is left out: the rest would be another model. If the model has such layers, put "
+        "its config.json beside the weights."
     )

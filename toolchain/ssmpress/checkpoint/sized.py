@@ -6,9 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 from ssmpress.checkpoint.read import Checkpoint, read_config
-from ssmpress.checkpoint.weight_files import beside
+from ssmpress.checkpoint.weight_files import folders_of
+from ssmpress.data.tokenizer_files import find_tokenizer
 
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def weight_bytes(path: Path) -> int:
@@ -25,14 +26,16 @@ def weight_bytes(path: Path) -> int:
     return max(sizes.values(), default=0)
 
 
-def read_sizes(path: Path) -> Checkpoint:
-    """A checkpoint without tensors: its configuration, and its tokenizer.json.
+def read_sizes(path: Path, weights_of: str | None = None) -> Checkpoint:
+    """A checkpoint without tensors: its configuration, and its tokenizer.
+
+    Args:
+        weights_of: which of several models in one file.
 
     Raises:
         BadInputError: as `read_checkpoint`, but what only the tensors could show.
     """
-    config, notes = read_config(path)
-    tokenizer = beside(path, "tokenizer.json")
+    config, notes = read_config(path, weights_of)
     return Checkpoint(
         config=config,
         tensors={},
@@ -40,6 +43,6 @@ def read_sizes(path: Path) -> Checkpoint:
         files=(),
         input_bytes=weight_bytes(path),
         sha256={},
-        tokenizer=tokenizer if tokenizer and tokenizer.is_file() else None,
+        tokenizer=find_tokenizer(folders_of(path)),
         notes=notes,
     )

@@ -1,36 +1,31 @@
 """Safe reading of weight files: torch.save archives, safetensors, and their sharded forms.
 
-What is read is not trusted. Pickles run through torch's weights-only loader, and only from
-archives whose every entry was checked; safetensors hold no code. Older files that are plain
-pickles or tar archives are refused: loading those has run code in releases of torch that are
-still in use. Every failure becomes a BadInputError.
+What is read is not trusted. Pickles are read from archives whose every entry was checked
+(archive.py), and nothing that they name is imported or called; safetensors hold no code. Older
+files that are plain pickles or tar archives are refused: loading those has run code in releases of
+torch that are still in use. Every failure becomes a BadInputError.
 """
 
 from __future__ import annotations
 
 import re
 import stat
-import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 
-from ssmpress.checkpoint.pickle_check import UnfitPickleError, check_pickle
+from ssmpress.checkpoint import archive, foreign
 from ssmpress.errors import BadInputError
 from ssmpress.strict_json import parse_json
 
 JSON_LIMIT = 32 << 20
 """Bytes of a config.json or index; the index of a model with 10,000 tensors has 1 MB."""
 
-_PICKLE_LIMIT = 64 << 20  # bytes of data.pkl, which names the tensors
 _SHARD_LIMIT = 1024
-_ENTRY_LIMIT = 1 << 17  # entries of an archive, one per tensor
-_SAVE_AGAIN = (
-    "Load it where it comes from and save the weights only: "
-    "torch.save(model.state_dict(), 'weights.pt')."
-)
 
 
 def regular_file(path: Path, expected: str) -> Path:
@@ -54,11 +49,15 @@ def regular_file(path: Path, expected: str) -> Path:
     return path
 
 
+def folders_of(path: Path) -> list[Path]:
+    """Where the files of a checkpoint lie: the folder, or that of a file and of what it is a link
+    to."""
+    return [path] if path.is_dir() else [path.parent, path.resolve().parent]
+
+
 def beside(path: Path, name: str) -> Path | None:
-    """The file of that name in the folder, or beside the file or beside what it is a link to; None
-    where there is none."""
-    folders = [path] if path.is_dir() else [path.parent, path.resolve().parent]
-    files = (folder / name for folder in folders)
+    """The file of that name in one of the checkpoint's folders; None where there is none."""
+    files = (folder / name for folder in folders_of(path))
     return next((file for file in files if file.exists() or file.is_symlink()), None)
 
 
@@ -89,120 +88,85 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
     return value
 
 
-def read_weights(path: Path) -> dict[str, Any]:
+def read_weights(path: Path) -> Any:
     """Read one weight file; its first bytes tell the format, not its name.
 
     Args:
         path: a torch.save archive or a safetensors file.
 
     Returns:
-        What the file holds: tensors by name, or for torch.save possibly a dict around them. The
-        tensors may be maps of the file; copy what you keep.
+        What the file holds: tensors by name, or what a training loop put around them. The tensors
+        may be maps of the file; copy what you keep. Objects of other classes are stand-ins.
 
     Raises:
-        BadInputError: it is missing, damaged, not one of the formats, or holds more than tensors.
+        BadInputError: it is missing, damaged, or not one of the formats.
     """
+    return _read_archive_or(path, archive.read_archive, _safetensors)
+
+
+def read_shapes(path: Path) -> Any:
+    """`read_weights` without the values: tensors have `shape` and `dtype` only.
+
+    Raises:
+        BadInputError: as `read_weights`, but what only the values could show.
+    """
+    return _read_archive_or(path, archive.read_archive_shapes, _safetensors_shapes)
+
+
+def _read_archive_or(
+    path: Path, read_archive: Callable[[Path], Any], read_safetensors: Callable[[Path], Any]
+) -> Any:
     regular_file(path, "a state dict (.pt, .pth, .bin or .safetensors)")
     try:
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(512)
     except OSError as error:
         raise BadInputError(f"{path}: cannot be read: {error.strerror}.") from error
     if head[:4] == b"PK\x03\x04":
-        return _read_archive(path)
+        foreign.check_zip(path)
+        return read_archive(path)
     if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return read_safetensors(path)
     if head[:1] == b"\x80" or head[257:262] == b"ustar":
         raise BadInputError(
             f"{path}: expected a torch.save archive; got a plain pickle, which may run code when "
-            f"it is loaded (torch older than 1.6 also wrote these). {_SAVE_AGAIN}"
+            "it is loaded (torch older than 1.6 also wrote these). " + archive.SAVE_AGAIN
         )
     if head.startswith(b"version https://git-lfs"):
         raise BadInputError(
             f"{path}: expected weights; got a Git LFS pointer. Fetch the file: git lfs pull."
         )
+    foreign.check_head(path, head)
     raise BadInputError(
         f"{path}: expected a torch.save archive or a safetensors file; got neither "
         f"(it starts with {head[:8].hex(' ')}). Check the path and the download."
     )
 
 
-def _read_archive(path: Path) -> dict[str, Any]:
-    _check_archive(path)
-    try:  # no mmap: with it torch reads past a record that is shorter than its tensor
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if found:
-            raise BadInputError(
-                f"{path}: expected tensors only; got the Python object {found[1]}, which is not "
-                f"loaded because it may run code. {_SAVE_AGAIN}"
-            ) from error
-        reason = re.split(r"\. |\n", str(error))[0].rstrip(".")[:200] or type(error).__name__
-        raise BadInputError(
-            f"{path}: expected a torch.save archive of tensors; got: {reason}. {_SAVE_AGAIN}"
-        ) from error
-    if not isinstance(value, dict):
-        raise BadInputError(
-            f"{path}: expected a state dict (name -> tensor); got {type(value).__name__}. "
-            f"{_SAVE_AGAIN}"
-        )
-    return value
+@dataclass(frozen=True)
+class Described:
+    """A tensor of which only the header was read."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
-def _check_archive(path: Path) -> None:
-    """Check every entry before anything is unpickled: stored plainly, in the file, intact."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-            if problem := _archive_problem(entries, path.stat().st_size):
-                raise BadInputError(f"{path}: {problem}. {_SAVE_AGAIN}")
-            for entry in entries:
-                if entry.filename.split("/", 1)[-1] == "data.pkl":
-                    check_pickle(archive.read(entry))
-                if entry.CRC == 0:  # torch can be told to leave the checksums out
-                    continue
-                with archive.open(entry) as file:
-                    while file.read(1 << 20):
-                        pass
-    except BadInputError:
-        raise
-    except UnfitPickleError as error:
-        raise BadInputError(
-            f"{path}: expected a state dict (name -> tensor); got {error}. {_SAVE_AGAIN}"
-        ) from error
-    except Exception as error:  # zipfile raises a dozen kinds on damaged input
-        raise BadInputError(
-            f"{path}: expected a torch.save archive; it is damaged or cut short: "
-            f"{str(error).rstrip('.')}. Copy or download it again."
-        ) from error
+def _safetensors(path: Path) -> dict[str, Any]:
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def _archive_problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
-    names = [entry.filename.split("/", 1)[-1] for entry in entries]
-    if "constants.pkl" in names:
-        return "expected a state dict; got a TorchScript program"
-    if "data.pkl" not in names:
-        return "expected a torch.save archive; got a zip file without data.pkl"
-    if len(entries) > _ENTRY_LIMIT:
-        return f"expected at most {_ENTRY_LIMIT} entries; got {len(entries)}"
-    if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
-        return "expected a torch.save archive, which is not compressed; got a compressed one"
-    # torch takes such an entry for a folder, reads nothing and leaves the tensor uninitialised
-    if any(entry.external_attr & 0x10 or entry.is_dir() for entry in entries):
-        return "expected a torch.save archive; got one with an entry marked as a folder"
-    if sum(entry.file_size for entry in entries) > size:
-        return f"its entries claim more bytes than the file's {size:,}; it is damaged"
-    pickles = (e for e, name in zip(entries, names, strict=True) if name == "data.pkl")
-    if any(entry.file_size > _PICKLE_LIMIT for entry in pickles):
-        return f"expected a data.pkl of at most {_PICKLE_LIMIT:,} bytes"
-    return None
+def _safetensors_shapes(path: Path) -> dict[str, Any]:
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {n: Described(tuple(s.get_shape()), s.get_dtype()) for n, s in slices.items()}
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            yield file
     except Exception as error:
         raise BadInputError(
             f"{path}: expected a safetensors file; got: {str(error).rstrip('.')}. "

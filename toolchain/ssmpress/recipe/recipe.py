@@ -89,6 +89,14 @@ class Recipe:
             metavar="MODEL",
         ),
     ] = None
+    weights_of: Annotated[
+        str | None,
+        Option(
+            "Which model of MODEL's file, where it holds several, such as ema; also of --pruned's.",
+            Panel.DATA,
+            metavar="NAME",
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         check_settings(self)

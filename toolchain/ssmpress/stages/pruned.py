@@ -22,7 +22,7 @@ from ssmpress.prune.distill import Teacher
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.stages.source import Source, check_pruned
+from ssmpress.stages.source import Source, check_pruned, of_pruned
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def prune_weights(
         scores: filled by the first one-shot run, used by the others.
     """
     if recipe.pruned is not None:
-        return read_pruned(recipe.pruned, source.checkpoint.config)
+        return read_pruned(recipe.pruned, source.checkpoint.config, recipe.weights_of)
     torch.set_num_threads(recipe.threads)
     model, teacher = Mamba.from_checkpoint(source.checkpoint), None
     if start is not None:
@@ -93,13 +93,16 @@ def prune_weights(
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
-def read_pruned(path: Path, config: ModelConfig) -> Pruned:
+def read_pruned(path: Path, config: ModelConfig, weights_of: str | None = None) -> Pruned:
     """Weights that are pruned already, for example by `--save-checkpoint` on another machine.
+
+    Args:
+        weights_of: which model of its file, if it holds several.
 
     Raises:
         BadInputError: it cannot be read, or has other sizes than the dense model.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = of_pruned(read_checkpoint, path, weights_of)
     check_pruned(path, checkpoint.config, config)
     return Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, f"read from {path}"))
 
@@ -136,7 +139,7 @@ def check_save_checkpoint(folder: Path | None) -> None:
 def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -> str:
     """A name for unfinished recovery, made of everything that decides the weights."""
     settings = recipe.to_dict()
-    deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads")}
+    deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads", "weights_of")}
     if recipe.recover.steps is None:
         deciding["quality"] = recipe.gate.quality()
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())

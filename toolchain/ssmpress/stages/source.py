@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ssmpress.blocks.config import ModelConfig, first_difference
 from ssmpress.blocks.tensors import tensor_shapes
@@ -14,7 +15,7 @@ from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, read_config
 from ssmpress.checkpoint.sized import read_sizes, weight_bytes
 from ssmpress.checkpoint.text_side import TextSide, read_text_side
 from ssmpress.data import overlap
-from ssmpress.errors import BadInputError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.pack.head_error import HEAD_TEXT
 from ssmpress.prune import mask
 from ssmpress.prune.one_shot import check_combination
@@ -25,6 +26,7 @@ from ssmpress.results.run import TextUse
 from ssmpress.tasks import Task
 from ssmpress.tasks.task import Request
 
+_Read = TypeVar("_Read")
 CPU_CALIBRATION_TOKENS = 4_000_000
 """More text than a CPU can train on within any time budget."""
 
@@ -73,11 +75,12 @@ def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -
         UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
             would train on the evaluation data.
     """
-    checkpoint, settings = _checkpoint(recipe.model, note, values_up_to), recipe.data
+    checkpoint, settings = _checkpoint(recipe, note, values_up_to), recipe.data
     for sentence in checkpoint.notes:
         note(sentence)
     if recipe.pruned is not None:
-        check_pruned(recipe.pruned, read_config(recipe.pruned)[0], checkpoint.config)
+        found, _ = of_pruned(read_config, recipe.pruned, recipe.weights_of)
+        check_pruned(recipe.pruned, found, checkpoint.config)
     if recipe.save_checkpoint is not None:
         dialects.check_writable(checkpoint.config)
     resolve_sparsity(recipe, checkpoint.config)
@@ -103,16 +106,17 @@ def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -
     )
 
 
-def _checkpoint(path: Path, note: Note, values_up_to: int | None) -> Checkpoint:
+def _checkpoint(recipe: Recipe, note: Note, values_up_to: int | None) -> Checkpoint:
     """With its tensors, unless there are too many of them."""
+    path = recipe.model
     size = weight_bytes(path)
     if values_up_to is not None and size > values_up_to:
         note(
             f"the weights were not read: {size / 1e9:.1f} GB are above --plan-bytes "
             f"{values_up_to:g}, so damage would show in the run only"
         )
-        return read_sizes(path)
-    checkpoint = read_checkpoint(path)
+        return read_sizes(path, recipe.weights_of)
+    checkpoint = read_checkpoint(path, recipe.weights_of)
     note(f"architecture {checkpoint.architecture}")
     return checkpoint
 
@@ -150,6 +154,14 @@ def _calibration_limit(recipe: Recipe) -> int | None:
     if compute_device(recipe.recover.compute).type == "cuda":
         return None
     return max(saliency, CPU_CALIBRATION_TOKENS)
+
+
+def of_pruned(read: Callable[[Path, str | None], _Read], path: Path, name: str | None) -> _Read:
+    """What is read of `--pruned`: of the model `name`, or else of the only one in its file."""
+    try:
+        return read(path, name)
+    except UsageError:
+        return read(path, None)
 
 
 def check_pruned(path: Path, pruned: ModelConfig, config: ModelConfig) -> None:
