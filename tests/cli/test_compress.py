@@ -149,9 +149,12 @@ def test_missing_model(compress):
 def test_output_that_cannot_be_written_is_no_defect():
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [*COMMAND, str(DEMO), *PLAN, "--json"], stdout=full, stderr=subprocess.PIPE,
-            text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
+            [*COMMAND, str(DEMO), *PLAN, "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
     assert done.returncode == 6
     *notes, last = done.stderr.splitlines()
     assert last == "error: the output: cannot be written: No space left on device."
@@ -244,13 +247,30 @@ def test_dry_run_prints_the_plan_and_writes_nothing(compress, monkeypatch):
 def test_dry_run_names_what_the_run_will_use(compress):
     write_text_file("a.txt", 200)
     write_text_file("b.txt", 300)
-    arguments = ["--calibration", "a.txt", "--evaluation", "b.txt", "--max-bundle-bytes", "5e6",
-                 "--out", "here", "--recover", "none"]  # fmt: skip
+    arguments = [
+        "--calibration",
+        "a.txt",
+        "--evaluation",
+        "b.txt",
+        "--max-bundle-bytes",
+        "5e6",
+        "--out",
+        "here",
+        "--recover",
+        "none",
+    ]
     code, _, err = compress(DEMO, *arguments, *PLAN)
     assert code == 0
-    for line in ("Target: host (", "runs on this machine", "Calibration: a.txt, ", " tokens",
-                 "Evaluation: b.txt, ", "Gates: min_retention 0.95, max_bundle_bytes 5000000.0",
-                 "Out: here", "Downloads: none"):  # fmt: skip
+    for line in (
+        "Target: host (",
+        "runs on this machine",
+        "Calibration: a.txt, ",
+        " tokens",
+        "Evaluation: b.txt, ",
+        "Gates: min_retention 0.95, max_bundle_bytes 5000000.0",
+        "Out: here",
+        "Downloads: none",
+    ):
         assert line in " ".join(err.split())
     code, out, _ = compress(DEMO, *arguments, *PLAN, "--json")
     plan = json.loads(out)
@@ -314,8 +334,7 @@ def test_weights_above_the_plans_bytes_are_not_read_and_that_is_told(compress, t
 
 
 def test_dry_run_json_adds_up(compress):
-    code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", *PLAN,
-                            "--json")  # fmt: skip
+    code, out, _ = compress(DEMO, "--sparsity", "0.5", "--sparsity-of", "model", *PLAN, "--json")
     assert code == 0
     plan = json.loads(out)
     assert plan["sparsity_model"] == pytest.approx(0.5)
