@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
+import ssmpress
 import ssmrun_bundle as sb
 from changed_tokenizer import ADDED, CHANGES, Change, changed, plain
 from conftest import small_config
@@ -126,6 +127,27 @@ def test_packing_knows_what_ssmrun_takes() -> None:
         assert missing_part(changed(change)) is None, change.__name__
     for name, kind in KINDS.items():
         assert missing_part(json.dumps(kind())) is None, name
+
+
+def test_info_says_what_ssmrun_lacks(
+    tmp_path_factory: pytest.TempPathFactory, library: Path
+) -> None:
+    """In ssmrun and in Python, and neither fails; of a tokenizer that ssmrun has, nothing."""
+    sb.runner()
+    folder = sb.make_bundle(tmp_path_factory.mktemp("info") / "b", None, library=library)
+    info = sb.reply(sb.ssmrun("info", folder, "--json"))
+    assert info["ssmrun_lacks"] is None
+    assert ssmpress.open_bundle(folder, threads=1).ssmrun_lacks is None
+    file = changed(LIBRARY_ONLY[0])
+    (folder / "tokenizer.json").write_text(file)
+    sb.remake_manifest(folder)
+    missing = missing_part(file)
+    info = sb.reply(sb.ssmrun("info", folder, "--json"))
+    assert info["ssmrun_lacks"].startswith(f"{folder}/tokenizer.json: {missing}")
+    assert "texts: not here, in Python only: " in sb.ssmrun("info", folder).stdout.decode()
+    model = ssmpress.open_bundle(folder, threads=1)
+    assert model.ssmrun_lacks == missing
+    assert "".join(model.stream("The list of", 4))
 
 
 # ---- one function decides what ssmrun has: against what ssmrun does ----
