@@ -164,6 +164,7 @@ def test_pages_ask_for_nothing_from_elsewhere(site: Path, width: int) -> None:
 ASSEMBLED = {
     "expected a folder with config.json": ("a folder with config.json",),
     "Check d_state in config.json": ("Check {keys} in config.json",),
+    "Check rms_norm in config.json": ("Check {key} in config.json", 'flag="rms_norm"'),
     "architecture Mamba-1, assumed": ("architecture {", '"Mamba-1",', "', assumed'"),
     "architecture Mamba-2, assumed": ("architecture {", '"Mamba-2",', "', assumed'"),
     "Fail: The quality kept is …": ("quality kept", "The {self.rule.label} is"),
