@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import pickle
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from ssmpress.checkpoint import archive
 from ssmpress.checkpoint.contents import choose_tensors, find_number
+from ssmpress.checkpoint.pickle_check import UnfitPickleError
 from ssmpress.checkpoint.pickle_values import StandIn, StoredTensor, read_pickle
 from ssmpress.checkpoint.weight_files import read_weights
 from ssmpress.errors import BadInputError
@@ -93,7 +99,7 @@ def test_tied_tensors_share_memory(tmp_path: Path) -> None:
 
 
 def test_objects_are_stand_ins_with_their_attributes() -> None:
-    value = read(pickle.dumps({"args": __import__("argparse").Namespace(lr=0.5, n=[1, 2])}, 4))
+    value = read(pickle.dumps({"args": argparse.Namespace(lr=0.5, n=[1, 2])}, 4))
     args = value["args"]
     assert isinstance(args, StandIn) and args.name == "argparse.Namespace"
     assert (args.attribute("lr"), args.attribute("n"), args.attribute("x")) == (0.5, [1, 2], None)
@@ -144,6 +150,10 @@ def tensor(offset: bytes, shape: bytes, stride: bytes) -> bytes:
 
 
 HOSTILE: dict[str, tuple[bytes, str]] = {
+    "no arguments": (
+        PROTO + b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
+        "a state dict .name -> tensor.; got|without tensors",
+    ),
     "past its storage": (tensor(b"K\x01", b"K\x08\x85", b"K\x01\x85"), "larger than its storage"),
     "strides past it": (tensor(b"K\0", b"K\x03\x85", b"K\x04\x85"), "larger than its storage"),
     "negative offset": (tensor(b"J\xff\xff\xff\xff", b"K\x01\x85", b"K\x01\x85"), "no shape"),
@@ -191,8 +201,8 @@ def test_hostile_pickles_are_one_sentence(tmp_path: Path, name: str) -> None:
         file.writestr("archive/data.pkl", content)
         file.writestr("archive/version", "3\n")
     with pytest.raises(BadInputError, match=message) as caught:
-        read_weights(path)
-    assert str(caught.value).startswith(f"{path}: expected a")
+        choose_tensors(read_weights(path), path, [], None)
+    assert str(caught.value).startswith(f"{path}: expected")
 
 
 def test_keys_that_cost_are_found_by_nobody() -> None:
@@ -213,3 +223,25 @@ def test_depth_and_places_of_the_memo_cost_nothing() -> None:
     del deep
     far = b"\xff\xff\xff\x7f"
     assert read(PROTO + b"Nr" + far + b"0j" + far + END) is None
+
+
+SAVED = io.BytesIO()
+torch.save({"state_dict": {"a": BASE}, "args": argparse.Namespace(lr=1), "n": [1, 2.5]}, SAVED)
+with zipfile.ZipFile(SAVED) as good:
+    PICKLE = next(good.read(name) for name in good.namelist() if name.endswith("data.pkl"))
+PIECES = st.binary(max_size=4) | st.sampled_from(
+    [b"(", b".", b"0", b")R", b"}", b"s", b"h\1", b"b"]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(PICKLE) - 1), st.integers(0, 6), PIECES), max_size=4))
+def test_damaged_pickles_are_values_or_one_sentence(edits: list[tuple[int, int, bytes]]) -> None:
+    """Any bytes changed, cut or added: nothing but the two errors, which are sentences."""
+    content = bytearray(PICKLE)
+    for start, length, piece in edits:
+        content[start : start + length] = piece
+    with suppress(UnfitPickleError, BadInputError):
+        value = read(bytes(content))
+        choose_tensors(value, Path("w.pt"), [], None)
+        find_number(value, "lora_alpha")

@@ -118,8 +118,8 @@ def _tell(chosen: Model, search: _Search, value: Any, notes: list[str]) -> None:
 def _nothing(value: Any, path: Path) -> BadInputError:
     if not isinstance(value, dict | StandIn):
         return BadInputError(
-            f"{path}: expected a state dict (name -> tensor); got {type(value).__name__}. Save "
-            "model.state_dict()."
+            f"{path}: expected a state dict (name -> tensor); got "
+            f"{'Tensor' if _known(value) else type(value).__name__}. Save model.state_dict()."
         )
     if isinstance(value, StandIn):
         got = f"an object of {printable(value.name)} without tensors"

@@ -298,7 +298,9 @@ def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 48
 
 
-def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
+def _tensor(
+    storage: Any = None, offset: Any = None, shape: Any = None, stride: Any = None, *_: Any
+) -> Any:
     """_rebuild_tensor and _rebuild_tensor_v2."""
     if not isinstance(storage, _Storage) or storage.dtype is None:
         return _MISSING
