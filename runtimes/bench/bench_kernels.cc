@@ -4,7 +4,7 @@
 // moment of the machine meets all of them; figures are medians over the rounds. Prints JSON.
 //
 //   bench_kernels [--isa NAME] [--tokens T] [--threads N] [--rounds R] [--copies C] [--density F]
-//       [--raw FILE]
+//       [--raw FILE] [--kernel linear|scan]
 //
 // --copies packs every matrix that many times: together the formats must be far larger than the
 // last cache, so that a pass over the others drives a format out of it. "read_gb_per_s" is the rate
@@ -35,6 +35,7 @@ using namespace ssmpress::bench;
 struct Options {
   const char* isa = nullptr;
   const char* raw = nullptr;
+  std::string kernel;  // empty: all
   size_t tokens = 1, threads = 1, rounds = 9, copies = 1;
   float density = 0.3f;
 };
@@ -47,6 +48,13 @@ float Uniform() {
 
 double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// Before every object of the list of results.
+void BeginResult() {
+  static bool first = true;
+  std::printf(first ? "  " : ",\n  ");
+  first = false;
 }
 
 double Median(std::vector<double> v) {
@@ -201,16 +209,18 @@ void BenchLinear(const Isa& isa, const Options& options, const std::vector<Weigh
     const double rate = ReadBandwidth(packed[0], parallel);
     if (round > 0) reads.push_back(rate);
   }
-  std::printf("  {\"read_gb_per_s\": %.2f},\n", Median(reads));
+  BeginResult();
+  std::printf("{\"read_gb_per_s\": %.2f}", Median(reads));
   const double dense = Median(times[0]);
   for (int format = 0; format < kFormats; ++format) {
     const double time = Median(times[format]);
     double bytes = 0;
     for (const Packed& p : packed[format]) bytes += static_cast<double>(p.bytes);
+    BeginResult();
     std::printf(
-        "  {\"format\": \"%s\", \"matrices\": %zu, \"sparsity\": %.4f, \"ms\": %.4f, "
+        "{\"format\": \"%s\", \"matrices\": %zu, \"sparsity\": %.4f, \"ms\": %.4f, "
         "\"ms_min\": %.4f, \"megabytes\": %.1f, \"gb_per_s\": %.2f, "
-        "\"gweights_per_s\": %.2f, \"speedup_over_dense_fp32\": %.2f},\n",
+        "\"gweights_per_s\": %.2f, \"speedup_over_dense_fp32\": %.2f}",
         kFormatNames[format], weights.size(), 1 - stored / elements, time * 1e3,
         *std::min_element(times[format].begin(), times[format].end()) * 1e3, bytes * 1e-6,
         bytes / time * 1e-9, elements * static_cast<double>(options.tokens) / time * 1e-9,
@@ -273,11 +283,45 @@ void BenchScan(const Isa& isa, const Options& options, const ParallelFor& parall
     naive.push_back((middle - start) / static_cast<double>(repeats));
     ours.push_back((end - middle) / static_cast<double>(repeats));
   }
+  BeginResult();
   std::printf(
-      "  {\"kernel\": \"selective_scan\", \"d\": %zu, \"n\": %zu, \"l\": %zu, "
-      "\"ms\": %.4f, \"naive_ms\": %.4f, \"speedup\": %.2f}%s\n",
-      d, n, l, Median(ours) * 1e3, Median(naive) * 1e3, Median(naive) / Median(ours),
-      l == 1 ? "" : ",");
+      "{\"kernel\": \"selective_scan\", \"d\": %zu, \"n\": %zu, \"l\": %zu, "
+      "\"ms\": %.4f, \"naive_ms\": %.4f, \"speedup\": %.2f}",
+      d, n, l, Median(ours) * 1e3, Median(naive) * 1e3, Median(naive) / Median(ours));
+}
+
+// Decoding with the A and the states of many layers, 75 MB, in turns: each comes from memory, as in
+// a model, whose weights pass through the caches between two steps of a layer. Milliseconds of one
+// layer; bytes are those of A, state and state_out.
+void BenchScanFromMemory(const Isa& isa, const Options& options, const ParallelFor& parallel) {
+  const size_t d = 1536, n = 16, layers = 256;
+  std::vector<float> A(layers * n * d), states(2 * layers * n * d), row(d), B(n), y(d);
+  for (float& v : A) v = -1 - 15 * Uniform();
+  for (float& v : states) v = Uniform() - 0.5f;
+  for (float& v : row) v = Uniform() * 4 - 2;
+  for (float& v : B) v = Uniform() - 0.5f;
+  const float* r = row.data();
+  std::vector<double> times;
+  for (size_t round = 0; round <= options.rounds; ++round) {
+    for (size_t i = 0; i < layers; ++i) {
+      const float* state = states.data() + (2 * i + round % 2) * n * d;
+      float* state_out = states.data() + (2 * i + 1 - round % 2) * n * d;
+      const SelectiveScan args = {
+          1,        1,        d, n, r,     r,        r,        A.data() + i * n * d,
+          B.data(), B.data(), r, r, state, y.data(), state_out};
+      const double start = Seconds();
+      RunSelectiveScan(isa, args, parallel);
+      if (round > 0) times.push_back(Seconds() - start);
+    }
+  }
+  std::sort(times.begin(), times.end());
+  const double median = Median(times), tenth = times[times.size() / 10];
+  BeginResult();
+  std::printf(
+      "{\"kernel\": \"selective_scan\", \"d\": %zu, \"n\": %zu, \"l\": 1, \"layers\": %zu, "
+      "\"ms\": %.4f, \"ms_fastest_tenth\": %.4f, \"gb_per_s\": %.2f}",
+      d, n, layers, median * 1e3, tenth * 1e3,
+      static_cast<double>(3 * n * d * sizeof(float)) / median * 1e-9);
 }
 
 // Fills `options`; false at a flag that is unknown or has no value.
@@ -290,6 +334,9 @@ bool Parse(int argc, char** argv, Options* options) {
       options->isa = value;
     } else if (name == "--raw") {
       options->raw = value;
+    } else if (name == "--kernel") {
+      options->kernel = value;
+      if (options->kernel != "linear" && options->kernel != "scan") return false;
     } else if (name == "--density") {
       options->density = std::strtof(value, nullptr);
     } else if (name == "--tokens") {
@@ -314,7 +361,7 @@ int main(int argc, char** argv) {
   if (!Parse(argc, argv, &options)) {
     std::fprintf(stderr,
                  "usage: bench_kernels [--isa NAME] [--raw FILE] [--density 0..1] [--tokens N] "
-                 "[--threads N] [--rounds N] [--copies N]\n");
+                 "[--threads N] [--rounds N] [--copies N] [--kernel linear|scan]\n");
     return 2;
   }
   char error[256];
@@ -325,9 +372,10 @@ int main(int argc, char** argv) {
                  isa == nullptr ? error : "rounds, threads and copies must be above 0");
     return 2;
   }
+  const bool linear = options.kernel != "scan", scan = options.kernel != "linear";
   std::vector<Weights> weights;
-  if (options.raw != nullptr) weights = ReadRaw(options.raw);
-  for (int i = 0; options.raw == nullptr && i < 24; ++i) {  // 340 MB as dense fp32
+  if (linear && options.raw != nullptr) weights = ReadRaw(options.raw);
+  for (int i = 0; linear && options.raw == nullptr && i < 24; ++i) {  // 340 MB as dense fp32
     weights.push_back(Clustered(3072, 768, options.density));
     weights.push_back(Clustered(768, 1536, options.density));
   }
@@ -340,9 +388,12 @@ int main(int argc, char** argv) {
       "\"rounds\": %zu, \"masks\": \"%s\", \"results\": [\n",
       CpuName().c_str(), IsaName(*isa), options.threads, options.tokens, options.rounds,
       options.raw != nullptr ? options.raw : "clustered");
-  BenchLinear(*isa, options, weights, parallel);
-  BenchScan(*isa, options, parallel, 128);
-  BenchScan(*isa, options, parallel, 1);
-  std::printf("]}\n");
+  if (linear) BenchLinear(*isa, options, weights, parallel);
+  if (scan) {
+    BenchScan(*isa, options, parallel, 128);
+    BenchScan(*isa, options, parallel, 1);
+    BenchScanFromMemory(*isa, options, parallel);
+  }
+  std::printf("\n]}\n");
   return 0;
 }

@@ -90,6 +90,7 @@ SSMPRESS_INLINE F32 ScaledPower(F32 shifted, F32, F32 r, F32 q) {
 }
 // With 4 states AVX2's 16 registers spill.
 constexpr size_t kScanStates = 2;
+constexpr size_t kStepAhead = 32;    // channels that a decode step of the scan fetches ahead
 constexpr float kScanBound = 69.0f;  // of |dt·A|: far from where a power is subnormal or infinite
 
 SSMPRESS_INLINE I32 ZeroI32() { return _mm256_setzero_si256(); }

@@ -74,6 +74,7 @@ SSMPRESS_INLINE F32 ScaledPower(F32 shifted, F32 i, F32 r, F32 q) {
   return _mm512_maskz_scalef_ps(kept, grown, i);
 }
 constexpr size_t kScanStates = 4;
+constexpr size_t kStepAhead = 32;   // channels that a decode step of the scan fetches ahead
 constexpr float kScanBound = 0.0f;  // vscalefps makes a bound worth nothing
 
 SSMPRESS_INLINE I32 ZeroI32() { return _mm512_setzero_si512(); }

@@ -27,8 +27,11 @@ struct ScanRun {
   // Tokens whose softplus and SiLU run side by side.
   static constexpr size_t kTogether = kMost < 4 ? kMost : 4;
 
-  // Known when compiling where there is one token only: decoding takes no loop over tokens.
-  SSMPRESS_INLINE size_t Tokens() const { return kMost == 1 ? 1 : tokens; }
+  // Known when compiling where there is one token only: decoding takes no loop over tokens, and
+  // fetches A and h ahead, which come from memory. Its rows are pages apart, so that no prefetcher
+  // follows them. state_out is not fetched: whole lines are written, and need not be read before.
+  static constexpr bool kOnce = kMost == 1;
+  SSMPRESS_INLINE size_t Tokens() const { return kOnce ? 1 : tokens; }
 };
 
 // kTokens tokens from the t-th of the run on, of the channels in `lanes`, which start at channel d.
@@ -66,6 +69,12 @@ SSMPRESS_INLINE void FinishTokens(const SelectiveScan& s, const Run& run, size_t
   }
 }
 
+// Begins to fetch what lies kStepAhead channels further, perhaps beyond the tensor.
+SSMPRESS_INLINE void FetchAhead(const float* p) {
+  const uintptr_t ahead = reinterpret_cast<uintptr_t>(p) + kStepAhead * sizeof(float);
+  __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+}
+
 // kStates states from n on: h stays in registers for the whole run.
 template <bool kBounded, size_t kStates, class Run, class Lanes>
 SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, Run& run, size_t n, Lanes lanes,
@@ -73,6 +82,10 @@ SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, Run& run, size_t n, Lane
   F32 A[kStates], h[kStates], decay[kStates];
   SSMPRESS_UNROLL
   for (size_t k = 0; k < kStates; ++k) {
+    if constexpr (Run::kOnce && kStepAhead > 0) {
+      FetchAhead(rows.A + (n + k) * rows.A_stride);
+      FetchAhead(rows.h_in + (n + k) * rows.h_in_stride);
+    }
     A[k] = lanes.Load(rows.A + (n + k) * rows.A_stride);
     h[k] = lanes.Load(rows.h_in + (n + k) * rows.h_in_stride);
   }
