@@ -34,7 +34,7 @@ def test_choices_given_as_text_are_the_choices_themselves():
     [
         (lambda: PruneSettings(method="magnitud"), "got 'magnitud'. Did you mean magnitude?"),
         (lambda: PruneSettings(sparsity_of="all"), "--sparsity-of: expected prunable or model"),
-        (lambda: RecoverSettings(compute="gpu"), "--compute: expected auto, cpu or cuda"),
+        (lambda: RecoverSettings(compute="tpu"), "--compute: expected auto, cpu or cuda"),
         (lambda: PackSettings(values="int5"), "--values: expected fp32, fp16, int8 or int4"),
         (lambda: PackSettings(head="fp16"), "--head: expected auto, int8 or int4"),
         (lambda: Recipe(Path("m"), Path("o"), target="arm"), "Did you mean arm64?"),
