@@ -169,11 +169,11 @@ ASSEMBLED = {
     "architecture Mamba-2, assumed": ("architecture {", '"Mamba-2",', "', assumed'"),
     "Fail: The quality kept is …": ("quality kept", "The {self.rule.label} is"),
     "from fewer than 8 windows of evaluation text": (
-        "from fewer than {MIN_WINDOWS} {said.evaluated}",
+        "from fewer than {MIN_WINDOWS} {phrases.evaluated}",
         "windows of evaluation text",
     ),
     "from fewer than 8 windows of the series that do not overlap": (
-        "from fewer than {MIN_WINDOWS} {said.evaluated}",
+        "from fewer than {MIN_WINDOWS} {phrases.evaluated}",
         "windows of the series that do not overlap",
     ),
     "nested more than 100 levels deep": ("nested more than {DEPTH} levels deep",),
