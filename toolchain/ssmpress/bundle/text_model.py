@@ -40,8 +40,8 @@ class TextModel:
 
     @property
     def end_tokens(self) -> dict[int, str]:
-        """Where a text ends: tokens, and how they are written. None are known of a bundle from
-        before ssmpress looked for them."""
+        """The tokens at which a text ends, and how they are written; none are known of a bundle
+        from before ssmpress looked for them."""
         ends = self.session.interface.end_tokens
         return {token: self.tokenizer.id_to_token(token) or "" for token in ends}
 

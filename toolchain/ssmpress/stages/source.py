@@ -52,7 +52,7 @@ class Source:
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """After which a text is over; none where none is known."""
+        """The tokens after which a text is over; none where none is known."""
         known = self.text_side and self.text_side.end_tokens
         return tuple(token.id for token in known or ())
 
@@ -107,7 +107,7 @@ def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -
 
 
 def _checkpoint(recipe: Recipe, note: Note, values_up_to: int | None) -> Checkpoint:
-    """With its tensors, unless there are too many of them."""
+    """The checkpoint with its tensors, unless there are too many of them."""
     path = recipe.model
     size = weight_bytes(path)
     if values_up_to is not None and size > values_up_to:

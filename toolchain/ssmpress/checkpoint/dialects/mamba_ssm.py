@@ -297,7 +297,7 @@ def canonical(name: str) -> str:
 
 
 def arranged(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """As they are."""
+    """The tensors as they are: these are the canonical names."""
     return dict(tensors)
 
 

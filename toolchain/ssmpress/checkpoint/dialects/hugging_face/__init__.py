@@ -88,10 +88,10 @@ def canonical(name: str) -> str:
 
 
 def arranged(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """By its family."""
+    """The same, asked of the checkpoint's family."""
     return _family(config).arranged(tensors)
 
 
 def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """By its family."""
+    """The same, asked of the checkpoint's family."""
     return _family(config).spelled(tensors, config)
