@@ -23,15 +23,19 @@ from tokenizer_kinds import KINDS
 CONFIG = small_config()
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
+TEXT = "<0x02>"
+"""Of token 5, which is no special one."""
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A tokenizer with special tokens 0, 1 and 2, a plain added token, and one without a row."""
     parts = KINDS["llama2"]()
-    size = len(parts["model"]["vocab"])
+    size, written = len(parts["model"]["vocab"]), {v: k for k, v in parts["model"]["vocab"].items()}
+    assert written[5] == TEXT
     added = [
-        {"id": size, "content": "<plain>", **PLAIN, "special": False},
-        {"id": size + 1, "content": "<far>", **PLAIN, "special": True},
+        {"id": 5, "content": TEXT, **PLAIN, "special": False},
+        {"id": size, "content": "<far>", **PLAIN, "special": True},
     ]
     parts["added_tokens"] += added
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
@@ -102,7 +106,7 @@ def test_only_special_tokens_within_the_vocabulary(folder: Path, claim: int) -> 
     )
 
 
-@pytest.mark.parametrize("text", ["<plain>", "<far>", "the", "<none>", ""])
+@pytest.mark.parametrize("text", [TEXT, "<far>", "the", "<none>", ""])
 def test_texts_that_are_no_special_tokens(folder: Path, text: str) -> None:
     put(folder, tokenizer_config={"eos_token": text}, special_tokens_map={"eos_token": text})
     side, notes = read(folder)

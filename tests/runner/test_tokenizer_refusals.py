@@ -77,6 +77,8 @@ def test_other_tokenizers_are_refused_by_name(
 
 
 # What the library reads and ssmrun may not have: packing must know which.
+STRIP = {"type": "Strip", "strip_left": True, "strip_right": True}
+NORMALIZED = {**ADDED[0], "normalized": True}
 LIBRARY_ONLY: list[Change] = [
     lambda p: p.update(pre_tokenizer={"type": "UnicodeScripts"}),
     lambda p: p.update(pre_tokenizer=split(REGEX)),
@@ -87,6 +89,16 @@ LIBRARY_ONLY: list[Change] = [
     ),
     lambda p: p["model"].update(dropout=0.1),
     lambda p: p.update(added_tokens=[{**ADDED[0], "id": 2000}]),
+    lambda p: p.update(decoder={"type": "BPEDecoder", "suffix": ""}),
+    lambda p: p.update(normalizer={"type": "Prepend", "prepend": ""}),
+    lambda p: p.update(normalizer=STRIP, added_tokens=[{**NORMALIZED, "content": " "}]),
+    lambda p: p.update(
+        normalizer={"type": "Lowercase"},
+        added_tokens=[
+            {**NORMALIZED, "content": "<Mark>"},
+            {**NORMALIZED, "content": "<mark>", "id": 1025},
+        ],
+    ),
 ]
 
 
@@ -122,7 +134,13 @@ def test_packing_says_that_ssmrun_lacks_a_part(tmp_path: Path) -> None:
     assert note.endswith("run in Python only, not in ssmrun")
 
 
+def unused(parts: dict[str, Any]) -> None:
+    """Members that a kind without members does not have: neither side reads them."""
+    parts["pre_tokenizer"] = {"type": "Whitespace", "pretokenizers": [split(REGEX)]}
+
+
 def test_packing_knows_what_ssmrun_takes() -> None:
+    assert missing_part(changed(unused)) is None
     for change in CHANGES:
         assert missing_part(changed(change)) is None, change.__name__
     for name, kind in KINDS.items():

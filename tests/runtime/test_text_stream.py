@@ -102,12 +102,18 @@ def test_the_page_says_the_bound() -> None:
     assert f"fewer than {MOST_WAITING} tokens" in page
 
 
-def random_tokens(random_: random.Random, tokenizer: Tokenizer) -> list[int]:
-    """Of any tokens, of few, or of those of a text cut anywhere; ids without a token too."""
+def random_tokens(random_: random.Random, tokenizer: Tokenizer, unfinished: list[int]) -> list[int]:
+    """Of any tokens, of few, or of those of a text cut anywhere; ids without a token too.
+
+    unfinished: tokens that are no whole character; more of them may follow each other than wait.
+    """
     size = tokenizer.get_vocab_size()
     few = [random_.randrange(size + 3) for _ in range(4)]
-    way = random_.randrange(4)
+    way = random_.randrange(5)
     length = random_.randrange(60)
+    if way == 4 and unfinished:
+        bad = random_.choice(unfinished)
+        return [*few, *[bad] * (MOST_WAITING - 4 + random_.randrange(8)), *few]
     if way == 0:
         return [random_.randrange(size + 3) for _ in range(length)]
     if way == 1:
@@ -125,9 +131,12 @@ def test_ssmrun_streams_the_same_pieces(tmp_path: Path, library: Path, name: str
     text, tokenizer = read_kind(name)
     random_ = random.Random(name)
     folder = bundle_with(tmp_path / "b", library, text)
+    singles = [[number] for number in range(tokenizer.get_vocab_size())]
+    texts = zip(singles, tokenizer.decode_batch(singles), strict=True)
+    unfinished = [number for (number,), written in texts if written.endswith(HALF)]
     with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
         for turn in range(40):
-            prompt, tokens = (random_tokens(random_, tokenizer) for _ in range(2))
+            prompt, tokens = (random_tokens(random_, tokenizer, unfinished) for _ in range(2))
             shown = turn % 3 == 0
             pieces = pieces_of(tokenizer, prompt, tokens, show_special=shown)
             reply = worker.ask("stream", prompt=prompt, tokens=tokens, show_special=shown)
