@@ -26,6 +26,7 @@ from ssmpress.files import write_text
 from ssmpress.formats import Values
 from ssmpress.machine import get_library_path, host_machine
 from ssmpress.pipeline import Watch, compress
+from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.settings.deploy import DeploySettings
 from ssmpress.recipe.settings.pack import PackSettings
@@ -63,8 +64,8 @@ def recovery(folder: Path) -> Callable[[Path], Action]:
     def train(place: Path) -> str:
         notes: list[str] = []
         prune_and_recover(
-            Mamba.from_checkpoint(source.checkpoint), source.calibration, recipe.prune, settings,
-            note=notes.append, resume_file=place / "state.pt",
+            Mamba.from_checkpoint(source.checkpoint), TextMaterial(source.calibration),
+            recipe.prune, settings, note=notes.append, resume_file=place / "state.pt",
         )  # fmt: skip
         return "\n".join(notes)
 

@@ -19,6 +19,8 @@ from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import prunable_names
+from ssmpress.prune.materials import TextMaterial
+from ssmpress.prune.materials.text import window_batch
 from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 from tolerances import assert_close
@@ -184,7 +186,8 @@ def test_grams_are_of_what_the_projections_really_multiply() -> None:
     names = prunable_names(checkpoint.config, PROJECTIONS)
     tokens = draw_tokens(checkpoint.config, 4, 31)
     model = Mamba.from_checkpoint(checkpoint)
-    statistics = grams(model, names, [tokens[:2], tokens[2:]], None)
+    batches = [window_batch(part) for part in (tokens[:2], tokens[2:])]
+    statistics = grams(model, names, batches, None)
     for name, x in real_inputs(checkpoint, tokens).items():
         gram = x.T @ x
         bound = 1e-4 * float(gram.abs().max())
@@ -203,10 +206,10 @@ def test_masks_are_those_of_the_real_inputs(method: Method) -> None:
     )  # fmt: skip
     text = draw_tokens(checkpoint.config, 1, 96)[0].numpy().astype("int32")
     model = Mamba.from_checkpoint(checkpoint)
-    from ssmpress.prune.one_shot import calibration_windows
-
-    windows = calibration_windows(text, settings, seed=0).flatten(0, 1)
-    keep = one_shot(model, names, text, settings, 0.5, seed=0)
+    material = TextMaterial(text)
+    batches = material.calibration(settings, 0, torch.device("cpu"))
+    windows = torch.cat([batch.inputs for batch in batches])
+    keep = one_shot(model, names, material, settings, 0.5, seed=0)
     for name, x in real_inputs(checkpoint, windows).items():
         w, gram = checkpoint.tensors[name].clone(), x.T @ x
         zeros = int((~keep[name]).sum())

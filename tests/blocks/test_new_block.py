@@ -25,6 +25,7 @@ from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import apply_masks, prunable_names, sparsity_summary
+from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.one_shot import one_shot
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
@@ -109,7 +110,7 @@ def test_every_method_prunes_all_its_projections(
     )  # fmt: skip
     text = draw_tokens(checkpoint.config, 1, 80)[0].numpy().astype(np.int32)
     model = Mamba.from_checkpoint(checkpoint)
-    keep = one_shot(model, names, text, settings, 0.6, seed=0)
+    keep = one_shot(model, names, TextMaterial(text), settings, 0.6, seed=0)
     total = sum(mask.numel() for mask in keep.values())
     assert sum(int((~mask).sum()) for mask in keep.values()) == round(0.6 * total)
     apply_masks(dict(model.named_parameters()), keep)

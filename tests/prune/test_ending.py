@@ -24,8 +24,8 @@ from ssmpress.prune.ending import (
     rounded_up,
 )
 from ssmpress.prune.held_out import Check
+from ssmpress.prune.plan import Plan
 from ssmpress.prune.schedule import HOLD, cosine_factor, cubic_sparsity, hold_factor
-from ssmpress.prune.training import Plan
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.results.run import Ended
 
@@ -44,7 +44,7 @@ class Time:
 
 
 def make_end(seconds: float, step_seconds: float, quality: float | None = None) -> OpenEnd:
-    """As recover.py begins a run."""
+    """As run.py begins a run."""
     ceiling = Ceiling(seconds, clock=Time())
     ceiling.expect("step", step_seconds)
     steps = min(USUAL_STEPS, max(1, ceiling.steps_left()))
@@ -70,7 +70,7 @@ def run(
     end: OpenEnd, durations: Iterator[float], kept: Callable[[int], float], done: Run | None = None,
     stop_after: int | None = None,
 ) -> Run:  # fmt: skip
-    """As recover.py runs it; `durations` are of steps, `kept` is what a check finds."""
+    """As run.py runs it; `durations` are of steps, `kept` is what a check finds."""
     done, clock = done or Run(), end.ceiling._clock
     assert isinstance(clock, Time)
 

@@ -9,18 +9,19 @@ from hypothesis import strategies as st
 
 from conftest import random_checkpoint, small_config
 from ssmpress.blocks.model import Mamba
-from ssmpress.data.held_out import MIN_SAMPLES, MIN_WINDOWS, PART
+from ssmpress.data.held_out import MIN_SAMPLES, MIN_WINDOWS, PART, hold_out_windows
 from ssmpress.data.labelled import LabelledTexts
 from ssmpress.data.series import SeriesWindows
 from ssmpress.measure.metrics import retention
-from ssmpress.prune.held_out import HeldOut, hold_out, quality_kept
+from ssmpress.prune.held_out import HeldOut, quality_kept
+from ssmpress.prune.materials.text import WindowExam
 from ssmpress.results.quality import LanguageModelQuality, TaskQuality
 from ssmpress.tasks import Classification, Forecasting, LanguageModel, Task
 
 
 @given(n=st.integers(0, 3000), count=st.integers(1, 40), window=st.integers(1, 40))
 def test_every_token_is_trained_on_or_held_out(n: int, count: int, window: int) -> None:
-    split = hold_out(np.arange(n, dtype=np.int32), count, window, seed=0)
+    split = hold_out_windows(np.arange(n, dtype=np.int32), count, window)
     most = n // (PART * window)
     if min(count, most) < MIN_WINDOWS:
         assert split is None
@@ -42,7 +43,7 @@ def test_every_text_is_trained_on_or_held_out(lengths: list[int], count: int, se
     texts = LabelledTexts(
         np.repeat(np.arange(len(lengths)), lengths), starts, np.arange(len(lengths))
     )
-    split = hold_out(texts, count, 0, seed)
+    split = texts.hold_out(count, seed)
     expected = min(count, len(lengths) // PART)
     if expected < MIN_SAMPLES:
         assert split is None
@@ -64,7 +65,7 @@ def test_windows_of_a_series_share_no_time_step(
 ) -> None:
     steps = max(steps, lookback + horizon)
     values = np.arange(steps, dtype=np.float32)[:, None]
-    split = hold_out(SeriesWindows(values, lookback, horizon), count, 0, seed=0)
+    split = SeriesWindows(values, lookback, horizon).hold_out(count, seed=0)
     room = steps // PART - lookback - horizon + 1
     assert (split is None) == (room < MIN_SAMPLES)
     if split is not None:
@@ -146,8 +147,8 @@ def test_a_model_that_diverged_keeps_nothing() -> None:
 def test_the_dense_model_keeps_everything() -> None:
     model = Mamba.from_checkpoint(random_checkpoint(small_config()))
     tokens = np.random.default_rng(0).integers(0, 61, 2000)
-    split = hold_out(tokens, 10, 16, seed=0)
+    split = hold_out_windows(tokens, 10, 16)
     assert split is not None
     for batch in (3, 10):
-        check = HeldOut(split, model, batch).check(model, step=7)
+        check = HeldOut(WindowExam(split), model, batch).check(model, step=7)
         assert (check.step, check.kept, check.low) == (7, 1.0, 1.0)

@@ -20,10 +20,12 @@ import torch.nn.functional as F
 from conftest import random_checkpoint, small_config
 from paths import TESTS
 from ssmpress.blocks.model import Mamba
+from ssmpress.data.held_out import hold_out_windows
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.prune import distill, resume
-from ssmpress.prune.held_out import HeldOut, hold_out
+from ssmpress.prune.held_out import HeldOut
 from ssmpress.prune.mask import prunable_names
+from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.order import WindowOrder
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.prune.training import Training
@@ -32,6 +34,7 @@ from ssmpress.recipe.settings.recover import Compute, RecoverSettings
 
 CONFIG = small_config()
 TOKENS = (np.arange(6000) ** 2 % 37 + np.arange(6000) % 5).astype(np.uint16)
+MATERIAL = TextMaterial(TOKENS)
 PRUNE = PruneSettings(calibration_batches=2, calibration_batch=2, calibration_window=16)
 RECOVER = RecoverSettings(steps=24, batch=4, window=16, mask_every=3, compute=Compute.CPU)
 
@@ -44,7 +47,7 @@ def run(
     prune: PruneSettings = PRUNE, recover: RecoverSettings = RECOVER, **options: object
 ) -> tuple[Mamba, PruneResult]:
     mamba = model()
-    return mamba, prune_and_recover(mamba, TOKENS, prune, recover, **options)  # type: ignore[arg-type]
+    return mamba, prune_and_recover(mamba, MATERIAL, prune, recover, **options)  # type: ignore[arg-type]
 
 
 def same(a: Mamba, b: Mamba) -> bool:
@@ -188,7 +191,8 @@ def test_a_pruned_model_is_pruned_further() -> None:
     dense = distill.Teacher(model())
     mamba, _ = run()
     before = {name: weight.clone() for name, weight in prunable(mamba).items()}
-    again = prune_and_recover(mamba, TOKENS, replace(PRUNE, sparsity=0.9), RECOVER, teacher=dense)
+    further = replace(PRUNE, sparsity=0.9)
+    again = prune_and_recover(mamba, MATERIAL, further, RECOVER, teacher=dense)
     exact_zeros(mamba, 0.9)
     for name, weight in prunable(mamba).items():
         assert not bool(((weight != 0) & (before[name] == 0)).any())
@@ -276,7 +280,7 @@ def test_the_first_masks_are_not_training(work: Callable[[], float]) -> None:
 def test_what_is_held_out_is_not_trained_on(work: Callable[[], float]) -> None:
     """Other tokens there change no weight of a run that ends before its first check."""
     random = np.random.default_rng(0).integers(0, CONFIG.vocab_size, len(TOKENS))
-    split = hold_out(random, 16, 16, 0)
+    split = hold_out_windows(random, 16, 16)
     assert split is not None
     others = random.copy()
     for window in split.held_out:
@@ -286,7 +290,7 @@ def test_what_is_held_out_is_not_trained_on(work: Callable[[], float]) -> None:
     models = model(), model()
     for mamba, tokens in zip(models, (random, others), strict=True):
         short = replace(OPEN, seconds=20)
-        result = prune_and_recover(mamba, tokens, PRUNE, short, clock=work)
+        result = prune_and_recover(mamba, TextMaterial(tokens), PRUNE, short, clock=work)
         assert result.steps > 3
     assert same(*models)
 
@@ -316,7 +320,7 @@ def test_tokens_may_be_mapped_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "tokens.npy", TOKENS)
     mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
     mamba = model()
-    prune_and_recover(mamba, mapped, PRUNE, RECOVER)
+    prune_and_recover(mamba, TextMaterial(mapped), PRUNE, RECOVER)
     assert same(mamba, run()[0])
 
 

@@ -14,6 +14,9 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import apply_masks, prunable_names, zero_counts
+from ssmpress.prune.material import CalibrationBatch
+from ssmpress.prune.materials import TextMaterial
+from ssmpress.prune.materials.text import window_batch
 from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, mean_gradient_magnitude
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
@@ -28,15 +31,22 @@ def model() -> Mamba:
     return Mamba.from_checkpoint(random_checkpoint(CONFIG))
 
 
-def batches(count: int = 3) -> torch.Tensor:
+MATERIAL = TextMaterial(TOKENS)
+
+
+def windows(count: int = 3) -> torch.Tensor:
     return torch.from_numpy(TOKENS[: count * 32].astype(np.int64)).view(count, 2, 16)
+
+
+def batches(count: int = 3) -> list[CalibrationBatch]:
+    return [window_batch(tokens) for tokens in windows(count)]
 
 
 def test_gradient_magnitude_is_the_mean_of_absolute_gradients() -> None:
     mamba, alpha = model(), 0.5
     expected = {name: torch.zeros_like(w) for name, w in magnitude(mamba, NAMES).items()}
     weights = dict(mamba.named_parameters())
-    for tokens in batches():
+    for tokens in windows():
         mamba.zero_grad()
         logits = mamba.logits(tokens)
         F.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()).backward()
@@ -88,7 +98,7 @@ def test_calibration_needs_a_batch() -> None:
 def test_grams_are_of_the_inputs_of_the_projections() -> None:
     mamba = model()
     found = grams(mamba, NAMES, batches(2), None)
-    tokens = batches(2).flatten(0, 1)
+    tokens = windows(2).flatten(0, 1)
     with torch.no_grad():
         x = mamba.backbone.layers[0].norm(mamba.backbone.embedding(tokens)).flatten(0, 1)
     gram = found["backbone.layers.0.mixer.in_proj.weight"]
@@ -98,7 +108,7 @@ def test_grams_are_of_the_inputs_of_the_projections() -> None:
 
 
 def test_wanda_prunes_every_row_alike() -> None:
-    keep = one_shot(model(), NAMES, TOKENS, replace(SETTINGS, method=Method.WANDA,
+    keep = one_shot(model(), NAMES, MATERIAL, replace(SETTINGS, method=Method.WANDA,
                     scope=Scope.LAYER), 0.6, seed=0)  # fmt: skip
     for mask in keep.values():
         kept = mask.sum(1)
@@ -140,12 +150,12 @@ def test_sparsegpt_loses_less_than_its_own_mask_without_the_update(
 def test_every_method_and_scope_prunes_exactly(method: Method, scope: Scope) -> None:
     mamba = model()
     settings = replace(SETTINGS, method=method, scope=scope)
-    keep = one_shot(mamba, NAMES, TOKENS, settings, 0.7, seed=0)
+    keep = one_shot(mamba, NAMES, MATERIAL, settings, 0.7, seed=0)
     total = sum(mask.numel() for mask in keep.values())
     assert sum(int((~mask).sum()) for mask in keep.values()) == round(0.7 * total)
     apply_masks(dict(mamba.named_parameters()), keep)
     with torch.no_grad():
-        assert bool(torch.isfinite(mamba.logits(batches()[0])).all())
+        assert bool(torch.isfinite(mamba.logits(windows()[0])).all())
     if scope is Scope.LAYER:
         counts = [int((~mask).sum()) for mask in keep.values()]
         assert counts == zero_counts([mask.numel() for mask in keep.values()], 0.7)
@@ -165,4 +175,4 @@ def test_what_cannot_be_combined_is_refused(changes: dict[str, object], message:
     settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
     names = prunable_names(CONFIG, settings.prunable)
     with pytest.raises(UsageError, match=message):
-        one_shot(model(), names, TOKENS, settings, 0.5, seed=0)
+        one_shot(model(), names, MATERIAL, settings, 0.5, seed=0)

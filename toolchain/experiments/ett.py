@@ -41,6 +41,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.prune import batches as tasks
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
+from ssmpress.prune.materials import material_of
 from ssmpress.prune.recover import prune_and_recover
 from ssmpress.recipe.settings.prune import PROJECTIONS, PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
@@ -215,8 +216,8 @@ def prune(bench: Bench, model: Mamba, teacher: Teacher, percent: int) -> None:
     )  # fmt: skip
     started = time.monotonic()
     result = prune_and_recover(
-        model, windows, PruneSettings(sparsity=percent / 100), recover, seed=bench.seed,
-        teacher=teacher,
+        model, material_of(model.config.task, windows), PruneSettings(sparsity=percent / 100),
+        recover, seed=bench.seed, teacher=teacher,
     )  # fmt: skip
     names = prunable_names(model.config, PROJECTIONS)
     weights = {name: w for name, w in model.tensors().items() if name in names}

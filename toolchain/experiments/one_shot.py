@@ -20,7 +20,8 @@ from wikitext import Bench, open_bench, parse, perplexity
 from ssmpress.blocks.model import Mamba
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import apply_masks, keep_masks, prunable_names, sparsity_summary
-from ssmpress.prune.one_shot import calibration_windows, grams
+from ssmpress.prune.materials import TextMaterial
+from ssmpress.prune.one_shot import grams
 from ssmpress.prune.recover import device_name
 from ssmpress.prune.saliency import combine, magnitude, mean_gradient_magnitude
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
@@ -41,9 +42,10 @@ class Measured:
 def measure(model: Mamba, bench: Bench) -> Measured:
     """Scores of every method."""
     names = prunable_names(model.config, PROJECTIONS)
-    windows = list(calibration_windows(bench.train, PruneSettings(), seed=0).to(bench.device))
-    activations = grams(model, names, windows, None)
-    gradients = mean_gradient_magnitude(model, names, windows)
+    batches = TextMaterial(bench.train).calibration(PruneSettings(), 0, bench.device)
+    windows = [batch.inputs for batch in batches]
+    activations = grams(model, names, batches, None)
+    gradients = mean_gradient_magnitude(model, names, batches)
     weights, wanda = magnitude(model, names), baselines.wanda(model, names, activations)
     sparsegpt = {
         name: (w / baselines.inverse_factor(activations[name]).diagonal()).square()

@@ -31,6 +31,7 @@ from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
+from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.order import Tokens
 from ssmpress.prune.recover import prune_and_recover
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
@@ -99,7 +100,7 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
         print(f"{time.strftime('%H:%M:%S')} {run['name']} {what} {done}/{total}", flush=True)
 
     result = prune_and_recover(
-        model, bench.train, prune, recover,
+        model, TextMaterial(bench.train), prune, recover,
         seed=run.get("seed", 0), progress=progress, teacher=bench.teacher,
         resume_file=bench.out / f"{run['name']}.resume" if run.get("resume") else None,
     )  # fmt: skip

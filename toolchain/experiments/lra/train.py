@@ -35,6 +35,7 @@ from ssmpress.data.labelled import LabelledTexts, load_labelled
 from ssmpress.prune import batches as tasks
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
+from ssmpress.prune.materials import material_of
 from ssmpress.prune.recover import device_name, prune_and_recover
 from ssmpress.recipe.settings.prune import PROJECTIONS, PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
@@ -200,7 +201,7 @@ def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
         bench.log({"part": str(percent), "what": what, "step": done, "of": total})
 
     result = prune_and_recover(
-        model, bench.samples("train"), prune_settings, recover,
+        model, material_of(model.config.task, bench.samples("train")), prune_settings, recover,
         seed=bench.seed, progress=progress, teacher=Teacher(bench.load("dense")),
     )  # fmt: skip
     names = prunable_names(model.config, PROJECTIONS)

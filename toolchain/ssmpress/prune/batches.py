@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssmpress.blocks.gpu import How
 from ssmpress.blocks.model import Mamba
-from ssmpress.tasks.language_model import LanguageModel
 from ssmpress.tasks.task import Samples, SampleTask
 
 CUDA_MULTIPLE = 64
@@ -69,6 +68,11 @@ def noisy(batch: Batch, part: float, vocab_size: int, seed: int) -> Batch:
     return Batch(torch.where(chosen, others, batch.inputs), batch.targets, batch.lengths)
 
 
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 products on a GPU; weights and the residual stream stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
 def predict(model: Mamba, batch: Batch, recompute: bool = False, ordered: bool = False) -> Tensor:
     """Logits (b, classes) or forecasts (b, horizon, variates), float32; for training too."""
     hidden = model.hidden(batch.inputs, How(recompute, ordered, checkpoint_level=0))
@@ -82,9 +86,7 @@ def task_loss(model: Mamba, batch: Batch) -> Tensor:
 
 def sample_task(model: Mamba) -> SampleTask:
     """The task of a model that learns from samples."""
-    task = model.config.task
-    assert not isinstance(task, LanguageModel)
-    return task
+    return cast(SampleTask, model.config.task)
 
 
 @torch.no_grad()
@@ -99,7 +101,7 @@ def metric(model: Mamba, samples: Samples, batch: int = 64) -> dict[str, float]:
     order = np.argsort(samples.lengths, kind="stable")  # alike lengths together: little padding
     for start in range(0, samples.count, batch):
         part = load_batch(samples, order[start : start + batch], device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with autocast(device):
             outputs = model.predict(part.inputs, part.lengths).float()
         for name, value in task.metric_sums(outputs, part.targets).items():
             sums[name] = sums.get(name, 0.0) + value

@@ -24,7 +24,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from ssmpress.prune.held_out import Check
-from ssmpress.prune.training import Plan
+from ssmpress.prune.plan import Plan
 from ssmpress.results.run import Ended
 
 USUAL_STEPS = 160
@@ -149,6 +149,10 @@ class FixedEnd:
     def state(self) -> dict[str, Any]:
         """Nothing that the plan does not say."""
         return {}
+
+    def end_text(self, _: int) -> str:
+        """Nothing: what ends it was asked for."""
+        return ""
 
     def summary(self, _: int) -> dict[str, Any]:
         """For the report."""

@@ -1,12 +1,10 @@
-"""Masks from the unpruned weights and the calibration windows alone: every method and scope."""
+"""Masks from the unpruned weights and the calibration data alone: every method and scope."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ssmpress.blocks.config import ModelConfig
@@ -14,9 +12,8 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune import baselines
-from ssmpress.prune.batches import Batch, load_batch
 from ssmpress.prune.mask import keep_masks, protect, zero_counts
-from ssmpress.prune.order import Calibration, SampleOrder, Tokens, WindowOrder
+from ssmpress.prune.material import CalibrationBatch, Material
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
@@ -49,36 +46,14 @@ def check_combination(
         baselines.check_projections(config, names, "--scope owl")
 
 
-def calibration_windows(tokens: Tokens, prune: PruneSettings, seed: int) -> Tensor:
-    """int64 (batches, windows per batch, l), the same for the same seed."""
-    order = WindowOrder(tokens, min(prune.calibration_window, len(tokens)), seed)
-    batches = range(prune.calibration_batches)
-    rows = [order.windows(order.numbers(i, prune.calibration_batch)) for i in batches]
-    return torch.stack([torch.from_numpy(row) for row in rows])
-
-
-def calibration_batches(
-    text: Calibration, prune: PruneSettings, seed: int, device: torch.device
-) -> list[Tensor | Batch]:
-    """Windows of a text, or as many samples of a task, on the device; the same for a seed."""
-    if isinstance(text, np.ndarray):
-        return list(calibration_windows(text, prune, seed).to(device))
-    order = SampleOrder(text, min(prune.calibration_batch, text.count), seed)
-    return [load_batch(text, order.numbers(i), device) for i in range(prune.calibration_batches)]
-
-
-def _inputs(batches: Sequence[Tensor | Batch]) -> list[Tensor]:
-    return [batch.first() if isinstance(batch, Batch) else batch for batch in batches]
-
-
 def grams(
     model: Mamba,
     names: tuple[str, ...],
-    batches: Sequence[Tensor | Batch],
+    batches: Sequence[CalibrationBatch],
     progress: Progress | None,
 ) -> dict[str, Tensor]:
-    """name -> X^T X of the unpruned model's inputs. batches: from calibration_batches."""
-    layers = baselines.layer_grams(model, _inputs(batches), progress)
+    """name -> X^T X of the unpruned model's inputs. batches: on the model's device."""
+    layers = baselines.layer_grams(model, [batch.inputs for batch in batches], progress)
     everything = {name: gram for _, layer in layers for name, gram in layer.items()}
     return {name: everything[name] for name in names}
 
@@ -97,7 +72,7 @@ class Scores:
 def one_shot(
     model: Mamba,
     names: tuple[str, ...],
-    text: Calibration,
+    material: Material,
     prune: PruneSettings,
     sparsity: float,
     seed: int,
@@ -110,15 +85,16 @@ def one_shot(
         scores: of this model with these settings at any sparsity; found and filled in if empty.
     """
     check_combination(model.config, names, prune, sparsity)
-    windows = calibration_batches(text, prune, seed, next(model.parameters()).device)
+    batches = material.calibration(prune, seed, next(model.parameters()).device)
+    inputs = [batch.inputs for batch in batches]
     if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
         # Its own scores decide within each matrix: no pass over the dense model is needed.
         sizes = [w.numel() for w in parameters_of(model, names).values()]
         zeros = dict(zip(names, zero_counts(sizes, sparsity), strict=True))
-        return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
+        return baselines.sparsegpt(model, names, inputs, zeros, progress)
     known = scores or Scores()
     if known.by_weight is None:
-        _find(known, model, names, windows, prune, progress)
+        _find(known, model, names, batches, prune, progress)
     assert known.by_weight is not None
     shares = None
     if prune.scope is Scope.OWL:
@@ -129,7 +105,7 @@ def one_shot(
     keep = keep_masks(limited, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        return baselines.sparsegpt(model, names, _inputs(windows), zeros, progress)
+        return baselines.sparsegpt(model, names, inputs, zeros, progress)
     return keep
 
 
@@ -137,19 +113,19 @@ def _find(
     scores: Scores,
     model: Mamba,
     names: tuple[str, ...],
-    windows: Sequence[Tensor | Batch],
+    batches: Sequence[CalibrationBatch],
     prune: PruneSettings,
     progress: Progress | None,
 ) -> None:
     if prune.method in (Method.WANDA, Method.SPARSEGPT) or prune.scope is Scope.OWL:
-        scores.activations = grams(model, names, windows, progress)
-    scores.by_weight = _scores(model, names, windows, prune, scores.activations, progress)
+        scores.activations = grams(model, names, batches, progress)
+    scores.by_weight = _scores(model, names, batches, prune, scores.activations, progress)
 
 
 def _scores(
     model: Mamba,
     names: tuple[str, ...],
-    windows: Sequence[Tensor | Batch],
+    batches: Sequence[CalibrationBatch],
     prune: PruneSettings,
     activations: Mapping[str, Tensor],
     progress: Progress | None,
@@ -157,14 +133,14 @@ def _scores(
     if prune.method is Method.MAGNITUDE:
         return magnitude(model, names)
     if prune.method is Method.GRADIENT_MAGNITUDE:
-        return gradient_magnitude(model, names, windows, prune.alpha, progress)
+        return gradient_magnitude(model, names, batches, prune.alpha, progress)
     if prune.method is Method.WANDA:
         scores = baselines.wanda(model, names, activations)
         rows = prune.scope is not Scope.GLOBAL and prune.pattern == "unstructured"
         return baselines.within_rows(scores) if rows else scores
     weights = dict(model.named_parameters())
-    return {
-        name: (weights[name].detach() / baselines.inverse_factor(activations[name]).diagonal())
-        .square()
-        for name in names
-    }  # fmt: skip
+    scores = {}
+    for name in names:
+        diagonal = baselines.inverse_factor(activations[name]).diagonal()
+        scores[name] = (weights[name].detach() / diagonal).square()
+    return scores

@@ -1,7 +1,8 @@
-"""Which windows of text each step sees: a function of (seed, step), so that a run can go on."""
+"""Which windows or samples each step sees: a function of (seed, step), so that a run can go on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +14,6 @@ from ssmpress.tasks.task import Samples
 
 Tokens = NDArray[np.integer[Any]]
 """Token ids (n,), any integer type; np.load(..., mmap_mode="r") will do."""
-
-Calibration = Tokens | Samples
-"""What a model is calibrated and recovered on: a language model's text, or samples of a task."""
 
 BUCKET_BATCHES = 32
 """Batches whose texts are sorted by length together: little padding, and still a random order."""
@@ -47,9 +45,7 @@ class WindowOrder:
 
     def numbers(self, step: int, batch: int) -> NDArray[np.int64]:
         """Numbers (batch,) of the windows of a step, each 0 .. count - 1."""
-        places = np.arange(step * batch, (step + 1) * batch)
-        epochs = {int(epoch): self._shuffled(int(epoch)) for epoch in set(places // self.count)}
-        return np.array([epochs[int(at // self.count)][at % self.count] for at in places])
+        return _numbers(step, batch, self.count, self._shuffled)
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         return np.random.default_rng([self.seed, epoch]).permutation(self.count)
@@ -85,9 +81,7 @@ class SampleOrder:
 
     def numbers(self, step: int) -> NDArray[np.int64]:
         """Numbers (batch,) of the samples of a step, each 0 .. count - 1."""
-        places = np.arange(step * self.batch, (step + 1) * self.batch)
-        epochs = {int(epoch): self._shuffled(int(epoch)) for epoch in set(places // self.count)}
-        return np.array([epochs[int(at // self.count)][at % self.count] for at in places])
+        return _numbers(step, self.batch, self.count, self._shuffled)
 
     def _shuffled(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._epochs:
@@ -98,6 +92,15 @@ class SampleOrder:
             alike = int(lengths.min()) == int(lengths.max())
             self._epochs[epoch] = order if alike else _bucketed(order, lengths, self.batch, random)
         return self._epochs[epoch]
+
+
+def _numbers(
+    step: int, batch: int, count: int, shuffled: Callable[[int], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """The step's part of one epoch's order after another, each of `count` numbers."""
+    places = np.arange(step * batch, (step + 1) * batch)
+    epochs = {int(epoch): shuffled(int(epoch)) for epoch in set(places // count)}
+    return np.array([epochs[int(at // count)][at % count] for at in places])
 
 
 def _bucketed(

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ssmpress.errors import BadInputError
+from ssmpress.callbacks import Note
+from ssmpress.errors import BadInputError, WriteError
 from ssmpress.files import blaming, replaced
-from ssmpress.prune.order import Calibration
+from ssmpress.prune.material import Material
 
 FORMAT = 2
 
 
 def fingerprint(
-    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], text: Calibration, device: str
+    settings: Mapping[str, Any], tensors: Mapping[str, Tensor], material: Material, device: str
 ) -> str:
-    """SHA-256 of everything that decides the result: settings, first weights, text, device."""
+    """SHA-256 of everything that decides the result: settings, first weights, data, device."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     digest.update(f"{FORMAT} {torch.__version__} {device}".encode())
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-    if not isinstance(text, np.ndarray):
-        digest.update(text.digest())
-        return digest.hexdigest()
-    for start in range(0, len(text), 1 << 22):
-        digest.update(np.ascontiguousarray(text[start : start + (1 << 22)], np.int32).data)
+    for piece in material.pieces():
+        digest.update(piece)
     return digest.hexdigest()
 
 
@@ -75,3 +72,45 @@ def load(path: Path, expected: str, device: torch.device) -> dict[str, Any] | No
         )
     result: dict[str, Any] = state
     return result
+
+
+class Keeper:
+    """The file of one run, or of a run that has none and saves nothing.
+
+    Args:
+        fingerprint: of the run; computed only where there is a file.
+        note: called where the state cannot be saved, which does not end the run.
+    """
+
+    def __init__(self, path: Path | None, fingerprint: Callable[[], str], note: Note) -> None:
+        self.path, self._note = path, note
+        self._fingerprint = "" if path is None else fingerprint()
+        self._saved_step, self._warned = 0, False
+
+    def load(self, device: torch.device) -> dict[str, Any] | None:
+        """What an earlier process saved, or None."""
+        if self.path is None:
+            return None
+        state = load(self.path, self._fingerprint, device)
+        self._saved_step = 0 if state is None else int(state["step"])
+        return state
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Write what the steps after `state["step"]` of them depend on; a disk that takes no more
+        is noted once."""
+        if self.path is None:
+            return
+        try:
+            save(self.path, {"fingerprint": self._fingerprint, **state})
+            self._saved_step, self._warned = int(state["step"]), False
+        except WriteError as error:
+            if not self._warned:
+                step = self._saved_step
+                where = f"goes on at step {step}" if step else "starts again"
+                self._note(f"{error} Recovery continues; if it is interrupted, it {where}.")
+            self._warned = True
+
+    def discard(self) -> None:
+        """Remove the file: nothing can go on from it."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.errors import BadInputError
-from ssmpress.prune.batches import Batch, task_loss
+from ssmpress.prune.material import CalibrationBatch
 
 
 def parameters_of(model: Mamba, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
@@ -27,7 +27,7 @@ def magnitude(model: Mamba, names: Sequence[str]) -> dict[str, Tensor]:
 def gradient_magnitude(
     model: Mamba,
     names: Sequence[str],
-    batches: Iterable[Tensor | Batch],
+    batches: Sequence[CalibrationBatch],
     alpha: float = 1.0,
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
@@ -41,7 +41,7 @@ def gradient_magnitude(
 
     Args:
         model: in float32. names: from mask.prunable_names.
-        batches: each int (b, l), on any device, (count, b, l) will do; or samples of a task.
+        batches: on the model's device.
         alpha: exponent, 0 is plain magnitude.
 
     Returns:
@@ -70,35 +70,25 @@ def combine(
 def mean_gradient_magnitude(
     model: Mamba,
     names: Sequence[str],
-    batches: Iterable[Tensor | Batch],
+    batches: Sequence[CalibrationBatch],
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """mean over the batches of |dL/dw|, float32; the arguments are gradient_magnitude's."""
     parameters = parameters_of(model, names)
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in parameters.items()}
-    count, total = 0, len(batches) if isinstance(batches, (Tensor, Sequence)) else 0
-    for batch in batches:
-        loss = _loss(model, batch)
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
+    if not batches:
+        raise BadInputError("calibration: expected at least one batch of tokens; got none.")
+    for number, batch in enumerate(batches, 1):
+        gradients = torch.autograd.grad(batch.loss(model), list(parameters.values()))
         for sum_, gradient in zip(sums.values(), gradients, strict=True):
             sum_ += gradient.float().abs()
-        count += 1
         if progress:
-            progress("calibration", count, max(total, count))
-    if not count:
-        raise BadInputError("calibration: expected at least one batch of tokens; got none.")
+            progress("calibration", number, len(batches))
     for name, sum_ in sums.items():
         if not bool(torch.isfinite(sum_).all()):
             raise BadInputError(
                 f"{name}: expected finite gradients on the calibration text; got NaN or infinity. "
                 "Check that the tokenizer is the model's and the text is of its kind."
             )
-        sum_ /= count
+        sum_ /= len(batches)
     return sums
-
-
-def _loss(model: Mamba, batch: Tensor | Batch) -> Tensor:
-    if isinstance(batch, Batch):
-        return task_loss(model, batch)
-    tokens = batch.to(next(model.parameters()).device).long()
-    return task_loss(model, Batch(tokens, tokens))

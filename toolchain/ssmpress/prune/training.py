@@ -8,8 +8,9 @@ mask and receive the gradient of the masked ones, so that a pruned weight may co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,107 +18,43 @@ from torch import Tensor
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import Role, matrix_specs
 from ssmpress.errors import UsageError
-from ssmpress.prune import batches
-from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss
+from ssmpress.prune.batches import autocast
 from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
-from ssmpress.prune.pattern import Pattern
+from ssmpress.prune.material import Lesson, Losses
+from ssmpress.prune.plan import Plan
 from ssmpress.prune.saliency import combine, magnitude, parameters_of
-from ssmpress.prune.schedule import cosine_factor, cubic_sparsity, hold_factor
-from ssmpress.recipe.settings.prune import Scope
+from ssmpress.prune.schedule import cubic_sparsity
 from ssmpress.recipe.settings.recover import RecoverSettings
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The numbers of one run, decided before it starts but for the end of an open one.
-
-    steps, batch, window: optimiser steps, sequences per step, tokens per sequence; of an open run
-        `steps` is the number that its ramp is a part of.
-    sparsity: the final one. mask_every: steps between two masks.
-    ramp_end: step at which the final sparsity is reached; 0 is before the first step.
-    settled: step from which the masks stay as they are, at least ramp_end.
-    alpha: exponent of the gradient; 0 is plain magnitude.
-    warmup: steps until the learning rate of an open run is reached; None: the run is not open.
-    cool_from, end: steps from which an open run's learning rate falls, and before which the run
-        ends; None until that is decided.
-    """
-
-    steps: int
-    batch: int
-    window: int
-    sparsity: float
-    mask_every: int
-    ramp_end: int
-    settled: int
-    alpha: float
-    scope: Scope = Scope.GLOBAL
-    pattern: Pattern | None = None
-    shares: Mapping[str, float] | None = None
-    matrix_limit: float = 1.0
-    warmup: int | None = None
-    cool_from: int | None = None
-    end: int | None = None
-
-    def learning_rate_factor(self, step: int, settings: RecoverSettings) -> float:
-        """What the learning rate is multiplied with at this step."""
-        final = settings.final_learning_rate
-        if self.warmup is None:
-            return cosine_factor(step, self.steps, settings.warmup_steps, final)
-        return hold_factor(step, self.steps, self.warmup, self.cool_from, self.end, final)
-
-    def mask_due(self, step: int) -> bool:
-        """Whether the masks change before this step."""
-        regular = step % self.mask_every == 0
-        return 0 < step <= self.settled and (regular or step in (self.ramp_end, self.settled))
-
-
-@dataclass
-class Batch:
-    """tokens int (b, l) and what the dense model's final_hidden is for them, or None."""
-
-    tokens: Tensor
-    teacher_hidden: Tensor | None
-
-
-@dataclass
-class TaskBatch:
-    """Samples of a task and what the dense model predicts for them, or None."""
-
-    samples: batches.Batch
-    teacher: Tensor | None
 
 
 class Training:
     """The state of a run and one step of it. A model that is pruned already is pruned further."""
 
     def __init__(
-        self,
-        model: Mamba,
-        names: tuple[str, ...],
-        plan: Plan,
-        settings: RecoverSettings,
-        terms: RowTerms,
+        self, model: Mamba, names: tuple[str, ...], plan: Plan, settings: RecoverSettings
     ) -> None:
-        self.model, self.plan, self.settings, self.terms = model, plan, settings, terms
+        self.model, self.plan, self.settings = model, plan, settings
+        self.device = next(model.parameters()).device
         self.weights = parameters_of(model, names)
         self.keep = {name: w.detach() != 0 for name, w in self.weights.items()}
         self.initial = self.sparsity()
         self.gradients = {name: torch.zeros_like(w) for name, w in self.weights.items()}
         self.optimizers = _optimizers(model, settings)
-        self.teacher_head: Tensor | None = None  # without it the text alone teaches
 
     def revising(self, step: int) -> bool:
         """Whether pruned weights may come back at this step."""
         return self.settings.regrow and step < self.plan.settled
 
-    def step(
-        self, step: int, micro_batches: list[Callable[[], Batch | TaskBatch]]
-    ) -> dict[str, Tensor]:
-        """One optimiser step; returns the loss and its parts, means over the micro-batches."""
+    def step(self, step: int, lessons: Sequence[Callable[[], Lesson]]) -> Losses:
+        """One optimiser step; returns the loss and its parts, means over the micro-batches.
+
+        Args:
+            lessons: what loads each micro-batch, when it is its turn.
+        """
         if self.plan.mask_due(step):
             self.update_masks(step)
         behind = self._hide_pruned() if self.revising(step) else None
-        losses = [self.backward(load(), len(micro_batches)) for load in micro_batches]
+        losses = [self.backward(load(), len(lessons)) for load in lessons]
         if behind is not None:
             _copy_into(self.weights, behind)
         self._average_gradients(step)
@@ -130,50 +67,16 @@ class Training:
         apply_masks(self.weights, self.keep)
         return behind
 
-    def autocast(self) -> torch.autocast:
-        """bfloat16 products on a GPU; the weights and the residual stream stay float32."""
-        device = self.model.backbone.norm_f.weight.device.type
-        return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
-    def backward(self, batch: Batch | TaskBatch, parts: int) -> dict[str, Tensor]:
+    def backward(self, lesson: Lesson, parts: int) -> Losses:
         """Add the gradients of one of `parts` micro-batches; returns the loss and its parts."""
-        terms = self.losses(batch)
+        terms = self.losses(lesson)
         torch.autograd.backward(terms["loss"] / parts)
         return {key: value.detach() for key, value in terms.items()}
 
-    def losses(self, batch: Batch | TaskBatch) -> dict[str, Tensor]:
+    def losses(self, lesson: Lesson) -> Losses:
         """The loss of a micro-batch and its parts."""
-        with self.autocast():
-            return self._text(batch) if isinstance(batch, Batch) else self._task(batch)
-
-    def _task(self, batch: TaskBatch) -> dict[str, Tensor]:
-        s, task, weight = self.settings, batches.sample_task(self.model), self.settings.distill
-        outputs = batches.predict(
-            self.model, batch.samples, s.activation_checkpointing, s.deterministic
-        )
-        own = task.target_loss(outputs, batch.samples.targets)
-        if batch.teacher is None:
-            return {"loss": own, "target": own}
-        taught = task.teacher_loss(outputs, batch.teacher)
-        return {"loss": weight * taught + (1 - weight) * own, "teacher": taught, "target": own}
-
-    def _text(self, batch: Batch) -> dict[str, Tensor]:
-        s = self.settings
-        hidden = final_hidden(
-            self.model, batch.tokens, s.activation_checkpointing, s.deterministic
-        )[:, :-1].flatten(0, 1)
-        targets = HeadTargets(
-            next_tokens=batch.tokens[:, 1:].flatten(),
-            weight=self.settings.distill,
-            teacher_hidden=_rows(batch.teacher_hidden),
-            teacher_head=self.teacher_head,
-        )
-        loss, kl, ce = head_loss(hidden, self.model.lm_head.weight, targets, self.terms)
-        if self.settings.match_hidden and targets.teacher_hidden is not None:
-            goal = targets.teacher_hidden.float()
-            distance = (hidden.float() - goal).square().mean()
-            loss = loss + self.settings.match_hidden * distance / goal.square().mean()
-        return {"loss": loss, "kl": kl, "ce": ce}
+        with autocast(self.device):
+            return lesson(self.model)
 
     def _average_gradients(self, step: int) -> None:
         """The running average of |gradient|, by which the next masks are chosen."""
@@ -228,6 +131,26 @@ class Training:
                     if isinstance(moment, Tensor) and moment.shape == w.shape:
                         moment.masked_fill_(~self.keep[name], 0.0)
 
+    def state(self) -> dict[str, Any]:
+        """What the next steps depend on, for the resume file."""
+        return {
+            "model": self.model.tensors(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "gradients": self.gradients,
+            "keep": self.keep,
+            "shares": self.plan.shares,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on as the run that saved `state`."""
+        with torch.no_grad():
+            for name, tensor in self.model.tensors().items():
+                tensor.copy_(state["model"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.gradients, self.keep = state["gradients"], state["keep"]
+        self.plan = replace(self.plan, shares=state["shares"])
+
     def sparsity(self) -> float:
         """Zeros / prunable weights of the present masks."""
         kept = sum(int(keep.sum()) for keep in self.keep.values())
@@ -260,10 +183,6 @@ def _optimizers(model: Mamba, settings: RecoverSettings) -> list[torch.optim.Opt
 def _gradient(parameter: torch.nn.Parameter) -> Tensor:
     assert parameter.grad is not None
     return parameter.grad
-
-
-def _rows(hidden: Tensor | None) -> Tensor | None:
-    return None if hidden is None else hidden[:, :-1].flatten(0, 1)
 
 
 def _copy_into(weights: Mapping[str, Tensor], values: list[Tensor]) -> None:

@@ -19,6 +19,7 @@ from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.write import check_target, write_checkpoint
 from ssmpress.pack.csr import CSR_FOLDER, check_csr_target, write_csr
 from ssmpress.prune.distill import Teacher
+from ssmpress.prune.materials import material_of
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.recipe.recipe import Recipe
@@ -79,7 +80,7 @@ def prune_weights(
     name = recovery_name(recipe, source, start)
     result = prune_and_recover(
         model,
-        source.calibration,
+        material_of(source.task, source.calibration),
         recipe.prune,
         recipe.recover,
         seed=recipe.seed,
