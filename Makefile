@@ -1,6 +1,6 @@
 # One environment, .venv, made by `make setup`; every other target makes it first.
 #   make demo    compress the model that ships with the project, and print the table
-#   make test    the test suite, within minutes; make test-long adds the long tests
+#   make test    the test suite, within minutes; make test-long adds the long tests and a load
 #   make check   formatting, lint, types, import contracts
 #   make help    the rest
 
@@ -17,15 +17,18 @@ MAMBA_SSM := mamba-ssm==2.3.2.post1
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
-test test-long: export OMP_WAIT_POLICY := PASSIVE
+test test-long test-loaded: export OMP_WAIT_POLICY := PASSIVE
 # Test files side by side; many of them wait for processes that they start.
 PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
+# Test files, all of them by default: make test TESTS=tests/prune
+TESTS ?=
 
-.PHONY: setup demo test test-long test-kernels package-test docs check format bench bench-peers clean \
+.PHONY: setup demo test test-long test-loaded test-kernels package-test docs check format bench bench-peers clean \
 	help
 
 help:
 	@sed -n '2,5s/^# *//p' Makefile
+	@echo "make test-loaded    the suite of make test beside four busy loops: no verdict hangs on speed"
 	@echo "make test-kernels   every kernel against float64, long: under the sanitizers, arm64 in QEMU"
 	@echo "make package-test   build wheel and sdist, install them in a fresh environment, run"
 	@echo "make docs           the documentation as a site, in build/docs"
@@ -67,11 +70,16 @@ $(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
 
 test: setup $(STAMPS)/reference $(STAMPS)/kernels_test
 	build/runtimes/kernels_test --cases 50
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" $(TESTS)
 
 test-long: setup $(STAMPS)/reference $(STAMPS)/kernels_test
 	build/runtimes/kernels_test --cases 2000
-	$(PYTEST)
+	$(PYTEST) $(TESTS)
+	$(MAKE) test-loaded
+
+# As on a machine that others use too; the loops end with the suite, whatever ends it.
+test-loaded: setup $(STAMPS)/reference $(STAMPS)/kernels_test
+	$(BIN)/python tests/loaded.py --loops 4 -- $(PYTEST) -m "not slow" $(TESTS)
 
 test-kernels: $(STAMPS)/venv
 	for preset in asan tsan; do \
