@@ -254,6 +254,25 @@ def test_a_longer_recovery_is_advised_where_it_may_help(recovery: Any, longer: b
 
 
 @pytest.mark.parametrize(
+    ("recovery", "expected"),
+    [
+        ({"steps": 300, "ended": "no-improvement"}, "it no longer improved."),
+        ({"steps": 300, "ended": "quality"}, "it kept what was asked."),
+        ({"steps": 160, "ended": "steps"}, None),
+        (CUT, None),
+        ({"steps": NAN, "ended": "quality"}, None),
+        ({"ended": ["quality"]}, None),
+    ],
+)
+def test_a_recovery_that_ended_by_itself_says_by_what(recovery: Any, expected: str | None) -> None:
+    verdict = judge(planted(example.report(compressed=33.0), "recovery", recovery), GOOD)
+    check(verdict, "fail", 3)
+    told = f"Recovery ended after 300 steps: on held-out calibration data {expected}"
+    assert (told in verdict.sentence) == (expected is not None)
+    assert ("Recovery ended" in verdict.sentence) == (expected is not None)
+
+
+@pytest.mark.parametrize(
     ("kind", "unit", "more"),
     [
         ("language-model", "windows of evaluation text", "or more --evaluation-tokens."),

@@ -134,6 +134,7 @@ def test_the_quality_ends_a_run_and_the_learning_rate_falls_before() -> None:
     assert cool[-1] == SETTINGS.final_learning_rate
     assert end.checks[-1].step == done.steps
     assert end.summary(done.steps)["advised_s"] is None
+    assert end.end_text(done.steps).endswith("% kept)")
 
 
 def test_a_run_ends_when_the_quality_no_longer_improves() -> None:
@@ -141,6 +142,8 @@ def test_a_run_ends_when_the_quality_no_longer_improves() -> None:
     done = run(end, repeat(0.5), lambda step: min(0.9, step / 400))
     assert end.ended is Ended.NO_IMPROVEMENT
     assert 360 < done.steps < 600
+    text = end.end_text(done.steps)
+    assert "no longer improves (90.0% kept); less is kept there than elsewhere if the" in text
 
 
 def test_the_ceiling_ends_a_run_and_says_what_to_give() -> None:

@@ -239,6 +239,21 @@ def test_a_run_without_steps_says_its_plan_first_and_what_ended_it() -> None:
     exact_zeros(mamba, 0.7)
 
 
+def test_a_quality_out_of_reach_ends_when_it_no_longer_improves(work: Callable[[], float]) -> None:
+    """As where the dense model knows the held-out data by heart. The clock sees no end."""
+    said: list[str] = []
+    recover = replace(OPEN, seconds=1e6, ramp=0.0, learning_rate=1e-9)
+    mamba, result = run(recover=recover, quality=0.999, note=said.append, clock=work)
+    assert result.end["ended"] == "no-improvement"
+    assert [check["step"] for check in result.end["checks"]] == [16, 32, 48, 64, 80, 96]
+    assert re.search(
+        r"ended after 96 steps, \d+ s: the quality on held-out calibration data no longer "
+        r"improves \(\d+.\d% kept\); less is kept there than elsewhere if the dense model",
+        said[-1],
+    )
+    exact_zeros(mamba, 0.7)
+
+
 def test_a_run_without_steps_is_a_function_of_its_arguments(work: Callable[[], float]) -> None:
     """Whatever the clock says, while the time is not up."""
     first, result = run(recover=OPEN, quality=0.5)

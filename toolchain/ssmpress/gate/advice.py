@@ -23,7 +23,8 @@ def for_quality(report: Report) -> str:
         ways.append(f"more exact --values (now {values})" if values else "--values fp32")
     if not ways:
         return ""
-    return f"What helps: {', '.join(ways)}, or calibration text closer to the evaluation text."
+    helps = f"What helps: {', '.join(ways)}, or calibration text closer to the evaluation text."
+    return f"{helps} {_ended_by_itself(report)}".rstrip()
 
 
 def for_size_or_time(report: Report, rule: Rule) -> str:
@@ -35,6 +36,21 @@ def for_size_or_time(report: Report, rule: Rule) -> str:
         ways.append(f"more {'--threads' if here else '--device-threads'} if the device has them")
     *first, last = ways or ["a smaller model, or a wider limit: nothing is left to prune"]
     return f"What helps: {', '.join(first)}{' or ' * bool(first)}{last}."
+
+
+_BY_ITSELF: dict[str, str] = {
+    Ended.QUALITY: "kept what was asked",
+    Ended.NO_IMPROVEMENT: "no longer improved",
+}
+
+
+def _ended_by_itself(report: Report) -> str:
+    """What ended a recovery before its time was up; "" where nothing did."""
+    why = _BY_ITSELF.get(str(lookup(report, "recovery", "ended")))
+    steps = metric_of(report, "recovery.steps")
+    if why is None or steps is None:
+        return ""
+    return f"Recovery ended after {steps:.0f} steps: on held-out calibration data it {why}."
 
 
 def cut_short(report: Report) -> str:

@@ -11,6 +11,11 @@ The end is in sight when the held-out quality has reached what is asked, when it
 or when the time left is what the fall needs. Only the last of the three looks at a clock. Where the
 machine is so slow that the ramp does not fit, it becomes shorter: the target sparsity is reached
 whenever the run ends.
+
+A dense model that was trained on the held-out data is better there than it is elsewhere, and no
+pruned one can keep that: what is asked may then be out of reach there, though the evaluation keeps
+it. It costs time only. What no longer improves compares the pruned model with itself, and ends such
+a run too.
 """
 
 from __future__ import annotations
@@ -50,6 +55,9 @@ SPARE = 2.0
 
 MORE = 1.25
 """Time advised beyond that of the steps alone."""
+
+FLATTERED = "less is kept there than elsewhere if the dense model was trained on this very data"
+"""Why a quality on held-out data may be lower than the evaluation's."""
 
 REMEMBERED = 8
 """Durations that the next step's is expected from."""
@@ -295,6 +303,7 @@ class OpenEnd:
     def end_text(self, steps: int) -> str:
         """What ended the run after `steps` steps, one sentence."""
         kept = f"{self.checks[-1].kept:.1%} kept" if self.checks else "not measured"
+        below = self.quality is not None and self.checks and self.checks[-1].low < self.quality
         why = {
             Ended.QUALITY: f"the quality asked is reached on held-out calibration data ({kept})",
             Ended.NO_IMPROVEMENT: "the quality on held-out calibration data no longer improves "
@@ -303,8 +312,10 @@ class OpenEnd:
             f"--recover-seconds {self._advised(steps)}",
         }
         assert self.ended is not None
+        flattered = f"; {FLATTERED}" if below and self.ended is not Ended.QUALITY else ""
         return (
-            f"recovery: ended after {steps} steps, {self.ceiling.spent():.0f} s: {why[self.ended]}"
+            f"recovery: ended after {steps} steps, {self.ceiling.spent():.0f} s: "
+            f"{why[self.ended]}{flattered}"
         )
 
 
