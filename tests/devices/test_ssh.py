@@ -22,7 +22,8 @@ from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
 from ssmpress.measure.interleaved import MeasureSettings
 from ssmpress.recipe.address import parse_device
-from ssmpress.recipe.settings.deploy import Target
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.deploy import DeploySettings, Target
 from ssmpress.results.devices import DeviceResult
 from target_bundle import Made, make_bundle, require_emulator
 
@@ -133,6 +134,22 @@ def test_the_arm64_runner_works_through_the_wrapper(
 def test_another_architecture_is_refused(server: SshServer, made: Made) -> None:
     write_script(server.programs / "uname", "echo armv7l")
     refused(server, made, r"expected a machine of \w+.*got armv7l. A 32-bit system")
+
+
+@pytest.mark.parametrize(
+    ("said", "threads", "warned"), [("3", 4, True), ("3", 3, False), ("-3", 4, False)]
+)
+def test_more_threads_than_a_device_has_are_warned_of(
+    server: SshServer, said: str, threads: int, warned: bool
+) -> None:
+    """Before any work; the report says it by what the device's runner counted."""
+    write_script(server.programs / "nproc", f"echo {said}")
+    asked = DeploySettings(device=(server.device,), device_threads=threads)
+    recipe = Recipe(model=Path("model"), out=Path("out"), deploy=asked)
+    notes: list[str] = []
+    deploy.find_place(recipe, notes.append)
+    text = f"--device-threads 4: {server.device} can run 3 at once"
+    assert [note.startswith(text) for note in notes] == [True] * warned
 
 
 @pytest.mark.parametrize("said", ["musl libc (x86_64)", "ldd (GNU libc) 2.27", ""])

@@ -190,7 +190,12 @@ ASSEMBLED = {
         "expected {expected}; got {got}",
     ),
     "--threads 8: this process can run 2 at once": (
-        "--threads {threads}: this process can run {usable} at once",
+        "{option} {threads}: {who} can run {usable} at once",
+        '"--threads", recipe.threads, usable_processors()',
+    ),
+    "--device-threads 8: ssh://pi can run 4 at once": (
+        "{option} {threads}: {who} can run {usable} at once",
+        '"--device-threads", threads, found.processors',
     ),
     "threads shared … usable processors": ("threads shared {", "usable processor"),
     "with a decimal comma": ("with a decimal {point}", '"comma" if'),

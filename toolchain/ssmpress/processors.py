@@ -48,6 +48,21 @@ def usable_processors() -> int:
     return read_processors().usable
 
 
+def crowded_note(option: str, threads: int, usable: int, who: str = "this process") -> str:
+    """What is said of more threads than can run at once; empty otherwise.
+
+    Args:
+        option: that asks for the threads. who: has the `usable` processors.
+    """
+    if threads <= usable:
+        return ""
+    return (
+        f"{option} {threads}: {who} can run {usable} at once, by its affinity and its "
+        "control group; more wait for one another (8 on 2 processors: 11 times slower), and the "
+        "report says so"
+    )
+
+
 def _groups(root: Path) -> list[Path]:
     """Folders of the control groups that this process is in and that may limit its time: its own
     group and all above it, of every hierarchy with a processor controller."""

@@ -15,11 +15,12 @@ from ssmpress.devices.adb import open_adb
 from ssmpress.devices.check import Expected
 from ssmpress.devices.qemu import Emulator, lacking
 from ssmpress.devices.real import BundleFiles
-from ssmpress.devices.remote import Link, preflight
+from ssmpress.devices.remote import Link, Preflight, preflight
 from ssmpress.devices.ssh import open_ssh
 from ssmpress.errors import DeviceError, UsageError
 from ssmpress.machine import MACHINES, get_library_path, get_runner_path, host_machine
 from ssmpress.measure.interleaved import MeasureSettings
+from ssmpress.processors import crowded_note
 from ssmpress.recipe.address import ADB, QEMU, DeviceAddress, parse_device
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import DeviceResult, TargetResult
@@ -103,8 +104,18 @@ def find_place(recipe: Recipe, note: Note) -> Place:
             Emulator(machine, address.cpu)
         else:
             with open_link(address) as link:
-                preflight(link, machine)
+                found = preflight(link, machine)
+            if crowded := _crowded(recipe, found, address):
+                note(crowded)
     return Place(machine, addresses)
+
+
+def _crowded(recipe: Recipe, found: Preflight, address: DeviceAddress) -> str:
+    """What is said of more threads than a device can run at once; empty otherwise."""
+    threads = recipe.deploy.device_threads
+    if threads is None or found.processors is None:
+        return ""
+    return crowded_note("--device-threads", threads, found.processors, address.text)
 
 
 def _without_device(recipe: Recipe, machine: str, note: Note) -> Place:

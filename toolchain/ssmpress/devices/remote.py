@@ -43,6 +43,7 @@ _PREFLIGHT = f"""
 echo "machine=$(uname -m)"
 echo "libc=$( (getconf GNU_LIBC_VERSION || ldd --version) 2>&1 | head -n 1)"
 echo "wrapper=${WRAPPER}"
+echo "processors=$(${WRAPPER} nproc 2> /dev/null)"
 """
 # The folder given is kept; without one a new folder in the home goes when the shell ends.
 _KEEPER = """
@@ -75,11 +76,16 @@ class Link:
 
 @dataclass(frozen=True)
 class Preflight:
-    """What the device said of itself. wrapper: see `WRAPPER`."""
+    """What the device said of itself.
+
+    wrapper: see `WRAPPER`. processors: that it runs programs on; None where it has no `nproc`. A
+    quota of its control group shows only in what ssmrun says there.
+    """
 
     machine: str
     libc: str
     wrapper: str
+    processors: int | None = None
 
 
 class RemoteFolder:
@@ -279,7 +285,13 @@ def preflight(link: Link, machine: str, *, timeout_s: float = ANSWER_S) -> Prefl
             f"{libc[:60].strip() or 'none'}. ONNX Runtime has no library for other C libraries, "
             "such as musl or Android's."
         )
-    return Preflight(got, libc.strip()[:60], properties.get("wrapper", ""))
+    processors = re.fullmatch(r"[1-9]\d{0,5}", properties.get("processors", ""))
+    return Preflight(
+        got,
+        libc.strip()[:60],
+        properties.get("wrapper", ""),
+        None if processors is None else int(processors[0]),
+    )
 
 
 def run(link: Link, script: str, what: str, *, timeout_s: float = ANSWER_S) -> str:
