@@ -6,18 +6,26 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
-from ssmpress import folders
+from ssmpress import cache, folders, pipeline
 from ssmpress.errors import WriteError
+from ssmpress.preflight import preflight
+from tiny_run import tiny_recipe
 
 WORKER = """
 import sys
 from pathlib import Path
 from ssmpress import folders
-kind = {"replaced": lambda path: folders.replaced(path, lambda: None), "claimed": folders.claimed}
+kind = {
+    "replaced": lambda path: folders.replaced(path, lambda: None),
+    "claimed": folders.claimed,
+    "temporary": lambda path: folders.temporary(),
+}
 with kind[sys.argv[1]](Path(sys.argv[2])) as folder:
     (folder / "file").write_text(str(folder))
     print(folder, flush=True)
@@ -94,6 +102,85 @@ def test_what_a_living_process_fills_is_left_alone(tmp_path: Path, steps: str) -
     living[0].communicate("")
     assert content(out) == {"file"}
     assert content(tmp_path) == {"out"}
+
+
+def test_temporary_folders_of_killed_processes_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not those of living ones, nor what only has such a name."""
+    place = tmp_path / "tmp"
+    (place / "ssmpress-mine1234").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / ".lock").touch()
+    (place / "ssmpress-link1234").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(tempfile, "tempdir", str(place))
+    monkeypatch.setenv("TMPDIR", str(place))
+    killed, living = start("temporary", place), start("temporary", place)
+    killed[0].kill()
+    killed[0].communicate()
+    assert killed[1].is_dir()
+    with folders.temporary() as mine:
+        folders.clear_temporary()
+        left = {"ssmpress-mine1234", "ssmpress-link1234", living[1].name, mine.name}
+        assert content(place) == left
+    assert content(tmp_path / "elsewhere") == {".lock"}
+    living[0].communicate("")
+    assert content(place) == {"ssmpress-mine1234", "ssmpress-link1234"}
+
+
+def aged(folder: Path, days: float) -> Path:
+    """Unfinished work that was claimed and written so many days ago."""
+    with folders.claimed(folder) as place:
+        (place / "state.pt").write_bytes(b"state")
+    age(folder, days)
+    return folder
+
+
+def age(folder: Path, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (then, then))
+
+
+def test_unfinished_work_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted from the last time that a command went on with it or wrote; only what is nobody's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    home = cache.cache_folder()
+    for name, days in (("recovery-1", 31), ("sweep-1", 31), ("recovery-2", 29), ("other-1", 99)):
+        aged(home / name, days)
+    with folders.claimed(aged(home / "recovery-3", 99)):
+        pass
+    worker, place = start("claimed", home / "sweep-2")
+    age(place, 99)
+    cache.remove_expired()
+    assert content(home) == {"recovery-2", "other-1", "recovery-3", "sweep-2"}
+    worker.kill()
+    worker.communicate()
+    cache.remove_expired()
+    assert content(home) == {"recovery-2", "other-1", "recovery-3"}
+
+
+def test_a_run_begins_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    work = aged(cache.cache_folder() / "recovery-1", 31)
+    killed, left = start("temporary", tmp_path)
+    killed.kill()
+    killed.communicate()
+    recipe = tiny_recipe(tmp_path)
+    ready = preflight(recipe, [recipe], lambda note: None)
+    assert work.exists() and left.exists(), "a dry run asks this much, and changes nothing"
+    pipeline.check(recipe, ready)
+    assert not work.exists() and not left.exists()
+
+
+def test_no_home_and_no_cache_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "absent"))
+    cache.remove_expired()
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    cache.remove_expired()
 
 
 def test_folders_of_the_user_are_no_leftovers(tmp_path: Path) -> None:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from ssmpress import folders
 from ssmpress.errors import BadInputError
+
+UNFINISHED = ("recovery", "sweep")
+"""Kinds of unfinished work, with which its names begin."""
+
+KEPT_DAYS = 30
+"""Days after which unfinished work that no command went on with is removed."""
 
 
 def cache_folder() -> Path:
@@ -30,12 +37,22 @@ def check_cache() -> None:
             file.write(b"room")
 
 
+def remove_expired() -> None:
+    """Remove unfinished work of more than `KEPT_DAYS` that no command went on with."""
+    before = time.time() - KEPT_DAYS * 24 * 3600
+    with suppress(OSError, RuntimeError):  # there is no cache, or no home
+        for kind in UNFINISHED:
+            for folder in cache_folder().glob(f"{kind}-*"):
+                folders.expire(folder, before)
+
+
 @contextmanager
 def unfinished(name: str) -> Iterator[Path]:
     """A folder for one command's unfinished work, this process's alone while the block runs.
 
     Args:
-        name: made of everything that decides the work: the same command finds what it left.
+        name: one of `UNFINISHED`, a hyphen, and a digest of everything that decides the work: the
+            same command finds what it left.
 
     Raises:
         BadInputError: it cannot be made.

@@ -1,6 +1,6 @@
 """A folder that appears whole or not at all, and folders that one process at a time works in.
 
-Both are owned through a lock (flock) on a file in them, which ends with the process that holds it.
+All are owned through a lock (flock) on a file in them, which ends with the process that holds it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ssmpress.errors import WriteError
 from ssmpress.files import blaming, copy, leftovers, own, sync, unowned
 
 _LOCK, _NEW, _OLD = ".lock", "new", "old"
+_TEMPORARY = "ssmpress-"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = (errno.ENOENT, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM)
 """There is nothing to exchange with; or the kernel, the file system or a sandbox cannot do it."""
@@ -120,6 +121,36 @@ class Temporary:
         self.remove = weakref.finalize(self, _remove, self.path, handle)
 
 
+@contextmanager
+def temporary() -> Iterator[Path]:
+    """A folder under the system's temporary one that this process owns; it is gone after the block.
+
+    A killed process leaves it, and `clear_temporary` removes it.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    place = Path(tempfile.gettempdir())
+    with blaming(place):
+        folder, handle = _owned(place, _TEMPORARY)
+    try:
+        yield folder
+    finally:
+        _remove(folder, handle)
+
+
+def clear_temporary() -> None:
+    """Remove the folders of `temporary` that killed processes of this user left.
+
+    A folder without the lock is none of them, whatever its name.
+    """
+    for left in leftovers(Path(tempfile.gettempdir()) / _TEMPORARY, _TEMPORARY):
+        if not left.is_symlink() and left.is_dir() and left.lstat().st_uid == os.getuid():
+            with unowned(left / _LOCK) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
+
+
 def mend(target: Path) -> None:
     """Remove what killed processes left beside `target`; what one moved aside is put back."""
     for scratch in leftovers(target, f".{target.name}.partial-"):
@@ -216,6 +247,7 @@ def _claim(folder: Path) -> tuple[Path, int]:
         except FileNotFoundError:  # its owner has just finished
             continue
         if own(handle, place / _LOCK, wait=False):
+            os.utime(handle)  # `expire` counts from the last claim
             return place, handle
         os.close(handle)
     raise AssertionError("unreachable: there is no end of names")
@@ -227,6 +259,21 @@ def _places(folder: Path) -> Iterator[Path]:
     yield folder
     for number in count(2):
         yield folder.with_name(f"{folder.name}-{number}")
+
+
+def expire(folder: Path, before: float) -> None:
+    """Remove a claimed folder that is nobody's, if nothing was done in it since `before`.
+
+    Args:
+        before: seconds of the epoch.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with suppress(OSError):  # another process works there, or removes it too
+        newest = max(path.lstat().st_mtime for path in (*folder.rglob("*"), folder / _LOCK))
+        with unowned(folder / _LOCK) as free:
+            if free and newest < before:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def discard_work(folder: Path) -> None:

@@ -13,12 +13,12 @@ from typing import Any
 from ssmpress.bundle.files import archive_path, write_archive
 from ssmpress.bundle.out_folder import staged
 from ssmpress.bundle.pages import add_charts
-from ssmpress.cache import unfinished
+from ssmpress.cache import remove_expired, unfinished
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.devices.plan import with_runtime
 from ssmpress.errors import noting
 from ssmpress.files import blaming
-from ssmpress.folders import discard_work, holds_work
+from ssmpress.folders import clear_temporary, discard_work, holds_work
 from ssmpress.gate.judge import judge
 from ssmpress.preflight import Ready, preflight, trains
 from ssmpress.prune.resume import StateError
@@ -135,9 +135,13 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
 def check(recipe: Recipe, ready: Ready) -> Checked:
     """What was found before any long work, with the runtime, which may have to be downloaded.
 
+    What killed runs left goes first.
+
     Raises:
         DeviceError: it cannot be had.
     """
+    clear_temporary()
+    remove_expired()
     return Checked(ready.baseline, with_runtime(ready.place, recipe))
 
 

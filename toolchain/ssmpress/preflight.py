@@ -15,7 +15,7 @@ from ssmpress.devices.plan import Place, find_place
 from ssmpress.errors import UsageError
 from ssmpress.files import check_replaceable
 from ssmpress.gate.judge import read_report
-from ssmpress.processors import usable_processors
+from ssmpress.processors import crowded_note, usable_processors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.report import Report
 from ssmpress.stages.pruned import Pruned, check_save_checkpoint, read_pruned
@@ -50,7 +50,7 @@ def preflight(
     check_out(recipe.out)
     for point in points:
         check_save_checkpoint(point.save_checkpoint)
-    if crowded := crowded_note(recipe.threads):
+    if crowded := crowded_note("--threads", recipe.threads, usable_processors()):
         note(crowded)
     if trains(recipe) or len(points) > 1:
         check_cache()
@@ -82,15 +82,3 @@ def check_archive(archive: Path) -> None:
         raise UsageError(f"--archive: expected to write the file {archive}; a folder is there.")
     if archive.parent.is_dir():  # else it is made with the bundle
         check_replaceable(archive)
-
-
-def crowded_note(threads: int) -> str:
-    """What is said of more threads than can run at once; empty otherwise."""
-    usable = usable_processors()
-    if threads <= usable:
-        return ""
-    return (
-        f"--threads {threads}: this process can run {usable} at once, by its affinity and its "
-        "control group; more wait for one another (8 on 2 processors: 11 times slower), and the "
-        "report says so"
-    )

@@ -14,7 +14,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
@@ -23,7 +22,7 @@ from pathlib import Path
 from ssmpress.cache import cache_folder
 from ssmpress.errors import BadInputError, DeviceError
 from ssmpress.files import blaming, read_json, replaced, sha256, write_json
-from ssmpress.folders import Temporary
+from ssmpress.folders import Temporary, temporary
 from ssmpress.machine import host_machine
 
 RUNTIME_NAME = "libonnxruntime.so"
@@ -78,8 +77,8 @@ def find_runtime_library(machine: str, wheel: Path | None = None) -> RuntimeLibr
     if (found := present_library(machine, wheel)) is not None:
         return found
     version = _version()
-    with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
-        downloaded = _download(version, machine, Path(folder))
+    with temporary() as folder:
+        downloaded = _download(version, machine, folder)
         return _from_wheel(downloaded, machine, DeviceError, given=False)
 
 

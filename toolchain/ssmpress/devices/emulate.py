@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from ssmpress.devices.check import Expected, check
 from ssmpress.devices.elf_symbols import Functions, read_functions
 from ssmpress.devices.qemu import Emulator, get_counter_path, get_symbols_path
 from ssmpress.errors import DeviceError, SsmpressError
+from ssmpress.folders import temporary
 from ssmpress.machine import LIBRARY_NAME, RUNNER_NAME
 from ssmpress.measure.bounded import run_bounded
 from ssmpress.measure.worker_process import WorkerProcess
@@ -186,8 +186,8 @@ def per_unit(counts: Sequence[Mapping[str, int]], runs: Sequence[int]) -> list[d
 def _count(run: _Run, model: Path, functions: Functions, number: int) -> Mapping[str, int]:
     """Instructions of a process that loads the model and decodes or predicts, by part."""
     bundle = run.bundle
-    with tempfile.TemporaryDirectory(prefix="ssmpress-count-") as folder:
-        out = Path(folder) / "counts"
+    with temporary() as folder:
+        out = folder / "counts"
         command = run.emulator.command([bundle / RUNNER_NAME, "worker", bundle], count_to=out)
         with WorkerProcess(run.name, REPLY_S, command, explain=_explain, grace_s=60) as worker:
             worker.ask({"do": "load", "model": str(model), "threads": 1, "cold": False, "seed": 0})

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 from ssmpress.errors import DeviceError
+from ssmpress.folders import temporary
 from ssmpress.machine import LIBRARY_NAME, host_machine
 
 COUNTER_NAME = "libssmpress_count.so"
@@ -102,8 +102,7 @@ class Emulator:
 
     def __enter__(self) -> Emulator:
         with ExitStack() as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ssmpress-qemu-"))
-            self._folder = Path(folder)
+            self._folder = stack.enter_context(temporary())
             for entry in self._sysroot.iterdir():
                 if entry.name in ("lib", "lib64", "usr"):
                     (self._folder / entry.name).symlink_to(entry.resolve())

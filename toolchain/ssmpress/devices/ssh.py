@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ssmpress.devices.remote import Link, last_line
 from ssmpress.errors import DeviceError
+from ssmpress.folders import temporary
 from ssmpress.measure.bounded import Tail
 from ssmpress.measure.worker import die_with_parent
 from ssmpress.recipe.address import DeviceAddress
@@ -36,8 +36,8 @@ def open_ssh(address: DeviceAddress) -> Iterator[Link]:
     Raises:
         DeviceError: no connection; ssh's own reason.
     """
-    with tempfile.TemporaryDirectory(prefix="ssmpress-") as folder:
-        socket = Path(folder) / "link"
+    with temporary() as folder:
+        socket = folder / "link"
         options, host = _options(socket), _host(address)
         port = [] if address.port is None else [str(address.port)]
         ports, copy_ports = (["-p", *port], ["-P", *port]) if port else ([], [])
