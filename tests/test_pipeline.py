@@ -50,6 +50,8 @@ def test_finished_training_outlives_every_later_failure(
     told: list[str] = []
     compress(recipe, Watch(progress=lambda what, *_: told.append(what)))
     assert "recovery: was finished before" in told
+    assert "perplexity, compressed" in told
+    assert "perplexity, dense" not in told, "it was measured before the first interruption"
     verify_manifest(recipe.out)
     assert not list(cache.iterdir()), "it goes when the bundle is in place"
 

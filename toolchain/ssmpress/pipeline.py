@@ -24,7 +24,13 @@ from ssmpress.preflight import Ready, preflight, trains
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.schema import build_report, with_verdict
-from ssmpress.stages.bundle import add_runtime, export_bundle, export_dense, manifest_entries
+from ssmpress.stages.bundle import (
+    add_runtime,
+    dense_file,
+    export_bundle,
+    export_dense,
+    manifest_entries,
+)
 from ssmpress.stages.packed import pack_weights, packing_note
 from ssmpress.stages.pruned import (
     Pruned,
@@ -115,7 +121,8 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         work_folder(folder) as work,
     ):
         with watch.stage("dense"):
-            dense = export_dense(source, work / "dense")
+            known = dense_file(recipe, source, kept)
+            dense = export_dense(source, work / "dense", known)
             run = Run(recipe, source, dense, checked)
             watch.note(describe_dense(run, watch.progress))
         with watch.stage("prune"):

@@ -39,7 +39,7 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.prune import Method, Scope
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.report.sweep import tradeoff, write_sweep
-from ssmpress.stages.bundle import Dense, export_dense
+from ssmpress.stages.bundle import Dense, dense_file, export_dense
 from ssmpress.stages.pruned import Pruned, prune_weights, save_checkpoint
 from ssmpress.stages.run import Checked, Run
 from ssmpress.stages.source import Source, of_pruned
@@ -93,7 +93,8 @@ def run_sweep(sweep: Sweep, watch: Watch | None = None) -> SweepResult:
         work_folder(folder) as work,
     ):
         assert cache is not None
-        dense = export_dense(source, work / "dense")
+        known = dense_file(sweep.recipe, source, cache)
+        dense = export_dense(source, work / "dense", known)
         run = Run(sweep.recipe, source, dense, checked)
         watch.note(describe_dense(run, watch.progress))
         shared = _Shared(sweep.sparsities, source, dense, cache, checked)

@@ -18,6 +18,7 @@ from ssmpress.gate.unasked import OVERFLOW
 from ssmpress.machine import get_library_path
 from ssmpress.measure import metrics
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
+from ssmpress.measure.remembered import recall, remember
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import PARITY_TOLERANCE, check_parity
 from ssmpress.prune import mask
@@ -91,11 +92,17 @@ def measure_quality(run: Run, bundle: Bundle, progress: Progress) -> Quality:
 
 
 def measure_dense(run: Run, progress: Progress) -> tuple[VariantQuality, Guess]:
-    """The dense baseline's metric, and what can be had without a model; measured once."""
+    """The dense baseline's metric, and what can be had without a model; measured once, also where
+    the same command goes on after an interruption."""
     source, task = run.source, run.source.task
+    kept = run.dense.kept
+    if run.dense.quality is None and kept is not None:
+        run.dense.quality = recall(kept)
     if run.dense.quality is None:
         library = get_library_path()
         run.dense.quality = _evaluate(run, "dense", run.dense.model, library, progress)
+        if kept is not None:
+            remember(kept, run.dense.quality)
     vocab_size = source.checkpoint.config.vocab_size
     guesses = task.guesses(source.calibration, source.evaluation, vocab_size)
     block = task.drawn_together(source.evaluation)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ssmpress import files
+from ssmpress._version import __version__
 from ssmpress.bundle.files import RUNTIME_FILES, write_runtime_files
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.devices.plan import Deployment
@@ -16,6 +19,7 @@ from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
 from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.quality import VariantQuality
+from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.stages.source import Source
 
 
@@ -23,11 +27,13 @@ from ssmpress.stages.source import Source
 class Dense:
     """The unpruned model as float32: exported and judged once, the baseline of every bundle.
 
-    quality: set when it is first measured.
+    quality: set when it is first measured. kept: file of it for the same command when it goes on
+    after an interruption, or None.
     """
 
     model: Path
     quality: VariantQuality | None = None
+    kept: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +62,28 @@ class Bundle:
         return sum((self.model.parent / name).stat().st_size for name in names)
 
 
-def export_dense(source: Source, folder: Path) -> Dense:
-    """Write the unpruned checkpoint as dense float32 to `folder`."""
+def export_dense(source: Source, folder: Path, kept: Path | None = None) -> Dense:
+    """Write the unpruned checkpoint as dense float32 to `folder`. kept: see `Dense`."""
     with files.blaming(folder):
         folder.mkdir()
     packed = pack_model(source.checkpoint.config, source.checkpoint.tensors, None)
     export(replace(packed, end_tokens=source.end_tokens), folder / "dense.onnx")
-    return Dense(folder / "dense.onnx")
+    return Dense(folder / "dense.onnx", kept=kept)
+
+
+def dense_file(recipe: Recipe, source: Source, kept: Path | None) -> Path | None:
+    """`Dense.kept`, named after everything that decides the quality on this machine.
+
+    Args:
+        kept: folder for what the same command goes on with. The file counts as no work in it.
+    """
+    if kept is None:
+        return None
+    runtime, checkpoint = import_onnxruntime().__version__, source.checkpoint.sha256
+    deciding = [__version__, runtime, recipe.threads, checkpoint, files.sha256(get_library_path())]
+    digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
+    digest.update(source.task.digest(source.evaluation))
+    return kept / f".dense-{digest.hexdigest()[:24]}.json"
 
 
 def export_bundle(
