@@ -15,7 +15,7 @@ from ssmpress import validate
 from ssmpress.blocks.model import Mamba
 from ssmpress.formats import Values
 from ssmpress.pipeline import compress
-from ssmpress.recipe.settings import RecoverSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.tasks import Classification
 from task_models import SIZES, recipe_of
 
