@@ -23,9 +23,9 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.data.held_out import hold_out_windows
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.prune import distill, resume
-from ssmpress.prune.held_out import HeldOut
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.materials import TextMaterial
+from ssmpress.prune.materials.text import WindowExam
 from ssmpress.prune.order import WindowOrder
 from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
 from ssmpress.prune.training import Training
@@ -216,7 +216,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
         return slower
 
     monkeypatch.setattr(Training, "backward", slow(Training.backward))
-    monkeypatch.setattr(HeldOut, "_part", slow(HeldOut._part))
+    monkeypatch.setattr(WindowExam, "scores", slow(WindowExam.scores))
     return lambda: seconds[0]
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ssmpress.blocks.model import Mamba
 from ssmpress.prune.batches import autocast
@@ -62,11 +61,8 @@ class HeldOut:
     def _scores(self, model: Mamba) -> Scores:
         """Of every sample."""
         with autocast(self._device):
-            parts = [self._part(model, numbers) for numbers in self._parts]
+            parts = [self._exam.scores(model, numbers) for numbers in self._parts]
         return torch.cat(parts).double().cpu().numpy()
-
-    def _part(self, model: Mamba, numbers: NDArray[np.int64]) -> Tensor:
-        return self._exam.scores(model, numbers)
 
 
 def quality_kept(
