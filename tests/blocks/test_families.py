@@ -31,6 +31,7 @@ from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import prunable_names
+from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.one_shot import one_shot
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings
@@ -210,7 +211,7 @@ def test_every_method_prunes_all_projections(method: Method) -> None:
     )
     text = draw_tokens(config, 1, 80)[0].numpy().astype(np.int32)
     trained = Mamba.from_checkpoint(random_checkpoint(config))
-    keep = one_shot(trained, names, text, settings, 0.6, seed=0)
+    keep = one_shot(trained, names, TextMaterial(text), settings, 0.6, seed=0)
     total = sum(mask.numel() for mask in keep.values())
     assert sum(int((~mask).sum()) for mask in keep.values()) == pytest.approx(0.6 * total, abs=20)
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from conftest import mamba1_config, random_checkpoint
+from extending import package_files
 from paths import ROOT
 from ssmpress.blocks.model import Mamba
 from ssmpress.data.held_out import MIN_SAMPLES, PART
@@ -178,6 +179,12 @@ def test_its_run_goes_on_and_others_are_refused(tmp_path: Path) -> None:
     model = Mamba.from_checkpoint(random_checkpoint(CONFIG))
     with pytest.raises(BadInputError, match="another model, text, device or settings"):
         prune_and_recover(model, pairs(201), PRUNE, RECOVER, resume_file=tmp_path / "state")
+
+
+def test_it_touches_what_extending_says() -> None:
+    """Where `material_of` does not choose it, not even the second of the two."""
+    files = {"prune/materials/NAME.py", "prune/materials/__init__.py"}
+    assert package_files("What a model learns from") == files
 
 
 def test_pruning_knows_no_kind_of_data() -> None:
