@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ssmpress import pipeline, validate
+from ssmpress import pipeline, preflight, validate
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.errors import BadInputError, ParityError, UsageError, WriteError, notes_of
 from ssmpress.pipeline import GOES_ON, Watch, compress
@@ -109,7 +109,7 @@ def test_a_bundle_is_there_though_its_archive_is_not(
 def test_what_cannot_be_written_is_found_before_the_work(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(preflight, "load", lambda *_: 1 / 0)
     recipe = tiny_recipe(tmp_path)
     long = tmp_path / ("n" * 240)  # out itself fits, with .tar.gz and a random part it does not
     with pytest.raises(WriteError, match=r"\.tar\.gz: cannot be written: File name too long"):

@@ -158,11 +158,13 @@ class Classification:
     def nodes(self, graph: Graph, *inputs: ir.Value) -> list[ir.Value]:
         """`read_out` of texts without padding."""
         x = graph.norm(graph.layers(*inputs))
+        axes = graph.constant("axis_time", np.array([1], np.int64))
         if self.pooling == "mean":
-            axes = graph.constant("axis_time", np.array([1], np.int64))
             x = graph.node("ReduceMean", "pooled", [x, axes], keepdims=0)
         else:
-            x = graph.node("Gather", "pooled", [x, graph.constant("last", np.array(-1))], axis=1)
+            last = graph.constant("last", np.array([-1]))
+            x = graph.node("Gather", "last_position", [x, last], axis=1)  # (b, 1, d_model)
+            x = graph.node("Squeeze", "pooled", [x, axes])
         return [graph.head(x, "logits")]
 
     # ---- what it computes, in PyTorch ----
