@@ -28,6 +28,8 @@ from ssmpress.machine import LIBRARY_NAME
 from ssmpress.pack.model import pack_model
 from ssmpress.parity import reference_model
 from ssmpress.prune import mask
+from ssmpress.prune.materials import TextMaterial
+from ssmpress.prune.materials.text import window_batch
 from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
@@ -79,7 +81,7 @@ def test_what_projections_read_is_behind_the_norm() -> None:
     """Wanda's and SparseGPT's statistics, against a hook in transformers' own module."""
     names = mask.prunable_names(CHECKPOINT.config, PROJECTIONS)
     tokens, model = draw_tokens(CHECKPOINT.config, 2, 16), Mamba.from_checkpoint(CHECKPOINT)
-    found = grams(model, names, [tokens], None)
+    found = grams(model, names, [window_batch(tokens)], None)
     theirs, seen = reference(CHECKPOINT), []
     mixer = theirs.backbone.layers[1].mixer
     mixer.in_proj.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(0, 1)))
@@ -89,7 +91,8 @@ def test_what_projections_read_is_behind_the_norm() -> None:
     settings = PruneSettings(
         method=Method.WANDA, scope=Scope.LAYER, calibration_batches=1, calibration_window=16
     )
-    keep = one_shot(model, names, tokens.flatten().numpy().astype(np.int32), settings, 0.5, 0)
+    text = TextMaterial(tokens.flatten().numpy().astype(np.int32))
+    keep = one_shot(model, names, text, settings, 0.5, 0)
     assert sum(int((~k).sum()) for k in keep.values()) == round(
         0.5 * sum(k.numel() for k in keep.values())
     )

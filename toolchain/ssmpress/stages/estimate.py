@@ -32,6 +32,7 @@ from ssmpress.pack.layouts import LAYOUTS, sections_of
 from ssmpress.pack.matrix import PackedMatrix, pack
 from ssmpress.pack.model import PackedModel
 from ssmpress.prune import dead_channels, mask
+from ssmpress.prune.materials import material_of
 from ssmpress.prune.one_shot import Scores, one_shot
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.prune import Method, Scope
@@ -122,7 +123,8 @@ def _pruned_at_once(
     )
     names = mask.prunable_names(source.checkpoint.config, settings.prunable)
     model = Mamba.from_checkpoint(source.checkpoint)
-    keep = one_shot(model, names, source.calibration, little, sparsity, recipe.seed, scores=scores)
+    material = material_of(source.task, source.calibration)
+    keep = one_shot(model, names, material, little, sparsity, recipe.seed, scores=scores)
     tensors = dict(source.checkpoint.tensors)
     return tensors | {name: tensors[name] * keep[name] for name in names}
 
