@@ -16,7 +16,7 @@ import pytest
 from processes import wait_for
 from ssh_server import SSHD, SshServer, ssh_server, write_script
 from ssmpress.devices import qemu, remote, ssh
-from ssmpress.devices.plan import open_link
+from ssmpress.devices.plan import find_place, open_link
 from ssmpress.devices.real import validate_real
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Values
@@ -147,7 +147,7 @@ def test_more_threads_than_a_device_has_are_warned_of(
     asked = DeploySettings(device=(server.device,), device_threads=threads)
     recipe = Recipe(model=Path("model"), out=Path("out"), deploy=asked)
     notes: list[str] = []
-    deploy.find_place(recipe, notes.append)
+    find_place(recipe, notes.append)
     text = f"--device-threads 4: {server.device} can run 3 at once"
     assert [note.startswith(text) for note in notes] == [True] * warned
 
