@@ -221,6 +221,23 @@ ASSEMBLED = {
     "expected no space where it strips them": ("no space where it strips them",),
     "expected a kind that ssmrun has": ("a kind that ssmrun has",),
     "expected a regular expression that ssmrun has": ("a regular expression that ssmrun has",),
+    "eos_token_id: expected an integer, at most 64 of them, or null": (
+        '_IDS, f"an integer, at most {_MOST} of them, or null"',
+    ),
+    "eos_token: expected a text, or an object with one": (
+        '_TEXT, "a text, or an object with one"',
+    ),
+    "expected a tokenizer_config.json": ("tokenizer_config.json", "expected a "),
+    "ends no text: tokenizer.json has no special token of it": (
+        "ends no text: {tokenizer.name} has no special token of it",
+    ),
+    "s of processor time. Its regular expressions are damaged or hostile": (
+        "s of processor time",
+        "Its regular expressions are damaged or hostile",
+    ),
+    "end_tokens: expected at most 256 different tokens": (
+        "{END_TOKENS_KEY}: expected at most {END_TOKEN_LIMIT} different tokens",
+    ),
     "expected a charsmap of SentencePiece": ("a charsmap of SentencePiece",),
     "expected JSON with a number that a float can hold": (
         "expected JSON with ",
