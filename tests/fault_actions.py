@@ -64,9 +64,13 @@ def recovery(folder: Path) -> Callable[[Path], Action]:
     def train(place: Path) -> str:
         notes: list[str] = []
         prune_and_recover(
-            Mamba.from_checkpoint(source.checkpoint), TextMaterial(source.calibration),
-            recipe.prune, settings, note=notes.append, resume_file=place / "state.pt",
-        )  # fmt: skip
+            Mamba.from_checkpoint(source.checkpoint),
+            TextMaterial(source.calibration),
+            recipe.prune,
+            settings,
+            note=notes.append,
+            resume_file=place / "state.pt",
+        )
         return "\n".join(notes)
 
     train(folder)  # what it imports is there for every child

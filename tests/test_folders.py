@@ -36,9 +36,12 @@ with kind[sys.argv[1]](Path(sys.argv[2])) as folder:
 def start(kind: str, path: Path) -> tuple[subprocess.Popen[str], Path]:
     """Another process that fills `path`, and the folder that it works in."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, kind, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+        [sys.executable, "-c", WORKER, kind, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
 

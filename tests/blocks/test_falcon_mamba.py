@@ -143,9 +143,14 @@ def test_mamba_ssm_cannot_say_it(tmp_path: Path) -> None:
 
 
 VALUES = {
-    "model_type": "falcon_mamba", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 16,
-    "intermediate_size": 16, "state_size": 4, "time_step_rank": 3,
-}  # fmt: skip
+    "model_type": "falcon_mamba",
+    "hidden_size": 8,
+    "num_hidden_layers": 2,
+    "vocab_size": 16,
+    "intermediate_size": 16,
+    "state_size": 4,
+    "time_step_rank": 3,
+}
 
 
 def parsed(**changes: object) -> tuple[float | None, int]:
@@ -201,9 +206,13 @@ def test_masks_are_those_of_the_real_inputs(method: Method) -> None:
     checkpoint = falcon_checkpoint(n_layer=1)
     names = prunable_names(checkpoint.config, PROJECTIONS)
     settings = PruneSettings(
-        sparsity=0.5, method=method, scope=Scope.LAYER, calibration_batches=2,
-        calibration_batch=2, calibration_window=24,
-    )  # fmt: skip
+        sparsity=0.5,
+        method=method,
+        scope=Scope.LAYER,
+        calibration_batches=2,
+        calibration_batch=2,
+        calibration_window=24,
+    )
     text = draw_tokens(checkpoint.config, 1, 96)[0].numpy().astype("int32")
     model = Mamba.from_checkpoint(checkpoint)
     material = TextMaterial(text)

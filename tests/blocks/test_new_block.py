@@ -69,9 +69,13 @@ def test_its_configuration_survives_its_json() -> None:
     assert config.title == "Mamba-1 + toy MLP + toy attention + FalconMamba"
     assert "layers.1.mlp.fc1.weight" in " ".join(tensor_shapes(config))
     assert [s.name for s in state_tensors(config)] == [
-        "conv_state.0", "scan_state.0", "key_state.1", "value_state.1", "conv_state.2",
+        "conv_state.0",
+        "scan_state.0",
+        "key_state.1",
+        "value_state.1",
+        "conv_state.2",
         "scan_state.2",
-    ]  # fmt: skip
+    ]
 
 
 def test_no_dialect_claims_to_say_it() -> None:
@@ -102,12 +106,23 @@ def test_every_method_prunes_all_its_projections(
     names = prunable_names(checkpoint.config, PROJECTIONS)
     specs = matrix_specs(checkpoint.config)
     assert {specs[name].component for name in names} == {
-        "in_proj", "x_proj", "dt_proj", "out_proj", "q_proj", "k_proj", "v_proj", "fc1", "fc2",
-    }  # fmt: skip
+        "in_proj",
+        "x_proj",
+        "dt_proj",
+        "out_proj",
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "fc1",
+        "fc2",
+    }
     settings = PruneSettings(
-        method=method, scope=scope, calibration_batches=2, calibration_batch=2,
+        method=method,
+        scope=scope,
+        calibration_batches=2,
+        calibration_batch=2,
         calibration_window=16,
-    )  # fmt: skip
+    )
     text = draw_tokens(checkpoint.config, 1, 80)[0].numpy().astype(np.int32)
     model = Mamba.from_checkpoint(checkpoint)
     keep = one_shot(model, names, TextMaterial(text), settings, 0.6, seed=0)
@@ -180,6 +195,8 @@ def test_ssmrun_runs_it(checkpoint: Checkpoint, library: Path, tmp_path: Path) -
     for name, values in state.arrays().items():
         assert got["states"][name]["shape"] == list(values.shape)
         assert_close(
-            torch.from_numpy(sb.array(got["states"][name]).copy()), torch.from_numpy(values),
-            tolerances.CARRIED_STATE, name,
-        )  # fmt: skip
+            torch.from_numpy(sb.array(got["states"][name]).copy()),
+            torch.from_numpy(values),
+            tolerances.CARRIED_STATE,
+            name,
+        )

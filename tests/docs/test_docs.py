@@ -106,12 +106,17 @@ def sandbox(tmp_path_factory) -> Path:
 
 def run(command: str, folder: Path) -> None:
     done = subprocess.run(
-        ["bash", "-c", command], cwd=folder, capture_output=True, text=True,
+        ["bash", "-c", command],
+        cwd=folder,
+        capture_output=True,
+        text=True,
         env={
-            "PATH": f"{folder / 'bin'}:/usr/bin:/bin", "HOME": str(folder),
-            "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": ":".join(filter(None, sys.path)),
+            "PATH": f"{folder / 'bin'}:/usr/bin:/bin",
+            "HOME": str(folder),
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONPATH": ":".join(filter(None, sys.path)),
         },
-    )  # fmt: skip
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
@@ -132,9 +137,11 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("material", reason="mkdocs-material is not installed (extra `docs`)")
     out = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, DOCS / "site" / "build.py", out], capture_output=True, text=True,
+        [sys.executable, DOCS / "site" / "build.py", out],
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHONPATH": ":".join(filter(None, sys.path))},
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout + done.stderr) == (0, ""), "a warning is an error"
     return out
 

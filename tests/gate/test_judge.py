@@ -133,9 +133,17 @@ def test_a_missing_metric_is_never_a_pass(path: str, limit: dict[str, float], va
 
 @pytest.mark.parametrize(
     "damage",
-    [KeyError, None, [], "x", [{"warmup": False}], [{"warmup": False, "decode_ms": [-1.0]}] * 5,
-     [{"warmup": False, "decode_ms": [None]}] * 5, [{"warmup": False, "decode_ms": []}] * 5],
-)  # fmt: skip
+    [
+        KeyError,
+        None,
+        [],
+        "x",
+        [{"warmup": False}],
+        [{"warmup": False, "decode_ms": [-1.0]}] * 5,
+        [{"warmup": False, "decode_ms": [None]}] * 5,
+        [{"warmup": False, "decode_ms": []}] * 5,
+    ],
+)
 def test_damaged_samples_are_never_a_pass(damage: Any) -> None:
     report = planted(example.report(), "latency.samples.compressed", damage)
     check(judge(report, settings(max_decode_ms=1e6)), "inconclusive", 5)
@@ -187,10 +195,15 @@ def noisy_quality(loss: float, windows: int, seed: int) -> dict[str, Any]:
     dense = random.normal(3.4, 0.4, windows)
     compressed = dense + loss + random.normal(0, 0.02, windows) + random.exponential(0.01, windows)
     rows = [
-        LanguageModelQuality(float(np.exp(n.mean())), float(100 * n.sum()), 100 * windows, 101,
-                             tuple((100 * n).tolist()))
+        LanguageModelQuality(
+            float(np.exp(n.mean())),
+            float(100 * n.sum()),
+            100 * windows,
+            101,
+            tuple((100 * n).tolist()),
+        )
         for n in (dense, compressed)
-    ]  # fmt: skip
+    ]
     quality = Quality(rows[0], rows[1], retention(*rows), retention_interval(*rows))
     return example.report(quality=quality)
 

@@ -17,10 +17,15 @@ counts = st.integers(0, 10**9)
 qualities = st.one_of(
     st.builds(LanguageModelQuality, numbers, numbers, counts, counts, rows),
     st.builds(
-        TaskQuality, numbers, rows, counts, counts, st.dictionaries(st.text(), numbers),
+        TaskQuality,
+        numbers,
+        rows,
+        counts,
+        counts,
+        st.dictionaries(st.text(), numbers),
         st.lists(counts).map(tuple),
     ),
-)  # fmt: skip
+)
 
 
 @given(quality=qualities)
@@ -31,9 +36,17 @@ def test_what_is_remembered_is_recalled(tmp_path: Path, quality: VariantQuality)
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{}", "[]", '{"judged_on": "text"}', '{"judged_on": "text", "other": 1}',
-             '{"judged_on": ["text"]}']
-)  # fmt: skip
+    "text",
+    [
+        None,
+        "",
+        "{}",
+        "[]",
+        '{"judged_on": "text"}',
+        '{"judged_on": "text", "other": 1}',
+        '{"judged_on": ["text"]}',
+    ],
+)
 def test_anything_else_is_nothing(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "quality").write_text(text)

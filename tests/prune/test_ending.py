@@ -50,9 +50,16 @@ def make_end(seconds: float, step_seconds: float, quality: float | None = None) 
     steps = min(USUAL_STEPS, max(1, ceiling.steps_left()))
     ramp_end = min(int(steps * 0.6), steps - 1)
     plan = Plan(
-        steps=steps, batch=8, window=256, sparsity=0.7, mask_every=max(1, ramp_end // 8),
-        ramp_end=ramp_end, settled=ramp_end, alpha=1.0, warmup=min(20, steps // 5),
-    )  # fmt: skip
+        steps=steps,
+        batch=8,
+        window=256,
+        sparsity=0.7,
+        mask_every=max(1, ramp_end // 8),
+        ramp_end=ramp_end,
+        settled=ramp_end,
+        alpha=1.0,
+        warmup=min(20, steps // 5),
+    )
     return OpenEnd(plan, ceiling, quality, EVERY)
 
 
@@ -67,9 +74,12 @@ class Run:
 
 
 def run(
-    end: OpenEnd, durations: Iterator[float], kept: Callable[[int], float], done: Run | None = None,
+    end: OpenEnd,
+    durations: Iterator[float],
+    kept: Callable[[int], float],
+    done: Run | None = None,
     stop_after: int | None = None,
-) -> Run:  # fmt: skip
+) -> Run:
     """As run.py runs it; `durations` are of steps, `kept` is what a check finds."""
     done, clock = done or Run(), end.ceiling._clock
     assert isinstance(clock, Time)

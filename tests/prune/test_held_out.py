@@ -35,9 +35,10 @@ def test_every_token_is_trained_on_or_held_out(n: int, count: int, window: int) 
 
 
 @given(
-    lengths=st.lists(st.integers(1, 5), max_size=200), count=st.integers(1, 30),
+    lengths=st.lists(st.integers(1, 5), max_size=200),
+    count=st.integers(1, 30),
     seed=st.integers(0, 9),
-)  # fmt: skip
+)
 def test_every_text_is_trained_on_or_held_out(lengths: list[int], count: int, seed: int) -> None:
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     texts = LabelledTexts(
@@ -57,9 +58,11 @@ def test_every_text_is_trained_on_or_held_out(lengths: list[int], count: int, se
 
 
 @given(
-    steps=st.integers(1, 600), lookback=st.integers(1, 20), horizon=st.integers(1, 20),
+    steps=st.integers(1, 600),
+    lookback=st.integers(1, 20),
+    horizon=st.integers(1, 20),
     count=st.integers(1, 50),
-)  # fmt: skip
+)
 def test_windows_of_a_series_share_no_time_step(
     steps: int, lookback: int, horizon: int, count: int
 ) -> None:

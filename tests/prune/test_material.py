@@ -32,9 +32,7 @@ from ssmpress.tasks.task import Metric
 TASK = Forecasting(
     lookback=16, horizon=4, variates=("a",), mean=(0.0,), std=(1.0,), patch=4, stride=4
 )
-CONFIG = mamba1_config(
-    2, d_model=16, d_state=4, d_inner=32, dt_rank=2, vocab_size=0, task=TASK
-)  # fmt: skip
+CONFIG = mamba1_config(2, d_model=16, d_state=4, d_inner=32, dt_rank=2, vocab_size=0, task=TASK)
 PRUNE = PruneSettings(calibration_batches=2, calibration_batch=4)
 RECOVER = RecoverSettings(steps=12, batch=8, mask_every=3, compute=Compute.CPU)
 

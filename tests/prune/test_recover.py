@@ -83,13 +83,16 @@ def test_head_loss_and_its_gradients(weight: float, monkeypatch: pytest.MonkeyPa
     expected_kl = F.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
     expected_ce = F.nll_loss(log_p, tokens)
     expected = weight * expected_kl + (1 - weight) * expected_ce
-    torch.testing.assert_close((kl.double(), ce.double()), (expected_kl, expected_ce), rtol=1e-5,
-                               atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        (kl.double(), ce.double()), (expected_kl, expected_ce), rtol=1e-5, atol=1e-6
+    )
     wanted = torch.autograd.grad(expected, (hidden, head), retain_graph=True)
     torch.testing.assert_close(
-        torch.autograd.grad(2 * loss, (hidden, head)), tuple(2 * g for g in wanted),
-        rtol=1e-5, atol=1e-6,
-    )  # fmt: skip
+        torch.autograd.grad(2 * loss, (hidden, head)),
+        tuple(2 * g for g in wanted),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_recomputing_layers_changes_nothing() -> None:
@@ -228,10 +231,16 @@ def test_a_run_without_steps_says_its_plan_first_and_what_ended_it() -> None:
         note=said.append,
         progress=lambda what, done, total: said.append(what),
     )
-    assert re.match(r"recovery: at most 3.6e\+04 s, about [\d]+ steps; it ends when on held-out "
-                    r"calibration data 50.0% of the quality is kept, or", said[0])  # fmt: skip
-    assert re.match(r"recovery: ended after 134 steps, \d+ s: the quality asked is reached on "
-                    r"held-out calibration data \(\d+.\d% kept\)$", said[-1])  # fmt: skip
+    assert re.match(
+        r"recovery: at most 3.6e\+04 s, about [\d]+ steps; it ends when on held-out "
+        r"calibration data 50.0% of the quality is kept, or",
+        said[0],
+    )
+    assert re.match(
+        r"recovery: ended after 134 steps, \d+ s: the quality asked is reached on "
+        r"held-out calibration data \(\d+.\d% kept\)$",
+        said[-1],
+    )
     assert result.steps == 134  # ramp 96, a check after 16 more, a fifth to cool down
     assert result.tokens == 134 * 4 * 16
     assert result.end["ended"] == "quality"
@@ -324,8 +333,9 @@ def test_every_window_once_per_epoch() -> None:
         range(order.count)
     )
     rows = order.windows(np.arange(order.count))
-    start = int(np.flatnonzero((np.lib.stride_tricks.sliding_window_view(TOKENS, 16)
-                                == rows[0]).all(1))[0])  # fmt: skip
+    start = int(
+        np.flatnonzero((np.lib.stride_tricks.sliding_window_view(TOKENS, 16) == rows[0]).all(1))[0]
+    )
     assert np.array_equal(rows.flatten(), TOKENS[start : start + rows.size])
     with pytest.raises(BadInputError, match="one window needs 7,000"):
         WindowOrder(TOKENS, 7000, seed=0)

@@ -108,8 +108,14 @@ def test_grams_are_of_the_inputs_of_the_projections() -> None:
 
 
 def test_wanda_prunes_every_row_alike() -> None:
-    keep = one_shot(model(), NAMES, MATERIAL, replace(SETTINGS, method=Method.WANDA,
-                    scope=Scope.LAYER), 0.6, seed=0)  # fmt: skip
+    keep = one_shot(
+        model(),
+        NAMES,
+        MATERIAL,
+        replace(SETTINGS, method=Method.WANDA, scope=Scope.LAYER),
+        0.6,
+        seed=0,
+    )
     for mask in keep.values():
         kept = mask.sum(1)
         assert int(kept.max() - kept.min()) <= 1

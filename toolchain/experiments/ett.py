@@ -96,10 +96,14 @@ class Series:
         """The task of a model for this set."""
         train = self.raw["train"]
         return Forecasting(
-            lookback=LOOKBACK, horizon=HORIZON, variates=tuple(self.heading),
-            mean=tuple(map(float, train.mean(0))), std=tuple(map(float, train.std(0))),
-            patch=settings.patch, stride=settings.stride,
-        )  # fmt: skip
+            lookback=LOOKBACK,
+            horizon=HORIZON,
+            variates=tuple(self.heading),
+            mean=tuple(map(float, train.mean(0))),
+            std=tuple(map(float, train.std(0))),
+            patch=settings.patch,
+            stride=settings.stride,
+        )
 
     def windows(self, part: str, task: Forecasting) -> SeriesWindows:
         """Every window of a part, z-scored."""
@@ -138,8 +142,10 @@ def linear_baseline(series: Series, task: Forecasting) -> dict[str, float]:
         windows = series.windows(part, task)
         inputs, targets, _ = windows.arrays(np.arange(windows.count))
         last = inputs[:, -1:]
-        flat = [x.transpose(0, 2, 1).reshape(-1, x.shape[1]).astype(np.float64)
-                for x in (inputs - last, targets - last)]  # fmt: skip
+        flat = [
+            x.transpose(0, 2, 1).reshape(-1, x.shape[1]).astype(np.float64)
+            for x in (inputs - last, targets - last)
+        ]
         return np.concatenate([flat[0], np.ones((len(flat[0]), 1))], 1), flat[1], last
 
     x, y, _ = rows("train")
@@ -193,9 +199,13 @@ def train_dense(bench: Bench) -> Mamba:
     model = Mamba(config)
     dense.initialize(model)
     best = dense.train(
-        model, [bench.windows("train")], bench.windows("valid"), training, bench.log,
+        model,
+        [bench.windows("train")],
+        bench.windows("valid"),
+        training,
+        bench.log,
         lambda metrics: -metrics["mse"],
-    )  # fmt: skip
+    )
     best |= {
         "parameters": sum(p.numel() for p in model.parameters()),
         "torch": torch.__version__,
@@ -210,26 +220,35 @@ def prune(bench: Bench, model: Mamba, teacher: Teacher, percent: int) -> None:
     s, windows = bench.settings, bench.windows("train")
     batch = s.training.batch
     recover = RecoverSettings(
-        steps=round(s.recover_epochs * windows.count / batch), batch=batch,
-        learning_rate=s.recover_rate, distill=s.distill, ramp=0.4,
+        steps=round(s.recover_epochs * windows.count / batch),
+        batch=batch,
+        learning_rate=s.recover_rate,
+        distill=s.distill,
+        ramp=0.4,
         weight_decay=s.training.weight_decay,
-    )  # fmt: skip
+    )
     started = time.monotonic()
     result = prune_and_recover(
-        model, material_of(model.config.task, windows), PruneSettings(sparsity=percent / 100),
-        recover, seed=bench.seed, teacher=teacher,
-    )  # fmt: skip
+        model,
+        material_of(model.config.task, windows),
+        PruneSettings(sparsity=percent / 100),
+        recover,
+        seed=bench.seed,
+        teacher=teacher,
+    )
     names = prunable_names(model.config, PROJECTIONS)
     weights = {name: w for name, w in model.tensors().items() if name in names}
     summary = sparsity_summary(model.config, weights)
     bench.keep(
-        str(percent), model,
+        str(percent),
+        model,
         {
-            "steps": result.steps, "seconds": round(time.monotonic() - started, 1),
+            "steps": result.steps,
+            "seconds": round(time.monotonic() - started, 1),
             "sparsity": {key: summary[key] for key in ("prunable", "model", "by_component")},
             "recover": asdict(recover),
         },
-    )  # fmt: skip
+    )
 
 
 def write_parts(series: Series, out: Path) -> None:

@@ -100,10 +100,15 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
         print(f"{time.strftime('%H:%M:%S')} {run['name']} {what} {done}/{total}", flush=True)
 
     result = prune_and_recover(
-        model, TextMaterial(bench.train), prune, recover,
-        seed=run.get("seed", 0), progress=progress, teacher=bench.teacher,
+        model,
+        TextMaterial(bench.train),
+        prune,
+        recover,
+        seed=run.get("seed", 0),
+        progress=progress,
+        teacher=bench.teacher,
         resume_file=bench.out / f"{run['name']}.resume" if run.get("resume") else None,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
@@ -125,9 +130,12 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
     if run.get("save"):
         tensors = {name: tensor.cpu() for name, tensor in model.tensors().items()}
         write_checkpoint(
-            bench.checkpoint.config, tensors, bench.out / run["name"],
-            layout="mamba-ssm", tokenizer=bench.checkpoint.tokenizer,
-        )  # fmt: skip
+            bench.checkpoint.config,
+            tensors,
+            bench.out / run["name"],
+            layout="mamba-ssm",
+            tokenizer=bench.checkpoint.tokenizer,
+        )
     print(run["name"], report["perplexity"], f"{result.seconds:.0f} s", flush=True)
     return report
 

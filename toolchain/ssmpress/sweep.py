@@ -196,9 +196,14 @@ def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> Pruned:
     if lower is not None and continues(recipe):
         start = shared.pruned.get(lower) or _stored(lower, shared)
     weights = prune_weights(
-        recipe, shared.source, watch.progress, note=watch.note,
-        work=shared.cache if trains(recipe) else None, start=start, scores=shared.scores,
-    )  # fmt: skip
+        recipe,
+        shared.source,
+        watch.progress,
+        note=watch.note,
+        work=shared.cache if trains(recipe) else None,
+        start=start,
+        scores=shared.scores,
+    )
     return weights if start is None else replace(weights, continued_from=lower)
 
 

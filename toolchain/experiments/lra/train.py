@@ -73,7 +73,11 @@ SETTINGS = {
         n_layer=4,
         vocab_size=256,
         training=dense.Training(
-            batch=64, learning_rate=2e-3, steps=5900, weight_decay=0.1, dropout=0.2,
+            batch=64,
+            learning_rate=2e-3,
+            steps=5900,
+            weight_decay=0.1,
+            dropout=0.2,
             token_noise=0.1,
         ),
         recover_rate=5e-4,
@@ -88,7 +92,7 @@ SETTINGS = {
         stages=("4", "6", "9", "14"),
         recover_steps=500,
     ),
-}  # fmt: skip
+}
 """Found in few runs: minutes of a GPU rather than hours."""
 
 
@@ -201,27 +205,46 @@ def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
         bench.log({"part": str(percent), "what": what, "step": done, "of": total})
 
     result = prune_and_recover(
-        model, material_of(model.config.task, bench.samples("train")), prune_settings, recover,
-        seed=bench.seed, progress=progress, teacher=Teacher(bench.load("dense")),
-    )  # fmt: skip
+        model,
+        material_of(model.config.task, bench.samples("train")),
+        prune_settings,
+        recover,
+        seed=bench.seed,
+        progress=progress,
+        teacher=Teacher(bench.load("dense")),
+    )
     names = prunable_names(model.config, PROJECTIONS)
     weights = {name: w for name, w in model.tensors().items() if name in names}
     summary = sparsity_summary(model.config, weights)
     bench.keep(
-        str(percent), model,
+        str(percent),
+        model,
         {
-            "from": start, "steps": result.steps, "seconds": round(result.seconds, 1),
+            "from": start,
+            "steps": result.steps,
+            "seconds": round(result.seconds, 1),
             "sparsity": {key: summary[key] for key in ("prunable", "model", "by_component")},
-            "recover": asdict(recover), "history": list(result.history)[-1:],
+            "recover": asdict(recover),
+            "history": list(result.history)[-1:],
         },
-    )  # fmt: skip
+    )
 
 
 def open_bench(arguments: argparse.Namespace) -> Bench:
     """The settings, with what the command line changes."""
     settings = SETTINGS[arguments.task]
-    options = ("seconds", "steps", "batch", "dropout", "learning_rate", "token_noise",
-               "weight_decay", "checks", "stage_part", "hint_weight")  # fmt: skip
+    options = (
+        "seconds",
+        "steps",
+        "batch",
+        "dropout",
+        "learning_rate",
+        "token_noise",
+        "weight_decay",
+        "checks",
+        "stage_part",
+        "hint_weight",
+    )
     given_options = {key: getattr(arguments, key) for key in options}
     changes = {key: value for key, value in given_options.items() if value is not None}
     if "seconds" in changes:
@@ -256,8 +279,14 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sparsities", type=int, nargs="*", default=[50, 70, 90])
     for name in ("batch", "d_model", "n_layer", "checks"):
         parser.add_argument("--" + name.replace("_", "-"), type=int)
-    for name in ("learning_rate", "dropout", "token_noise", "weight_decay",
-                 "stage_part", "hint_weight"):  # fmt: skip
+    for name in (
+        "learning_rate",
+        "dropout",
+        "token_noise",
+        "weight_decay",
+        "stage_part",
+        "hint_weight",
+    ):
         parser.add_argument("--" + name.replace("_", "-"), type=float)
     return parser.parse_args(argv)
 

@@ -119,9 +119,12 @@ def _installed() -> RuntimeLibrary | None:
     for path in sorted(folder.glob("libonnxruntime.so.*")):
         if elf_machine(path) == host_machine():
             return RuntimeLibrary(
-                path, package.version, sha256(path), f"installed onnxruntime {package.version}",
+                path,
+                package.version,
+                sha256(path),
+                f"installed onnxruntime {package.version}",
                 None,
-            )  # fmt: skip
+            )
     return None
 
 
@@ -155,19 +158,32 @@ def _download(version: str, machine: str, folder: Path) -> Path:
     """The wheel, by pip with the user's own index settings."""
     package = f"onnxruntime=={version}"
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-        "--no-deps", "--only-binary=:all:", "--dest", str(folder),
-        *(word for name in _PLATFORMS for word in ("--platform", f"{name}_{machine}")), package,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        *(word for name in _PLATFORMS for word in ("--platform", f"{name}_{machine}")),
+        package,
+    ]
     advice = (
         "Connect to the network once, or download that wheel elsewhere and give it with "
         "--onnxruntime FILE."
     )
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_DOWNLOAD_S, check=False,
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_S,
+            check=False,
             stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired as error:
         raise DeviceError(
             f"{package} for {machine}: pip download took more than {_DOWNLOAD_S} seconds. {advice}"
@@ -233,9 +249,11 @@ def _member(
 
 
 def _recorded(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path,
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    wheel: Path,
     kind: type[BadInputError | DeviceError],
-) -> str:  # fmt: skip
+) -> str:
     """The member's SHA-256 by the wheel's RECORD, a CSV table of name, hash and size.
 
     Source: packaging.python.org, "Recording installed projects" and "Binary distribution format".
@@ -253,9 +271,14 @@ def _recorded(
 
 
 def _keep(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path, folder: Path, machine: str,
-    recorded: str, kind: type[BadInputError | DeviceError],
-) -> str:  # fmt: skip
+    archive: zipfile.ZipFile,
+    member: zipfile.ZipInfo,
+    wheel: Path,
+    folder: Path,
+    machine: str,
+    recorded: str,
+    kind: type[BadInputError | DeviceError],
+) -> str:
     """Write the member to the cache's folder; its hash, which must be the recorded one."""
     path = folder / RUNTIME_NAME
     with blaming(folder):

@@ -59,9 +59,14 @@ def _what_counts(expected: Expected) -> Count:
 
 
 def validate_emulated(
-    name: str, machine: str, cpu: str, bundle: Path, dense: Path, expected: Expected,
+    name: str,
+    machine: str,
+    cpu: str,
+    bundle: Path,
+    dense: Path,
+    expected: Expected,
     tick: Tick,
-) -> DeviceResult:  # fmt: skip
+) -> DeviceResult:
     """Run a bundle for another machine under QEMU.
 
     Args:
@@ -94,10 +99,17 @@ def validate_emulated(
         run = _Run(name, emulator, bundle, count, tick)
         instructions, why = _instructions(run, machine, dense)
     return DeviceResult(
-        name=name, kind=EMULATED, machine=machine, environment=environment, parity=parity,
-        sample=sample, not_measured=EMULATED_TIME, instructions=instructions, not_counted=why,
+        name=name,
+        kind=EMULATED,
+        machine=machine,
+        environment=environment,
+        parity=parity,
+        sample=sample,
+        not_measured=EMULATED_TIME,
+        instructions=instructions,
+        not_counted=why,
         counted_length=count.prompt,
-    )  # fmt: skip
+    )
 
 
 def _run_eval(name: str, emulator: Emulator, bundle: Path, file: Path) -> dict[str, Any]:

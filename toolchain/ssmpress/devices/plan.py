@@ -168,15 +168,26 @@ def run_devices(
         ticks = _Ticks(address.text, progress, count)
         if emulated:
             result = emulate.validate_emulated(
-                address.text, deployment.machine, address.cpu, files.folder, files.dense, expected,
+                address.text,
+                deployment.machine,
+                address.cpu,
+                files.folder,
+                files.dense,
+                expected,
                 ticks.tick,
-            )  # fmt: skip
+            )
         else:
             with open_link(address) as link:
                 result = real.validate_real(
-                    link, address.path, deployment.machine, files, expected, settings,
-                    recipe.deploy.device_threads, ticks.tick,
-                )  # fmt: skip
+                    link,
+                    address.path,
+                    deployment.machine,
+                    files,
+                    expected,
+                    settings,
+                    recipe.deploy.device_threads,
+                    ticks.tick,
+                )
         results.append(result)
     return tuple(results)
 
@@ -203,9 +214,12 @@ def describe_target(
     for kind, reason in (
         (REAL, "The bundle's own files ran on a real device."),
         (HOST, "The bundle's own files ran on this host."),
-        (EMULATED, f"The bundle's own files ran under QEMU, emulating {machine}: what they "
-                   "compute is proved, how fast is not."),
-    ):  # fmt: skip
+        (
+            EMULATED,
+            f"The bundle's own files ran under QEMU, emulating {machine}: what they "
+            "compute is proved, how fast is not.",
+        ),
+    ):
         if kind in kinds:
             return TargetResult(machine, kind, reason, bounds)
     return TargetResult(machine, None, deployment.unvalidated, bounds)

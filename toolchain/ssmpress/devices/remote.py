@@ -102,8 +102,10 @@ class RemoteFolder:
         script = _command(_KEEPER.format(path=shlex.quote(self._path or "")))
         self._keeper = subprocess.Popen(
             [*self._link.shell, script],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         self._log = Tail(self._keeper)
         try:
             answer = _pairs(self._keeper_answer())
@@ -305,9 +307,10 @@ def run(link: Link, script: str, what: str, *, timeout_s: float = ANSWER_S) -> s
         reason = last_line(done.stderr) or last_line(done.stdout)
         lost = _lost_connection(done.returncode, done.stderr)
         raise DeviceError(
-            f"{link.name}: {lost}" if lost else
-            f"{link.name}: {what} failed with exit code {done.returncode}: {reason}"
-        )  # fmt: skip
+            f"{link.name}: {lost}"
+            if lost
+            else f"{link.name}: {what} failed with exit code {done.returncode}: {reason}"
+        )
     return done.stdout
 
 

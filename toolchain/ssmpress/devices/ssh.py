@@ -57,9 +57,12 @@ def _master(address: DeviceAddress, command: list[str], socket: Path) -> Iterato
     """The process that holds the connection. Others use it through its socket."""
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             preexec_fn=die_with_parent,
-        )  # fmt: skip
+        )
     except FileNotFoundError as error:
         raise DeviceError(
             f"{address.text}: expected ssh on PATH; there is none. Install OpenSSH's client."
