@@ -38,7 +38,7 @@ from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.model import Mamba
 from ssmpress.data.series import SeriesWindows, read_csv, scaled
 from ssmpress.errors import BadInputError
-from ssmpress.prune import batches as tasks
+from ssmpress.prune import batches
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.materials import material_of
@@ -180,8 +180,8 @@ class Bench:
     def keep(self, name: str, model: Mamba, metrics: dict[str, Any]) -> None:
         """Save a part's weights and its row; the test part is read here alone."""
         dense.round_to_half(model)
-        metrics["test"] = tasks.metric(model, self.windows("test"), 256)
-        metrics["valid"] = tasks.metric(model, self.windows("valid"), 256)
+        metrics["test"] = batches.metric(model, self.windows("test"), 256)
+        metrics["valid"] = batches.metric(model, self.windows("valid"), 256)
         dense.save(model, self.out / self.run / name)
         self.result[name] = metrics
         dense.write_json(self.out / f"{self.run}.json", self.result)

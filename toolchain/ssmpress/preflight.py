@@ -1,5 +1,7 @@
-"""All that can stop a run before its work. A run and its dry run ask the same function, so that the
-plan never promises what the run refuses."""
+"""The checks that can stop a run before its work.
+
+A run and its dry run ask the same function, so that the plan never promises what the run refuses.
+"""
 
 from __future__ import annotations
 

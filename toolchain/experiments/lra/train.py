@@ -32,7 +32,7 @@ from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.data.labelled import LabelledTexts, load_labelled
-from ssmpress.prune import batches as tasks
+from ssmpress.prune import batches
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.materials import material_of
@@ -153,7 +153,7 @@ class Bench:
         dense.round_to_half(model)
         started = time.monotonic()
         test = self.samples("test")
-        content["test"] = tasks.metric(model, test, dense.CHECK_BATCH)["accuracy"]
+        content["test"] = batches.metric(model, test, dense.CHECK_BATCH)["accuracy"]
         content["test_texts"] = test.count
         content["test_seconds"] = round(time.monotonic() - started, 1)
         dense.save(model, self.folder(name), self.data / "tokenizer.json")

@@ -1,4 +1,4 @@
-"""When a recovery that was given no number of steps ends, and the schedule that follows from it.
+"""The end of a recovery that was given no number of steps, and the schedule that follows from it.
 
 Such a run begins as one of 160 steps: it warms up, raises the sparsity to its target, and lets the
 learning rate fall, but holds it at a quarter until the end is in sight:
@@ -145,17 +145,17 @@ class FixedEnd:
         return nullcontext()
 
     def check_due(self, _: int) -> bool:
-        """Nothing is held out."""
+        """No check is due: nothing is held out."""
         return False
 
     def judge(self, check: Check) -> None:
         """No check ends it."""
 
     def close(self, step: int, check: Callable[[], Check] | None) -> None:
-        """Nothing is left open."""
+        """There is nothing to close."""
 
     def state(self) -> dict[str, Any]:
-        """Nothing that the plan does not say."""
+        """No state: the plan says all of it."""
         return {}
 
     def end_text(self, _: int) -> str:
@@ -163,7 +163,7 @@ class FixedEnd:
         return ""
 
     def summary(self, _: int) -> dict[str, Any]:
-        """For the report."""
+        """What the report says of the end."""
         return {"ended": str(Ended.STEPS)}
 
 
@@ -245,7 +245,7 @@ class OpenEnd:
         return self.ceiling.timed(what)
 
     def state(self) -> dict[str, Any]:
-        """For the resume file."""
+        """What the resume file keeps of it."""
         return {
             "spent": self.ceiling.spent(),
             "step_seconds": self.ceiling.step_seconds,
@@ -264,7 +264,7 @@ class OpenEnd:
         self.ended = None if state["ended"] is None else Ended(state["ended"])
 
     def summary(self, steps: int) -> dict[str, Any]:
-        """For the report, after `steps` steps."""
+        """What the report says of the end, after `steps` steps."""
         return {
             "ended": str(self.ended),
             "ceiling_s": self.ceiling.seconds,
@@ -323,7 +323,7 @@ _SCHEDULE = ("steps", "mask_every", "ramp_end", "settled", "warmup", "cool_from"
 
 
 def rounded_up(seconds: float) -> int:
-    """To whole tens, from ten minutes on to whole minutes."""
+    """Seconds rounded up to whole tens, from ten minutes on to whole minutes."""
     unit = 10 if seconds <= 600 else 60
     return unit * max(1, math.ceil(seconds / unit))
 

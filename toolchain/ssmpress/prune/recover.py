@@ -121,7 +121,7 @@ def prune_and_recover(
 
 
 def compute_device(compute: Compute) -> torch.device:
-    """Where calibration and recovery run.
+    """The processor that calibration and recovery run on.
 
     Raises:
         DeviceError: a GPU is asked for and PyTorch finds none.
