@@ -101,7 +101,7 @@ def _chosen(options: list[Model], search: _Search, path: Path, weights_of: str |
 
 
 def _tell(chosen: Model, search: _Search, value: Any, notes: list[str]) -> None:
-    """Where the tensors were, and what was left out."""
+    """Say where the tensors were, and what was left out."""
     if chosen.keys:
         place = ", ".join(repr(printable(key)) for key in chosen.keys)
         beside = ", ".join(map(printable, chosen.beside[:9]))

@@ -59,7 +59,7 @@ def _place(block: str) -> str:
 
 
 def _kind(parts: Mapping[str, int]) -> str:
-    """Of a block by its tensors' axes: Mamba-1's A is a matrix, Mamba-2's a number per head."""
+    """The kind of a block by its tensors' axes: A is a matrix in Mamba-1, a vector in Mamba-2."""
     if parts.get("A_log") == 2 and {"dt_proj.weight", "x_proj.weight"} & set(parts):
         return "bidirectional Mamba-1" if "A_b_log" in parts else "Mamba-1"
     if parts.get("A_log") == 1 and "dt_bias" in parts and "q_proj.weight" not in parts:

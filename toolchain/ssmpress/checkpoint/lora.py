@@ -145,7 +145,7 @@ def merge(
 
 
 def _plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without PEFT's modules around the changed ones; of modules saved whole the trained copy."""
+    """Names without PEFT's modules around the changed ones; if saved whole, the trained copy."""
     saved = {_SAVED.sub(".", n): t for n, t in tensors.items() if ".modules_to_save." in n}
     plain = {_SAVED.sub(".", n).replace(".base_layer.", "."): t for n, t in tensors.items()}
     return plain | saved

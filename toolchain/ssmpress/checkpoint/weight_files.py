@@ -50,8 +50,7 @@ def regular_file(path: Path, expected: str) -> Path:
 
 
 def folders_of(path: Path) -> list[Path]:
-    """Where the files of a checkpoint lie: the folder, or that of a file and of what it is a link
-    to."""
+    """The folders of a checkpoint's files: itself, or that of a file and of what it links to."""
     return [path] if path.is_dir() else [path.parent, path.resolve().parent]
 
 

@@ -159,7 +159,7 @@ class FixedEnd:
         return {}
 
     def end_text(self, _: int) -> str:
-        """Nothing: what ends it was asked for."""
+        """No words: what ends it was asked for."""
         return ""
 
     def summary(self, _: int) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class HeldOut:
 
     @torch.no_grad()
     def _scores(self, model: Mamba) -> Scores:
-        """Of every sample."""
+        """The score of every sample."""
         with autocast(self._device):
             parts = [self._exam.scores(model, numbers) for numbers in self._parts]
         return torch.cat(parts).double().cpu().numpy()

@@ -76,7 +76,7 @@ class Lessons(Protocol):
         """
 
     def remember(self, steps: int, progress: Progress) -> None:
-        """Before the first of `steps` steps: let the teacher say everything once, if it pays."""
+        """Let the teacher say everything once, before the first of `steps` steps, if it pays."""
 
 
 class Exam(Protocol):

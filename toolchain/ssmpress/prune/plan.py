@@ -78,7 +78,7 @@ class Assignment:
     quality: float | None
 
     def settings(self) -> dict[str, Any]:
-        """All of it but the data and the model."""
+        """The settings: all of it but the data and the model."""
         return {
             "prune": asdict(self.prune),
             "recover": asdict(self.recover),

@@ -115,7 +115,7 @@ class Run:
         return resume.fingerprint(whole.settings(), tensors, whole.material, name)
 
     def _begin_fixed(self, saved: dict[str, Any] | None) -> None:
-        """At the first step, or at the one after the last that was saved."""
+        """Begin at the first step, or at the one after the last that was saved."""
         self.first = 0 if saved is None else self._go_on(saved)
         if saved is None:
             self._first_masks()
@@ -172,11 +172,11 @@ class Run:
             torch.cuda.synchronize()
 
     def _state_bytes(self) -> int:
-        """Of a save, roughly: weights, two moments and a running gradient."""
+        """The bytes of a save, roughly: weights, two moments and a running gradient."""
         return 16 * sum(p.numel() for p in self.training.model.parameters())
 
     def _first_masks(self) -> None:
-        """All of the masks if there is no ramp, else the budgets that it needs."""
+        """Make all of the masks if there is no ramp, else the budgets that it needs."""
         model, assignment = self.training.model, self.assignment
         if self.plan.ramp_end == 0:
             self._one_shot()
@@ -194,7 +194,7 @@ class Run:
         self.training.settle()
 
     def train(self) -> int:
-        """All steps that are left; returns the number of steps of the whole run."""
+        """Take all steps that are left; returns the number of steps of the whole run."""
         self.lessons.remember(self.plan.steps, self.watch.progress)
         end, step, last_save = self.end, self.first, time.monotonic()
         losses: Losses = {}

@@ -42,7 +42,7 @@ class SampleMaterial:
         return batch, round(float(self.samples.lengths.mean()))
 
     def pieces(self) -> Iterator[bytes]:
-        """Their digest."""
+        """The digest of the samples."""
         yield self.samples.digest()
 
     def calibration(
@@ -59,7 +59,7 @@ class SampleMaterial:
     def hold_out(
         self, batch: int, window: int, seed: int
     ) -> tuple[SampleMaterial, SampleExam] | None:
-        """As the samples themselves are divided."""
+        """Hold out a part, as the samples themselves are divided."""
         split = self.samples.hold_out(batch * HELD_OUT_STEPS, seed)
         if split is None:
             return None
@@ -108,7 +108,7 @@ class SampleLessons:
         return {"loss": weight * taught + (1 - weight) * own, "teacher": taught, "target": own}
 
     def remember(self, steps: int, progress: Progress) -> None:
-        """Nothing: the teacher sees other noise each time."""
+        """Remember nothing: the teacher sees other noise each time."""
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,12 @@ class SampleExam:
 
     @property
     def metric(self) -> Metric:
-        """The task's."""
+        """The task's metric."""
         return self.task.metric
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """As the samples were divided."""
+        """The numbers of the samples judged, as they were divided."""
         return self.split.numbers
 
     @property

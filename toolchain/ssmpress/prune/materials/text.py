@@ -45,7 +45,7 @@ class TextMaterial:
         return settings.batch or batch, min(settings.window or window, len(self.tokens))
 
     def pieces(self) -> Iterator[memoryview]:
-        """The tokens."""
+        """The tokens as they are."""
         for start in range(0, len(self.tokens), _PIECE):
             yield np.ascontiguousarray(self.tokens[start : start + _PIECE], np.int32).data
 
@@ -140,7 +140,7 @@ class TextLessons:
         return {"loss": loss, "kl": kl, "ce": ce}
 
     def remember(self, steps: int, progress: Progress) -> None:
-        """On a GPU, if the text is seen more than once and what the teacher says of it fits."""
+        """Remember on a GPU, if the text is seen more than once and the teacher's answers fit."""
         order, teacher, count = self._order, self._course.teacher, self._order.count
         if not self._cuda or not self._course.settings.distill:
             return
@@ -169,17 +169,17 @@ class WindowExam:
 
     @property
     def metric(self) -> Metric:
-        """Perplexity."""
+        """The metric of text: perplexity."""
         return LanguageModel.metric
 
     @property
     def numbers(self) -> NDArray[np.int64]:
-        """All of the windows."""
+        """The numbers of the windows judged: all of them."""
         return self.split.numbers
 
     @property
     def independent(self) -> float:
-        """As many: the windows do not overlap."""
+        """The number of independent windows: all, they do not overlap."""
         return self.split.independent
 
     def scores(self, model: Mamba, numbers: NDArray[np.int64]) -> Tensor:
