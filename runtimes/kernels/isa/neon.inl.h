@@ -129,7 +129,7 @@ SSMPRESS_INLINE void Decay(Step dt, const F32 (&A)[K], F32 (&decay)[K]) {
   }
 }
 constexpr size_t kScanStates = 4;
-constexpr size_t kStepAhead = 0;  // 3 % more instructions, which no board has judged yet
+constexpr size_t kStepAhead = 0;  // more instructions, which no board has judged yet
 constexpr float kScanBound = 0.0f;
 
 SSMPRESS_INLINE I32 ZeroI32() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
