@@ -49,7 +49,7 @@ def demo(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     shutil.copy(DEMO / "pytorch_model.bin", folder / "model.pt")
     shutil.copy(DEMO / "tokenizer.json", folder)
     return folder, run_compress(
-        folder, "model.pt", "--sparsity", "0.7", "--json", "--recover", "160"
+        folder, "model.pt", "--sparsity", "0.7", "--json", "--recover", "64"
     )
 
 
@@ -63,7 +63,7 @@ def test_command_passes_its_gate(demo, report):
     assert done.returncode == 0, done.stderr
     assert report["verdict"]["status"] == "pass"
     assert report["quality"]["retention"] >= 0.95
-    assert report["recovery"]["steps"] == 160
+    assert report["recovery"]["steps"] == 64
     for text in (
         "configuration inferred from the shapes",
         "the default text",
