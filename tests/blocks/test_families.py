@@ -178,6 +178,21 @@ def test_the_scan_is_its_recurrence(chunk: int, limits: tuple[float, float]) -> 
     torch.testing.assert_close(after, state, rtol=0, atol=1e-12)
 
 
+def test_a_decay_after_one_that_forgets_all_is_exact() -> None:
+    """In float32 too, within a chunk whose decays add up to -6,000 and more."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((1, 64, 2, 3), (1, 64, 2), (2,), (2,), (1, 64, 1, 4), (1, 64, 1, 4), (2, 3))
+    x, delta, bias, A, B, C, D = (torch.randn(shape, generator=generator) for shape in shapes)
+    A = -A.abs()
+    delta[:, 1:9] = 1000.0  # of 64 tokens, eight forget; the others remember well
+    delta[:, 9:] = -8.0
+    state = torch.zeros(1, 2, 4, 3)
+    given = (x, delta, bias, A, B, C, D, state)
+    got = ssd_scan(*given)[0]
+    exact = ssd_scan(*(tensor.double() for tensor in given))[0]
+    torch.testing.assert_close(got.double(), exact, rtol=0, atol=2e-6 * float(exact.abs().max()))
+
+
 def test_dead_channels_of_an_mlp_go() -> None:
     """A channel is dead without a gate, without an input, or unread; the rest computes the same."""
     config = hybrid(attention(), GatedMlpConfig(d_intermediate=11, gate_first=True))

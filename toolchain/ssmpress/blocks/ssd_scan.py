@@ -63,23 +63,25 @@ def ssd_scan(
         padded = F.pad(t, (0, 0, 0, 0, 0, missing))
         return padded.reshape(batch, chunks, q, *heads, t.shape[-1]).permute(0, 1, 3, 4, 2, 5)
 
-    total = chunked((dt * A)[..., None], groups, each)[..., 0].cumsum(-1)  # (b, c, g, e, q)
+    # Differences of sums that may be large: in float32 a decay after a strong one would be inexact.
+    steps = chunked((dt * A)[..., None], groups, each)[..., 0]  # (b, c, g, e, q)
+    total = steps.cumsum(-1, dtype=torch.float64)
     given = chunked(x * dt[..., None], groups, each)  # (b, c, g, e, q, p)
     keys, queries = chunked(B, groups, 1), chunked(C, groups, 1)  # (b, c, g, 1, q, n)
 
-    between = total[..., :, None] - total[..., None, :]  # (b, c, g, e, q, q): from s to t
+    between = (total[..., :, None] - total[..., None, :]).to(x.dtype)  # (.., q, q): from s to t
     later = torch.ones(q, q, dtype=torch.bool, device=x.device).triu(1)
     weights = (queries @ keys.mT) * between.masked_fill(later, -torch.inf).exp()
     y = weights @ given
 
-    left = (total[..., -1:] - total).exp()[..., None]  # what stays until the chunk's end
+    left = (total[..., -1:] - total).to(x.dtype).exp()[..., None]  # stays until the chunk's end
     added = keys.mT @ (given * left)  # (b, c, g, e, n, p)
-    kept = total[..., -1].exp()[..., None, None]
+    kept = total[..., -1].to(x.dtype).exp()[..., None, None]
     state = state.reshape(batch, groups, each, size, width)
     before = []
     for i in range(chunks):
         before.append(state)
         state = kept[:, i] * state + added[:, i]
-    y = y + (queries @ torch.stack(before, 1)) * total.exp()[..., None]
+    y = y + (queries @ torch.stack(before, 1)) * total.to(x.dtype).exp()[..., None]
     y = y.permute(0, 1, 4, 2, 3, 5).reshape(batch, -1, heads, width)[:, :length]
     return y + D * x, state.flatten(1, 2)
