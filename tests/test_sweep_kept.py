@@ -21,6 +21,7 @@ from ssmpress.pipeline import GOES_ON, Watch
 from ssmpress.prune import resume
 from ssmpress.prune.training import Training
 from ssmpress.recipe.sweep import Sweep
+from ssmpress.stages.source import load
 from ssmpress.sweep import run_sweep
 from tiny_run import CONFIG, tiny_recipe
 
@@ -128,7 +129,7 @@ def test_a_full_cache_costs_nothing_but_going_on(
 def test_another_pruned_checkpoint_is_another_sweep(tmp_path: Path, cache: Path) -> None:
     plain = tiny_recipe(tmp_path)
     recipe = replace(plain, pruned=tmp_path / "pruned")
-    source, names = sweeps.load(plain), set()
+    source, names = load(plain), set()
     for seed in (1, 2, 1):
         write_checkpoint(CONFIG, random_checkpoint(CONFIG, seed).tensors, tmp_path / "pruned")
         names.add(sweeps._name(Sweep(recipe, (0.7,), (Values.INT8, Values.FP16)), source))

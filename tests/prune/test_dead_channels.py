@@ -19,6 +19,7 @@ from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
 from ssmpress.machine import get_library_path
+from ssmpress.pack.matrix import unpack
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
@@ -195,7 +196,7 @@ def test_the_runner_reads_it(tmp_path: Path) -> None:
     """ssmrun carries the narrower states: its logits are Python's."""
     demo = sb.packed_model(Values.INT8)
     tensors = {name: torch.from_numpy(a) for name, a in demo.tensors.items()}
-    tensors |= {n: torch.from_numpy(sb.compact.unpack(m)) for n, m in demo.matrices.items()}
+    tensors |= {n: torch.from_numpy(unpack(m)) for n, m in demo.matrices.items()}
     checkpoint = replace(random_checkpoint(small_config()), config=demo.config, tensors=tensors)
     close(checkpoint, 2, list(range(0, 100, 3)), "out_proj", "x_proj")
     bundle = sb.make_bundle(tmp_path / "bundle", Values.INT8)
