@@ -193,7 +193,7 @@ def find_python(version: str) -> Path | None:
 def bundle(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the demo, made by the installed command."""
     folder = tmp_path_factory.mktemp("bundle")
-    options = "--sparsity 0.5 --recover none --evaluation-tokens 4096 --min-retention 0"
+    options = "--sparsity 0.5 --recover none --evaluation-tokens 12000 --min-retention 0"
     run(installed / "compress", DEMO, *options.split(), "--out", "bundle", folder=folder)
     return folder / "bundle"
 
