@@ -99,6 +99,18 @@ class BlockConfig(Protocol):
         ...
 
 
+def without(size: str, dead: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """What `BlockConfig.live` answers where one size loses its dead numbers, but never all.
+
+    Args:
+        size: its name. dead: bool, one for each of its numbers.
+    """
+    live = torch.nonzero(~dead)[:, 0]
+    if len(live) == len(dead):
+        return {}
+    return {size: live if len(live) else torch.zeros(1, dtype=torch.int64)}
+
+
 def check_sizes(block: Any) -> None:
     """Whether the sizes of a configuration are integers from 1 to its `limits`.
 

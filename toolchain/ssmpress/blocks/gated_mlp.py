@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags, check_sizes
+from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags, check_sizes, without
 from ssmpress.blocks.projection import Projection
 from ssmpress.states import StateTensor
 
@@ -72,10 +71,7 @@ class GatedMlpConfig:
             rows &= weights["fc1.bias"] == 0
         closed = rows.reshape(2, self.d_intermediate).any(0)  # 0 * silu(gate) = up * silu(0) = 0
         unread = (weights["fc2.weight"] == 0).all(0)
-        live = torch.nonzero(~(closed | unread))[:, 0]
-        if len(live) == self.d_intermediate:
-            return {}
-        return {"d_intermediate": live if len(live) else torch.zeros(1, dtype=torch.int64)}
+        return without("d_intermediate", closed | unread)
 
     def module(self, d_model: int) -> nn.Module:
         """The MLP in PyTorch."""

@@ -33,6 +33,7 @@ from ssmpress.blocks.facts import (
     check_eps,
     check_flags,
     check_sizes,
+    without,
 )
 from ssmpress.blocks.norm import rms_norm
 from ssmpress.blocks.projection import Projection
@@ -123,10 +124,7 @@ class Mamba1Config:
             gate_closed &= weights["in_proj.bias"][self.d_inner :] == 0
         silent = gate_closed | (weights["out_proj.weight"] == 0).all(0)
         unread = (weights["x_proj.weight"] == 0).all(0)
-        live = torch.nonzero(~(silent & unread))[:, 0]
-        if len(live) == self.d_inner:
-            return {}
-        return {"d_inner": live if len(live) else torch.zeros(1, dtype=torch.int64)}
+        return without("d_inner", silent & unread)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mamba1Config:

@@ -26,6 +26,7 @@ class GraphBuilder:
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.ops_used: set[str] = set()
+        self.made: dict[str, ir.Value] = {}
 
     def finish(self, name: str) -> ir.Graph:
         """The graph of everything added so far."""
@@ -63,6 +64,12 @@ class GraphBuilder:
     def node(self, op: str, name: str, inputs: Sequence[ir.Value], **attributes: Any) -> ir.Value:
         """Add a standard node with one output, which is named like the node."""
         return self.several(op, name, inputs, [name], **attributes)[0]
+
+    def once(self, name: str, make: Callable[[], ir.Value]) -> ir.Value:
+        """What `make` adds; asked for twice under one name it is added once."""
+        if name not in self.made:
+            self.made[name] = make()
+        return self.made[name]
 
     def several(
         self,

@@ -128,7 +128,6 @@ class _ModelGraph(PackedGraph):
         super().__init__(model, partial(_described, config=model.config))
         self.states: list[StateTensor] = []
         self.present: list[ir.Value] = []  # the same after the tokens
-        self.zero_states: dict[str, ir.Value] = {}
 
     def build(self) -> None:
         """The whole model: the task's inputs and nodes, around all layers."""
@@ -193,11 +192,13 @@ class _ModelGraph(PackedGraph):
         """A state before the first step: one value for all layers that have one like it."""
         base = state.name.partition(".")[0]
         name = f"{base}_{'x'.join(map(str, state.shape))}"
-        if name not in self.zero_states:
+
+        def make() -> ir.Value:
             size = self.constant(f"{name}_size", np.array(state.shape))
             shape = self.node("Concat", f"{name}_shape", [batch, size], axis=0)
-            self.zero_states[name] = self.node("ConstantOfShape", f"zero_{name}", [shape])
-        return self.zero_states[name]
+            return self.node("ConstantOfShape", f"zero_{name}", [shape])
+
+        return self.once(f"zero_{name}", make)
 
     def head(self, x: ir.Value, output: str) -> ir.Value:
         """The head's rows by x (..., d_model): the task's own, or scores of the next token."""

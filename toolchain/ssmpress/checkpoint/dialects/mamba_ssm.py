@@ -213,12 +213,20 @@ def problem(config: ModelConfig) -> str:
         return f"layers: mamba-ssm's Mamba-2 has a norm of every group, with {NORM_EPS}."
     rest = {(layer.mlp, layer.residual_scale) for layer in config.layers}
     mlp = config.layers[0].mlp
-    plain = mlp is None or mlp == GatedMlpConfig(d_intermediate=getattr(mlp, "d_intermediate", 1))
+    plain = mlp is None or (
+        isinstance(mlp, GatedMlpConfig) and not mlp.gate_first and not mlp.proj_bias
+    )
     if len(rest) != 1 or config.layers[0].residual_scale != 1 or not plain:
         return "layers: mamba-ssm's layout has one MLP, gate last and without biases, or none."
-    if mlp is not None and getattr(mlp, "d_intermediate", 0) % _MLP_MULTIPLE:
+    if _mlp_width(config) % _MLP_MULTIPLE:
         return f"d_intermediate: mamba-ssm's layout has multiples of {_MLP_MULTIPLE}."
     return ""
+
+
+def _mlp_width(config: ModelConfig) -> int:
+    """Of the MLP in every layer, 0 without one."""
+    mlp = config.layers[0].mlp
+    return mlp.d_intermediate if isinstance(mlp, GatedMlpConfig) else 0
 
 
 def _mixers(
@@ -237,11 +245,10 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
     (mixer,), attention = _mixers(config)
     one = isinstance(mixer, Mamba1Config)
     task = {"task": config.task.to_dict()}
-    mlp = config.layers[0].mlp
     kinds = [isinstance(layer.mixer, AttentionConfig) for layer in config.layers]
     return ({} if config.is_language_model else task) | {
         "d_model": config.d_model,
-        "d_intermediate": 0 if mlp is None else getattr(mlp, "d_intermediate", 0),
+        "d_intermediate": _mlp_width(config),
         "n_layer": config.n_layer,
         "vocab_size": config.vocab_size,
         "ssm_cfg": {"layer": "Mamba1" if one else "Mamba2", "expand": _expand(mixer, config)}

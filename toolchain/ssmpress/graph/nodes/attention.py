@@ -9,6 +9,7 @@ matrix product with the keys and values as they are stored:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -40,9 +41,9 @@ def nodes(
     q = graph.node("Transpose", at.node("q_heads"), [q], perm=[0, 2, 3, 1, 4])
     k = graph.node("Transpose", at.node("k_heads"), [k], perm=[0, 2, 1, 3])
     v = graph.node("Transpose", at.node("v_heads"), [v], perm=[0, 2, 1, 3])
-    places = _places(graph, at, x, past[1])
+    positions = _Positions(graph, x, past[1])
     if block.rotary_dim:
-        angles = _angles(graph, block, at, places)
+        angles = positions.angles(block)
         q = _rope(graph, block, at.node("q_turned"), q, angles)
         k = _rope(graph, block, at.node("k_turned"), k, angles)
     columns = graph.node("Transpose", at.node("k_columns"), [k], perm=[0, 1, 3, 2])
@@ -57,8 +58,7 @@ def nodes(
     rows = _reshaped(graph, at.node("q_rows"), scaled, 0, 0, -1, width)
     scores = graph.node("MatMul", at.node("scores"), [rows, keys])  # (b, v, r l, s)
     nothing = graph.constant("minus_infinity", np.array(-np.inf, np.float32))
-    later = _later(graph, at, places, keys, each)
-    masked = graph.node("Where", at.node("masked"), [later, nothing, scores])
+    masked = graph.node("Where", at.node("masked"), [positions.later(each), nothing, scores])
     weights = graph.node("Softmax", at.node("weights"), [masked], axis=-1)
     mixed = graph.node("MatMul", at.node("mixed"), [weights, values])  # (b, v, r l, p)
     mixed = _reshaped(graph, at.node("mixed_heads"), mixed, 0, 0, each, -1, width)
@@ -73,46 +73,57 @@ def _reshaped(graph: PackedGraph, name: str, x: ir.Value, *sizes: int) -> ir.Val
     return graph.node("Reshape", name, [x, shape])
 
 
-def _places(graph: PackedGraph, at: Place, x: ir.Value, values: ir.Value) -> ir.Value:
-    """int64 (l,): how many tokens are before each of x (b, l, d_model).
+class _Positions:
+    """Where the tokens stand, the same for every attention of a graph: nodes made once.
 
     Args:
-        values: (b, v, tokens before x, p).
+        x: (b, l, d_model). values: (b, v, tokens before x, p).
     """
-    before = graph.node("Shape", at.node("before"), [values], start=2, end=3)
-    length = graph.node("Shape", at.node("length"), [x], start=1, end=2)
-    end = graph.node("Add", at.node("end"), [before, length])
-    bounds = [
-        graph.node("Squeeze", at.node(f"{name}_scalar"), [value])
-        for name, value in (("before", before), ("end", end))
-    ]
-    step = graph.constant("integer_1", np.array(1, np.int64))
-    return graph.node("Range", at.node("places"), [*bounds, step])
 
+    def __init__(self, graph: PackedGraph, x: ir.Value, values: ir.Value) -> None:
+        self.graph, self.x, self.values = graph, x, values
 
-def _later(graph: PackedGraph, at: Place, places: ir.Value, keys: ir.Value, each: int) -> ir.Value:
-    """bool (r l, s): whether a key's token comes after the query's."""
-    repeats = graph.constant(f"repeats_{each}", np.array([each, 1], np.int64))
-    all_rows = graph.node("Expand", at.node("places_of_heads"), [places, repeats])
-    rows = _reshaped(graph, at.node("places_of_rows"), all_rows, -1, 1)
-    count = graph.node("Shape", at.node("seen"), [keys], start=3, end=4)
-    scalar = graph.node("Squeeze", at.node("seen_scalar"), [count])
-    zero, one = (graph.constant(f"integer_{i}", np.array(i, np.int64)) for i in range(2))
-    columns = graph.node("Range", at.node("places_of_keys"), [zero, scalar, one])
-    return graph.node("Greater", at.node("later"), [columns, rows])
+    def _node(self, op: str, name: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        name = f"attention/{name}"
+        return self.graph.once(name, lambda: self.graph.node(op, name, list(inputs), **attributes))
 
+    def _integers(self, name: str, *values: int) -> ir.Value:
+        return self.graph.constant(name, np.array(values, np.int64))
 
-def _angles(
-    graph: PackedGraph, block: AttentionConfig, at: Place, places: ir.Value
-) -> list[ir.Value]:
-    """cos and sin of rope's angles, float32 (l, rotary_dim / 2) each."""
-    numbers = graph.node("Cast", at.node("places_float"), [places], to=ir.DataType.FLOAT.value)
-    column = _reshaped(graph, at.node("places_column"), numbers, -1, 1)
-    waves = graph.constant(
-        f"wavelengths_{block.rotary_dim}_{block.rope_theta}", wavelengths(block).numpy()
-    )
-    angles = graph.node("Mul", at.node("angles"), [column, waves])
-    return [graph.node(op, at.node(op.lower()), [angles]) for op in ("Cos", "Sin")]
+    def _integer(self, value: int) -> ir.Value:
+        return self.graph.constant(f"integer_{value}", np.array(value, np.int64))
+
+    def before(self) -> ir.Value:
+        """int64 (1,): tokens before x."""
+        return self._node("Shape", "before", self.values, start=2, end=3)
+
+    def end(self) -> ir.Value:
+        """int64, a scalar: tokens until the last of x."""
+        length = self._node("Shape", "length", self.x, start=1, end=2)
+        return self._node("Squeeze", "end_scalar", self._node("Add", "end", self.before(), length))
+
+    def places(self) -> ir.Value:
+        """int64 (l,): how many tokens are before each of x."""
+        begin = self._node("Squeeze", "before_scalar", self.before())
+        return self._node("Range", "places", begin, self.end(), self._integer(1))
+
+    def later(self, each: int) -> ir.Value:
+        """bool (r l, s): whether a key's token comes after the query's, for r = `each` heads."""
+        repeats = self._integers(f"repeats_{each}", each, 1)
+        places = self._node("Expand", f"places_{each}", self.places(), repeats)
+        column = self._integers("shape_-1_1", -1, 1)
+        rows = self._node("Reshape", f"rows_{each}", places, column)
+        columns = self._node("Range", "columns", self._integer(0), self.end(), self._integer(1))
+        return self._node("Greater", f"later_{each}", columns, rows)
+
+    def angles(self, block: AttentionConfig) -> list[ir.Value]:
+        """cos and sin of rope's angles, float32 (l, rotary_dim / 2) each."""
+        numbers = self._node("Cast", "numbers", self.places(), to=ir.DataType.FLOAT.value)
+        column = self._node("Reshape", "column", numbers, self._integers("shape_-1_1", -1, 1))
+        rope = f"{block.rotary_dim}_{block.rope_theta}"
+        waves = self.graph.constant(f"wavelengths_{rope}", wavelengths(block).numpy())
+        angles = self._node("Mul", f"angles_{rope}", column, waves)
+        return [self._node(op, f"{op.lower()}_{rope}", angles) for op in ("Cos", "Sin")]
 
 
 def _rope(

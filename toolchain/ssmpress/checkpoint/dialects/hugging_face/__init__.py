@@ -18,6 +18,12 @@ from ssmpress.checkpoint.dialects.json_reader import JsonReader
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
 FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid)
+_KEYS: Mapping[str, str] = {
+    "d_model": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "tie_embeddings": "tie_word_embeddings",
+}
+"""Of all families."""
 _OTHER_LAYOUT = "Write the mamba-ssm layout instead."
 
 
@@ -66,8 +72,8 @@ def _family(config: ModelConfig) -> Family:
 
 
 def keys(config: ModelConfig) -> Mapping[str, str]:
-    """Those of its family."""
-    return _family(config).KEYS
+    """Those of all families and of its own."""
+    return {**_KEYS, **_family(config).KEYS}
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:

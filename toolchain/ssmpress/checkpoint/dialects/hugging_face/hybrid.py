@@ -23,8 +23,6 @@ from ssmpress.checkpoint.dialects.json_reader import JsonReader
 GRANITE, BAMBA = "granitemoehybrid", "bamba"
 TYPES: tuple[str, ...] = (GRANITE, BAMBA)
 KEYS: Mapping[str, str] = {
-    "d_model": "hidden_size",
-    "n_layer": "num_hidden_layers",
     "heads": "mamba_n_heads",
     "head_dim": "mamba_d_head",
     "d_inner": "mamba_n_heads",
@@ -38,7 +36,6 @@ KEYS: Mapping[str, str] = {
     "qkv_bias": "attention_bias",
     "out_bias": "attention_bias",
     "proj_bias": "mamba_proj_bias",
-    "tie_embeddings": "tie_word_embeddings",
 }
 _KINDS = {
     "mamba": True,

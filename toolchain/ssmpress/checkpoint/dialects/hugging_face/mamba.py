@@ -15,8 +15,6 @@ from ssmpress.checkpoint.dialects.hugging_face import names
 from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
 KEYS: Mapping[str, str] = {
-    "d_model": "hidden_size",
-    "n_layer": "num_hidden_layers",
     "d_state": "state_size",
     "d_conv": "conv_kernel",
     "d_inner": "expand",
@@ -24,7 +22,6 @@ KEYS: Mapping[str, str] = {
     "conv_bias": "use_conv_bias",
     "proj_bias": "use_bias",
     "dbc_norm_eps": "mixer_rms_eps",
-    "tie_embeddings": "tie_word_embeddings",
 }
 RENAMES = {"embeddings": "embedding"}
 _FALCON = "falcon_mamba"

@@ -14,8 +14,6 @@ from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
 TYPES: tuple[str, ...] = ("mamba2",)
 KEYS: Mapping[str, str] = {
-    "d_model": "hidden_size",
-    "n_layer": "num_hidden_layers",
     "heads": "num_heads",
     "d_inner": "num_heads",
     "d_skip": "num_heads",
@@ -24,7 +22,6 @@ KEYS: Mapping[str, str] = {
     "d_conv": "conv_kernel",
     "conv_bias": "use_conv_bias",
     "proj_bias": "use_bias",
-    "tie_embeddings": "tie_word_embeddings",
 }
 _RENAMES = {"embeddings": "embedding"}
 
