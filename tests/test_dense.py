@@ -12,7 +12,7 @@ from paths import DEMO
 from ssmpress.blocks.tensors import EMBEDDING
 from ssmpress.callbacks import silent
 from ssmpress.checkpoint.read import read_checkpoint
-from ssmpress.devices.plan import plan_deployment
+from ssmpress.devices.plan import find_place, with_runtime
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
@@ -32,7 +32,8 @@ def run_of(folder: Path, embedding: torch.Tensor | None = None) -> Run:
         checkpoint = dataclasses.replace(source.checkpoint, tensors=tensors)
         source = dataclasses.replace(source, checkpoint=checkpoint)
     dense = export_dense(source, folder / "dense")
-    return Run(recipe, source, dense, Checked(None, plan_deployment(recipe, silent)))
+    place = with_runtime(find_place(recipe, silent), recipe)
+    return Run(recipe, source, dense, Checked(None, place))
 
 
 def test_a_trained_model_is_better_than_guessing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ssmpress.printable import amount
 from ssmpress.report.markdown import markdown_cell, markdown_table
 from ssmpress.report.tables import comparison, lookup
 
@@ -90,7 +91,7 @@ def _where(environment: Mapping[str, Any]) -> str:
     found = (
         lookup(environment, "cpu"),
         isa,
-        f"{threads} thread{'s' * (threads != 1)}" if threads else None,
+        amount(threads, "thread") if threads else None,
     )
     return markdown_cell(", ".join(str(part) for part in found if part))
 

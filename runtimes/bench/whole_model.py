@@ -21,6 +21,7 @@ from profile_ops import profile
 
 from ssmpress.files import write_json
 from ssmpress.machine import get_library_path
+from ssmpress.printable import amount
 
 FAR_BEYOND_THE_CACHE_MB = 2000
 
@@ -95,7 +96,7 @@ def table(result: dict[str, Any]) -> str:
     lines = []
     for run in result["runs"]:
         rates = ", ".join(f"{k} MB {v['median']:.1f}" for k, v in run["read_gb_per_s"].items())
-        threads = f"{run['threads']} thread{'s' * (run['threads'] != 1)}"
+        threads = amount(run["threads"], "thread")
         lines += [f"{threads}; read bandwidth in GB/s: {rates}", ""]
         lines += [
             "| model | MB | decode ms | tokens/s | x stock | x dense | x limit | prefill ms |"

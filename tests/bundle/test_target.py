@@ -138,7 +138,7 @@ def recipe(**deploy_settings: Any) -> Any:
 
 def test_the_host_is_not_emulated() -> None:
     with pytest.raises(UsageError, match="--device qemu: expected --target arm64 on another"):
-        plan.plan_deployment(recipe(device=("qemu",)), print)
+        plan.find_place(recipe(device=("qemu",)), print)
 
 
 def test_without_an_emulator_the_bundle_is_not_validated(
@@ -151,7 +151,7 @@ def test_without_an_emulator_the_bundle_is_not_validated(
     monkeypatch.delenv("QEMU_LD_PREFIX", raising=False)
     monkeypatch.setattr(plan, "find_runtime_library", lambda *_: None)
     notes: list[str] = []
-    planned = plan.plan_deployment(recipe(target=Target.ARM64), notes.append)
+    planned = plan.find_place(recipe(target=Target.ARM64), notes.append)
     assert planned.addresses == ()
     line = "sudo apt install qemu-user libstdc++6-arm64-cross"
     (note,) = notes
@@ -165,7 +165,7 @@ def test_without_an_emulator_the_bundle_is_not_validated(
     assert "there was no aarch64 machine" in verdict.sentence
     assert "--skip-device-check" in verdict.sentence and "apt" not in verdict.sentence, "said once"
     with pytest.raises(DeviceError, match="expected qemu-aarch64 on PATH") as error:
-        plan.plan_deployment(recipe(target=Target.ARM64, device=("qemu:max",)), print)
+        plan.find_place(recipe(target=Target.ARM64, device=("qemu:max",)), print)
     assert str(error.value).endswith(line)
 
 
@@ -178,7 +178,7 @@ def test_who_wants_the_bundle_alone_gets_it_judged_by_quality(
     monkeypatch.setattr(plan, "find_runtime_library", lambda *_: None)
     asked = recipe(target=Target.ARM64, skip_device_check=True)
     notes: list[str] = []
-    planned = plan.plan_deployment(asked, notes.append)
+    planned = plan.find_place(asked, notes.append)
     assert notes == [] and planned.addresses == ()
     report = example.report(target=plan.describe_target(planned, ()))
     report["recipe"] = asked.to_dict()

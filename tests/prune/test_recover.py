@@ -23,11 +23,12 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.data.held_out import hold_out_windows
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.prune import distill, resume
+from ssmpress.prune.device import compute_device
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.materials.text import WindowExam
 from ssmpress.prune.order import WindowOrder
-from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
+from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.prune.training import Training
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
 from ssmpress.recipe.settings.recover import Compute, RecoverSettings

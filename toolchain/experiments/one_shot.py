@@ -19,10 +19,10 @@ from wikitext import Bench, open_bench, parse, perplexity
 
 from ssmpress.blocks.model import Mamba
 from ssmpress.prune import baselines
+from ssmpress.prune.device import device_name
 from ssmpress.prune.mask import apply_masks, keep_masks, prunable_names, sparsity_summary
 from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.one_shot import grams
-from ssmpress.prune.recover import device_name
 from ssmpress.prune.saliency import combine, magnitude, mean_gradient_magnitude
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 

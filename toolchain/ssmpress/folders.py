@@ -59,9 +59,14 @@ def replaced(target: Path, check: Callable[[], None]) -> Iterator[Path]:
             sync(target.parent)
 
 
+def nearest(path: Path) -> Path:
+    """The path, or the last of the folders above it that exists."""
+    return next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+
+
 def obstacle(folder: Path) -> str | None:
     """Why nothing can be written below a folder, which need not exist yet; None if it can."""
-    parent = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    parent = nearest(folder)
     if not parent.is_dir():
         return f"{parent} is a file"
     return None if os.access(parent, os.W_OK | os.X_OK) else f"{parent} is not writable"
@@ -98,6 +103,19 @@ def _remove(folder: Path, handle: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove_unowned(folder: Path, flags: int = 0) -> None:
+    """Remove a folder that no living process owns, and no link to one.
+
+    Args:
+        flags: with O_CREAT also one that has no lock.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    with unowned(folder / _LOCK, flags) as free:
+        if free:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 class Temporary:
     """A new folder that is gone with this object, with `remove()`, or when the process ends.
 
@@ -112,11 +130,7 @@ class Temporary:
 
     def __init__(self, parent: Path, prefix: str) -> None:
         for left in parent.glob(f"{prefix}*"):
-            if left.is_symlink() or not left.is_dir():
-                continue
-            with unowned(left / _LOCK, os.O_CREAT) as free:
-                if free:
-                    shutil.rmtree(left, ignore_errors=True)
+            _remove_unowned(left, os.O_CREAT)
         self.path, handle = _owned(parent, prefix)
         self.remove = weakref.finalize(self, _remove, self.path, handle)
 
@@ -145,10 +159,8 @@ def clear_temporary() -> None:
     A folder without the lock is none of them, whatever its name.
     """
     for left in leftovers(Path(tempfile.gettempdir()) / _TEMPORARY, _TEMPORARY):
-        if not left.is_symlink() and left.is_dir() and left.lstat().st_uid == os.getuid():
-            with unowned(left / _LOCK) as free:
-                if free:
-                    shutil.rmtree(left, ignore_errors=True)
+        if left.is_dir() and left.lstat().st_uid == os.getuid():
+            _remove_unowned(left)
 
 
 def mend(target: Path) -> None:
@@ -271,9 +283,8 @@ def expire(folder: Path, before: float) -> None:
         return
     with suppress(OSError):  # another process works there, or removes it too
         newest = max(path.lstat().st_mtime for path in (*folder.rglob("*"), folder / _LOCK))
-        with unowned(folder / _LOCK) as free:
-            if free and newest < before:
-                shutil.rmtree(folder, ignore_errors=True)
+        if newest < before:
+            _remove_unowned(folder)
 
 
 def discard_work(folder: Path) -> None:

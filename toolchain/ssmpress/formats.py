@@ -66,3 +66,6 @@ END_TOKENS_KEY = "end_tokens"
 
 END_TOKEN_LIMIT = 256
 """Most of them; a model has a handful. `runtimes/runner/model/fields.h` has the same."""
+
+PLAN_BYTES = 2_000_000_000
+"""Bytes of weight files that a plan reads to the last value."""

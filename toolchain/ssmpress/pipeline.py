@@ -20,7 +20,7 @@ from ssmpress.errors import noting
 from ssmpress.files import blaming
 from ssmpress.folders import clear_temporary, discard_work, holds_work
 from ssmpress.gate.judge import judge
-from ssmpress.preflight import Ready, preflight, trains
+from ssmpress.preflight import Ready, preflight
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.report.schema import build_report, with_verdict
@@ -114,7 +114,7 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
         ready = preflight(recipe, [recipe], watch.note)
         checked = check(recipe, ready)
     source = ready.source
-    name = recovery_name(recipe, source) if trains(recipe) else None
+    name = recovery_name(recipe, source) if recipe.trains else None
     with (
         kept_work(name) as kept,
         staged(recipe.out) as folder,

@@ -9,21 +9,20 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from ssmpress import folders
 from ssmpress.blocks.tensors import tensor_shapes
 from ssmpress.bundle.runtime_library import RuntimeLibrary, describe_download, present_library
 from ssmpress.callbacks import Note, silent
+from ssmpress.formats import PLAN_BYTES
 from ssmpress.machine import get_library_path, get_runner_path
 from ssmpress.preflight import Ready, preflight
 from ssmpress.prune import mask
+from ssmpress.prune.device import compute_device
 from ssmpress.prune.one_shot import Scores
-from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.sweep import Sweep
 from ssmpress.stages.estimate import Estimate, estimate
 from ssmpress.stages.source import resolve_sparsity
-
-PLAN_BYTES = 2_000_000_000
-"""Bytes of weight files that a plan reads to the last value."""
 
 WEIGHT_TOKENS_PER_SECOND = 45e9
 """Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess
@@ -102,7 +101,8 @@ def make_plan(recipe: Recipe, note: Note = silent, values_up_to: int | None = PL
         SsmpressError: as the run would before its work.
     """
     notes = _Notes(note)
-    return _plan(recipe, preflight(recipe, [recipe], notes, values_up_to), notes)
+    ready = preflight(recipe, [recipe], notes, values_up_to)
+    return _plan(recipe, ready, _runtime(recipe, ready), notes)
 
 
 def make_plans(
@@ -115,8 +115,13 @@ def make_plans(
     """
     points, notes = sweep.points(), _Notes(note)
     ready = preflight(sweep.recipe, points.values(), notes, values_up_to)
-    scores = Scores()
-    return {name: _plan(recipe, ready, notes, scores) for name, recipe in points.items()}
+    runtime, scores = _runtime(sweep.recipe, ready), Scores()
+    return {name: _plan(recipe, ready, runtime, notes, scores) for name, recipe in points.items()}
+
+
+def _runtime(recipe: Recipe, ready: Ready) -> RuntimeLibrary | None:
+    """ONNX Runtime for the bundle's machine, if it is here."""
+    return present_library(ready.place.machine, recipe.deploy.onnxruntime)
 
 
 class _Notes:
@@ -130,15 +135,22 @@ class _Notes:
         self.note(text)
 
 
-def _plan(recipe: Recipe, ready: Ready, notes: _Notes, scores: Scores | None = None) -> Plan:
+def _plan(
+    recipe: Recipe,
+    ready: Ready,
+    runtime: RuntimeLibrary | None,
+    notes: _Notes,
+    scores: Scores | None = None,
+) -> Plan:
     source, place = ready.source, ready.place
     config = source.checkpoint.config
     sparsity = resolve_sparsity(recipe, config)
-    weights = sum(map(prod, tensor_shapes(config).values()))
-    prunable_weights = _prunable(recipe, ready)
+    shapes = tensor_shapes(config)
+    weights = sum(map(prod, shapes.values()))
+    prunable = mask.prunable_names(config, recipe.prune.prunable)
+    prunable_weights = sum(prod(shapes[name]) for name in prunable)
     device = compute_device(recipe.recover.compute)
     size = estimate(recipe, source, ready.pruned, sparsity, scores)
-    runtime = present_library(place.machine, recipe.deploy.onnxruntime)
     library = get_library_path(place.machine).stat().st_size
     tokenizer = 0 if source.tokenizer is None else source.tokenizer.stat().st_size
     model_bytes = size.model_bytes
@@ -173,7 +185,7 @@ def _plan(recipe: Recipe, ready: Ready, notes: _Notes, scores: Scores | None = N
         ram_bytes=_ram_bytes(recipe, weights),
         disk_bytes=disk_bytes,
         seconds=_seconds(recipe, weights),
-        matrices=_matrices(size, tensor_shapes(config)),
+        matrices=_matrices(size, shapes),
     )
 
 
@@ -184,17 +196,10 @@ def _runtime_bytes(runtime: RuntimeLibrary, machine: str) -> int:
 
 def _check_room(out: Path, needed: int, note: Note) -> None:
     """Tell of a disk that has not enough room now; by the time of the run it may."""
-    place = next(p for p in (out.absolute(), *out.absolute().parents) if p.exists())
+    place = folders.nearest(out)
     free = shutil.disk_usage(place).free
     if free < needed:
         note(f"{place} has {free / 1e6:,.0f} MB free; the run needs about {needed / 1e6:,.0f} MB")
-
-
-def _prunable(recipe: Recipe, ready: Ready) -> int:
-    """Weights that may be pruned."""
-    config = ready.source.checkpoint.config
-    shapes = tensor_shapes(config)
-    return sum(prod(shapes[n]) for n in mask.prunable_names(config, recipe.prune.prunable))
 
 
 def _devices(ready: Ready) -> tuple[str, ...]:
@@ -208,7 +213,7 @@ def _matrices(size: Estimate, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Pl
     planned = []
     for name, matrix in size.model.matrices.items():
         rows, columns = shapes[name]
-        dense, stored = 4 * rows * columns, size.bytes_of[name]
+        dense, stored = 4 * rows * columns, size.bytes_of(name)
         planned.append(PlannedMatrix(name, rows, columns, matrix.format.name, dense, stored))
     return tuple(planned)
 
@@ -251,8 +256,7 @@ def _data_line(purpose: str, use: Mapping[str, Any]) -> str:
 
 def _ram_bytes(recipe: Recipe, weights: int) -> int:
     """Model, gradients, optimiser and teacher in float32, activations, PyTorch itself."""
-    recovering = recipe.recover.steps != 0 and recipe.pruned is None
-    copies = 7 if recovering else 4
+    copies = 7 if recipe.trains else 4
     p = recipe.prune
     tokens = p.calibration_batch * p.calibration_window
     return 4 * weights * copies + tokens * 200_000 + 600_000_000

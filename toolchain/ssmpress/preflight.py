@@ -20,7 +20,7 @@ from ssmpress.gate.judge import read_report
 from ssmpress.processors import crowded_note, usable_processors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.report import Report
-from ssmpress.stages.pruned import Pruned, check_save_checkpoint, read_pruned
+from ssmpress.stages.pruned import Pruned, check_save_checkpoint, given_pruned
 from ssmpress.stages.source import Source, load, resolve_sparsity
 
 
@@ -54,24 +54,16 @@ def preflight(
         check_save_checkpoint(point.save_checkpoint)
     if crowded := crowded_note("--threads", recipe.threads, usable_processors()):
         note(crowded)
-    if trains(recipe) or len(points) > 1:
+    if recipe.trains or len(points) > 1:
         check_cache()
     if recipe.deploy.archive:
         check_archive(archive_path(recipe.out))
     place = find_place(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     source = load(points[0], note, values_up_to)
-    for point in points:
+    for point in points[1:]:
         resolve_sparsity(point, source.checkpoint.config)
-    pruned = None
-    if recipe.pruned is not None and source.checkpoint.tensors:
-        pruned = read_pruned(recipe.pruned, source.checkpoint.config, recipe.weights_of)
-    return Ready(place, baseline, source, pruned)
-
-
-def trains(recipe: Recipe) -> bool:
-    """Whether recovery is part of the run."""
-    return recipe.recover.steps != 0 and recipe.pruned is None
+    return Ready(place, baseline, source, given_pruned(recipe, source))
 
 
 def check_archive(archive: Path) -> None:

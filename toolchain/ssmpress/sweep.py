@@ -27,11 +27,10 @@ from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.bundle.out_folder import staged
 from ssmpress.bundle.pages import add_charts
-from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import BadInputError, WriteError, noting
 from ssmpress.gate.sweep import judge_sweep
 from ssmpress.pipeline import Watch, check, kept_work, make_bundle, work_folder
-from ssmpress.preflight import preflight, trains
+from ssmpress.preflight import preflight
 from ssmpress.prune import resume
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult
@@ -42,7 +41,7 @@ from ssmpress.report.sweep import tradeoff, write_sweep
 from ssmpress.stages.bundle import Dense, dense_file, export_dense
 from ssmpress.stages.pruned import Pruned, prune_weights, save_checkpoint
 from ssmpress.stages.run import Checked, Run
-from ssmpress.stages.source import Source, of_pruned
+from ssmpress.stages.source import Source
 from ssmpress.stages.written import seal_bundle, write_reports
 from ssmpress.validate import describe_dense
 
@@ -119,9 +118,8 @@ def continues(recipe: Recipe) -> bool:
     weights' activations, fix the zeros of every row, or may loosen again.
     """
     return (
-        recipe.recover.steps != 0
+        recipe.trains
         and not recipe.recover.regrow
-        and recipe.pruned is None
         and recipe.prune.method in (Method.GRADIENT_MAGNITUDE, Method.MAGNITUDE)
         and recipe.prune.scope is not Scope.OWL
         and recipe.prune.pattern == "unstructured"
@@ -133,9 +131,8 @@ def _name(sweep: Sweep, source: Source) -> str:
     settings = sweep.recipe.to_dict()
     del settings["prune"]["sparsity"], settings["pack"]["values"]
     deciding = [__version__, settings, sorted(sweep.sparsities), source.checkpoint.sha256]
-    if sweep.recipe.pruned is not None:
-        pruned = of_pruned(read_checkpoint, sweep.recipe.pruned, sweep.recipe.weights_of)
-        deciding.append(pruned.sha256)
+    if source.pruned is not None:
+        deciding.append(source.pruned.sha256)
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(source.task.digest(source.calibration) + source.task.digest(source.evaluation))
     return f"sweep-{digest.hexdigest()[:24]}"
@@ -200,7 +197,7 @@ def _prune(recipe: Recipe, shared: _Shared, watch: Watch) -> Pruned:
         shared.source,
         watch.progress,
         note=watch.note,
-        work=shared.cache if trains(recipe) else None,
+        work=shared.cache if recipe.trains else None,
         start=start,
         scores=shared.scores,
     )

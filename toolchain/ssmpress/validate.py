@@ -103,11 +103,12 @@ def measure_dense(run: Run, progress: Progress) -> tuple[VariantQuality, Guess]:
         run.dense.quality = _evaluate(run, "dense", run.dense.model, library, progress)
         if kept is not None:
             remember(kept, run.dense.quality)
-    vocab_size = source.checkpoint.config.vocab_size
-    guesses = task.guesses(source.calibration, source.evaluation, vocab_size)
-    block = task.drawn_together(source.evaluation)
-    guess = metrics.best_guess(guesses, run.dense.quality, task.metric, block=block)
-    return run.dense.quality, guess
+    if run.dense.guess is None:
+        vocab_size = source.checkpoint.config.vocab_size
+        guesses = task.guesses(source.calibration, source.evaluation, vocab_size)
+        block = task.drawn_together(source.evaluation)
+        run.dense.guess = metrics.best_guess(guesses, run.dense.quality, task.metric, block=block)
+    return run.dense.quality, run.dense.guess
 
 
 def describe_dense(run: Run, progress: Progress) -> str:

@@ -33,10 +33,11 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.data.labelled import LabelledTexts, load_labelled
 from ssmpress.prune import batches
+from ssmpress.prune.device import device_name
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import prunable_names, sparsity_summary
 from ssmpress.prune.materials import material_of
-from ssmpress.prune.recover import device_name, prune_and_recover
+from ssmpress.prune.recover import prune_and_recover
 from ssmpress.recipe.settings.prune import PROJECTIONS, PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.tasks import Classification

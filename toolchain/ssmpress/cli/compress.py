@@ -24,6 +24,7 @@ from ssmpress.errors import (
     notes_of,
     noting,
 )
+from ssmpress.formats import PLAN_BYTES
 from ssmpress.gate.policy import gate_settings
 from ssmpress.recipe.named import named_recipe
 from ssmpress.recipe.pick import parse_pick
@@ -93,7 +94,7 @@ def compress(
     demo: options.Demo = False,
     json_output: options.Json = False,
     dry_run: options.DryRun = False,
-    plan_bytes: options.PlanBytes = 2_000_000_000,
+    plan_bytes: options.PlanBytes = PLAN_BYTES,
     version: options.Version = False,
 ) -> None:
     """Prune a trained Mamba model, pack it for a small CPU, and prove what it cost.

@@ -76,8 +76,7 @@ def check_unseen(recipe: Recipe, part: float, note: Note = silent) -> None:
     if not names and part < LEAK:
         return
     what = f"{', '.join(names)}: is" if names else f"{part:.0%} of it is in"
-    trains = recipe.recover.steps != 0 and recipe.pruned is None
-    if trains and not recipe.data.allow_leak:
+    if recipe.trains and not recipe.data.allow_leak:
         raise UsageError(
             f"--evaluation {what} --calibration too, which recovery trains on: the quality would "
             "be that of what was learned by heart. Give other data, --recover none or --allow-leak."

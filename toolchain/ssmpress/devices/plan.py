@@ -57,16 +57,6 @@ class Deployment(Place):
     runtime: RuntimeLibrary
 
 
-def plan_deployment(recipe: Recipe, note: Note) -> Deployment:
-    """Find all that the target needs, and ask every device whether it can run it.
-
-    Raises:
-        DeviceError: a library or a program is missing, or a device cannot be used.
-        UsageError: an emulator was asked for that emulates no such machine.
-    """
-    return with_runtime(find_place(recipe, note), recipe)
-
-
 def with_runtime(place: Place, recipe: Recipe) -> Deployment:
     """A place with ONNX Runtime for its machine, which is downloaded where it is not here.
 
@@ -78,10 +68,12 @@ def with_runtime(place: Place, recipe: Recipe) -> Deployment:
 
 
 def find_place(recipe: Recipe, note: Note) -> Place:
-    """Find out where the bundle will run, without downloading anything.
+    """Find out where the bundle will run, and ask every device whether it can run it; nothing is
+    downloaded.
 
     Raises:
-        DeviceError, UsageError: as `plan_deployment`.
+        DeviceError: a library or a program is missing, or a device cannot be used.
+        UsageError: an emulator was asked for that emulates no such machine.
     """
     machine = recipe.target.machine
     if machine not in MACHINES:

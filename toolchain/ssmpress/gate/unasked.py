@@ -55,7 +55,7 @@ def _dense(report: Report) -> tuple[RuleResult, ...]:
         chance = metric_of(report, "model.config.vocab_size")
         if lookup(report, "quality", "metric") != "perplexity" or chance is None:
             return _inconclusive("dense", f"{_UNDECIDED} quality.guess is missing.", _OF_BEFORE)
-        if dense is not None and dense < chance:
+        if dense < chance:
             return ()
         return _guessing(report, dense, chance, "tokens drawn by lot")
     value, how = metric_of(report, "quality.guess.value"), str(lookup(guess, "how"))

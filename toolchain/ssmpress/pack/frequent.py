@@ -11,6 +11,9 @@ from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack.layout import Matrix
 from ssmpress.pack.matrix import PackedMatrix, pack, unpack
 
+MOST_ROWS = int(np.iinfo(np.int16).max)
+"""Rows of a head that are corrected: a slot has 16 bits."""
+
 
 @dataclass(frozen=True)
 class FrequentRows:
@@ -36,9 +39,13 @@ class FrequentRows:
 
 def frequent_rows(weight: Matrix, packed: PackedMatrix, ids: NDArray[np.int64]) -> FrequentRows:
     """The rounding errors of rows `ids` of `weight` (r, c), which `packed` holds rounded."""
-    ids = np.sort(ids)[: np.iinfo(np.int16).max]
-    errors = np.zeros((len(ids) + 1, packed.columns), np.float32)
-    errors[:-1] = weight[ids] - unpack(packed)[ids]
+    ids = np.sort(ids)[:MOST_ROWS]
+    return stored_errors(ids, weight[ids] - unpack(packed)[ids])
+
+
+def stored_errors(ids: NDArray[np.int64], errors: Matrix) -> FrequentRows:
+    """The errors (k, c) of the rows `ids` as they are stored, ascending and at most 2^15 - 1."""
+    rows = np.append(errors, np.zeros((1, errors.shape[1]), np.float32), axis=0)
     int8 = Format(Structure.DENSE, Values.INT8)
-    kept = pack(errors, np.ones(errors.shape, bool), int8, "rounding errors of frequent rows")
+    kept = pack(rows, np.ones(rows.shape, bool), int8, "rounding errors of frequent rows")
     return FrequentRows(ids, kept)

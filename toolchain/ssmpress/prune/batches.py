@@ -43,13 +43,19 @@ def load_batch(samples: Samples, numbers: NDArray[np.int64], device: torch.devic
     if lengths is not None and device.type == "cuda":
         inputs = np.pad(inputs, ((0, 0), (0, -inputs.shape[1] % CUDA_MULTIPLE)))
 
-    def move(array: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if device.type == "cuda":
-            tensor = tensor.pin_memory()  # else the copy waits for the step before
-        return tensor.to(device, non_blocking=True)
+    return Batch(
+        moved(inputs, device),
+        moved(targets, device),
+        None if lengths is None else moved(lengths, device),
+    )
 
-    return Batch(move(inputs), move(targets), None if lengths is None else move(lengths))
+
+def moved(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; the copy to a GPU is not waited for."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()  # else the copy waits for the step before
+    return tensor.to(device, non_blocking=True)
 
 
 def noisy(batch: Batch, part: float, vocab_size: int, seed: int) -> Batch:
@@ -79,14 +85,9 @@ def predict(model: Mamba, batch: Batch, recompute: bool = False, ordered: bool =
     return model.outputs(hidden, batch.inputs, batch.lengths)
 
 
-def task_loss(model: Mamba, batch: Batch) -> Tensor:
+def task_loss(batch: Batch, model: Mamba) -> Tensor:
     """T of the model's predictions: the loss whose gradients say which weights matter."""
     return model.config.task.target_loss(predict(model, batch), batch.targets)
-
-
-def sample_task(model: Mamba) -> SampleTask:
-    """The task of a model that learns from samples."""
-    return cast(SampleTask, model.config.task)
 
 
 @torch.no_grad()
@@ -95,7 +96,7 @@ def metric(model: Mamba, samples: Samples, batch: int = 64) -> dict[str, float]:
 
     The bundle's own figures come through ONNX Runtime.
     """
-    task = sample_task(model)
+    task = cast(SampleTask, model.config.task)
     device = next(model.parameters()).device
     sums: dict[str, float] = {}
     order = np.argsort(samples.lengths, kind="stable")  # alike lengths together: little padding

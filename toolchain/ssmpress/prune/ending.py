@@ -126,7 +126,6 @@ class FixedEnd:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.ended: Ended | None = Ended.STEPS
 
     def goes_on(self, step: int) -> bool:
         """Whether `step` is taken."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.prune.material import Material
-from ssmpress.prune.one_shot import one_shot
+from ssmpress.prune.one_shot import Scores, one_shot
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.schedule import cosine_factor, hold_factor
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
@@ -112,8 +112,9 @@ class Assignment:
             matrix_limit=prune.matrix_limit,
         )
 
-    def one_shot(self, model: Mamba, progress: Progress) -> dict[str, Tensor]:
-        """The masks before the first step, where the plan has no ramp."""
-        return one_shot(
-            model, self.names, self.material, self.prune, self.sparsity, self.seed, progress
-        )
+    def one_shot(
+        self, model: Mamba, progress: Progress, scores: Scores | None = None
+    ) -> dict[str, Tensor]:
+        """The masks of pruning at once, or before the first step, where the plan has no ramp."""
+        p, sparsity = self.prune, self.sparsity
+        return one_shot(model, self.names, self.material, p, sparsity, self.seed, progress, scores)

@@ -9,19 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Note, Progress, silent
-from ssmpress.errors import DeviceError
+from ssmpress.prune.device import compute_device, device_name
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
 from ssmpress.prune.material import Material
-from ssmpress.prune.one_shot import Scores, one_shot
+from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.plan import Assignment
 from ssmpress.prune.run import Run, Watch
 from ssmpress.recipe.settings.prune import PruneSettings
-from ssmpress.recipe.settings.recover import Compute, RecoverSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,17 @@ def prune_and_recover(
     report = progress or silent
     names = prunable_names(model.config, prune.prunable)
     sparsity = resolve_sparsity(model.config, prune.prunable, prune.sparsity, prune.sparsity_of)
+    asked = quality if recover.steps is None else None
+    assignment = Assignment(names, material, prune, recover, sparsity, seed, asked)
     model.to(device)
     try:
         if recover.steps == 0:
-            keep = one_shot(model, names, material, prune, sparsity, seed, report, scores)
+            keep = assignment.one_shot(model, report, scores)
             apply_masks(dict(model.named_parameters()), keep)
             history: list[dict[str, float]] = []
             steps, seen, end, earlier_seconds = 0, 0, {}, 0.0
         else:
             teacher = teacher or Teacher(deepcopy(model))
-            asked = quality if recover.steps is None else None
-            assignment = Assignment(names, material, prune, recover, sparsity, seed, asked)
             run = Run(model, teacher, assignment, Watch(report, note, clock), resume_file)
             steps = run.train()
             history, seen = run.history, steps * run.plan.batch * run.plan.window
@@ -118,23 +116,3 @@ def prune_and_recover(
         device=device_name(device),
         end=end,
     )
-
-
-def compute_device(compute: Compute) -> torch.device:
-    """The processor that calibration and recovery run on.
-
-    Raises:
-        DeviceError: a GPU is asked for and PyTorch finds none.
-    """
-    if compute is Compute.CUDA and not torch.cuda.is_available():
-        raise DeviceError(
-            "--compute cuda: expected a GPU; PyTorch finds none. Install a CUDA build of PyTorch, "
-            "or use --compute cpu."
-        )
-    cuda = torch.cuda.is_available() and compute is not Compute.CPU
-    return torch.device("cuda" if cuda else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """ "cpu", or the GPU's name."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -18,6 +18,7 @@ from ssmpress.callbacks import Note, Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune import resume
 from ssmpress.prune.baselines import owl_shares, wanda
+from ssmpress.prune.device import device_name
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.ending import USUAL_STEPS, Ceiling, FixedEnd, OpenEnd
 from ssmpress.prune.held_out import Check, HeldOut
@@ -110,7 +111,7 @@ class Run:
         return assignment.material.shape(self.settings, self.cuda)
 
     def _fingerprint(self, whole: Assignment) -> str:
-        name = torch.cuda.get_device_name(self.device) if self.cuda else "cpu"
+        name = device_name(self.device)
         tensors = self.training.model.tensors()
         return resume.fingerprint(whole.settings(), tensors, whole.material, name)
 

@@ -101,6 +101,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check_settings(self)
 
+    @property
+    def trains(self) -> bool:
+        """Whether recovery is part of the run."""
+        return self.recover.steps != 0 and self.pruned is None
+
     def to_dict(self) -> dict[str, Any]:
         """The recipe as JSON types, for the manifest and the report."""
         return {key: _plain(value) for key, value in asdict(self).items()}

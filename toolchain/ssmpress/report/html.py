@@ -71,6 +71,7 @@ def _context(report: Report) -> dict[str, Any]:
     by_class = classes.block_of(report) is not None
     empty = {"tradeoff": not points, "devices": not devices, "classes": not by_class}
     return {
+        "sizes": prose.SIZES,
         "version": lookup(report, "ssmpress_version"),
         "title": tables.title(report),
         "status": status,

@@ -29,8 +29,7 @@ def render_markdown(report: Report) -> str:
         markdown_table(tables.sparsity(report)),
         "## Size by matrix format",
         markdown_table(tables.formats(report)),
-        "Weights and dense bytes are those of the model before its dead channels went; what is "
-        "stored is without them. The runtime is ONNX Runtime and ssmrun, the same in every bundle.",
+        prose.SIZES,
         _matrices(report),
         "## Parity",
         _parity(report),

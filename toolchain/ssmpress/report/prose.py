@@ -10,6 +10,12 @@ from ssmpress.report.tables import confidence, lookup, number, percent, zeros
 from ssmpress.report.wording import words
 from ssmpress.results.report import Report
 
+SIZES = (
+    "Weights and dense bytes are those of the model before its dead channels went; what is stored "
+    "is without them. The runtime is ONNX Runtime and ssmrun, the same in every bundle."
+)
+"""What the table of sizes refers to."""
+
 
 def architecture(report: Report) -> str:
     """What the weights were taken for; empty of a report that does not say."""

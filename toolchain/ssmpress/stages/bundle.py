@@ -18,7 +18,7 @@ from ssmpress.graph.export import export
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
 from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.results.quality import VariantQuality
+from ssmpress.results.quality import Guess, VariantQuality
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
 from ssmpress.stages.source import Source
 
@@ -27,12 +27,13 @@ from ssmpress.stages.source import Source
 class Dense:
     """The unpruned model as float32: exported and judged once, the baseline of every bundle.
 
-    quality: set when it is first measured. kept: file of it for the same command when it goes on
-    after an interruption, or None.
+    quality, guess: set when they are first measured. kept: file of the quality for the same command
+    when it goes on after an interruption, or None.
     """
 
     model: Path
     quality: VariantQuality | None = None
+    guess: Guess | None = None
     kept: Path | None = None
 
 

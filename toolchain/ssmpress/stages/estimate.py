@@ -20,22 +20,20 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import matrix_specs, tensor_shapes
-from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph.export import build
 from ssmpress.pack.choose import matrix_format
-from ssmpress.pack.frequent import FrequentRows
-from ssmpress.pack.head_error import HEAD_TEXT, frequent_tokens
-from ssmpress.pack.layouts import LAYOUTS, sections_of
-from ssmpress.pack.matrix import PackedMatrix, pack
+from ssmpress.pack.frequent import MOST_ROWS, stored_errors
+from ssmpress.pack.layouts import sections_of
+from ssmpress.pack.matrix import PackedMatrix
 from ssmpress.pack.model import PackedModel
 from ssmpress.prune import dead_channels, mask
 from ssmpress.prune.materials import material_of
 from ssmpress.prune.one_shot import Scores, one_shot
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.prune import Method, Scope
+from ssmpress.stages.packed import rows_to_correct
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.source import Source
 
@@ -48,17 +46,20 @@ _NOTHING = np.empty(0, np.uint8)
 
 @dataclass(frozen=True)
 class Estimate:
-    """model: packed, but its matrices have no contents. bytes_of: of each matrix, as predicted.
-    graph_bytes: of all the rest of model.onnx."""
+    """model: packed, but its matrices have no contents. graph_bytes: of model.onnx but for them."""
 
     model: PackedModel
-    bytes_of: Mapping[str, int]
     graph_bytes: int
+
+    def bytes_of(self, name: str) -> int:
+        """The bytes of a matrix, as its layout predicts them."""
+        matrix = self.model.matrices[name]
+        return matrix.layout.predicted_bytes(matrix.rows, matrix.columns, matrix.stored)
 
     @property
     def model_bytes(self) -> int:
         """The bytes of model.onnx."""
-        return self.graph_bytes + sum(self.bytes_of.values())
+        return self.graph_bytes + sum(map(self.bytes_of, self.model.matrices))
 
 
 def estimate(
@@ -86,7 +87,7 @@ def estimate(
         stored = {name: int(torch.count_nonzero(t)) for name, t in tensors.items()}
     shapes, specs = tensor_shapes(config), matrix_specs(config)
     prunable = mask.prunable_names(config, recipe.prune.prunable)
-    matrices, sizes = {}, {}
+    matrices = {}
     for name, shape in shapes.items():
         if name not in specs:
             continue
@@ -97,12 +98,13 @@ def estimate(
         )
         contents = dict.fromkeys(sections_of(chosen), _NOTHING)
         matrices[name] = PackedMatrix(chosen, rows, columns, kept, contents, reason)
-        sizes[name] = LAYOUTS[chosen].predicted_bytes(rows, columns, kept)
     others = {name: np.zeros(s, np.float32) for name, s in shapes.items() if name not in specs}
     model = PackedModel(config, others, matrices)
-    model = PackedModel(config, others, matrices, _frequent(model, source, config))
-    graph = ir.serde.serialize_model(build(model))
-    return Estimate(model, sizes, graph.ByteSize())
+    if (frequent := rows_to_correct(model, source)) is not None:
+        ids = frequent[:MOST_ROWS]
+        nothing = np.zeros((len(ids), matrices[model.head_name].columns), np.float32)
+        model = replace(model, frequent=stored_errors(ids, nothing))
+    return Estimate(model, ir.serde.serialize_model(build(model)).ByteSize())
 
 
 def _pruned_at_once(
@@ -127,15 +129,3 @@ def _pruned_at_once(
     keep = one_shot(model, names, material, little, sparsity, recipe.seed, scores=scores)
     tensors = dict(source.checkpoint.tensors)
     return tensors | {name: tensors[name] * keep[name] for name in names}
-
-
-def _frequent(model: PackedModel, source: Source, config: ModelConfig) -> FrequentRows | None:
-    """Corrected rows, as many as a 4-bit head gets, all zeros."""
-    head = model.matrices.get(model.head_name)
-    read = source.calibration
-    if config.outputs or head is None or head.format.values is not Values.INT4 or len(read) <= 1:
-        return None
-    ids = frequent_tokens(read[:HEAD_TEXT], config.vocab_size)[: np.iinfo(np.int16).max]
-    errors = np.zeros((len(ids) + 1, head.columns), np.float32)
-    int8 = Format(Structure.DENSE, Values.INT8)
-    return FrequentRows(ids, pack(errors, np.ones(errors.shape, bool), int8))

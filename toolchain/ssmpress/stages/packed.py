@@ -48,10 +48,19 @@ def pack_weights(
     packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
     removed = dead_channels.removed_channels(source.checkpoint.config, config)
     packed = replace(packed, removed_channels=removed, end_tokens=source.end_tokens)
-    if calibrated and packed.matrices[name].format.values is Values.INT4:
-        frequent = frequent_tokens(source.calibration[:HEAD_TEXT], config.vocab_size)
-        packed = correct_rows(packed, tensors[name].numpy(), frequent)
-    return packed
+    rows = rows_to_correct(packed, source)
+    return packed if rows is None else correct_rows(packed, tensors[name].numpy(), rows)
+
+
+def rows_to_correct(packed: PackedModel, source: Source) -> NDArray[np.int64] | None:
+    """The rows of a 4-bit head that are used most often, by the calibration text; None of a head in
+    another format, or without text."""
+    head = packed.matrices.get(packed.head_name)
+    if packed.config.outputs or head is None or len(source.calibration) <= 1:
+        return None
+    if head.format.values is not Values.INT4:
+        return None
+    return frequent_tokens(source.calibration[:HEAD_TEXT], packed.config.vocab_size)
 
 
 def correct_rows(packed: PackedModel, weight: Matrix, rows: NDArray[np.int64]) -> PackedModel:

@@ -11,19 +11,18 @@ from typing import Any
 
 import torch
 
-from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint import dialects
-from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.write import check_target, write_checkpoint
 from ssmpress.pack.csr import CSR_FOLDER, check_csr_target, write_csr
+from ssmpress.prune.device import compute_device
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.materials import material_of
 from ssmpress.prune.one_shot import Scores
-from ssmpress.prune.recover import PruneResult, compute_device, prune_and_recover
+from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.stages.source import Source, check_pruned, of_pruned
+from ssmpress.stages.source import Source
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,14 @@ def prune_weights(
         start: weights to prune further, taught by the unpruned model; None starts from that.
         scores: filled by the first one-shot run, used by the others.
     """
-    if recipe.pruned is not None:
-        return read_pruned(recipe.pruned, source.checkpoint.config, recipe.weights_of)
+    if (given := given_pruned(recipe, source)) is not None:
+        return given
     torch.set_num_threads(recipe.threads)
     model, teacher = Mamba.from_checkpoint(source.checkpoint), None
     if start is not None:
         teacher = Teacher(model.to(compute_device(recipe.recover.compute)))
         model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(start.tensors)))
-    name = recovery_name(recipe, source, start)
+    resume_file = None if work is None else work / f"{recovery_name(recipe, source, start)}.pt"
     result = prune_and_recover(
         model,
         material_of(source.task, source.calibration),
@@ -86,7 +85,7 @@ def prune_weights(
         seed=recipe.seed,
         progress=progress,
         note=note,
-        resume_file=None if work is None else work / f"{name}.pt",
+        resume_file=resume_file,
         teacher=teacher,
         scores=scores,
         quality=recipe.gate.quality(),
@@ -94,18 +93,12 @@ def prune_weights(
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
-def read_pruned(path: Path, config: ModelConfig, weights_of: str | None = None) -> Pruned:
-    """Weights that are pruned already, for example by `--save-checkpoint` on another machine.
-
-    Args:
-        weights_of: which model of its file, if it holds several.
-
-    Raises:
-        BadInputError: it cannot be read, or has other sizes than the dense model.
-    """
-    checkpoint = of_pruned(read_checkpoint, path, weights_of)
-    check_pruned(path, checkpoint.config, config)
-    return Pruned(checkpoint.tensors, PruneResult((), 0.0, 0, 0, f"read from {path}"))
+def given_pruned(recipe: Recipe, source: Source) -> Pruned | None:
+    """The weights of `--pruned`; None where there are none, or where they were not read."""
+    if source.pruned is None:
+        return None
+    result = PruneResult((), 0.0, 0, 0, f"read from {recipe.pruned}")
+    return Pruned(source.pruned.tensors, result)
 
 
 def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:

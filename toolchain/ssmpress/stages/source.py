@@ -18,9 +18,9 @@ from ssmpress.data import overlap
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.pack.head_error import HEAD_TEXT
 from ssmpress.prune import mask
+from ssmpress.prune.device import compute_device
 from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.pattern import Pattern
-from ssmpress.prune.recover import compute_device
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.run import TextUse
 from ssmpress.tasks import Task
@@ -38,7 +38,8 @@ class Source:
     tokenizer: None where the model reads no tokens. calibration, evaluation: in the form of the
     model's task; of a language model tokens int32 (n,), and windows int32 (count, length).
     seen: part of the evaluation, 0 .. 1, that the calibration has too. text_side: None where the
-    model reads no tokens.
+    model reads no tokens. pruned: the checkpoint of `--pruned`, None without it, or where only the
+    sizes of the model were read.
     """
 
     checkpoint: Checkpoint
@@ -49,6 +50,7 @@ class Source:
     evaluation_use: TextUse
     seen: float = 0.0
     text_side: TextSide | None = None
+    pruned: Checkpoint | None = None
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
@@ -78,9 +80,7 @@ def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -
     checkpoint, settings = _checkpoint(recipe, note, values_up_to), recipe.data
     for sentence in checkpoint.notes:
         note(sentence)
-    if recipe.pruned is not None:
-        found, _ = of_pruned(read_config, recipe.pruned, recipe.weights_of)
-        check_pruned(recipe.pruned, found, checkpoint.config)
+    pruned = _pruned(recipe, checkpoint)
     if recipe.save_checkpoint is not None:
         dialects.check_writable(checkpoint.config)
     resolve_sparsity(recipe, checkpoint.config)
@@ -103,14 +103,14 @@ def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -
         _text_use(settings.evaluation, data.evaluation_steps),
         data.seen,
         read_text_side(recipe.model, data.tokenizer, checkpoint.config, note),
+        pruned,
     )
 
 
 def _checkpoint(recipe: Recipe, note: Note, values_up_to: int | None) -> Checkpoint:
     """The checkpoint with its tensors, unless there are too many of them."""
     path = recipe.model
-    size = weight_bytes(path)
-    if values_up_to is not None and size > values_up_to:
+    if values_up_to is not None and (size := weight_bytes(path)) > values_up_to:
         note(
             f"the weights were not read: {size / 1e9:.1f} GB are above --plan-bytes "
             f"{values_up_to:g}, so damage would show in the run only"
@@ -156,7 +156,26 @@ def _calibration_limit(recipe: Recipe) -> int | None:
     return max(saliency, CPU_CALIBRATION_TOKENS)
 
 
-def of_pruned(read: Callable[[Path, str | None], _Read], path: Path, name: str | None) -> _Read:
+def _pruned(recipe: Recipe, dense: Checkpoint) -> Checkpoint | None:
+    """The checkpoint of `--pruned`, which must belong to the dense one.
+
+    Of a model whose values were not read only its sizes are looked at.
+
+    Raises:
+        BadInputError: it cannot be read, or has other sizes.
+    """
+    if recipe.pruned is None:
+        return None
+    if not dense.tensors:
+        config, _ = _of_pruned(read_config, recipe.pruned, recipe.weights_of)
+        _check_pruned(recipe.pruned, config, dense.config)
+        return None
+    pruned = _of_pruned(read_checkpoint, recipe.pruned, recipe.weights_of)
+    _check_pruned(recipe.pruned, pruned.config, dense.config)
+    return pruned
+
+
+def _of_pruned(read: Callable[[Path, str | None], _Read], path: Path, name: str | None) -> _Read:
     """What is read of `--pruned`: of the model `name`, or else of the only one in its file."""
     try:
         return read(path, name)
@@ -164,7 +183,7 @@ def of_pruned(read: Callable[[Path, str | None], _Read], path: Path, name: str |
         return read(path, None)
 
 
-def check_pruned(path: Path, pruned: ModelConfig, config: ModelConfig) -> None:
+def _check_pruned(path: Path, pruned: ModelConfig, config: ModelConfig) -> None:
     """Check that pruned weights belong to the dense model. pruned: their sizes. config: its sizes.
 
     Raises:

@@ -54,7 +54,7 @@ class SampleMaterial:
             load_batch(self.samples, order.numbers(i), device)
             for i in range(prune.calibration_batches)
         )
-        return [CalibrationBatch(batch.first(), partial(_loss, batch)) for batch in batches]
+        return [CalibrationBatch(batch.first(), partial(task_loss, batch)) for batch in batches]
 
     def hold_out(
         self, batch: int, window: int, seed: int
@@ -68,10 +68,6 @@ class SampleMaterial:
     def lessons(self, course: Course) -> SampleLessons:
         """Batches of samples, in an order by lot."""
         return SampleLessons(self.task, self.samples, course)
-
-
-def _loss(batch: Batch, model: Mamba) -> Tensor:
-    return task_loss(model, batch)
 
 
 class SampleLessons:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.data.held_out import Split, hold_out_windows
-from ssmpress.prune.batches import Batch, autocast, task_loss
+from ssmpress.prune.batches import Batch, autocast, moved, task_loss
 from ssmpress.prune.distill import HeadTargets, RowTerms, final_hidden, head_loss, row_terms
 from ssmpress.prune.material import CalibrationBatch, Course, Lesson, Losses
 from ssmpress.prune.order import Tokens, WindowOrder
@@ -74,11 +74,7 @@ class TextMaterial:
 
 def window_batch(tokens: Tensor) -> CalibrationBatch:
     """Windows int64 (b, l); the loss is the next token's cross-entropy."""
-    return CalibrationBatch(tokens, partial(_next_token_loss, tokens))
-
-
-def _next_token_loss(tokens: Tensor, model: Mamba) -> Tensor:
-    return task_loss(model, Batch(tokens, tokens))
+    return CalibrationBatch(tokens, partial(task_loss, Batch(tokens, tokens)))
 
 
 class TextLessons:
@@ -112,10 +108,7 @@ class TextLessons:
         return partial(self._losses, tokens, hidden)
 
     def _tokens(self, numbers: NDArray[np.int64]) -> Tensor:
-        tokens = torch.from_numpy(self._order.windows(numbers))
-        if self._cuda:
-            tokens = tokens.pin_memory()  # else the copy waits for the step before
-        return tokens.to(self._course.device, non_blocking=True)
+        return moved(self._order.windows(numbers), self._course.device)
 
     def _losses(self, tokens: Tensor, teacher_hidden: Tensor | None, model: Mamba) -> Losses:
         """L of prune/distill.py, its KL and its CE.
