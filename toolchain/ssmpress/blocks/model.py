@@ -125,8 +125,8 @@ class Backbone(nn.Module):
             (b, l, d_model), or (b * variates, patches, d_model): each variate is a sequence.
         """
         embedding = self.embedding if self.task.reads_tokens else self.patch_embedding
-        embedded: Tensor = embedding(self.task.entries(inputs))
-        return embedded.float() * self.embedding_scale
+        embedded: Tensor = embedding(self.task.entries(inputs)).float()
+        return embedded if self.embedding_scale == 1 else embedded * self.embedding_scale
 
 
 class Mamba(nn.Module):

@@ -18,6 +18,7 @@ from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.bundle.names import SIGNATURE_NAME
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.files import read_json
+from ssmpress.strict_json import parse_json
 
 _KEY_LIMIT = 1 << 16
 _CHANGED = "Do not run the bundle: another one made it, or it was changed."
@@ -82,8 +83,6 @@ def _verifier(signing: ModuleType, key: Path) -> Any:
 
 def _covers_manifest(document: dict[str, Any]) -> bool:
     """Whether the signed statement, which holds, names the manifest: the tool has compared it."""
-    from ssmpress.strict_json import parse_json
-
     statement = parse_json(base64.b64decode(document["dsseEnvelope"]["payload"]))
     names = [resource["name"] for resource in statement["predicate"]["resources"]]
     return MANIFEST_NAME in names

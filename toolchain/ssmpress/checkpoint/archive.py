@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmpress.checkpoint import foreign
 from ssmpress.checkpoint.pickle_check import UnfitPickleError, check_pickle
 from ssmpress.checkpoint.pickle_values import StoredTensor, names_beyond_torch, read_pickle
 from ssmpress.errors import BadInputError
@@ -119,10 +120,12 @@ def _check(path: Path, *, contents: bool) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if problem := _problem(entries, path.stat().st_size):
+            records = [_record(entry.filename) for entry in entries]
+            foreign.check_zip(path, records)
+            if problem := _problem(entries, records, path.stat().st_size):
                 raise BadInputError(f"{path}: {problem}. {SAVE_AGAIN}")
-            for entry in entries:
-                if _record(entry.filename) == "data.pkl":
+            for entry, record in zip(entries, records, strict=True):
+                if record == "data.pkl":
                     content = archive.read(entry)
                     beyond = names_beyond_torch(content)
                     if not beyond:
@@ -154,9 +157,8 @@ def _record(filename: str) -> str:
     return filename.split("/", 1)[-1]
 
 
-def _problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
-    names = [_record(entry.filename) for entry in entries]
-    if "data.pkl" not in names:
+def _problem(entries: list[zipfile.ZipInfo], records: list[str], size: int) -> str | None:
+    if "data.pkl" not in records:
         return "expected a torch.save archive; got a zip file without data.pkl"
     if len(entries) > _ENTRY_LIMIT:
         return f"expected at most {_ENTRY_LIMIT} entries; got {len(entries)}"
@@ -167,7 +169,7 @@ def _problem(entries: list[zipfile.ZipInfo], size: int) -> str | None:
         return "expected a torch.save archive; got one with an entry marked as a folder"
     if sum(entry.file_size for entry in entries) > size:
         return f"its entries claim more bytes than the file's {size:,}; it is damaged"
-    pickles = (e for e, name in zip(entries, names, strict=True) if name == "data.pkl")
+    pickles = (e for e, record in zip(entries, records, strict=True) if record == "data.pkl")
     if any(entry.file_size > _PICKLE_LIMIT for entry in pickles):
         return f"expected a data.pkl of at most {_PICKLE_LIMIT:,} bytes"
     return None

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ssmpress.errors import BadInputError
 
-_TO_TORCH = "torch.save(model.state_dict(), 'weights.pt')"
-_FROM_NUMPY = "{k: torch.from_numpy(v) for k, v in {arrays}.items()}"
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+"""Of files that may be weights of PyTorch."""
+
 _HEADS: tuple[tuple[int, bytes, str, str], ...] = (
     (
         0,
@@ -35,6 +35,7 @@ _HEADS: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z file", "Unpack it first: 7z x FILE"),
     (0, b"Rar!", "a rar file", "Unpack it first: unrar x FILE"),
 )
+_EXPORTED = {"serialized_exported_program.json", "models/model.json", "archive_format"}
 _PAGE = re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE)
 
 
@@ -64,19 +65,16 @@ def check_head(path: Path, head: bytes) -> None:
         raise _refused(path, "weights of Flax", "Load them in JAX and save them from PyTorch")
 
 
-def check_zip(path: Path) -> None:
+def check_zip(path: Path, names: Collection[str]) -> None:
     """Whether a zip file is of a known kind that is no torch.save archive.
+
+    Args:
+        names: of its entries, within the folder that such an archive has for all of them.
 
     Raises:
         BadInputError: it is; says which one and what to do.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
-        return  # archive.py says what is damaged
-    inner = {name.split("/", 1)[-1] for name in names}
-    if "constants.pkl" in inner:
+    if "constants.pkl" in names:
         raise BadInputError(
             f"{path}: expected a state dict; got a TorchScript program. Take the weights out of "
             "it: torch.save(torch.jit.load('FILE').state_dict(), 'weights.pt')."
@@ -85,17 +83,16 @@ def check_zip(path: Path) -> None:
         raise _refused(
             path,
             "arrays of NumPy (.npz)",
-            "Save them as tensors, under their names in the PyTorch model: torch.save("
-            + _FROM_NUMPY.replace("{arrays}", "np.load('FILE')")
-            + ", 'weights.pt')",
+            "Save them as tensors, under their names in the PyTorch model: torch.save({k: "
+            "torch.from_numpy(v) for k, v in np.load('FILE').items()}, 'weights.pt')",
         )
-    if any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt")) for name in names):
+    if any(name.endswith(WEIGHT_SUFFIXES) for name in names):
         raise _refused(path, "a zip file of weights", "Unpack it first: unzip FILE")
-    if "model.weights.h5" in inner:
+    if "model.weights.h5" in names:
         raise _refused(
             path, "a model of Keras", "Load it there and save the weights by their PyTorch names"
         )
-    if inner & {"serialized_exported_program.json", "models/model.json", "archive_format"}:
+    if not _EXPORTED.isdisjoint(names):
         raise _refused(
             path,
             "a program of torch.export",
@@ -179,7 +176,7 @@ _QUANTISED: tuple[tuple[str, str], ...] = (
     (r"\._packed_params\.\S+$", "PyTorch's quantised modules"),
 )
 _ROUNDED = ("float8", "float4", "f8", "uint4", "int4", "qint", "quint")  # types
-DEQUANTISE = (
+_DEQUANTISE = (
     "Give the checkpoint that it was made from, in float16, bfloat16 or float32; ssmpress rounds "
     "the weights itself, after pruning"
 )
@@ -213,7 +210,8 @@ def check_quantised_config(values: Mapping[str, Any], where: str) -> None:
     if isinstance(quantised, dict):
         method = str(quantised.get("quant_method", "an unknown method"))[:40]
         raise BadInputError(
-            f"{where}: quantization_config: expected none; got {ascii(method)[1:-1]}. {DEQUANTISE}."
+            f"{where}: quantization_config: expected none; got {ascii(method)[1:-1]}. "
+            f"{_DEQUANTISE}."
         )
 
 
@@ -221,7 +219,7 @@ def _quantised(where: str, method: str, name: str) -> BadInputError:
     return BadInputError(
         f"{where}: {ascii(name[:120])[1:-1]}: expected dense float16, bfloat16, float32 or float64 "
         f"values; got {method}. Convert quantised or sparse weights to floats first: "
-        f"{DEQUANTISE[0].lower()}{DEQUANTISE[1:]}."
+        f"{_DEQUANTISE[0].lower()}{_DEQUANTISE[1:]}."
     )
 
 

@@ -11,14 +11,18 @@ value.
 from __future__ import annotations
 
 import pickletools
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+_T = TypeVar("_T")
 
 DEPTH_LIMIT = 64
 SIZE_LIMIT = 1 << 24
 """Values, counted as often as they are reached: a model of 10,000 tensors has some 300,000."""
 
 STEP_LIMIT = 1 << 22
-_KEY_BITS = 64
+KEY_BITS = 64
 """Of an integer that is a key, with its sign: no more than 16 of those have one hash."""
 
 _ATOMS = {
@@ -35,7 +39,9 @@ _ATOMS = {
     "NEWFALSE": "key",
 }
 _EMPTY = {"EMPTY_DICT": "box", "EMPTY_LIST": "list", "EMPTY_SET": "box", "EMPTY_TUPLE": "tuple"}
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+"""Instruction -> how many values it takes off the stack."""
+
 _PYTHONS = ("builtins.", "__builtin__.", "collections.", "_codecs.")
 """What torch lets through beside its own; it refuses all other names by itself."""
 
@@ -54,9 +60,48 @@ class UnfitPickleError(ValueError):
     """The pickle would build something that is no state dict; says what."""
 
 
+def instructions(content: bytes) -> Iterator[tuple[str, Any]]:
+    """A pickle's instructions, each by its name and with its argument.
+
+    Raises:
+        UnfitPickleError: there are too many.
+    """
+    for step, (code, argument, _) in enumerate(pickletools.genops(content)):
+        if step >= STEP_LIMIT:
+            raise UnfitPickleError(f"more than {STEP_LIMIT:,} instructions")
+        yield code.name, argument
+
+
+class Stack(Generic[_T]):
+    """The stack of an unpickler, with its marks and its memo.
+
+    `last` and `marked` raise IndexError where the instructions find too few values.
+    """
+
+    def __init__(self) -> None:
+        self.stack: list[_T] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, _T] = {}
+
+    def last(self, count: int) -> list[_T]:
+        """So many values off the stack, none from before the last mark."""
+        if len(self.stack) < count + (self.marks[-1] if self.marks else 0):
+            raise IndexError
+        parts = self.stack[-count:]
+        del self.stack[-count:]
+        return parts
+
+    def marked(self) -> list[_T]:
+        """The values after the last mark, off the stack with it."""
+        start = self.marks.pop()
+        parts = self.stack[start:]
+        del self.stack[start:]
+        return parts
+
+
 @dataclass
 class _Value:
-    """kind: key (may be one), long (an integer beyond _KEY_BITS), tuple, list, box (dict, set,
+    """kind: key (may be one), long (an integer beyond KEY_BITS), tuple, list, box (dict, set,
     object) or a global's name.
 
     done: it is part of another value, so it can grow no more without that one knowing.
@@ -94,21 +139,14 @@ def check_pickle(content: bytes) -> None:
     """
     machine = _Machine()
     try:
-        for step, (code, argument, _) in enumerate(pickletools.genops(content)):
-            if step >= STEP_LIMIT:
-                raise UnfitPickleError(f"more than {STEP_LIMIT:,} instructions")
-            machine.run(code.name, argument)
+        for name, argument in instructions(content):
+            machine.run(name, argument)
     except (IndexError, KeyError) as error:
         raise UnfitPickleError("instructions that find no value") from error
 
 
-class _Machine:
-    """The stack and the memo of an unpickler."""
-
-    def __init__(self) -> None:
-        self.stack: list[_Value] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, _Value] = {}
+class _Machine(Stack[_Value]):
+    """An unpickler that makes of every value how deep and large it is."""
 
     def run(self, name: str, argument: object) -> None:
         stack = self.stack
@@ -116,7 +154,7 @@ class _Machine:
             return
         if name in _ATOMS or name in _EMPTY:
             stack.append(_Value(_ATOMS.get(name) or _EMPTY[name]))
-            if isinstance(argument, int) and argument.bit_length() >= _KEY_BITS:
+            if isinstance(argument, int) and argument.bit_length() >= KEY_BITS:
                 stack[-1].kind = "long"
         elif name == "GLOBAL":
             stack.append(_Value(str(argument).replace(" ", ".")))
@@ -126,23 +164,23 @@ class _Machine:
             self.memo[int(str(argument))] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(self.memo[int(str(argument))])
-        elif name in _TUPLES or name == "TUPLE":
-            parts = self._last(_TUPLES[name]) if name in _TUPLES else self._marked()
+        elif name in TUPLES or name == "TUPLE":
+            parts = self.last(TUPLES[name]) if name in TUPLES else self.marked()
             stack.append(_Value("tuple", parts=tuple(parts)))
             stack[-1].take(parts)
         elif name in ("SETITEM", "SETITEMS", "ADDITEMS"):
-            parts = self._last(2) if name == "SETITEM" else self._marked()
+            parts = self.last(2) if name == "SETITEM" else self.marked()
             keys = parts if name == "ADDITEMS" else parts[::2]
             if any(key.kind == "long" for key in keys):
-                raise UnfitPickleError(f"a key that is an integer of more than {_KEY_BITS} bits")
+                raise UnfitPickleError(f"a key that is an integer of more than {KEY_BITS} bits")
             if any(key.kind != "key" for key in keys):
                 raise UnfitPickleError("a key that is no text or number")
             stack[-1].take(parts)
         elif name in ("APPEND", "APPENDS", "BUILD"):
-            parts = self._marked() if name == "APPENDS" else self._last(1)
+            parts = self.marked() if name == "APPENDS" else self.last(1)
             stack[-1].take(parts)
         elif name in ("REDUCE", "NEWOBJ"):
-            self._call(*self._last(2))
+            self._call(*self.last(2))
         elif name == "BINPERSID":
             stack.append(_Value("box"))
             stack[-1].take([stack.pop(-2)])
@@ -156,16 +194,3 @@ class _Machine:
             raise UnfitPickleError(f"a call of {function.kind[:80]} that torch.save does not write")
         self.stack.append(_Value("box"))
         self.stack[-1].take([arguments])
-
-    def _last(self, count: int) -> list[_Value]:
-        if len(self.stack) < count + (self.marks[-1] if self.marks else 0):
-            raise IndexError
-        parts = self.stack[-count:]
-        del self.stack[-count:]
-        return parts
-
-    def _marked(self) -> list[_Value]:
-        start = self.marks.pop()
-        parts = self.stack[start:]
-        del self.stack[start:]
-        return parts

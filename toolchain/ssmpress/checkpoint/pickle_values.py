@@ -12,7 +12,6 @@ Values may be nested to any depth and may hold themselves: whoever walks them bo
 
 from __future__ import annotations
 
-import pickletools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,10 +21,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ssmpress.checkpoint.pickle_check import STEP_LIMIT, UnfitPickleError
+from ssmpress.checkpoint.pickle_check import (
+    KEY_BITS,
+    STEP_LIMIT,
+    TUPLES,
+    Stack,
+    UnfitPickleError,
+    instructions,
+)
 
 _AXES = 16
-_KEY_BITS = 64  # integers that are equal modulo 2^61 - 1 have one hash: no more than 16 of these
 _MISSING = object()
 
 
@@ -129,12 +134,10 @@ def names_beyond_torch(content: bytes) -> bool:
     Raises:
         UnfitPickleError: it is too long.
     """
-    for step, (code, argument, _) in enumerate(pickletools.genops(content)):
-        if step >= STEP_LIMIT:
-            raise UnfitPickleError(f"more than {STEP_LIMIT:,} instructions")
-        if code.name in ("STACK_GLOBAL", "FRAME"):
+    for name, argument in instructions(content):
+        if name in ("STACK_GLOBAL", "FRAME"):
             return True
-        if code.name == "GLOBAL" and not _TORCH.fullmatch(str(argument).replace(" ", ".")):
+        if name == "GLOBAL" and not _TORCH.fullmatch(str(argument).replace(" ", ".")):
             return True
     return False
 
@@ -151,12 +154,10 @@ def read_pickle(content: bytes, records: Records) -> Any:
     """
     machine = _Machine(records)
     try:
-        for step, (code, argument, _) in enumerate(pickletools.genops(content)):
-            if step >= STEP_LIMIT:
-                raise UnfitPickleError(f"more than {STEP_LIMIT:,} instructions")
-            if code.name == "STOP":
+        for name, argument in instructions(content):
+            if name == "STOP":
                 return machine.stack[-1]
-            machine.run(code.name, argument)
+            machine.run(name, argument)
     except UnfitPickleError:
         raise
     except (IndexError, KeyError) as error:
@@ -166,14 +167,12 @@ def read_pickle(content: bytes, records: Records) -> Any:
     raise UnfitPickleError("a pickle without an end")
 
 
-class _Machine:
-    """The stack and the memo of an unpickler. `_IN_FULL` has its instructions."""
+class _Machine(Stack[Any]):
+    """An unpickler that makes values; `_STEPS` has what it does for most instructions."""
 
     def __init__(self, records: Records) -> None:
+        super().__init__()
         self.records = records
-        self.stack: list[Any] = []
-        self.marks: list[int] = []
-        self.memo: dict[int, Any] = {}
         self.names: dict[str, Name] = {}
         self.copied = 0
 
@@ -182,8 +181,8 @@ class _Machine:
             self.stack.append(argument)
         elif name in _CONSTANTS:
             self.stack.append(_CONSTANTS[name]())
-        elif name in _TUPLES:
-            self.stack.append(tuple(self.last(_TUPLES[name])))
+        elif name in TUPLES:
+            self.stack.append(tuple(self.last(TUPLES[name])))
         elif name in ("BINPUT", "LONG_BINPUT"):
             self.memo[argument] = self.top()
         elif name in ("BINGET", "LONG_BINGET"):
@@ -197,19 +196,6 @@ class _Machine:
         if not self.stack or (self.marks and len(self.stack) <= self.marks[-1]):
             raise IndexError
         return self.stack[-1]
-
-    def last(self, count: int) -> list[Any]:
-        if len(self.stack) - (self.marks[-1] if self.marks else 0) < count:
-            raise IndexError
-        parts = self.stack[-count:]
-        del self.stack[-count:]
-        return parts
-
-    def marked(self) -> list[Any]:
-        start = self.marks.pop()
-        parts = self.stack[start:]
-        del self.stack[start:]
-        return parts
 
     def named(self, name: str) -> None:
         self.stack.append(self.names.setdefault(name, Name(name)))
@@ -269,7 +255,7 @@ def _called(name: str, arguments: tuple[Any, ...]) -> Any:
 
 def _key(key: Any) -> Any:
     """The key, if hashing it is cheap; else a stand-in, which nobody finds."""
-    if isinstance(key, int) and key.bit_length() >= _KEY_BITS:
+    if isinstance(key, int) and key.bit_length() >= KEY_BITS:
         return StandIn("a key")
     return key if isinstance(key, str | int | float | bytes | None) else StandIn("a key")
 
@@ -398,7 +384,6 @@ _CONSTANTS: Mapping[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": lambda: StandIn("builtins.set"),
 }
-_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = {
     "PROTO": lambda m, _: None,
     "FRAME": lambda m, _: None,

@@ -8,9 +8,11 @@ shapes, types and values are checked before they are used, and what had to be gu
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -116,16 +118,12 @@ def read_config(path: Path, weights_of: str | None = None) -> tuple[ModelConfig,
     if not path.is_dir():
         checkpoint = read_checkpoint(path, weights_of)
         return checkpoint.config, checkpoint.notes
-    config_file = path / "config.json"
-    values = read_json(config_file, "a config.json beside the weights")
-    foreign.check_quantised_config(values, str(config_file))
-    config, layout = parse_config(values, config_file)
+    values, config, layout = _said_by(path / "config.json")
     files = _weight_files(path, notes)
     with suppress(BadInputError):  # what the weights lack, the run says
         stored = read_state_shapes(files, str(path), weights_of=weights_of)
         stored = canonical_names(named(layout).arranged(stored, config), str(path), [])
-        shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
-        config = stored_vocabulary(config, values.get("vocab_size"), shapes, notes)
+        config = stored_vocabulary(config, values.get("vocab_size"), _shapes(stored), notes)
     return config, tuple(notes)
 
 
@@ -140,9 +138,7 @@ def _read(path: Path, weights_of: str | None) -> Checkpoint:
         _check_configured(path)
     if path.is_dir() or config_file is not None:
         config_file = config_file or path / "config.json"
-        values = read_json(config_file, "a config.json beside the weights")
-        foreign.check_quantised_config(values, str(config_file))
-        described, layout = parse_config(values, config_file)
+        values, described, layout = _said_by(config_file)
         architecture, stated = configured(values, described.title), values.get("vocab_size")
         if not path.is_dir():
             notes.append(f"configuration read from {config_file}")
@@ -152,7 +148,7 @@ def _read(path: Path, weights_of: str | None) -> Checkpoint:
     if described is not None:
         whole = named(layout).arranged(whole, described)
     stored = canonical_names(whole, str(path), notes)
-    shapes = {name: tuple(tensor.shape) for name, tensor in stored.items()}
+    shapes = _shapes(stored)
     if described is not None:
         described = stored_vocabulary(described, stated, shapes, notes)
     config = described or infer_config(shapes, str(path))
@@ -174,6 +170,18 @@ def _read(path: Path, weights_of: str | None) -> Checkpoint:
         notes=tuple(notes),
         architecture=architecture,
     )
+
+
+def _said_by(config_file: Path) -> tuple[dict[str, Any], ModelConfig, str]:
+    """The object of a config.json, the configuration that it says, and the name of its dialect."""
+    values = read_json(config_file, "a config.json beside the weights")
+    foreign.check_quantised_config(values, str(config_file))
+    config, layout = parse_config(values, config_file)
+    return values, config, layout
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _check_no_bundle(path: Path) -> None:
@@ -199,8 +207,8 @@ def _check_bare(path: Path) -> None:
 
 def _check_configured(folder: Path) -> None:
     """A folder of weights without config.json: the weight file by itself can be read."""
-    suffixes = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-    if files := sorted(file for file in folder.iterdir() if file.suffix in suffixes):
+    weights = (file for file in folder.iterdir() if file.suffix in foreign.WEIGHT_SUFFIXES)
+    if files := sorted(weights):
         raise BadInputError(
             f"{folder}: expected a config.json beside the weights; there is none. Copy it there, "
             f"or give the weight file itself, whose shapes tell the sizes: {files[0]}."

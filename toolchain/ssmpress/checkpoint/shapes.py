@@ -110,16 +110,7 @@ def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) 
     expected = tensor_specs(replace(config, tie_embeddings=tied))
     possible = tensor_specs(config, absent=True)
     guesses = tensor_specs(guessed, absent=True) if guessed else {}
-    problems = [
-        _shape_problem(name, shapes.get(name), spec, guesses.get(name), layout)
-        for name, spec in expected.items()
-        if shapes.get(name) != spec.shape
-    ]
-    problems += [
-        _extra_problem(name, possible.get(name), layout, config.title)
-        for name in shapes
-        if name not in expected
-    ]
+    wrong = [name for name, spec in expected.items() if shapes.get(name) != spec.shape]
     unknown = [name for name in shapes if name not in expected]
     missing = [name for name in expected if name not in shapes]
     if len(unknown) > 1 and len(missing) > 1 and not any(name in possible for name in unknown):
@@ -128,11 +119,17 @@ def check_shapes(shapes: _Shapes, config: ModelConfig, layout: str, where: str) 
             f"{missing[0]}; got {len(unknown)} tensors of other names, such as "
             f"{printable(unknown[0])}. {what_is_there(shapes)}"
         )
-    if problems:
-        absent = len(missing) == len(problems)
-        others = f"{len(problems) - 1} more tensors {'are missing' if absent else 'differ'}"
-        more = f" ({others}.)" if len(problems) > 1 else ""
-        raise BadInputError(f"{where}: {problems[0]}{more}")
+    if different := wrong + unknown:
+        first, rest = different[0], len(different) - 1
+        problem = (
+            _shape_problem(first, shapes.get(first), expected[first], guesses.get(first), layout)
+            if wrong
+            else _extra_problem(first, possible.get(first), layout, config.title)
+        )
+        absent = len(missing) == len(different)
+        others = f"{rest} more tensors {'are missing' if absent else 'differ'}"
+        more = f" ({others}.)" if rest else ""
+        raise BadInputError(f"{where}: {problem}{more}")
 
 
 def _shape_problem(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from ssmpress.checkpoint.foreign import WEIGHT_SUFFIXES
 from ssmpress.checkpoint.read import Checkpoint, read_config
 from ssmpress.checkpoint.weight_files import folders_of
 from ssmpress.data.tokenizer_files import find_tokenizer
-
-_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def weight_bytes(path: Path) -> int:
@@ -21,7 +20,7 @@ def weight_bytes(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     sizes: Counter[str] = Counter()
     for file in path.iterdir():
-        if file.suffix in _SUFFIXES and file.is_file():
+        if file.suffix in WEIGHT_SUFFIXES and file.is_file():
             sizes[file.suffix] += file.stat().st_size
     return max(sizes.values(), default=0)
 

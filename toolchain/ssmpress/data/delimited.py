@@ -13,7 +13,7 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _HEAD_ROWS, _HEAD_CHARACTERS = 20, 1 << 16
 _DECIMAL_COMMA = re.compile(r"[+-]?(?:\d+,\d*|,\d+)(?:[eE][+-]?\d+)?")
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
-MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?"})
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "nan", "null", "none", "nil", "-", "?"})
 """What stands for a value that was not measured, in small letters."""
 
 
@@ -73,7 +73,7 @@ def decimals_of(fields: Sequence[str], delimiter: str) -> Decimals | None:
 
     Beside commas that separate the columns, only quoted fields can hold one: there both are usual.
     """
-    commas = [field for field in fields if _DECIMAL_COMMA.fullmatch(field.strip())]
+    commas = [field for field in fields if "," in field and _DECIMAL_COMMA.fullmatch(field.strip())]
     if not commas:
         return Decimals()
     if delimiter == "," and all(_THOUSANDS.fullmatch(field.strip()) for field in commas):
@@ -83,4 +83,4 @@ def decimals_of(fields: Sequence[str], delimiter: str) -> Decimals | None:
 
 def is_missing(field: str) -> bool:
     """Whether a field says that there is no value."""
-    return field.strip().lower() in MISSING
+    return field.strip().lower() in _MISSING

@@ -59,7 +59,10 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _NO_LETTER = r"[^\r\n\p{L}\p{N}]?"
-_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+"""Letters that are no small ones, and marks, as some SPLIT_ALTERNATIVES have them."""
+
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _ASCII_SIGNS = r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]"""
 
 SPLIT_ALTERNATIVES: tuple[str, ...] = (
@@ -78,10 +81,10 @@ SPLIT_ALTERNATIVES: tuple[str, ...] = (
     _NO_LETTER + r"+\p{L}+",
     _NO_LETTER + r"+\p{L}++",
     _NO_LETTER + r"[\p{L}\p{M}]+",
-    f"{_NO_LETTER}{_UPPER}*{_LOWER}+",
-    f"{_NO_LETTER}{_UPPER}+{_LOWER}*",
-    f"{_NO_LETTER}{_UPPER}*{_LOWER}+(?i:{_CONTRACTIONS})?",
-    f"{_NO_LETTER}{_UPPER}+{_LOWER}*(?i:{_CONTRACTIONS})?",
+    f"{_NO_LETTER}{UPPER}*{_LOWER}+",
+    f"{_NO_LETTER}{UPPER}+{_LOWER}*",
+    f"{_NO_LETTER}{UPPER}*{_LOWER}+(?i:{_CONTRACTIONS})?",
+    f"{_NO_LETTER}{UPPER}+{_LOWER}*(?i:{_CONTRACTIONS})?",
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
     _ASCII_SIGNS + "[A-Za-z]+",
     # Numbers.
@@ -141,6 +144,9 @@ SPLIT_ALTERNATIVES: tuple[str, ...] = (
 )
 """Alternatives of the regular expressions of Split and Replace that ssmrun has, in any order. Each
 is matched in time linear in the text, which a general engine could not promise."""
+
+KNOWN_ALTERNATIVES = frozenset(SPLIT_ALTERNATIVES)
+"""The same, to look one up."""
 
 
 def split_alternatives(pattern: str) -> list[str]:
@@ -213,11 +219,8 @@ def _missing_in(room: str, place: str, part: Mapping[str, Any]) -> Iterator[str]
     if pattern.get("String") == "":
         yield _place(f"{place}.pattern", "a text", "")
     expression = pattern.get("Regex")
-    if expression is not None and not set(split_alternatives(expression)) <= _KNOWN:
+    if expression is not None and not KNOWN_ALTERNATIVES.issuperset(split_alternatives(expression)):
         yield _place(f"{place}.pattern", "a regular expression that ssmrun has", expression)
-
-
-_KNOWN = frozenset(SPLIT_ALTERNATIVES)
 
 
 def _unknown(room: str, kind: Any, place: str | None = None) -> Iterator[str]:

@@ -7,17 +7,16 @@ on the text alone, and a beginning- or end-of-text token per chunk would change 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssmpress.data import tokenizer_bounds
 from ssmpress.data.regular_file import cause, regular_file
-from ssmpress.data.tokenizer_process import reraise_unless_tokenizers, working
+from ssmpress.data.tokenizer_process import parts_of, reraise_unless_tokenizers, working
 from ssmpress.errors import BadInputError
 from ssmpress.strict_json import parse_json
 
@@ -120,10 +119,11 @@ def encode_each(tokenizer: Tokenizer, texts: Sequence[str], *, vocab_size: int) 
 
 def encode_blocks(blocks: Iterable[str], tokenizer: Tokenizer, vocab_size: int) -> Iterator[Tokens]:
     """Token arrays whose concatenation is the encoding of the joined blocks."""
-    pieces = _pieces(blocks) if cuts_are_exact(tokenizer) else iter(["".join(blocks)])
+    parts = parts_of(tokenizer)
+    pieces = _pieces(blocks) if _cuts_are_exact(parts) else iter(["".join(blocks)])
     batch: list[str] = []
     size = 1  # grows, so that a small limit does little work
-    with working(tokenizer) as work:
+    with working(tokenizer, parts) as work:
         for piece in pieces:
             batch.append(piece)
             if len(batch) >= size:
@@ -161,7 +161,10 @@ def cuts_are_exact(tokenizer: Tokenizer) -> bool:
     True for BPE over GPT-2's byte-level split: it never joins a newline with a non-space before
     it, merges stay inside its words, and NFC composes nothing across a newline.
     """
-    parts = cast(dict[str, Any], json.loads(tokenizer.to_str()))
+    return _cuts_are_exact(parts_of(tokenizer))
+
+
+def _cuts_are_exact(parts: Mapping[str, Any]) -> bool:
     split, model = parts["pre_tokenizer"] or {}, parts["model"] or {}
     return (
         split.get("type") == "ByteLevel"

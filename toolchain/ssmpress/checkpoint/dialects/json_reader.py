@@ -87,6 +87,14 @@ class JsonReader:
         return width
 
 
+def limits_json(key: str, low: float, high: float | None) -> dict[str, Any]:
+    """What `JsonReader.limits` reads back: a number of JSON's, which has no infinity, and no key
+    where there is no limit."""
+    if low == 0 and high is None:
+        return {}
+    return {key: [low, 3.0e38 if high is None else high]}
+
+
 def _number(value: Any) -> float:
     """A number of JSON, or what transformers writes for one that JSON has not; NaN if neither."""
     if isinstance(value, dict) and value.get("__float__") == "Infinity":

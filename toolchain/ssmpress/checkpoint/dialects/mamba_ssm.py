@@ -18,13 +18,13 @@ from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
-from ssmpress.checkpoint.dialects.json_reader import JsonReader
+from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
+from ssmpress.checkpoint.dialects.mixers import mixers_of
 from ssmpress.tasks import task_of
 
 NAME = "mamba-ssm"
 WEIGHTS = "pytorch_model.bin"
-KEYS: Mapping[str, str] = {"d_inner": "expand", "proj_bias": "bias"}
-_MAMBA2_KEYS: Mapping[str, str] = {
+_KEYS: Mapping[str, str] = {
     "heads": "headdim",
     "head_dim": "headdim",
     "d_inner": "expand",
@@ -188,8 +188,8 @@ def _padded_vocabulary(reader: JsonReader) -> int:
 
 
 def keys(config: ModelConfig) -> Mapping[str, str]:
-    """Those of Mamba-1, or of Mamba-2 and attention."""
-    return KEYS if {layer.mixer.kind for layer in config.layers} == {"mamba1"} else _MAMBA2_KEYS
+    """The same for every model: fields of one name have one key, whatever block they are of."""
+    return _KEYS
 
 
 def problem(config: ModelConfig) -> str:
@@ -233,11 +233,7 @@ def _mixers(
     config: ModelConfig,
 ) -> tuple[list[Mamba1Config | Mamba2Config], list[AttentionConfig]]:
     """Each mixer once: Mamba's, and attention's."""
-    mixers = dict.fromkeys(layer.mixer for layer in config.layers)
-    return (
-        [mixer for mixer in mixers if isinstance(mixer, Mamba1Config | Mamba2Config)],
-        [mixer for mixer in mixers if isinstance(mixer, AttentionConfig)],
-    )
+    return mixers_of(config, Mamba1Config, Mamba2Config), mixers_of(config, AttentionConfig)
 
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
@@ -274,14 +270,13 @@ def _expand(mixer: Mamba1Config | Mamba2Config, config: ModelConfig) -> int | fl
 
 
 def _mamba2_json(mixer: Mamba2Config) -> dict[str, Any]:
-    limits = {"dt_limit": [mixer.dt_min, 3.0e38 if mixer.dt_max is None else mixer.dt_max]}
     return {
         "headdim": mixer.head_dim,
         "ngroups": mixer.n_groups,
         "D_has_hdim": mixer.d_per_channel,
         "rmsnorm": mixer.gated_norm,
         "norm_before_gate": not mixer.gate_first,
-    } | ({} if (mixer.dt_min, mixer.dt_max) == (0, None) else limits)
+    } | limits_json("dt_limit", mixer.dt_min, mixer.dt_max)
 
 
 def _attention_json(block: AttentionConfig) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.checkpoint.dialects.hugging_face import names
-from ssmpress.checkpoint.dialects.hugging_face.mamba2 import mixer_problem, time_step_limit
-from ssmpress.checkpoint.dialects.json_reader import JsonReader
+from ssmpress.checkpoint.dialects.hugging_face.mamba2 import mixer_problem
+from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
+from ssmpress.checkpoint.dialects.mixers import mixers_of
 
 GRANITE, BAMBA = "granitemoehybrid", "bamba"
 TYPES: tuple[str, ...] = (GRANITE, BAMBA)
@@ -183,8 +184,8 @@ def _rope(reader: JsonReader) -> JsonReader:
 def problem(config: ModelConfig) -> str:
     """Layers of other kinds or sizes than one of each, or what both have no word for."""
     mixers = {layer.mixer for layer in config.layers}
-    blocks = [block for block in mixers if isinstance(block, Mamba2Config)]
-    attention = [block for block in mixers if isinstance(block, AttentionConfig)]
+    blocks = mixers_of(config, Mamba2Config)
+    attention = mixers_of(config, AttentionConfig)
     rest = {(layer.mlp, layer.residual_scale) for layer in config.layers}
     mlp = config.layers[0].mlp
     if len(blocks) != 1 or len(attention) > 1 or len(mixers) != len(blocks) + len(attention):
@@ -196,13 +197,14 @@ def problem(config: ModelConfig) -> str:
         return "layers: a hybrid has one norm_eps, and a multiple of d_model as d_inner."
     if attention and attention[0].qkv_bias != attention[0].out_bias:
         return "attention: a hybrid has biases in all of its projections, or in none."
-    if not any(_says(config, kind, attention) for kind in TYPES):
+    if not any(_says(config, kind) for kind in TYPES):
         return "attention: neither Granite nor Bamba has these scales and this rope."
     return mixer_problem(mixer)
 
 
-def _says(config: ModelConfig, kind: str, attention: list[AttentionConfig]) -> bool:
+def _says(config: ModelConfig, kind: str) -> bool:
     """Whether Granite, or Bamba, has words for the scales, the rope and the MLP's biases."""
+    attention = mixers_of(config, AttentionConfig)
     mlp = config.layers[0].mlp
     biased = isinstance(mlp, GatedMlpConfig) and mlp.proj_bias
     if kind == GRANITE:
@@ -215,11 +217,11 @@ def _says(config: ModelConfig, kind: str, attention: list[AttentionConfig]) -> b
 
 def config_json(config: ModelConfig) -> dict[str, Any]:
     """What `parse` reads back."""
-    mixer = next(m for layer in config.layers if isinstance(m := layer.mixer, Mamba2Config))
-    found = [m for layer in config.layers if isinstance(m := layer.mixer, AttentionConfig)]
+    (mixer,) = mixers_of(config, Mamba2Config)
+    attention = mixers_of(config, AttentionConfig)
     mlp = config.layers[0].mlp
     assert isinstance(mlp, GatedMlpConfig)
-    granite = _says(config, GRANITE, found)
+    granite = _says(config, GRANITE)
     values = {
         "architectures": ["GraniteMoeHybridForCausalLM" if granite else "BambaForCausalLM"],
         "model_type": GRANITE if granite else BAMBA,
@@ -233,12 +235,12 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         "mamba_proj_bias": mixer.proj_bias,
         "rms_norm_eps": config.norm_eps,
         "intermediate_size": mlp.d_intermediate,
-    } | time_step_limit(mixer)
-    values |= _attention_json(found[0], granite) if found else {"num_attention_heads": 1}
+    } | limits_json("time_step_limit", mixer.dt_min, mixer.dt_max)
+    values |= _attention_json(attention[0], granite) if attention else {"num_attention_heads": 1}
     kinds = [isinstance(layer.mixer, Mamba2Config) for layer in config.layers]
     if not granite:
-        attention = [number for number, is_mamba in enumerate(kinds) if not is_mamba]
-        return values | {"attn_layer_indices": attention, "mlp_bias": mlp.proj_bias}
+        attended = [number for number, is_mamba in enumerate(kinds) if not is_mamba]
+        return values | {"attn_layer_indices": attended, "mlp_bias": mlp.proj_bias}
     return values | {
         "shared_intermediate_size": mlp.d_intermediate,
         "layer_types": ["linear_attention" if kind else "full_attention" for kind in kinds],
@@ -271,8 +273,7 @@ def arranged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
     """The inverse of `arranged`."""
-    found = [m for layer in config.layers if isinstance(m := layer.mixer, AttentionConfig)]
-    granite = _says(config, GRANITE, found)
+    granite = _says(config, GRANITE)
     mlp = config.layers[0].mlp
     assert isinstance(mlp, GatedMlpConfig)
     outside = {

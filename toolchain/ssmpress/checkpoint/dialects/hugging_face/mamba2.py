@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from ssmpress.blocks.config import NORM_EPS, LayerConfig, ModelConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
-from ssmpress.checkpoint.dialects.hugging_face import names
-from ssmpress.checkpoint.dialects.json_reader import JsonReader
+from ssmpress.checkpoint.dialects.hugging_face import mamba
+from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 
 TYPES: tuple[str, ...] = ("mamba2",)
 KEYS: Mapping[str, str] = {
@@ -23,7 +21,8 @@ KEYS: Mapping[str, str] = {
     "conv_bias": "use_conv_bias",
     "proj_bias": "use_bias",
 }
-_RENAMES = {"embeddings": "embedding"}
+# The tensors have the names that Mamba-1's have.
+arranged, spelled = mamba.arranged, mamba.spelled
 
 
 def parse(reader: JsonReader) -> ModelConfig:
@@ -105,22 +104,4 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         "use_bias": mixer.proj_bias,
         "layer_norm_epsilon": config.norm_eps,
         "residual_in_fp32": True,
-    } | time_step_limit(mixer)
-
-
-def time_step_limit(mixer: Mamba2Config) -> dict[str, Any]:
-    """The key of that name; nothing where there is no limit: JSON has no infinity."""
-    if mixer.dt_min == 0 and mixer.dt_max is None:
-        return {}
-    largest = 3.0e38 if mixer.dt_max is None else mixer.dt_max
-    return {"time_step_limit": [mixer.dt_min, largest]}
-
-
-def arranged(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The embedding has another name."""
-    return names.renamed(tensors, _RENAMES)
-
-
-def spelled(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The inverse of `arranged`."""
-    return names.renamed(tensors, {ours: theirs for theirs, ours in _RENAMES.items()})
+    } | limits_json("time_step_limit", mixer.dt_min, mixer.dt_max)
