@@ -56,8 +56,7 @@ const AddedTokens::Token* AddedTokens::Finder::find(std::string_view text, size_
 }
 
 AddedTokens::AddedTokens(const Part& root, const Vocabulary& vocabulary,
-                         const Normalizer& normalizer)
-    : end_(vocabulary.end()) {
+                         const Normalizer& normalizer) {
   const auto list = root.find("added_tokens");
   if (!list) return;
   if (!list->is(JsonValue::kArray)) root.refuse("added_tokens", "a list");
@@ -92,7 +91,6 @@ AddedTokens::AddedTokens(const Part& root, const Vocabulary& vocabulary,
     WayText text{std::string(part.text("content")), 0};
     if (normalized) normalizer.apply(text);
     texts_[id] = text.text;
-    end_ = std::max(end_, id + 1);
     // The library finds nothing everywhere, and of equal texts now this one and now that.
     if (text.text.empty() || !different[normalized].insert(text.text).second) {
       part.refuse("content", "a text that normalisation leaves, and leaves different from others");
@@ -143,8 +141,7 @@ std::vector<AddedTokens::Stretch> AddedTokens::split(std::string_view text, bool
 }
 
 const std::string* AddedTokens::find(int64_t token) const {
-  if (token < 0 || token >= int64_t{end_}) return nullptr;
-  const auto found = texts_.find(static_cast<uint32_t>(token));
+  const auto found = texts_.find(token);
   return found == texts_.end() ? nullptr : &found->second;
 }
 

@@ -38,7 +38,6 @@ class AddedTokens {
   const std::string* find(int64_t token) const;
   // Whether decoding leaves tokens of this text out.
   bool is_special(const std::string& text) const { return special_.count(text) != 0; }
-  uint32_t end() const { return end_; }  // beyond the largest id
 
  private:
   struct Token {
@@ -55,9 +54,8 @@ class AddedTokens {
   };
 
   Finder plain_, normalized_;
-  std::unordered_map<uint32_t, std::string> texts_;
+  std::unordered_map<int64_t, std::string> texts_;
   std::unordered_set<std::string> special_;
-  uint32_t end_ = 0;
 };
 
 }  // namespace ssmrun

@@ -26,7 +26,6 @@ class Bpe : public TokenModel {
   std::optional<uint32_t> symbol(std::string_view character, bool first, bool last) const;
   void merge(std::vector<uint32_t>& symbols) const;
 
-  std::string file_;
   std::string prefix_, suffix_;  // of characters behind the first one, and of the last one
   bool fuse_unknown_, byte_fallback_, ignore_merges_;
   bool has_unknown_ = false;
@@ -36,7 +35,6 @@ class Bpe : public TokenModel {
 
 Bpe::Bpe(const Part& model)
     : TokenModel(model, false),
-      file_(model.file()),
       prefix_(model.text("continuing_subword_prefix", "")),
       suffix_(model.text("end_of_word_suffix", "")),
       fuse_unknown_(model.flag("fuse_unk", false)),
@@ -147,7 +145,7 @@ void Bpe::merge(std::vector<uint32_t>& symbols) const {
       return rank != other.rank ? rank > other.rank : at > other.at;
     }
   };
-  if (symbols.size() >= kNone) BadInput(file_ + ": a word of 4 GiB cannot be encoded.");
+  if (symbols.size() >= kNone) BadInput(file() + ": a word of 4 GiB cannot be encoded.");
   const auto count = static_cast<uint32_t>(symbols.size());
   std::vector<uint32_t> next(count), previous(count);
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap;

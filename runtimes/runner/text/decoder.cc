@@ -16,15 +16,6 @@ namespace {
 
 using Tokens = std::vector<std::string>;
 
-constexpr const char* kReplacement = "\xEF\xBF\xBD";
-
-// Damaged UTF-8 becomes U+FFFD, once per maximal valid start.
-std::string Whole(std::string_view bytes) {
-  Utf8Stream stream;
-  const std::string text = stream.add(bytes);
-  return text + stream.finish();
-}
-
 Tokens Fuse(const Tokens& tokens) {
   std::string text;
   for (const std::string& token : tokens) text += token;
@@ -34,7 +25,7 @@ Tokens Fuse(const Tokens& tokens) {
 Tokens FromByteCharacters(const Tokens& tokens) {
   std::string bytes;
   for (const std::string& token : tokens) AppendBytes(bytes, token);
-  return {Whole(bytes)};
+  return {Utf8Lossy(bytes)};
 }
 
 void ReplaceAll(std::string& text, std::string_view from, std::string_view to) {
@@ -118,7 +109,7 @@ Tokens FromBytes(const Tokens& tokens) {
     if (FindInvalidUtf8(bytes) == bytes.npos) {
       after.push_back(bytes);
     } else {
-      after.insert(after.end(), bytes.size(), kReplacement);
+      after.insert(after.end(), bytes.size(), std::string(kReplacement));
     }
     bytes.clear();
   };

@@ -2,6 +2,7 @@
 #include "runner/text/normalizer.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "runner/text/byte_characters.h"
 #include "runner/text/characters.h"
@@ -9,6 +10,7 @@
 #include "runner/text/graphemes.h"
 #include "runner/text/known_parts.h"
 #include "runner/text/split_pattern.h"
+#include "runner/text/unicode_forms.h"
 
 namespace ssmrun {
 namespace {
@@ -16,18 +18,44 @@ namespace {
 constexpr size_t kMostGrowth = 1000;  // as in toolchain/ssmpress/data/tokenizer_bounds.py
 constexpr size_t kClusterLimit = 6;   // bytes: SentencePiece replaces shorter clusters as a whole
 
+// A text in other characters. removed: characters that are left out at its beginning.
+WayText Rewritten(const WayText& before, const std::vector<Written>& written, size_t removed = 0) {
+  WayText after;
+  after.text.reserve(before.text.size());
+  size_t at = 0;  // in the text before
+  const auto skip = [&](size_t characters) {
+    for (; characters > 0 && at < before.text.size(); --characters) {
+      at += Utf8Length(before.text[at]);
+    }
+  };
+  skip(removed);
+  for (const Written& one : written) {
+    // One that stands for none of the text before has the origin of the byte before it.
+    const size_t origin = one.change > 0 && at > 0 ? at - 1 : at;
+    AppendUtf8(after.text, one.character);
+    if (origin < before.head) after.head = after.text.size();
+    if (one.change <= 0) skip(1 + static_cast<size_t>(-one.change));
+  }
+  return after;
+}
+
+// Whether the form certainly leaves a text as it is. No form changes ASCII; characters below
+// U+0300, whose bytes are below 0xCC, decompose in the other forms, but stay as they are in NFC.
+bool IsInert(std::string_view text, UnicodeForm form) {
+  const uint8_t end = form == UnicodeForm::kNfc ? 0xCC : 0x80;
+  return std::all_of(text.begin(), text.end(),
+                     [end](char c) { return static_cast<uint8_t>(c) < end; });
+}
+
 WayText InForm(const WayText& before, UnicodeForm form) {
-  Rewriter rewriter(before);
-  rewriter.put(Normalize(before.text, form));
-  return rewriter.take();
+  if (IsInert(before.text, form)) return before;
+  return Rewritten(before, Normalize(before.text, form));
 }
 
 WayText Lowercase(const WayText& before) {
   std::vector<Written> written;
   ForEachCharacter(before.text, [&](uint32_t c, size_t, size_t) { AppendLower(c, written); });
-  Rewriter rewriter(before);
-  rewriter.put(written);
-  return rewriter.take();
+  return Rewritten(before, written);
 }
 
 // Leaves out the characters for which keep() is false, and replaces the others by map().
@@ -44,9 +72,7 @@ WayText Filter(const WayText& before, const Keep& keep, const Map& map) {
       --written.back().change;
     }
   });
-  Rewriter rewriter(before, removed);
-  rewriter.put(written);
-  return rewriter.take();
+  return Rewritten(before, written, removed);
 }
 
 WayText Without(const WayText& before, uint32_t flag) {
@@ -71,20 +97,14 @@ WayText Nmt(const WayText& before) {
 
 WayText Strip(const WayText& before, bool left, bool right) {
   const std::string& text = before.text;
-  size_t begin = 0, end = text.size(), removed = 0, length = 0;
-  while (left && begin < end && IsSpace(DecodeUtf8(text, begin, &length))) {
-    begin += length;
-    ++removed;
-  }
+  size_t begin = 0, end = text.size(), length = 0;
+  while (left && begin < end && IsSpace(DecodeUtf8(text, begin, &length))) begin += length;
   while (right && end > begin) {
     const size_t last = PreviousBegin(text, end);
     if (!IsSpace(DecodeUtf8(text, last, &length))) break;
     end = last;
   }
-  Rewriter rewriter(before, removed);
-  ForEachCharacter(std::string_view(text).substr(begin, end - begin),
-                   [&](uint32_t c, size_t, size_t) { rewriter.put({c, 0}); });
-  return rewriter.take();
+  return {text.substr(begin, end - begin), std::clamp(before.head, begin, end) - begin};
 }
 
 WayText Replace(const WayText& before, const SplitPattern& pattern, const std::string& content) {
@@ -118,9 +138,7 @@ WayText ToByteCharacters(const WayText& before) {
       written.push_back({ByteCharacter(static_cast<uint8_t>(before.text[i])), i > begin});
     }
   });
-  Rewriter rewriter(before);
-  rewriter.put(written);
-  return rewriter.take();
+  return Rewritten(before, written);
 }
 
 // The blocks that BERT takes for Chinese.
@@ -132,15 +150,15 @@ bool IsChinese(uint32_t c) {
 }
 
 WayText SpacesAroundChinese(const WayText& before) {
-  Rewriter rewriter(before);
+  std::vector<Written> written;
   ForEachCharacter(before.text, [&](uint32_t c, size_t, size_t) {
     if (IsChinese(c)) {
-      rewriter.put({{' ', 0}, {c, 1}, {' ', 1}});
+      written.insert(written.end(), {{' ', 0}, {c, 1}, {' ', 1}});
     } else {
-      rewriter.put({c, 0});
+      written.push_back({c, 0});
     }
   });
-  return rewriter.take();
+  return Rewritten(before, written);
 }
 
 WayText CleanForBert(const WayText& before) {
@@ -184,32 +202,10 @@ WayText Precompiled(const WayText& before, const Charsmap& map) {
       if (!replaced(cluster.substr(from, to - from), 1)) written.push_back({c, 0});
     });
   }
-  if (!modified) return before;
-  Rewriter rewriter(before);
-  rewriter.put(written);
-  return rewriter.take();
+  return modified ? Rewritten(before, written) : before;
 }
 
 }  // namespace
-
-Rewriter::Rewriter(const WayText& before, size_t removed) : before_(before) {
-  after_.text.reserve(before.text.size());
-  skip(removed);
-}
-
-void Rewriter::skip(size_t characters) {
-  for (; characters > 0 && at_ < before_.text.size(); --characters) {
-    at_ += Utf8Length(before_.text[at_]);
-  }
-}
-
-void Rewriter::put(const Written& written) {
-  // One that stands for none of the text before has the origin of the byte before it.
-  const size_t origin = written.change > 0 && at_ > 0 ? at_ - 1 : at_;
-  AppendUtf8(after_.text, written.character);
-  if (origin < before_.head) after_.head = after_.text.size();
-  if (written.change <= 0) skip(1 + static_cast<size_t>(-written.change));
-}
 
 void Normalizer::apply(WayText& text) const {
   for (const auto& step : steps_) text = step(text);

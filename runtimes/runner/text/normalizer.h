@@ -5,11 +5,9 @@
 
 #include <functional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "runner/text/part.h"
-#include "runner/text/unicode_forms.h"
 
 namespace ssmrun {
 
@@ -21,31 +19,12 @@ struct WayText {
   size_t head = 0;
 };
 
-// Writes a text anew, character by character, and keeps account of its head.
-class Rewriter {
- public:
-  // removed: characters that are left out at the beginning.
-  explicit Rewriter(const WayText& before, size_t removed = 0);
-  void put(const Written& written);
-  void put(const std::vector<Written>& written) {
-    for (const Written& one : written) put(one);
-  }
-  WayText take() { return std::move(after_); }
-
- private:
-  void skip(size_t characters);
-  const WayText& before_;
-  size_t at_ = 0;  // in the text before
-  WayText after_;
-};
-
 class Normalizer {
  public:
   Normalizer() = default;  // leaves texts as they are
   // Throws kBadInput: a kind or an entry that is not known.
   explicit Normalizer(const Part& part) { add(part); }
   void apply(WayText& text) const;
-  bool empty() const { return steps_.empty(); }
 
  private:
   void add(const Part& part);

@@ -51,7 +51,6 @@ class Part {
   [[noreturn]] void refuse(const char* key, const std::string& expected) const;
   [[noreturn]] void refuse(const std::string& place, const std::string& expected,
                            const std::string& got) const;
-  const JsonValue& value() const { return value_; }
   const std::string& file() const { return file_; }
 
  private:

@@ -9,11 +9,10 @@
 namespace ssmrun {
 namespace {
 
-constexpr std::string_view kUnfinished = "\xEF\xBF\xBD";  // of bytes that are no character yet
-
+// Whether the last bytes are no character yet.
 bool EndsUnfinished(std::string_view text) {
-  return text.size() >= kUnfinished.size() &&
-         text.substr(text.size() - kUnfinished.size()) == kUnfinished;
+  return text.size() >= kReplacement.size() &&
+         text.substr(text.size() - kReplacement.size()) == kReplacement;
 }
 
 size_t CountCharacters(std::string_view text) {

@@ -25,6 +25,7 @@ class TokenModel {
 
  protected:
   TokenModel(const Part& model, bool scored) : file_(model.file()), vocabulary_(model, scored) {}
+  const std::string& file() const { return file_; }  // for messages
   [[noreturn]] void refuse_unknown() const;
   // The tokens `<0x00>` .. `<0xFF>` of a text's bytes; nothing where one of them is missing.
   bool add_bytes(std::string_view text, std::vector<uint32_t>& out) const;

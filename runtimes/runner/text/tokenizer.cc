@@ -69,16 +69,18 @@ const std::string* Tokenizer::text_of(int64_t token) const {
   return text != nullptr ? text : model_->vocabulary().text(token);
 }
 
-bool Tokenizer::is_shown(int64_t token, SpecialTokens special) const {
+const std::string* Tokenizer::shown(int64_t token, SpecialTokens special) const {
   const std::string* text = text_of(token);
-  return text != nullptr && (special == SpecialTokens::kShown || !added_.is_special(*text));
+  const bool hidden =
+      text != nullptr && special == SpecialTokens::kHidden && added_.is_special(*text);
+  return hidden ? nullptr : text;
 }
 
 std::string Tokenizer::decode(const std::vector<int64_t>& tokens, SpecialTokens special) const {
   std::vector<std::string> texts;
   texts.reserve(tokens.size());
   for (const int64_t token : tokens) {
-    if (is_shown(token, special)) texts.push_back(*text_of(token));
+    if (const std::string* text = shown(token, special)) texts.push_back(*text);
   }
   return decoder_.decode(std::move(texts));
 }

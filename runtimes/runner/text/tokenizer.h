@@ -35,12 +35,16 @@ class Tokenizer {
   // Special tokens, where they are hidden, and ids that there are not, are left out.
   std::string decode(const std::vector<int64_t>& tokens, SpecialTokens special) const;
   // Whether a token may add something to a text: it is there, and not hidden.
-  bool is_shown(int64_t token, SpecialTokens special) const;
+  bool is_shown(int64_t token, SpecialTokens special) const {
+    return shown(token, special) != nullptr;
+  }
   // The token as it is written, before any decoder; nullptr if there is none.
   const std::string* text_of(int64_t token) const;
 
  private:
   void encode_plain(std::string_view text, bool at_beginning, std::vector<int64_t>& out) const;
+  // As text_of; nullptr where the token is hidden.
+  const std::string* shown(int64_t token, SpecialTokens special) const;
 
   std::unique_ptr<TokenModel> model_;
   Normalizer normalizer_;

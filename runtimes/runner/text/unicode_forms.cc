@@ -134,16 +134,13 @@ std::vector<Written> Normalize(std::string_view text, UnicodeForm form) {
   const bool compatible = form == UnicodeForm::kNfkc || form == UnicodeForm::kNfkd;
   std::vector<Written> written;
   written.reserve(text.size());
-  bool ascii = true;  // no character of ASCII composes with another one of it
   ForEachCharacter(text, [&](uint32_t character, size_t, size_t) {
-    ascii = ascii && character < 0x80;
     if (compatible) {
       DecomposeCompatible(character, written);
     } else {
       Decompose(character, written.size(), written);
     }
   });
-  if (ascii) return written;
   Reorder(written);
   if (form == UnicodeForm::kNfc || form == UnicodeForm::kNfkc) ComposeAll(written);
   return written;

@@ -4,8 +4,6 @@
 namespace ssmrun {
 namespace {
 
-constexpr const char* kReplacement = "\xEF\xBF\xBD";
-
 // Bytes after the first, and the range of the second: the first byte decides both (Unicode
 // standard, table 3-7).
 struct Lead {
@@ -26,9 +24,8 @@ Lead ReadLead(uint8_t byte) {
 
 }  // namespace
 
-uint32_t DecodeUtf8(std::string_view text, size_t at, size_t* length, bool* incomplete) {
+uint32_t DecodeUtf8(std::string_view text, size_t at, size_t* length) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
-  if (incomplete != nullptr) *incomplete = false;
   *length = 1;
   const uint8_t first = byte(at);
   if (first < 0x80) return first;
@@ -36,10 +33,7 @@ uint32_t DecodeUtf8(std::string_view text, size_t at, size_t* length, bool* inco
   if (lead.following == 0) return kNoCharacter;
   uint32_t character = first & (0x3Fu >> lead.following);
   for (size_t i = 1; i <= lead.following; ++i) {
-    if (at + i >= text.size()) {
-      if (incomplete != nullptr) *incomplete = true;
-      return kNoCharacter;
-    }
+    if (at + i >= text.size()) return kNoCharacter;
     const uint8_t low = i == 1 ? lead.low : 0x80, high = i == 1 ? lead.high : 0xBF;
     if (byte(at + i) < low || byte(at + i) > high) return kNoCharacter;
     character = character << 6 | (byte(at + i) & 0x3F);
@@ -74,29 +68,14 @@ size_t FindInvalidUtf8(std::string_view text) {
   return std::string_view::npos;
 }
 
-std::string Utf8Stream::add(std::string_view bytes) {
-  pending_ += bytes;
-  return drain(false);
-}
-
-std::string Utf8Stream::finish() { return drain(true); }
-
-std::string Utf8Stream::drain(bool final) {
-  std::string out;
-  size_t at = 0, length = 0;
-  while (at < pending_.size()) {
-    bool incomplete = false;
-    const uint32_t character = DecodeUtf8(pending_, at, &length, &incomplete);
-    if (incomplete && !final) break;
-    if (character == kNoCharacter) {
-      out += kReplacement;
-    } else {
-      out.append(pending_, at, length);
-    }
-    at += length;
+std::string Utf8Lossy(std::string_view bytes) {
+  std::string text;
+  size_t length = 0;
+  for (size_t at = 0; at < bytes.size(); at += length) {
+    const bool whole = DecodeUtf8(bytes, at, &length) != kNoCharacter;
+    text += whole ? bytes.substr(at, length) : kReplacement;
   }
-  pending_.erase(0, at);
-  return out;
+  return text;
 }
 
 }  // namespace ssmrun
