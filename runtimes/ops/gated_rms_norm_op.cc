@@ -79,16 +79,8 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
   return threads.status;
 }
 
-OpDefinition Define() {
-  OpDefinition op = DefineFloatOp("GatedRMSNorm", kInputNames, kInputs, 1, Compute);
-  op.base.create_kernel_v2 = [](const ort::CustomOp* self, const ort::Api* api,
-                                const ort::KernelInfo* info, void** result) {
-    return CreateKernelWith<NormKernel>(self, api, info, result, ReadAttributes);
-  };
-  return op;
-}
-
-const OpDefinition kOps[] = {Define()};
+const OpDefinition kOps[] = {DefineFloatOp("GatedRMSNorm", kInputNames, kInputs, 1, Compute,
+                                           CreateKernelWith<NormKernel, ReadAttributes>)};
 
 }  // namespace
 

@@ -257,11 +257,6 @@ ort::Status* ReadMatrixKernel(const ort::KernelInfo* info, Kernel* kernel) {
   return CheckConstants(info, kernel);
 }
 
-ort::Status* CreateMatrixKernel(const ort::CustomOp* op, const ort::Api* api,
-                                const ort::KernelInfo* info, void** result) {
-  return CreateKernelWith<Kernel>(op, api, info, result, ReadMatrixKernel);
-}
-
 }  // namespace
 
 ort::Status* ReadMatrixInputs(const Kernel& kernel, ort::KernelContext* context, Tensor* first,
@@ -284,7 +279,7 @@ OpDefinition DefineMatrixOp(const char* name, const char* first, ort::ElementTyp
                             Structure structure, Values values, ComputeFunction compute) {
   OpDefinition op = {};
   op.base = CommonCustomOp();
-  op.base.create_kernel_v2 = CreateMatrixKernel;
+  op.base.create_kernel_v2 = CreateKernelWith<Kernel, ReadMatrixKernel>;
   op.base.compute_v2 = compute;
   op.name = name;
   op.output_count = 1;

@@ -133,17 +133,19 @@ ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, size_t s
   return nullptr;
 }
 
+ort::Status* CreatePlainKernel(const ort::CustomOp* op, const ort::Api* api, const ort::KernelInfo*,
+                               void** result) {
+  Kernel* kernel = nullptr;
+  ort::Status* status = CreateKernel(op, api, sizeof(Kernel), &kernel);
+  *result = kernel;
+  return status;
+}
+
 OpDefinition DefineFloatOp(const char* name, const char* const* inputs, size_t input_count,
-                           size_t output_count, ComputeFunction compute) {
+                           size_t output_count, ComputeFunction compute, CreateFunction create) {
   OpDefinition op = {};
   op.base = CommonCustomOp();
-  op.base.create_kernel_v2 = [](const ort::CustomOp* self, const ort::Api* api,
-                                const ort::KernelInfo*, void** result) {
-    Kernel* kernel = nullptr;
-    ort::Status* status = CreateKernel(self, api, sizeof(Kernel), &kernel);
-    *result = kernel;
-    return status;
-  };
+  op.base.create_kernel_v2 = create;
   op.base.compute_v2 = compute;
   op.name = name;
   op.input_count = input_count;

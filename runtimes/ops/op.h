@@ -79,16 +79,15 @@ ort::Status* CreateKernel(const ort::CustomOp* op, const ort::Api* api, size_t s
                           Kernel** kernel);
 void DestroyKernel(void* kernel);
 
-// Creates a kernel of an op with attributes: K is a Kernel with more members, which
-// read(info, &kernel) fills.
-template <class K>
+// Creates a kernel of an op with attributes: K is a Kernel, perhaps with more members, which
+// kRead(info, &kernel) fills.
+template <class K, ort::Status* (*kRead)(const ort::KernelInfo*, K*)>
 ort::Status* CreateKernelWith(const ort::CustomOp* op, const ort::Api* api,
-                              const ort::KernelInfo* info, void** result,
-                              ort::Status* (*read)(const ort::KernelInfo*, K*)) {
+                              const ort::KernelInfo* info, void** result) {
   Kernel* kernel = nullptr;
   *result = nullptr;
   if (ort::Status* s = CreateKernel(op, api, sizeof(K), &kernel)) return s;
-  ort::Status* status = read(info, static_cast<K*>(kernel));
+  ort::Status* status = kRead(info, static_cast<K*>(kernel));
   if (status != nullptr) {
     DestroyKernel(kernel);
     return status;
@@ -97,11 +96,18 @@ ort::Status* CreateKernelWith(const ort::CustomOp* op, const ort::Api* api,
   return nullptr;
 }
 
+// Creates a kernel of an op without attributes.
+ort::Status* CreatePlainKernel(const ort::CustomOp* op, const ort::Api* api,
+                               const ort::KernelInfo* info, void** result);
+
+using CreateFunction = ort::Status* (*)(const ort::CustomOp* op, const ort::Api* api,
+                                        const ort::KernelInfo* info, void** result);
 using ComputeFunction = ort::Status* (*)(void* kernel, ort::KernelContext* context);
 
-// An op all of whose inputs are float32. One with attributes sets its own create_kernel_v2.
+// An op all of whose inputs are float32.
 OpDefinition DefineFloatOp(const char* name, const char* const* inputs, size_t input_count,
-                           size_t output_count, ComputeFunction compute);
+                           size_t output_count, ComputeFunction compute,
+                           CreateFunction create = CreatePlainKernel);
 // An op of one output whose inputs from 1 on are the sections of a packed matrix
 // (matrix_sections.cc). Its kernel reads the attributes when it is created, and checks the contents
 // of sections that are constant.

@@ -98,16 +98,8 @@ ort::Status* Compute(void* self, ort::KernelContext* context) {
   return threads.status;
 }
 
-OpDefinition Define() {
-  OpDefinition op = DefineFloatOp("SsdScan", kInputNames, kInputs, 2, Compute);
-  op.base.create_kernel_v2 = [](const ort::CustomOp* self, const ort::Api* api,
-                                const ort::KernelInfo* info, void** result) {
-    return CreateKernelWith<SsdKernel>(self, api, info, result, ReadAttributes);
-  };
-  return op;
-}
-
-const OpDefinition kOps[] = {Define()};
+const OpDefinition kOps[] = {DefineFloatOp("SsdScan", kInputNames, kInputs, 2, Compute,
+                                           CreateKernelWith<SsdKernel, ReadAttributes>)};
 
 }  // namespace
 
