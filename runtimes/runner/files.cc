@@ -47,6 +47,20 @@ class Descriptor {
   BadInput(path + ": cannot be read: " + std::strerror(error) + ".");
 }
 
+// A regular file that is open for reading; throws kBadInput if it is anything else.
+struct RegularFile {
+  // Non-blocking, so that opening a pipe does not wait for a writer.
+  explicit RegularFile(const std::string& path)
+      : descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
+    if (number() < 0 || fstat(number(), &status) != 0) Unreadable(path, errno);
+    if (!S_ISREG(status.st_mode)) BadInput(path + ": expected a regular file; it is not one.");
+  }
+  int number() const { return descriptor.number(); }
+
+  const Descriptor descriptor;
+  struct stat status;
+};
+
 ssize_t ReadSome(int file, void* buffer, size_t size) {
   while (true) {
     const ssize_t got = read(file, buffer, size);
@@ -102,20 +116,13 @@ std::string RealPath(const std::string& path) {
 }
 
 void ReadBlocks(const std::string& path, const std::function<void(const char*, size_t)>& take) {
-  // Non-blocking, so that opening a pipe does not wait for a writer.
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat status;
-  if (file.number() < 0 || fstat(file.number(), &status) != 0) Unreadable(path, errno);
-  if (!S_ISREG(status.st_mode)) BadInput(path + ": expected a regular file; it is not one.");
+  const RegularFile file(path);
   ReadAll(file.number(), path, take);
 }
 
 MappedFile::MappedFile(const std::string& path) {
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat status;
-  if (file.number() < 0 || fstat(file.number(), &status) != 0) Unreadable(path, errno);
-  if (!S_ISREG(status.st_mode)) BadInput(path + ": expected a regular file; it is not one.");
-  size_ = static_cast<size_t>(status.st_size);
+  const RegularFile file(path);
+  size_ = static_cast<size_t>(file.status.st_size);
   if (size_ == 0) return;
   data_ = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.number(), 0);
   if (data_ == MAP_FAILED) Unreadable(path, errno);

@@ -4,6 +4,7 @@
 #define SSMPRESS_RUNNER_FORMAT_H_
 
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,12 @@ inline std::string OneOf(const std::vector<std::string>& names) {
   for (size_t i = 0; i < names.size(); ++i) {
     text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
   }
+  return text;
+}
+
+// Nothing, which JSON has as null, for a text that is empty.
+inline std::optional<std::string> Maybe(std::string text) {
+  if (text.empty()) return {};
   return text;
 }
 

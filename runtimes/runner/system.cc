@@ -18,6 +18,7 @@
 
 #include "runner/failure.h"
 #include "runner/files.h"
+#include "runner/format.h"
 #include "runner/processors.h"
 
 namespace ssmrun {
@@ -77,11 +78,6 @@ std::string CpuName(const std::string& cpuinfo) {
 
 std::string CpuFile(int processor, const char* name) {
   return "/sys/devices/system/cpu/cpu" + std::to_string(processor) + "/cpufreq/" + name;
-}
-
-std::optional<std::string> Maybe(std::string text) {
-  if (text.empty()) return {};
-  return text;
 }
 
 std::optional<int64_t> MaybeInteger(const std::string& text) {

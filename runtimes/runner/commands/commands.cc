@@ -19,14 +19,6 @@
 #include "runner/text/visible.h"
 
 namespace ssmrun {
-namespace {
-
-std::optional<std::string> Maybe(const std::string& text) {
-  if (text.empty()) return {};
-  return text;
-}
-
-}  // namespace
 
 Output::Output() : file_(dup(STDOUT_FILENO)) {
   if (file_ >= 0) dup2(STDERR_FILENO, STDOUT_FILENO);

@@ -27,12 +27,8 @@ void RunEval(const Options& options, const Output& output) {
   }
   JsonWriter out;
   out.begin_object().field("task", model.task().kind().name).raw(metric.fields.text());
-  out.field("seconds", seconds).field("threads", options.thread_count()).key("ops_isa");
-  if (options.stock) {
-    out.null();
-  } else {
-    out.value(opened.isa());
-  }
+  out.field("seconds", seconds).field("threads", options.thread_count());
+  out.field("ops_isa", Maybe(opened.isa()));
   output.write(out.field("peak_rss_bytes", MemoryBytes("VmHWM")).end_object().text() + "\n");
 }
 

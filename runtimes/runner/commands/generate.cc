@@ -4,6 +4,7 @@
 
 #include "runner/commands/commands.h"
 #include "runner/files.h"
+#include "runner/format.h"
 #include "runner/system.h"
 #include "runner/text/text_stream.h"
 #include "runner/text/tokenizer.h"
@@ -45,9 +46,7 @@ void RunGenerate(const Options& options, const Output& output) {
   out.field("text", text).field("ended", result.ended).field("prefill_ms", result.prefill_ms);
   out.field("decode_ms", result.decode_ms).key("decode");
   WritePercentiles(out, result.decode_ms, 1);
-  out.field("threads", options.thread_count());
-  out.key("ops_isa");
-  options.stock ? out.null() : out.value(opened.isa());
+  out.field("threads", options.thread_count()).field("ops_isa", Maybe(opened.isa()));
   output.write(out.field("peak_rss_bytes", MemoryBytes("VmHWM")).end_object().text() + "\n");
 }
 

@@ -21,8 +21,7 @@
 namespace ssmrun {
 namespace {
 
-constexpr size_t kLineLimit = 64 << 20;    // bytes of a request
-constexpr uint64_t kTokenLimit = 1 << 24;  // of a count in a request
+constexpr size_t kLineLimit = 64 << 20;  // bytes of a request
 
 // Lines of stdin.
 class Lines {
@@ -136,25 +135,21 @@ class Worker {
       }
       PinTo(options_.pins[0]);
     }
-    options_.piece_tokens = request.number("piece_tokens", 1, kTokenLimit, kPieceTokens);
+    options_.piece_tokens = request.number("piece_tokens", 1, kCountLimit, kPieceTokens);
     const uint64_t seed = request.number("seed", 0, UINT64_MAX, 0);
     loaded_ = {};
     loaded_ = LoadModel(runtime_, library_, path, options_, request.flag("cold"));
     random_ = SplitMix64(seed);
     WaitUntilQuiet();
     out.field("load_ms", loaded_.load_ms).field("runtime_rss_bytes", loaded_.runtime_rss_bytes);
-    write_isa(out);
-    out.key("config").raw(model().interface().config);
+    out.field("ops_isa", Maybe(isa())).key("config").raw(model().interface().config);
   }
 
-  void write_isa(JsonWriter& out) const {
-    out.key("ops_isa");
-    library_ != nullptr ? out.value(library_->isa()) : out.null();
-  }
+  std::string isa() const { return library_ ? library_->isa() : ""; }
 
   void round(const Request& request, JsonWriter& out) {
-    const uint64_t prompt = request.number("prompt_tokens", 1, kTokenLimit);
-    const uint64_t decode = request.number("decode_tokens", 0, kTokenLimit);
+    const uint64_t prompt = request.number("prompt_tokens", 1, kCountLimit);
+    const uint64_t decode = request.number("decode_tokens", 0, kCountLimit);
     const Round round = RunRound(model(), *loaded_.state, random_, prompt, decode);
     out.field("prefill_ms", round.prefill_ms).field("decode_ms", round.decode_ms);
   }
@@ -165,7 +160,7 @@ class Worker {
 
   void environment(const Request&, JsonWriter& out) {
     out.key("environment");
-    WriteEnvironment(out, options_.threads, library_ ? library_->isa() : "", runtime_.version());
+    WriteEnvironment(out, options_.threads, isa(), runtime_.version());
     out.key("now");
     WriteMachineState(out);
   }

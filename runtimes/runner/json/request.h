@@ -13,6 +13,8 @@
 
 namespace ssmrun {
 
+constexpr uint64_t kCountLimit = 1 << 24;  // of a number of tokens in a request
+
 // Everything throws kBadInput where the field is missing, of another kind or out of range.
 class Request {
  public:

@@ -41,11 +41,12 @@ class Runtime {
   void check(ort::Status* status, ExitCode code, const std::string& where) const;
   // A tensor that is the caller's buffer.
   OwnedValue tensor(void* data, size_t bytes, const std::vector<int64_t>& shape, int type) const;
-  // The same of an input. ONNX Runtime only reads it, but its C ABI has one type for both.
+  // The same of a vector. ONNX Runtime only reads an input, which may be constant, but its C ABI
+  // has one type for inputs and outputs.
   template <class T>
-  OwnedValue tensor(const std::vector<T>& input, const std::vector<int64_t>& shape) const {
+  OwnedValue tensor(const std::vector<T>& values, const std::vector<int64_t>& shape) const {
     static_assert(std::is_same_v<T, float> || std::is_same_v<T, int64_t>);
-    return tensor(const_cast<T*>(input.data()), sizeof(T) * input.size(), shape,
+    return tensor(const_cast<T*>(values.data()), sizeof(T) * values.size(), shape,
                   std::is_same_v<T, float> ? ort::kFloat : ort::kInt64);
   }
 

@@ -45,8 +45,7 @@ class Model::Decoder {
     const Runtime& runtime = model.runtime_;
     ids_ = runtime.tensor(&id_, sizeof id_, {1, 1}, ort::kInt64);
     positions_ = runtime.tensor(&position_, sizeof position_, {1}, ort::kInt64);
-    value_ = runtime.tensor(logits_.data(), sizeof(float) * logits_.size(),
-                            {1, 1, model.interface_.vocab_size}, ort::kFloat);
+    value_ = runtime.tensor(logits_, {1, 1, model.interface_.vocab_size});
     for (int side = 0; side < 2; ++side) {
       bindings_[side] = model.bind(ids_, positions_, value_, state, side);
     }

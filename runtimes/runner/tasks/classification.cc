@@ -81,8 +81,7 @@ class Classification final : public Task {
     const OwnedValue ids =
         runtime.tensor(tokens, {texts, static_cast<int64_t>(tokens.size() / batch)});
     const OwnedValue result =
-        runtime.tensor(logits.data(), sizeof(float) * logits.size(),
-                       {texts, static_cast<int64_t>(classes_.size())}, ort::kFloat);
+        runtime.tensor(logits, {texts, static_cast<int64_t>(classes_.size())});
     model.run_whole("input_ids", ids, "logits", result);
     return logits;
   }

@@ -107,8 +107,7 @@ class Forecasting final : public Task {
     std::vector<float> forecast(series.size() / one * horizon_ * width());
     const Runtime& runtime = model.runtime();
     const OwnedValue from = runtime.tensor(series, shape(batch, lookback_));
-    const OwnedValue to = runtime.tensor(forecast.data(), sizeof(float) * forecast.size(),
-                                         shape(batch, horizon_), ort::kFloat);
+    const OwnedValue to = runtime.tensor(forecast, shape(batch, horizon_));
     model.run_whole("series", from, "forecast", to);
     return forecast;
   }

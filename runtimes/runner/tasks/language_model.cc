@@ -18,8 +18,7 @@
 namespace ssmrun {
 namespace {
 
-constexpr size_t kChunkTokens = 256;       // per call of the model: bounds the logits' memory
-constexpr uint64_t kTokenLimit = 1 << 24;  // of a count in a request
+constexpr size_t kChunkTokens = 256;  // per call of the model: bounds the logits' memory
 
 // -log softmax(logits)[target] in nats, stable. NaN where the logits are not finite.
 double TokenNll(const float* logits, size_t vocab, int64_t target) {
@@ -195,9 +194,9 @@ class LanguageModel final : public Task {
     const std::vector<int64_t> prompt = request.integers("tokens");
     model.check_tokens(prompt, "worker: generate: tokens");
     const Generation settings{
-        {request.real("temperature", 0), request.number("top_k", 0, kTokenLimit, 0),
+        {request.real("temperature", 0), request.number("top_k", 0, kCountLimit, 0),
          request.number("seed", 0, UINT64_MAX, 0)},
-        request.number("max_tokens", 0, kTokenLimit),
+        request.number("max_tokens", 0, kCountLimit),
         request.flag("ignore_eos")};
     CheckTemperature(settings.sampling.temperature);
     out.field("tokens", Generate(model, state, prompt, settings, [](int64_t) {}).tokens);
