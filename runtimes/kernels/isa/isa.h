@@ -9,6 +9,11 @@
 
 namespace ssmpress {
 
+// Where a block that begins at `begin` ends: `size` further, but no further than all do.
+constexpr size_t BlockEnd(size_t begin, size_t size, size_t end) {
+  return end - begin < size ? end : begin + size;
+}
+
 // Channels that SelectiveScan takes along a run of tokens at a time: 64 channels x 16 states of h
 // and of A are 8 KiB and stay in the L1 cache. A block is any number of these groups.
 constexpr size_t kScanChannels = 64;

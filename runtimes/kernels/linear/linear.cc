@@ -153,9 +153,9 @@ void RunBlock(void* context, size_t i) {
   const PackedMatrix& matrix = *work.args->matrix;
   LinearBlock block = work.block;
   block.row_begin = i % work.row_blocks * work.rows_per_block;
-  block.row_end = Min(work.row_count, block.row_begin + work.rows_per_block);
+  block.row_end = BlockEnd(block.row_begin, work.rows_per_block, work.row_count);
   block.token_begin = i / work.row_blocks * work.tokens_per_block;
-  block.token_end = Min(tokens, block.token_begin + work.tokens_per_block);
+  block.token_end = BlockEnd(block.token_begin, work.tokens_per_block, tokens);
   LinearFunction run = (work.many ? work.isa->many_tokens : work.isa->few_tokens).Of(matrix);
   for (const Isa* isa = work.isa->next; run == nullptr; isa = isa->next) {
     run = isa->few_tokens.Of(matrix);
@@ -204,8 +204,9 @@ void ReorderTokens(void* context, size_t i) {
   const size_t rows = work.args->matrix->rows;
   const int32_t* order = work.args->matrix->order;
   float* entries = work.rows + i * rows;
-  const size_t end = Min(work.args->tokens, (i + 1) * kReorderTokens);
-  for (size_t token = i * kReorderTokens; token < end; ++token) {
+  const size_t begin = i * kReorderTokens;
+  const size_t end = BlockEnd(begin, kReorderTokens, work.args->tokens);
+  for (size_t token = begin; token < end; ++token) {
     float* y = work.args->y + token * rows;
     std::memcpy(entries, y, rows * sizeof(float));
     for (size_t entry = 0; entry < rows; ++entry) y[order[entry]] = entries[entry];

@@ -22,9 +22,8 @@ struct Work {
 void RunBlock(void* context, size_t i) {
   const Work& work = *static_cast<const Work*>(context);
   const size_t begin = i % work.blocks * kTokensPerBlock;
-  const size_t rest = work.args->l - begin;
-  work.isa->causal_conv1d({work.args, i / work.blocks, begin,
-                           begin + (rest < kTokensPerBlock ? rest : kTokensPerBlock)});
+  work.isa->causal_conv1d(
+      {work.args, i / work.blocks, begin, BlockEnd(begin, kTokensPerBlock, work.args->l)});
 }
 
 // The last k-1 rows of concat(state, x).

@@ -27,12 +27,11 @@ struct Work {
 void RunBlock(void* context, size_t i) {
   const Work& work = *static_cast<const Work*>(context);
   const size_t begin = i % work.blocks * work.channels;
-  const size_t rest = work.args->d - begin;
   SelectiveScanBlock block;
   block.args = work.args;
   block.batch = i / work.blocks;
   block.channel_begin = begin;
-  block.channel_end = begin + (rest < work.channels ? rest : work.channels);
+  block.channel_end = BlockEnd(begin, work.channels, work.args->d);
   block.scratch = work.scratch == nullptr ? nullptr : work.scratch + i * work.scratch_floats;
   work.isa->selective_scan(block);
 }

@@ -18,9 +18,8 @@ struct Work {
 
 void RunBlock(void* context, size_t i) {
   const Work& work = *static_cast<const Work*>(context);
-  const size_t begin = i * kTokensPerBlock, rest = work.args->tokens - begin;
-  work.isa->gated_rms_norm(
-      {work.args, begin, begin + (rest < kTokensPerBlock ? rest : kTokensPerBlock)});
+  const size_t begin = i * kTokensPerBlock;
+  work.isa->gated_rms_norm({work.args, begin, BlockEnd(begin, kTokensPerBlock, work.args->tokens)});
 }
 
 }  // namespace

@@ -31,12 +31,11 @@ void RunBlock(void* context, size_t i) {
   Work& work = *static_cast<Work*>(context);
   const SsdScan& args = *work.args;
   const size_t group = i / work.blocks % args.g, begin = i % work.blocks * work.heads;
-  const size_t rest = work.each - begin;
   SsdScanBlock block;
   block.args = &args;
   block.batch = i / work.blocks / args.g;
   block.head_begin = group * work.each + begin;
-  block.head_end = block.head_begin + (rest < work.heads ? rest : work.heads);
+  block.head_end = group * work.each + BlockEnd(begin, work.heads, work.each);
   Scratch scratch;
   if (args.l > kSsdFewTokens &&
       !scratch.Allocate(SsdScratchFloats(args.n, args.p), sizeof(float))) {

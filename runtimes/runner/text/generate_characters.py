@@ -9,7 +9,16 @@ the part that asks for it, never taken from a table of one version.
 
 from __future__ import annotations
 
-from generated_header import CHARACTERS, render, runs, table, write
+from generated_header import (
+    CHARACTERS,
+    flag_constants,
+    members,
+    render,
+    runs,
+    table,
+    to_bits,
+    write,
+)
 from tokenizers import Regex, normalizers, pre_tokenizers
 
 CATEGORIES = (
@@ -86,7 +95,7 @@ def flags() -> dict[str, int]:
         lambda c: not strip(c),
         lambda c: not accents.normalize_str(c),
     )
-    return {c: sum(bool(test(c)) << place for place, test in enumerate(tests)) for c in CHARACTERS}
+    return {c: to_bits(test(c) for test in tests) for c in CHARACTERS}
 
 
 def header() -> str:
@@ -99,13 +108,10 @@ def header() -> str:
     combinations = sorted(set(properties))
     numbers = {combination: number for number, combination in enumerate(combinations)}
     body = _HEAD.format(
-        categories="\n".join(f"  k{name}," for name in CATEGORIES),
+        categories=members(CATEGORIES),
         bits=_FIRST_FLAG,
         mask=(1 << _FIRST_FLAG) - 1,
-        flags="\n".join(
-            f"// {text}\nconstexpr uint32_t {name} = 1 << {_FIRST_FLAG + place};"
-            for place, (name, text) in enumerate(FLAGS.items())
-        ),
+        flags=flag_constants(FLAGS, _FIRST_FLAG),
         combinations=table("uint16_t kProperties", [f"0x{one:x}," for one in combinations]),
         shift=_SHIFT,
         runs=table("uint32_t kPropertyRuns", runs([numbers[p] for p in properties], _SHIFT)),

@@ -12,7 +12,16 @@ regional indicators do not: they have 8 bytes.)
 from __future__ import annotations
 
 from charsmap_writer import write_charsmap
-from generated_header import CHARACTERS, render, runs, table, write
+from generated_header import (
+    CHARACTERS,
+    flag_constants,
+    members,
+    render,
+    runs,
+    table,
+    to_bits,
+    write,
+)
 from tokenizers import normalizers
 
 KINDS = ("Other", "Control", "Joins", "Prepend", "L", "V", "T", "LV", "LVT")
@@ -86,7 +95,7 @@ def classes() -> list[int]:
             joins and conjunct(_KA + c + _KA),
             joins and conjunct(_KA + _VIRAMA + c + _KA),
         )
-        return sum(bool(test) << place for place, test in enumerate(tests))
+        return to_bits(tests)
 
     found = [0] * 0x110000
     for c in CHARACTERS:
@@ -100,13 +109,10 @@ def classes() -> list[int]:
 def header() -> str:
     """The text of grapheme_tables.h."""
     body = _BODY.format(
-        kinds="\n".join(f"  kGrapheme{name}," for name in KINDS),
+        kinds=members(KINDS, "kGrapheme"),
         bits=_FIRST_FLAG,
         mask=(1 << _FIRST_FLAG) - 1,
-        flags="\n".join(
-            f"// {text}\nconstexpr uint32_t {name} = 1 << {_FIRST_FLAG + place};"
-            for place, (name, text) in enumerate(FLAGS.items())
-        ),
+        flags=flag_constants(FLAGS, _FIRST_FLAG),
         shift=_SHIFT,
         runs=table("uint32_t kGraphemeRuns", runs(classes(), _SHIFT)),
     )

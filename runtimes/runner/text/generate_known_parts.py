@@ -9,7 +9,7 @@ compile until ssmrun's switches have it.
 
 from __future__ import annotations
 
-from generated_header import render, table, write
+from generated_header import members, render, table, write
 
 from ssmpress.data.device_tokenizer import KINDS
 
@@ -30,7 +30,7 @@ def header() -> str:
     blocks = [
         _KIND.format(
             name=name,
-            members="\n".join(f"  k{kind}," for kind in kinds),
+            members=members(kinds),
             texts=table(f"std::string_view k{name}Kinds", [f'"{kind}",' for kind in kinds]),
         ).strip()
         for name, kinds in ((_name(room), kinds) for room, kinds in KINDS.items())

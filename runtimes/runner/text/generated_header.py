@@ -7,7 +7,7 @@ tables are observed from the tokenizers library, whose Unicode versions decide t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tokenizers import __version__
@@ -59,6 +59,24 @@ def table(declaration: str, texts: Iterable[str]) -> str:
         f"// clang-format off\ninline constexpr {declaration}[] = {{\n{lines}\n}};\n"
         "// clang-format on"
     )
+
+
+def members(names: Iterable[str], prefix: str = "k") -> str:
+    """The members of an enumeration."""
+    return "\n".join(f"  {prefix}{name}," for name in names)
+
+
+def flag_constants(flags: Mapping[str, str], first_bit: int) -> str:
+    """A constant for every flag, one bit each. flags: by name, the sentence above it."""
+    return "\n".join(
+        f"// {text}\nconstexpr uint32_t {name} = 1 << {bit};"
+        for bit, (name, text) in enumerate(flags.items(), first_bit)
+    )
+
+
+def to_bits(tests: Iterable[object]) -> int:
+    """The number whose bits are the truth of the tests, the lowest bit first."""
+    return sum(bool(test) << place for place, test in enumerate(tests))
 
 
 def runs(values: list[int], shift: int) -> list[str]:
