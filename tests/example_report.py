@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import operator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +191,23 @@ def judged(**changes: Any) -> dict[str, Any]:
     """The report of `results` with the verdict of `LIMITS`."""
     found = report(**changes)
     return with_verdict(found, judge(found, LIMITS))
+
+
+def stated(report: dict[str, Any], keys: Sequence[str]) -> Any:
+    """The value under keys, each inside the one before."""
+    return functools.reduce(operator.getitem, keys, report)
+
+
+def planted(report: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """A copy with another value at a path of keys with dots between; KeyError: without that key."""
+    changed = copy.deepcopy(report)
+    *parents, last = path.split(".")
+    block = stated(changed, parents)
+    if value is KeyError:
+        del block[last]
+    else:
+        block[last] = value
+    return changed
 
 
 GAPS: tuple[dict[str, Any], ...] = (

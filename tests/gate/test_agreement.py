@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import example_report as example
+from example_report import planted, stated
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.errors import BadInputError
 from ssmpress.files import write_json
@@ -41,13 +42,7 @@ STATED = (
 
 
 def changed(report: dict[str, Any], path: str, factor: float) -> dict[str, Any]:
-    copy = json.loads(json.dumps(report))
-    *parents, last = path.split(".")
-    block = copy
-    for key in parents:
-        block = block[key]
-    block[last] *= factor
-    return copy
+    return planted(report, path, factor * stated(report, path.split(".")))
 
 
 def test_the_advantage_over_a_guess_follows_from_both() -> None:
@@ -83,13 +78,7 @@ def test_no_stated_number_can_be_changed(path: str, factor: float) -> None:
     ],
 )
 def test_the_sentence_has_both_numbers(path: str, value: float, words: str) -> None:
-    report = example.report()
-    *parents, last = path.split(".")
-    block: Any = report
-    for key in parents:
-        block = block[key]
-    block[last] = value
-    assert words in judge(report, LOOSE).sentence
+    assert words in judge(planted(example.report(), path, value), LOOSE).sentence
 
 
 def task_report(**changes: Any) -> dict[str, Any]:

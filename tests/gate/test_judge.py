@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 import example_report as example
+from example_report import planted
 from ssmpress.gate.intervals import MIN_ROUNDS
 from ssmpress.gate.judge import judge
 from ssmpress.gate.rules import ALL_RULES, rules
@@ -25,19 +25,6 @@ NAN, INF = float("nan"), float("inf")
 
 def settings(**limits: float) -> GateSettings:
     return GateSettings(**{"min_retention": None, **limits})
-
-
-def planted(report: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    changed = copy.deepcopy(report)
-    *parents, last = path.split(".")
-    target = changed
-    for key in parents:
-        target = target[key]
-    if value is KeyError:
-        del target[last]
-    else:
-        target[last] = value
-    return changed
 
 
 GOOD = settings(min_retention=0.95, max_decode_ms=6.0, min_speedup=1.5)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import example_report as example
+from example_report import planted
 from ssmpress.gate.judge import judge
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.results.quality import Guess, Interval
@@ -52,12 +53,8 @@ def test_a_difference_that_may_be_chance_is_undecided() -> None:
 @pytest.mark.parametrize("damage", [None, "10", float("nan"), True])
 def test_a_damaged_guess_is_never_a_pass(path: str, damage: Any) -> None:
     report = with_guess(300.0, 10.0, Interval(9.0, 11.0, 0.998))
-    block = report["quality"]["guess"]
-    *parents, last = path.split(".")
-    for key in parents:
-        block = block[key]
-    block[last] = damage
-    assert judge(report, GateSettings(0.1)).exit_code == 5
+    damaged = planted(report, f"quality.guess.{path}", damage)
+    assert judge(damaged, GateSettings(0.1)).exit_code == 5
 
 
 def test_a_perplexity_that_is_not_finite_is_no_better_than_any_guess() -> None:
