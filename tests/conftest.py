@@ -13,7 +13,7 @@ import torch
 from hypothesis import settings
 
 import thoroughness
-from paths import SHARED
+from paths import find_shared
 from small_demo import write_small_demo
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
@@ -49,14 +49,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def shared() -> Callable[[str], Path]:
     """A function from a path inside ../shared to its full path; skips where it is absent."""
-
-    def find(name: str) -> Path:
-        path = SHARED / name
-        if not path.exists():
-            pytest.skip(f"{path} is absent: this test needs a trained model or text from there")
-        return path
-
-    return find
+    return find_shared
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import random_checkpoint, small_config
-from paths import DEMO, SHARED
+from paths import DEMO, find_shared
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
@@ -78,12 +78,9 @@ def made_bytes(recipe: Recipe, folder: Path) -> int:
 def trained(folder: Path) -> Recipe:
     """A trained model of another shape, at a sparsity where formats differ; the text does not
     matter to magnitudes."""
-    model = SHARED / "models" / "mamba-5m"
-    if not model.is_dir():
-        pytest.skip(f"{model}: there is no such model")
     prune = PruneSettings(method=Method.MAGNITUDE, sparsity=0.4)
     recipe = tiny_recipe(folder, prune=prune, recover=RecoverSettings(steps=0))
-    return replace(recipe, model=model)
+    return replace(recipe, model=find_shared("models/mamba-5m"))
 
 
 @pytest.mark.parametrize("make", [demo, another_shape, trained])

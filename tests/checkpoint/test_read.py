@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from conftest import mamba1_config
-from paths import SHARED
+from paths import find_shared
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.tensors import tensor_shapes
 from ssmpress.checkpoint import dialects
@@ -51,13 +51,6 @@ def assert_same(checkpoint: Checkpoint, config: ModelConfig, tensors: Tensors) -
     for name, tensor in checkpoint.tensors.items():
         assert tensor.dtype == torch.float32 and tensor.is_contiguous(), name
         assert torch.equal(tensor, tensors[name].float()), name
-
-
-def shared_model(name: str) -> Path:
-    folder = SHARED / "models" / name
-    if not folder.is_dir():
-        pytest.skip(f"needs the trained model {name} in ../shared/models")
-    return folder
 
 
 CONFIGS = {
@@ -329,12 +322,12 @@ def test_config_dict_round_trip() -> None:
 
 @pytest.mark.parametrize("name", ["mamba-31m", "mamba-5m"])
 def test_trained_model_reads_and_survives_both_layouts(tmp_path: Path, name: str) -> None:
-    checkpoint = read_checkpoint(shared_model(name))
+    checkpoint = read_checkpoint(find_shared(f"models/{name}"))
     width, layers = (512, 16) if name == "mamba-31m" else (256, 6)
     sizes = {"d_model": width, "n_layer": layers, "vocab_size": 8192, "dt_rank": width // 16}
     assert checkpoint.config == mamba1_config(**sizes, d_inner=2 * width)
     assert checkpoint.tokenizer is not None
-    bare = read_checkpoint(shared_model(name) / "pytorch_model.bin")
+    bare = read_checkpoint(find_shared(f"models/{name}") / "pytorch_model.bin")
     assert_same(bare, checkpoint.config, checkpoint.tensors)
     for layout in LAYOUTS:
         write_checkpoint(checkpoint.config, checkpoint.tensors, tmp_path / layout, layout)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,7 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.normalizers import NFC, NFKC, Sequence
 
-from paths import SHARED
+from blocked_imports import python
+from paths import find_shared
 from ssmpress.data.default_text import default_text
 from ssmpress.data.text import read_text
 from ssmpress.data.tokenizer import TOKENIZER_LIMIT, cuts_are_exact, encode, load_tokenizer
@@ -26,13 +25,6 @@ from ssmpress.errors import BadInputError, UsageError
 from thoroughness import examples
 
 SAMPLE = "In 2004 the cat's 3 hats\n\nwere sold.  \n Été, naïve\tcafé \n\n\n\x1c\n= Title =\n" * 40
-
-
-def shared(name: str) -> Path:
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"needs ../shared/{name}")
-    return path
 
 
 def byte_level(**options: bool) -> Tokenizer:
@@ -316,16 +308,15 @@ def test_window_arguments_are_checked() -> None:
 
 
 def test_data_imports_no_torch() -> None:
-    block = "import sys; sys.modules['torch'] = None"
-    code = f"{block}; from ssmpress.data.default_text import default_text; default_text()"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    code = "from ssmpress.data.default_text import default_text; default_text()"
+    done = python(code, blocked=("torch",))
+    assert done.returncode == 0, done.stderr
 
 
 def test_wikitext_has_its_known_length() -> None:
     """The perplexities of the trained models are means over exactly these tokens."""
-    tokenizer = load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
-    text = read_text(shared("data/wikitext103/test.detok.txt"))
+    tokenizer = load_tokenizer(find_shared("models/mamba-31m/tokenizer.json"))
+    text = read_text(find_shared("data/wikitext103/test.detok.txt"))
     start = time.process_time()
     tokens = encode(tokenizer, text, vocab_size=8192)
     assert time.process_time() - start < 4, "0.4 s of the processors"
@@ -335,8 +326,8 @@ def test_wikitext_has_its_known_length() -> None:
 
 
 def test_a_limit_of_a_large_shard_is_quick() -> None:
-    tokenizer = load_tokenizer(shared("models/mamba-31m/tokenizer.json"))
-    shard = shared("data/wiki/wiki_000.xz")
+    tokenizer = load_tokenizer(find_shared("models/mamba-31m/tokenizer.json"))
+    shard = find_shared("data/wiki/wiki_000.xz")
     start = time.process_time()
     tokens = load_tokens([shard], tokenizer, 8192, limit=100_000)
     assert time.process_time() - start < 2, "0.2 s of the processors; the whole shard takes 8 s"
