@@ -181,9 +181,12 @@ def test_a_run_begins_with_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_no_home_and_no_cache_end_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "absent"))
     cache.remove_expired()
-    (tmp_path / "file").touch()
+    assert not content(tmp_path)
+    (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     cache.remove_expired()
+    assert content(tmp_path) == {"file"}
+    assert (tmp_path / "file").read_text() == "no folder"
 
 
 def test_folders_of_the_user_are_no_leftovers(tmp_path: Path) -> None:
