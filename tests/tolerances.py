@@ -84,6 +84,13 @@ def assert_close(actual: ArrayLike, expected: ArrayLike, bound: float, what: str
     assert difference <= limit, f"{what}: differs by {difference:.3g}, at most {limit:.3g} allowed"
 
 
+def assert_same_logits(actual: ArrayLike, expected: ArrayLike) -> None:
+    """|actual - expected| <= REFERENCE_LOGITS * max |expected|, however small that is."""
+    a, e = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    assert a.shape == e.shape
+    assert float(np.abs(a - e).max()) <= REFERENCE_LOGITS * float(np.abs(e).max())
+
+
 TASK_METRIC_TOLERANCE = 1e-4
 """Of a forecaster's MSE and MAE between PyTorch, ONNX Runtime and ssmrun: float32 forecasts that
 differ by about 1e-6 of their size, averaged. An error of 1e-4 would be a wrong window or scale."""

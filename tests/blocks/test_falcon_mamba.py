@@ -23,7 +23,7 @@ from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.materials.text import window_batch
 from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
-from tolerances import assert_close
+from tolerances import assert_close, assert_same_logits
 
 MODELS = {
     "tied": falcon_checkpoint(),
@@ -33,20 +33,14 @@ MODELS = {
 }
 
 
-def assert_same(got: torch.Tensor, expected: torch.Tensor) -> None:
-    assert got.shape == expected.shape
-    limit = tolerances.REFERENCE_LOGITS * float(expected.abs().max())
-    assert float((got - expected).abs().max()) <= limit
-
-
 @pytest.mark.parametrize("checkpoint", MODELS.values(), ids=MODELS)
 def test_logits(checkpoint: Checkpoint) -> None:
     tokens = draw_tokens(checkpoint.config, 2, 29)
     model = Mamba.from_checkpoint(checkpoint)
     with torch.no_grad():
         expected = reference(checkpoint)(tokens).logits
-        assert_same(model(tokens)[0], expected)
-        assert_same(model.logits(tokens), expected)
+        assert_same_logits(model(tokens)[0], expected)
+        assert_same_logits(model.logits(tokens), expected)
 
 
 @pytest.mark.parametrize("checkpoint", MODELS.values(), ids=MODELS)
@@ -60,7 +54,7 @@ def test_prefill_then_steps_with_their_states(checkpoint: Checkpoint) -> None:
             output = other(part, cache=cache, use_cache=True)
             logits, state = ours(part, state)
         cache = output.cache
-        assert_same(logits, output.logits)
+        assert_same_logits(logits, output.logits)
         for i, (conv, scan) in enumerate(state.layers):
             theirs = cache.get_conv_state(i, state_idx=0), cache.get_recurrent_state(i, state_idx=0)
             assert_close(conv, theirs[0][..., 1:].mT, tolerances.CARRIED_STATE, f"conv {i}")
@@ -78,7 +72,7 @@ def test_text_in_pieces_is_the_whole() -> None:
             logits, state = model(part, state)
             pieces.append(logits)
     assert state is not None
-    assert_same(torch.cat(pieces, dim=1), whole)
+    assert_same_logits(torch.cat(pieces, dim=1), whole)
     for name, tensor in end.by_name().items():
         assert_close(state.by_name()[name], tensor, tolerances.CARRIED_STATE, name)
 
@@ -131,7 +125,7 @@ def test_what_is_written_transformers_and_we_read(tmp_path: Path) -> None:
     tokens = draw_tokens(checkpoint.config, 1, 9)
     with torch.no_grad():
         expected = Mamba.from_checkpoint(checkpoint)(tokens)[0]
-        assert_same(model(tokens).logits, expected)
+        assert_same_logits(model(tokens).logits, expected)
     assert read_checkpoint(tmp_path / "model").config == checkpoint.config
 
 

@@ -74,11 +74,6 @@ def test_logits_are_those_of_transformers(name: str, tmp_path: Path) -> None:
     assert_close(got, expected, tolerances.REFERENCE_LOGITS, "logits")
 
 
-@pytest.fixture(scope="module")
-def mamba_ssm() -> SimpleNamespace:
-    return mamba_ssm_reference.load()
-
-
 @pytest.mark.parametrize("name", [name for name in MAMBA_SSM if "rope" not in name])
 def test_logits_are_those_of_mamba_ssm(name: str, mamba_ssm: SimpleNamespace) -> None:
     """Its rope needs flash-attn, which is for GPUs."""

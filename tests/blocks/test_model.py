@@ -33,7 +33,7 @@ from ssmpress.data.tokenizer import load_tokenizer
 from ssmpress.data.tokens import cut_windows, load_tokens
 from ssmpress.tasks.perplexity import Predict, perplexity
 from thoroughness import examples
-from tolerances import assert_close
+from tolerances import assert_close, assert_same_logits
 
 Shared = Callable[[str], Path]
 
@@ -53,11 +53,6 @@ def hugging_face_logits(checkpoint: Checkpoint, tokens: torch.Tensor) -> torch.T
     return logits
 
 
-@pytest.fixture(scope="module")
-def mamba_ssm() -> SimpleNamespace:
-    return mamba_ssm_reference.load()
-
-
 # ---- logits on random and on trained weights ----
 
 CONFIGS = {
@@ -75,12 +70,6 @@ CONFIGS = {
 def logits_of(checkpoint: Checkpoint, tokens: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return Mamba.from_checkpoint(checkpoint)(tokens)[0]
-
-
-def assert_same_logits(got: torch.Tensor, expected: torch.Tensor) -> None:
-    limit = tolerances.REFERENCE_LOGITS * float(expected.abs().max())
-    assert got.shape == expected.shape
-    assert float((got - expected).abs().max()) <= limit
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -423,7 +412,7 @@ def test_perplexity_of_16_windows(mamba_5m: Checkpoint, valid_windows: np.ndarra
 
 PERPLEXITY_SCRIPT = """
 import json, sys, torch, test_model as t
-from conftest import SHARED
+from paths import SHARED
 from ssmpress.tasks.perplexity import perplexity
 from ssmpress.checkpoint.read import read_checkpoint
 torch.set_num_threads(2)
