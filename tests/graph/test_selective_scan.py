@@ -28,6 +28,7 @@ from onnx.reference import ReferenceEvaluator
 
 import tolerances
 from isas import ISAS_BY_MACHINE
+from scan_inputs import draw_scan
 from ssmpress.blocks import selective_scan
 from ssmpress.blocks.mamba1 import causal_conv1d
 from ssmpress.blocks.selective_scan import selective_scan_reference
@@ -44,28 +45,6 @@ SCAN, CONV = ops.SELECTIVE_SCAN.name, ops.CAUSAL_CONV1D.name
 ISAS = ISAS_BY_MACHINE[host_machine()]
 
 # ---- inputs ----
-
-
-def draw_scan(
-    b: int, length: int, d: int, n: int, delta: float = 0.0, decay: float = 1.0, seed: int = 0
-) -> Arrays:
-    """float32 inputs of the scan. delta: added to every step; decay: times A."""
-    random = np.random.default_rng([seed, b, length, d, n])
-    shapes = {
-        "u": (b, length, d),
-        "delta": (b, length, d),
-        "delta_bias": (d,),
-        "A": (n, d),
-        "B": (b, length, n),
-        "C": (b, length, n),
-        "D": (d,),
-        "z": (b, length, d),
-        "state": (b, n, d),
-    }
-    arrays = {k: random.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
-    arrays["A"] = -np.exp(arrays["A"]) * np.float32(decay)
-    arrays["delta"] += np.float32(delta)
-    return arrays
 
 
 def draw_conv(b: int, length: int, d: int, k: int) -> Arrays:

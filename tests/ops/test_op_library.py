@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from isas import ISAS_BY_MACHINE
 from paths import TESTS
+from scan_inputs import draw_scan
 from ssmpress.errors import DeviceError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.graph import fallback, ops
@@ -285,25 +286,6 @@ def linear_attributes(columns: int, version: int = 1) -> dict[str, int]:
     return {ops.COLUMNS_ATTRIBUTE: columns, ops.VERSION_ATTRIBUTE: version}
 
 
-def scan_inputs(b: int, length: int, d: int, n: int) -> Arrays:
-    rng = np.random.default_rng(1)
-    shapes = {
-        "u": (b, length, d),
-        "delta": (b, length, d),
-        "delta_bias": (d,),
-        "A": (n, d),
-        "B": (b, length, n),
-        "C": (b, length, n),
-        "D": (d,),
-        "z": (b, length, d),
-        "state": (b, n, d),
-    }
-    assert tuple(shapes) == ops.SELECTIVE_SCAN.inputs
-    arrays = {k: rng.standard_normal(s).astype(np.float32) for k, s in shapes.items()}
-    arrays["A"] = -np.exp(arrays["A"])
-    return arrays
-
-
 def ssd_scan(a: Arrays, dt_min: float, dt_max: float) -> tuple[np.ndarray, np.ndarray]:
     v = {name: value.astype(np.float64) for name, value in a.items()}
     S = v["state"]
@@ -367,7 +349,7 @@ def run_ssd(
 
 @pytest.mark.parametrize(("b", "length"), [(1, 1), (2, 1), (2, 19), (1, 0), (0, 3)])
 def test_selective_scan(b: int, length: int) -> None:
-    inputs = scan_inputs(b, length, 37, 16)
+    inputs = draw_scan(b, length, 37, 16)
     y, state = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs)
     expected_y, expected_state = selective_scan(inputs)
     # |y| is about 10 here; a few hundred roundings of 6e-8 each
@@ -455,7 +437,7 @@ def test_two_threads_change_no_bit(fmt: Format, length: int) -> None:
 
 
 def test_two_threads_change_no_bit_of_a_scan() -> None:
-    inputs = scan_inputs(1, 40, 300, 16)
+    inputs = draw_scan(1, 40, 300, 16)
     one = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs, threads=1)
     two = run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs, threads=2)
     for a, b in zip(one, two, strict=True):
@@ -758,7 +740,7 @@ def test_refuses_too_many_int8_columns() -> None:
 
 @pytest.mark.parametrize("name", ops.SELECTIVE_SCAN.inputs)
 def test_scan_refuses_shapes_that_do_not_fit(name: str) -> None:
-    inputs = scan_inputs(2, 3, 10, 4)
+    inputs = draw_scan(2, 3, 10, 4)
     inputs[name] = np.repeat(inputs[name], 2, axis=-1)
     with pytest.raises(Exception, match=r"SelectiveScan: \w+: expected shape"):
         run(ops.SELECTIVE_SCAN.name, inputs, {}, ops.SELECTIVE_SCAN.outputs)

@@ -135,19 +135,20 @@ def test_predicted_size_is_near() -> None:
 # ---- limits ----
 
 
-def good() -> PackedMatrix:
+def good(values: str = "int8") -> PackedMatrix:
     random = np.random.default_rng(0)
     weight = random.standard_normal((20, 70)).astype(np.float32)
-    return pack(weight, random.random(weight.shape) < 0.4, WINDOW)
+    window = Format(Structure.WINDOW, Values(values))
+    return pack(weight, random.random(weight.shape) < 0.4, window)
 
 
-def refused(section: str, index: object, value: object, message: str) -> None:
-    packed = good()
+def refused(section: str, index: object, value: object, message: str, values: str = "int8") -> None:
+    packed = good(values)
     array = packed.sections[section].copy()
     array[index] = value
     damaged = replace(packed, sections={**packed.sections, section: array})
     for read in (check, unpack):
-        with pytest.raises(BadInputError, match="window-int8 matrix, " + re.escape(message)):
+        with pytest.raises(BadInputError, match=f"window-{values} matrix, {re.escape(message)}"):
             read(damaged)
 
 
@@ -309,14 +310,7 @@ def test_fp16_predicted_size_is_near() -> None:
 def test_refuses_damaged_fp16_sections(
     section: str, index: object, value: float, message: str
 ) -> None:
-    weight = np.random.default_rng(0).standard_normal((20, 70)).astype(np.float32)
-    packed = pack(weight, np.random.default_rng(1).random((20, 70)) < 0.4, FP16_WINDOW)
-    array = packed.sections[section].copy()
-    array[index] = value
-    damaged = replace(packed, sections={**packed.sections, section: array})
-    for read in (check, unpack):
-        with pytest.raises(BadInputError, match="window-fp16 matrix, " + re.escape(message)):
-            read(damaged)
+    refused(section, index, value, message, "fp16")
 
 
 @pytest.mark.parametrize(
