@@ -15,7 +15,8 @@ import onnxruntime
 import pytest
 import transformers
 
-from paths import DEMO, ROOT
+from paths import DEMO
+from report_schema import SCHEMA
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.data.default_text import default_text
@@ -24,8 +25,6 @@ from ssmpress.data.tokens import cut_windows
 from ssmpress.machine import LIBRARY_NAME
 from ssmpress.runtime.loading import open_session
 from ssmpress.tasks.perplexity import perplexity
-
-SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 
 
 def run_compress(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

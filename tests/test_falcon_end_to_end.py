@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import jsonschema
@@ -13,7 +12,8 @@ import torch
 import ssmrun_bundle as sb
 import tolerances
 from falcon_mamba import falcon_checkpoint, reference
-from paths import DEMO, ROOT
+from paths import DEMO
+from report_schema import SCHEMA
 from ssmpress import compress
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import read_checkpoint
@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, dict]:
 
 def test_the_report_says_what_it_is(run: tuple[Recipe, dict]) -> None:
     recipe, report = run
-    jsonschema.validate(report, json.loads((ROOT / "docs" / "report.schema.json").read_text()))
+    jsonschema.validate(report, SCHEMA)
     assert report["parity"]["ok"]
     assert report["sparsity"]["prunable"] == pytest.approx(0.6, abs=0.01)
     architecture = report["model"]["architecture"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import jsonschema
 import pytest
 
 from families import HUGGING_FACE, MAMBA_SSM
-from paths import ROOT
+from report_schema import SCHEMA
 from ssmpress import validate
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.bundle.manifest import verify_manifest
@@ -46,7 +45,7 @@ def test_from_checkpoint_to_report(
     config, layout = FAMILIES[name]
     recipe = tiny_recipe(tmp_path, sized(config), layout, save_checkpoint=tmp_path / "pruned")
     report = compress(recipe).report
-    jsonschema.validate(report, json.loads((ROOT / "docs" / "report.schema.json").read_text()))
+    jsonschema.validate(report, SCHEMA)
     verify_manifest(recipe.out)
     assert report["parity"]["ok"] and report["recovery"]["steps"] == 3
     pruned = read_checkpoint(tmp_path / "pruned" / layout)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paths import ROOT
+from report_schema import SCHEMA
 from ssh_server import SSHD, ssh_server
 from ssmpress import replies
 from ssmpress.bundle.manifest import verify_manifest
@@ -39,8 +39,6 @@ from ssmpress.tasks.task import Reference
 from target_bundle import require_emulator
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of
 from tolerances import TASK_METRIC_TOLERANCE
-
-SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")

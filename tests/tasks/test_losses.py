@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from paths import ROOT
+from report_schema import SCHEMA
 from ssmpress.blocks.model import Mamba
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.bundle.text_model import open_bundle
@@ -39,8 +40,6 @@ from ssmpress.runtime.loading import open_session
 from ssmpress.tasks import Classification, Forecasting
 from task_models import CLASSES, make_classifier, make_forecaster, recipe_of, write_series
 from tolerances import TASK_METRIC_TOLERANCE
-
-SCHEMA = json.loads((ROOT / "docs" / "report.schema.json").read_text())
 
 
 @pytest.fixture(scope="module")

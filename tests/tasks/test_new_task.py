@@ -18,7 +18,7 @@ from lra.prepare import byte_tokenizer
 import rating_task
 from conftest import mamba1_config
 from extending import package_files
-from paths import ROOT
+from report_schema import SCHEMA
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.formats import Values
@@ -66,8 +66,7 @@ def test_a_new_task_is_one_file(known: None, tmp_path: Path) -> None:
     folder = make_model(tmp_path)
     recipe = recipe_of(folder, tmp_path / "out", Values.INT8, recover=RecoverSettings(steps=2))
     report = compress(recipe).report
-    schema = json.loads((ROOT / "docs" / "report.schema.json").read_text())
-    jsonschema.validate(report, schema)
+    jsonschema.validate(report, SCHEMA)
     assert report["quality"]["metric"] == "squared error" and report["quality"]["windows"] == 20
     assert report["recovery"]["steps"] == 2 and report["parity"]["ok"]
     assert report["latency"]["decode"]["compressed"]["p50_ms"] > 0
