@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MACHINES = {62: "x86_64", 183: "aarch64"}
-_STRTAB, _DYNAMIC, _VERNEED = 3, 6, 0x6FFFFFFE
+_DYNAMIC, _VERNEED = 6, 0x6FFFFFFE
 _DT_NEEDED = 1
 
 

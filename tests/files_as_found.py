@@ -34,7 +34,6 @@ SIZES = {"d_model": 8, "n_layer": 2, "vocab_size": 16, "d_state": 4, "d_inner": 
 CONFIG = mamba1_config(**SIZES)
 LAYER = "backbone.layers.1.mixer."
 IN_PROJ = LAYER + "in_proj.weight"
-EMBEDDING = "backbone.embedding.weight"
 Tensors = dict[str, Tensor]
 
 

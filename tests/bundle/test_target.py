@@ -329,9 +329,7 @@ def test_no_network_is_one_clear_error(cache: Path, monkeypatch: pytest.MonkeyPa
     assert caught.value.exit_code == 7
 
 
-def test_a_download_is_kept_and_checked(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_is_kept_and_checked(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     downloads: list[str] = []
     other = "aarch64" if host_machine() == "x86_64" else "x86_64"
     monkeypatch.setattr(runtime_library, "_version", lambda: "9.8.7")

@@ -113,7 +113,7 @@ def test_only_what_changed_is_copied_to_a_folder_that_is_kept(
 
 
 def test_the_arm64_runner_works_through_the_wrapper(
-    server: SshServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    server: SshServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A remote side that calls itself arm64 and runs ssmrun by QEMU; its time is no latency."""
     require_emulator()

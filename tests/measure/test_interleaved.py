@@ -133,7 +133,7 @@ def test_output_that_is_no_reply_is_reported(monkeypatch: pytest.MonkeyPatch) ->
         worker.ask({"do": "memory"})
 
 
-def test_prints_of_a_library_do_not_reach_the_replies(model: Path) -> None:
+def test_prints_of_a_library_do_not_reach_the_replies() -> None:
     """Whatever writes to file descriptor 1 in the worker lands on its stderr."""
     code = (
         "import os, ssmpress.measure.worker as w\n"

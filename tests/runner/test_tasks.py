@@ -219,7 +219,7 @@ def test_info_and_bench(forecast: Path) -> None:
     assert len(found["rounds"][1]["decode_ms"]) == 3
 
 
-def test_what_belongs_to_another_task_is_refused(forecast: Path, tmp_path: Path) -> None:
+def test_what_belongs_to_another_task_is_refused(forecast: Path) -> None:
     code, text = sb.failure(run("generate", forecast, "--prompt", "x"))
     assert (code, "expected a model whose task is language-model; got forecast" in text) == (
         6,
