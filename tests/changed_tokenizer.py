@@ -6,34 +6,34 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import ssmrun_bundle as sb
+from paths import DEMO
 
-SPECIAL = {"single_word": False, "lstrip": False, "rstrip": False}
+Change = Callable[[dict[str, Any]], object]
+
+
+def added_token(number: int, content: str, **flags: bool) -> dict[str, Any]:
+    """As tokenizer.json has it. flags: those that are not false."""
+    return {
+        "id": number,
+        "content": content,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": False,
+        "special": False,
+        **flags,
+    }
+
+
 ADDED = [
-    {"id": 1024, "content": "<|endoftext|>", **SPECIAL, "normalized": False, "special": True},
-    {
-        "id": 1025,
-        "content": "<|pad|>",
-        **SPECIAL,
-        "rstrip": True,
-        "normalized": False,
-        "special": True,
-    },
-    {
-        "id": 1026,
-        "content": "<mask>",
-        **SPECIAL,
-        "lstrip": True,
-        "normalized": False,
-        "special": True,
-    },
-    {"id": 1027, "content": "  ", **SPECIAL, "normalized": True, "special": False},
-    {"id": 1028, "content": "    ", **SPECIAL, "normalized": True, "special": False},
-    {"id": 1029, "content": "é€", **SPECIAL, "normalized": True, "special": False},
-    {"id": 5, "content": "&", **SPECIAL, "normalized": False, "special": True},
+    added_token(1024, "<|endoftext|>", special=True),
+    added_token(1025, "<|pad|>", special=True, rstrip=True),
+    added_token(1026, "<mask>", special=True, lstrip=True),
+    added_token(1027, "  ", normalized=True),
+    added_token(1028, "    ", normalized=True),
+    added_token(1029, "é€", normalized=True),
+    added_token(5, "&", special=True),
 ]
-
-Change = Callable[[dict[str, Any]], None]
 
 
 def plain(parts: dict[str, Any]) -> None:
@@ -100,6 +100,6 @@ CHANGES = [
 
 
 def changed(change: Change) -> str:
-    parts = json.loads((sb.DEMO / "tokenizer.json").read_text())
+    parts = json.loads((DEMO / "tokenizer.json").read_text())
     change(parts)
     return json.dumps(parts)

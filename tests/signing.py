@@ -1,14 +1,19 @@
-"""Bundles signed by the tool model-signing, by keys of elliptic curves."""
+"""Bundles signed by the tool model-signing, by keys of elliptic curves, and damaged after it."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import ssmrun_bundle as sb
+from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.bundle.names import SIGNATURE_NAME
 
 
@@ -63,3 +68,32 @@ def sign(bundle: Path, keys: Keys, *options: str) -> None:
         check=True,
         capture_output=True,
     )
+
+
+Damage = Callable[..., object]
+"""Of the signed bundle in a folder; called with the folder, and with the keys where asked for."""
+
+
+def rewritten(folder: Path, *_: Keys) -> None:
+    """What the manifest alone cannot tell from a bundle as it was made."""
+    kept = (folder / "model.sig").read_bytes()
+    (folder / "model.sig").unlink()
+    (folder / "model.onnx").write_bytes(b"a model that does harm")
+    sb.remake_manifest(folder)
+    (folder / "model.sig").write_bytes(kept)
+    verify_manifest(folder)
+
+
+def replaced(content: str) -> Damage:
+    return lambda folder, *_: (folder / "model.sig").write_text(content)
+
+
+def edited(change: Callable[[dict[str, Any]], object]) -> Damage:
+    """Another content of the signature's JSON document."""
+
+    def damage(folder: Path, *_: Keys) -> None:
+        document = json.loads((folder / "model.sig").read_text())
+        change(document)
+        (folder / "model.sig").write_text(json.dumps(document))
+
+    return damage

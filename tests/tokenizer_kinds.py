@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from changed_tokenizer import added_token
 from tokenizer_parts import (
     BYTE_LEVEL,
     CHARSMAP,
@@ -117,17 +118,16 @@ def _single_words() -> Parts:
     """Added tokens that are words, and some that strip spaces."""
     parts = _with(byte_level(), None, WITH_WORDS, WITH_WORDS)
     vocabulary = parts["model"]["vocab"]
-    plain = {"lstrip": False, "rstrip": False, "normalized": False, "special": False}
-    tokens = [
-        {"content": "don't"},
-        {"content": "café"},
-        {"content": "123", "lstrip": True, "normalized": True},
-        {"content": "中文", "rstrip": True, "special": True},
-    ]
-    assert not vocabulary.keys() & {token["content"] for token in tokens}
+    tokens: dict[str, dict[str, bool]] = {
+        "don't": {},
+        "café": {},
+        "123": {"lstrip": True, "normalized": True},
+        "中文": {"rstrip": True, "special": True},
+    }
+    assert not vocabulary.keys() & tokens.keys()
     parts["added_tokens"] = [
-        {**plain, **token, "single_word": True, "id": len(vocabulary) + place}
-        for place, token in enumerate(tokens)
+        added_token(number, content, single_word=True, **flags)
+        for number, (content, flags) in enumerate(tokens.items(), len(vocabulary))
     ]
     return parts
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -197,6 +199,15 @@ def bundle_with(folder: Path, library: Path, text: str) -> Path:
     (folder / "tokenizer.json").write_text(text)
     sb.remake_manifest(folder)
     return folder
+
+
+@contextmanager
+def open_pair(folder: Path, library: Path, text: str) -> Iterator[Pair]:
+    """A tokenizer.json of that text, in a bundle in the folder, which is new."""
+    sb.runner()
+    bundle = bundle_with(folder, library, text)
+    with sb.Worker(bundle, "--runtime", str(sb.runtime())) as worker:
+        yield Pair(worker, Tokenizer.from_str(text))
 
 
 def random_text(random_: random.Random) -> str:

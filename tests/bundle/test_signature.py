@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,7 @@ import pytest
 import example_report as example
 import ssmrun_bundle as sb
 from blocked_imports import python
-from signing import Keys, make_keys, sign
-from ssmpress.bundle.manifest import verify_manifest
+from signing import Damage, Keys, edited, make_keys, replaced, rewritten, sign
 from ssmpress.bundle.out_folder import check_out
 from ssmpress.bundle.signature import verify_signature
 from ssmpress.bundle.text_model import open_bundle
@@ -44,15 +41,6 @@ def bundle(signed: Path, tmp_path: Path) -> Path:
     return sb.twin(signed, tmp_path / "bundle")
 
 
-def rewritten(folder: Path, *_: Keys) -> None:
-    """What the manifest alone cannot tell from a bundle as it was made."""
-    (folder / "model.onnx").write_bytes(b"a model that does harm")
-    (folder / "model.sig").rename(folder.parent / "kept.sig")
-    sb.remake_manifest(folder)
-    (folder.parent / "kept.sig").rename(folder / "model.sig")
-    verify_manifest(folder)
-
-
 def by_another_key(folder: Path, keys: Keys) -> None:
     sign(folder, make_keys(folder.parent / "other"))
 
@@ -60,22 +48,6 @@ def by_another_key(folder: Path, keys: Keys) -> None:
 def without_manifest(folder: Path, keys: Keys) -> None:
     """A signature by the right key, over anything but the manifest."""
     sign(folder, keys, "--ignore-paths", str(folder / "manifest.json"))
-
-
-Damage = Callable[[Path, Keys], object]
-
-
-def edited(change: Callable[[dict[str, dict[str, str]]], object]) -> Damage:
-    def damage(folder: Path, keys: Keys) -> None:
-        document = json.loads((folder / "model.sig").read_text())
-        change(document)
-        (folder / "model.sig").write_text(json.dumps(document))
-
-    return damage
-
-
-def replaced(content: str) -> Damage:
-    return lambda folder, keys: (folder / "model.sig").write_text(content)
 
 
 DAMAGES: list[tuple[Damage, str]] = [

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from changed_tokenizer import added_token
 from conftest import random_checkpoint, small_config
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.text_side import TextSide, read_text_side
@@ -21,7 +22,6 @@ from thoroughness import examples
 from tokenizer_kinds import KINDS
 
 CONFIG = small_config()
-PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
 
 TEXT = "<0x02>"
 """Of token 5, which is no special one."""
@@ -33,11 +33,7 @@ def folder(tmp_path: Path) -> Path:
     parts = KINDS["llama2"]()
     size, written = len(parts["model"]["vocab"]), {v: k for k, v in parts["model"]["vocab"].items()}
     assert written[5] == TEXT
-    added = [
-        {"id": 5, "content": TEXT, **PLAIN, "special": False},
-        {"id": size, "content": "<far>", **PLAIN, "special": True},
-    ]
-    parts["added_tokens"] += added
+    parts["added_tokens"] += [added_token(5, TEXT), added_token(size, "<far>", special=True)]
     (tmp_path / "tokenizer.json").write_text(json.dumps(parts))
     return tmp_path
 

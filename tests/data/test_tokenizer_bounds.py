@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from changed_tokenizer import Change, added_token, changed
 from paths import DEMO
 from ssmpress.data.tokenizer import encode, load_tokenizer
 from ssmpress.errors import BadInputError
 
-SPECIAL = {
-    "single_word": False,
-    "lstrip": False,
-    "rstrip": False,
-    "normalized": False,
-    "special": False,
-}
-Change = Callable[[dict[str, Any]], Any]
-
 
 def write(folder: Path, change: Change) -> Path:
-    parts = json.loads((DEMO / "tokenizer.json").read_text())
-    change(parts)
-    (folder / "tokenizer.json").write_text(json.dumps(parts))
+    (folder / "tokenizer.json").write_text(changed(change))
     return folder / "tokenizer.json"
 
 
 def added(content: str, number: int = 5, **flags: bool) -> Change:
-    token = {"id": number, "content": content, **SPECIAL, **flags}
+    token = added_token(number, content, **flags)
     return lambda parts: parts.update(added_tokens=[token])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from paths import DEMO
+from changed_tokenizer import changed
 from ssmpress.data import tokenizer_process
 from ssmpress.data.tokenizer import decode_each, encode, encode_each, load_tokenizer
 from ssmpress.data.tokenizer_process import is_linear, needs_process, working
@@ -27,7 +27,7 @@ HOSTILE = ("a" * 19 + "!") * 500
 
 
 def demo(**parts: Any) -> str:
-    return json.dumps(json.loads((DEMO / "tokenizer.json").read_text()) | parts)
+    return changed(lambda file: file.update(parts))
 
 
 def written(folder: Path, text: str) -> Tokenizer:

@@ -10,25 +10,17 @@ import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import ssmrun_bundle as sb
-from paths import DEMO
+from changed_tokenizer import Change, added_token, changed
 from ssmpress.bundle.text_model import open_bundle
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
 
-SPECIAL = {
-    "single_word": False,
-    "lstrip": False,
-    "rstrip": False,
-    "normalized": False,
-    "special": False,
-}
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e\r"
 OBEYED = {*range(32), 127} - {9, 10}
 
@@ -44,10 +36,8 @@ def copy(bundle: Path, tmp_path: Path) -> Path:
     return sb.twin(bundle, tmp_path / "b")
 
 
-def with_tokenizer(folder: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    parts = json.loads((DEMO / "tokenizer.json").read_text())
-    change(parts)
-    (folder / "tokenizer.json").write_text(json.dumps(parts))
+def with_tokenizer(folder: Path, change: Change) -> Path:
+    (folder / "tokenizer.json").write_text(changed(change))
     sb.remake_manifest(folder)
     return folder
 
@@ -78,14 +68,9 @@ def generate(folder: Path, text: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def added(*contents: str, first: int = 1024, **flags: bool) -> Callable[[dict[str, Any]], None]:
-    def change(parts: dict[str, Any]) -> None:
-        parts["added_tokens"] = [
-            {"id": first + i, "content": content, **SPECIAL, **flags}
-            for i, content in enumerate(contents)
-        ]
-
-    return change
+def added(*contents: str, first: int = 1024, **flags: bool) -> Change:
+    tokens = [added_token(first + i, content, **flags) for i, content in enumerate(contents)]
+    return lambda parts: parts.update(added_tokens=tokens)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 import ssmpress
 import ssmrun_bundle as sb
+from changed_tokenizer import added_token
 from ssmpress.formats import CONFIG_KEY, Values
 from ssmpress.graph.export import export
 from ssmpress.prune.recover import PruneResult
@@ -62,8 +63,7 @@ def bundle(before: Path, ending: int, tmp_path_factory: pytest.TempPathFactory) 
 def make_special(folder: Path, token: int) -> None:
     parts = json.loads((folder / "tokenizer.json").read_text())
     text = next(piece for piece, number in parts["model"]["vocab"].items() if number == token)
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    parts["added_tokens"] = [{"id": token, "content": text, **plain, "special": True}]
+    parts["added_tokens"] = [added_token(token, text, special=True)]
     (folder / "tokenizer.json").write_text(json.dumps(parts))
 
 

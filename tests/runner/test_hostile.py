@@ -61,14 +61,9 @@ def edit_manifest(change: Callable[[dict[str, Any]], Any]) -> Damage:
     """A change of the manifest's content, its own hash made to fit."""
 
     def damage(folder: Path) -> None:
-        from ssmpress.bundle import manifest as module
-
-        path = folder / "manifest.json"
-        content = json.loads(path.read_text())
+        content = json.loads((folder / "manifest.json").read_text())
         change(content)
-        content.pop("manifest_sha256", None)
-        content["manifest_sha256"] = module._canonical_sha256(content)
-        path.write_text(json.dumps(content, ensure_ascii=False))
+        sb.rewrite_manifest(folder, content)
 
     return damage
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import ssmrun_bundle as sb
-from signing import Keys, make_keys, sign
+from signing import Damage, Keys, edited, make_keys, replaced, rewritten, sign
 from ssmpress.bundle.text_model import open_bundle
 from ssmpress.formats import Values
 
@@ -59,18 +59,6 @@ def test_a_signed_bundle_runs(signed: Path, keys: Keys) -> None:
     assert list(model.stream("The", 2))
 
 
-Damage = Callable[[Path], object]
-
-
-def edited(change: Callable[[dict[str, Any]], object]) -> Damage:
-    def damage(folder: Path) -> None:
-        document = json.loads((folder / "model.sig").read_text())
-        change(document)
-        (folder / "model.sig").write_text(json.dumps(document))
-
-    return damage
-
-
 def statement(change: Callable[[dict[str, Any]], object]) -> Damage:
     """Change what was signed."""
 
@@ -81,18 +69,6 @@ def statement(change: Callable[[dict[str, Any]], object]) -> Damage:
         envelope["payload"] = base64.b64encode(json.dumps(content).encode()).decode()
 
     return edited(edit)
-
-
-def rewritten(folder: Path) -> None:
-    kept = (folder / "model.sig").read_bytes()
-    (folder / "model.sig").unlink()
-    (folder / "model.onnx").write_bytes(b"a model that does harm")
-    sb.remake_manifest(folder)
-    (folder / "model.sig").write_bytes(kept)
-
-
-def replaced(content: str) -> Damage:
-    return lambda folder: (folder / "model.sig").write_text(content)
 
 
 def signatures(value: Any) -> Damage:

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF001 - characters that look like others are the point
 """ssmrun's tokenizer: the ids and texts of the tokenizers library, on texts that hurt."""
 
 from __future__ import annotations
@@ -19,47 +18,9 @@ import ssmrun_bundle as sb
 from changed_tokenizer import CHANGES, changed, nfc, plain
 from paths import ROOT
 from thoroughness import examples
-from tokenizer_pair import NASTY, Pair, bundle_with
+from tokenizer_pair import MORE_PIECES, NASTY, Pair, bundle_with, open_pair
 
-PIECES = st.sampled_from(
-    [
-        " ",
-        "  ",
-        "\n",
-        "\t",
-        "'s",
-        "'",
-        "’",
-        "a",
-        "Z",
-        "7",
-        "½",
-        "é",
-        "e\u0301",
-        "\u0323",
-        "\u0301",
-        "中",
-        "👍",
-        "🏽",
-        "\u200d",
-        "\u00a0",
-        "\u3000",
-        "<|endoftext|>",
-        "<|pad|>",
-        "<mask>",
-        "&",
-        "é€",
-        "X",
-        "Ã",
-        "\u1112",
-        "\u1161",
-        "\u11ab",
-        "가",
-        "_",
-        "-",
-        "…",
-    ]
-)
+PIECES = st.sampled_from([*MORE_PIECES, "<|endoftext|>", "<|pad|>", "<mask>", "&", "é€"])
 TEXTS = st.one_of(
     st.text(alphabet=st.characters(exclude_categories=["Cs"])),
     st.lists(PIECES, max_size=30).map("".join),
@@ -71,11 +32,9 @@ TEXTS = st.one_of(
 def pair(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, library: Path
 ) -> Iterator[Pair]:
-    sb.runner()
-    text = changed(request.param)
-    folder = bundle_with(tmp_path_factory.mktemp("tokenizer") / "b", library, text)
-    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
-        yield Pair(worker, Tokenizer.from_str(text))
+    folder = tmp_path_factory.mktemp("tokenizer") / "b"
+    with open_pair(folder, library, changed(request.param)) as pair:
+        yield pair
 
 
 def test_nasty_texts(pair: Pair) -> None:
@@ -127,9 +86,7 @@ def test_a_trained_models_tokenizer(
 ) -> None:
     text = shared("models/mamba-31m/tokenizer.json").read_text()
     sample = shared("data/wikitext103/valid.detok.txt").read_text()[:400_000]
-    folder = bundle_with(tmp_path / "b", library, text)
-    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
-        pair = Pair(worker, Tokenizer.from_str(text))
+    with open_pair(tmp_path / "b", library, text) as pair:
         pair.check(sample)
         for nasty in NASTY:
             pair.check(nasty)

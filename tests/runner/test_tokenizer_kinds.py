@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 import ssmrun_bundle as sb
 from ssmpress.data import device_tokenizer
 from tokenizer_kinds import KINDS
-from tokenizer_pair import NASTY, Pair, bundle_with, check_random, read_kind
+from tokenizer_pair import NASTY, Pair, check_random, open_pair, read_kind
 
 
 def test_every_listed_part_is_compared() -> None:
@@ -28,11 +28,9 @@ def test_every_listed_part_is_compared() -> None:
 def kind(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, library: Path
 ) -> Iterator[Pair]:
-    sb.runner()
-    text, tokenizer = read_kind(request.param)
-    folder = bundle_with(tmp_path_factory.mktemp("kind") / "b", library, text)
-    with sb.Worker(folder, "--runtime", str(sb.runtime())) as worker:
-        yield Pair(worker, tokenizer)
+    text, _ = read_kind(request.param)
+    with open_pair(tmp_path_factory.mktemp("kind") / "b", library, text) as pair:
+        yield pair
 
 
 def test_nasty_texts_of_every_kind(kind: Pair) -> None:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 import ssmpress
 import ssmrun_bundle as sb
-from changed_tokenizer import ADDED, CHANGES, Change, changed, plain
+from changed_tokenizer import ADDED, CHANGES, Change, added_token, changed, plain
 from conftest import small_config
 from ssmpress.checkpoint.text_side import read_text_side
 from ssmpress.data import tokenizer_bounds
@@ -204,8 +204,7 @@ def mixed(random_: random.Random) -> str:
     if random_.random() < 0.5:
         size = len(parts["model"]["vocab"])
         content = random_.choice(["É", "e\u0301", " ", "x", "\u0301"])
-        plain = {"single_word": False, "lstrip": False, "rstrip": False, "special": False}
-        parts["added_tokens"].append({"id": size, "content": content, "normalized": True, **plain})
+        parts["added_tokens"].append(added_token(size, content, normalized=True))
     for part in random_.sample(found := parts_of(parts), min(3, len(found))):
         key = random_.choice(list(part) or ["type"])
         if key in ODD and random_.random() < 0.8:
