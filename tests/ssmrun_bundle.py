@@ -150,20 +150,21 @@ def packed_model(values: Values | None, sparsity: float = SPARSITY) -> PackedMod
 
 def make_bundle(
     folder: Path,
-    values: Values | None,
+    model: PackedModel,
     *,
     library: Path | None = None,
     runtime_library: Path | None = None,
     extra: Sequence[Path] = (),
 ) -> Path:
-    """A bundle of the demo model: as `compress` writes it, without the reports.
+    """A bundle of the model and the demo's tokenizer: as `compress` writes it, without reports.
 
     Args:
+        folder: new.
         library, runtime_library: this machine's by default.
         extra: further files, copied under their own names.
     """
     folder.mkdir(parents=True)
-    export(packed_model(values), folder / "model.onnx")
+    export(model, folder / "model.onnx")
     shutil.copyfile(library or get_library_path(), folder / "libssmpress_ops.so")
     shutil.copyfile(runtime_library or runtime(), folder / "libonnxruntime.so")
     shutil.copyfile(DEMO / "tokenizer.json", folder / "tokenizer.json")

@@ -120,7 +120,7 @@ def demand_places(found: list[tuple[str, str, int]], folder: Path) -> None:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("silent") / "demo", Values.INT8)
+    return sb.make_bundle(tmp_path_factory.mktemp("silent") / "demo", sb.packed_model(Values.INT8))
 
 
 def test_the_watch_sees_what_onnxruntime_does_by_itself(tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ def test_usable(affinity: int, quota: float | None) -> None:
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sb.make_bundle(tmp_path_factory.mktemp("processors") / "demo", Values.INT8)
+    return sb.make_bundle(
+        tmp_path_factory.mktemp("processors") / "demo", sb.packed_model(Values.INT8)
+    )
 
 
 def both(bundle: Path, before: list[str]) -> tuple[tuple[int, float | None], dict[str, object]]:

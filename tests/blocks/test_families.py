@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import mamba_ssm_reference
-import ssmrun_bundle as sb
 import tolerances
 from conftest import draw_tokens, random_checkpoint
 from families import FAMILIES, HUGGING_FACE, MAMBA_SSM, attention, hybrid, model
+from graph_checks import check_graph, check_ssmrun, half_pruned
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
@@ -26,16 +26,11 @@ from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
-from ssmpress.graph.export import export
-from ssmpress.pack.model import PackedModel, pack_model
-from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.one_shot import one_shot
-from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings
-from ssmpress.runtime.loading import open_session
 from tolerances import assert_close
 
 LAYOUTS = {name: ("huggingface", config) for name, config in HUGGING_FACE.items()} | {
@@ -102,52 +97,18 @@ def test_prefill_equals_pieces_and_steps(name: str) -> None:
         assert_close(state.by_name()[part_name], tensor, tolerances.CARRIED_STATE, part_name)
 
 
-def packed(config: ModelConfig, values: Values) -> PackedModel:
-    """Half of the weights pruned at random."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = dict(random_checkpoint(config).tensors)
-    for name in prunable_names(config, PROJECTIONS):
-        tensors[name] = tensors[name] * (torch.rand(tensors[name].shape, generator=generator) > 0.5)
-    return pack_model(config, tensors, PackSettings(values=values))
-
-
 @pytest.mark.parametrize("values", (Values.FP32, Values.INT8))
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_graph_is_the_definition(
     name: str, values: Values, library: Path, tmp_path: Path
 ) -> None:
-    """With the library and without; prefill, steps, and text in pieces."""
-    source = packed(FAMILIES[name], values)
-    path = export(source, tmp_path / "m.onnx")[0]
-    tokens = draw_tokens(source.config, 2, 15).numpy()
-    with torch.no_grad():
-        expected = reference_model(source)(torch.from_numpy(tokens))[0].numpy()
-    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
-    for runtime in (library, None):
-        session = open_session(path, threads=1, library=runtime)
-        first, state = session.predict(tokens[:, :7])
-        rows = [first]
-        for t in range(7, 11):
-            row, state = session.step(tokens[:, t], state)
-            rows.append(row[:, None])
-        rows.append(session.predict(tokens[:, 11:], state)[0])
-        got = np.concatenate(rows, axis=1)
-        assert np.abs(got - expected).max() <= bound * max(1, np.abs(expected).max())
+    check_graph(half_pruned(random_checkpoint(FAMILIES[name]), values), library, tmp_path)
 
 
 def test_ssmrun_runs_a_hybrid(library: Path, tmp_path: Path) -> None:
     config = HUGGING_FACE["granite, rope"]
-    bundle = sb.make_bundle(tmp_path / "bundle", Values.INT8)
-    export(packed(config, Values.FP32), bundle / "model.onnx")
-    sb.remake_manifest(bundle)
-    session = open_session(bundle / "model.onnx", threads=1, library=library)
-    ids = draw_tokens(config, 1, 20)[0].numpy()
-    wanted, _ = session.predict(ids[None])
-    with sb.Worker(bundle) as worker:
-        worker.ask("load", threads=1)
-        got = worker.ask("logits", tokens=ids.tolist(), prefill=9, states=True)
-    scale = float(np.abs(wanted).max())
-    assert np.abs(sb.array(got, "logits") - wanted[0]).max() <= tolerances.GRAPH_FLOAT32 * scale
+    source = half_pruned(random_checkpoint(config), Values.FP32)
+    check_ssmrun(source, draw_tokens(config, 1, 20)[0].numpy(), tmp_path / "bundle", library)
 
 
 @pytest.mark.parametrize("chunk", (1, 5, 64))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from ssmpress.checkpoint.dialects import config_json, that_can_say
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
-from ssmpress.graph.export import export
-from ssmpress.machine import LIBRARY_NAME
 from ssmpress.pack.model import pack_model
 from ssmpress.parity import reference_model
 from ssmpress.prune import mask
@@ -120,10 +117,8 @@ def test_onnx_runtime_and_ssmrun_compute_the_same(
     config = replace(CHECKPOINT.config, vocab_size=1024)
     checkpoint = random_checkpoint(config)
     settings = None if values is None else PackSettings(values=values)
-    bundle = tmp_path / "bundle"
-    bundle.mkdir()
     packed = pack_model(config, checkpoint.tensors, settings)
-    export(packed, bundle / "model.onnx")
+    bundle = sb.make_bundle(tmp_path / "bundle", packed)
     ids = draw_tokens(config, 1, 20)
     with torch.no_grad():
         expected = reference_model(packed)(ids)[0].numpy()
@@ -133,10 +128,6 @@ def test_onnx_runtime_and_ssmrun_compute_the_same(
     fast = open_session(bundle / "model.onnx", threads=1, library=library).predict(ids.numpy())[0]
     assert np.abs(stock - expected).max() <= bound * scale
     assert np.abs(fast - expected).max() <= bound * scale
-    shutil.copyfile(library, bundle / LIBRARY_NAME)
-    shutil.copyfile(sb.runtime(), bundle / "libonnxruntime.so")
-    shutil.copyfile(sb.DEMO / "tokenizer.json", bundle / "tokenizer.json")
-    sb.remake_manifest(bundle)
     with sb.Worker(bundle) as worker:
         worker.ask("load", threads=1)
         got = sb.array(worker.ask("logits", tokens=ids[0].tolist(), prefill=10), "logits")

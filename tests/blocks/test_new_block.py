@@ -10,26 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-import ssmrun_bundle as sb
 import tolerances
 from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
 from extending import package_files
+from graph_checks import check_graph, check_ssmrun, half_pruned
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import matrix_specs, state_tensors, tensor_shapes
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.formats import Values
-from ssmpress.graph.export import export
-from ssmpress.pack.model import PackedModel, pack_model
-from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import apply_masks, prunable_names, sparsity_summary
 from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.one_shot import one_shot
-from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
-from ssmpress.runtime.loading import open_session
 from tolerances import assert_close
 from toy_blocks import TABLES, ToyAttention, ToyMlp, register
 
@@ -149,54 +144,15 @@ def test_its_dead_channels_go(checkpoint: Checkpoint) -> None:
         assert torch.allclose(narrow(tokens)[0], wanted, atol=1e-4)
 
 
-def packed(checkpoint: Checkpoint, values: Values) -> PackedModel:
-    generator = torch.Generator().manual_seed(0)
-    tensors = dict(checkpoint.tensors)
-    for name in prunable_names(checkpoint.config, PROJECTIONS):
-        tensors[name] = tensors[name] * (torch.rand(tensors[name].shape, generator=generator) > 0.5)
-    return pack_model(checkpoint.config, tensors, PackSettings(values=values))
-
-
 @pytest.mark.parametrize("values", list(Values))
 def test_its_graph_is_its_definition(
     checkpoint: Checkpoint, values: Values, library: Path, tmp_path: Path
 ) -> None:
-    model = packed(checkpoint, values)
-    path = export(model, tmp_path / "m.onnx")[0]
-    tokens = draw_tokens(checkpoint.config, 2, 15).numpy()
-    with torch.no_grad():
-        expected = reference_model(model)(torch.from_numpy(tokens))[0].numpy()
-    bound = tolerances.INT8_GRAPH if values.quantizes_activations else tolerances.GRAPH_FLOAT32
-    for runtime in (library, None):
-        session = open_session(path, threads=1, library=runtime)
-        first, state = session.predict(tokens[:, :7])
-        rows = [first]
-        for t in range(7, 11):
-            row, state = session.step(tokens[:, t], state)
-            rows.append(row[:, None])
-        rows.append(session.predict(tokens[:, 11:], state)[0])
-        got = np.concatenate(rows, axis=1)
-        assert np.abs(got - expected).max() <= bound * np.abs(expected).max()
+    for state in check_graph(half_pruned(checkpoint, values), library, tmp_path):
         assert state.arrays()["key_state.1"].shape == (2, 15, 6)
 
 
 def test_ssmrun_runs_it(checkpoint: Checkpoint, library: Path, tmp_path: Path) -> None:
-    bundle = sb.make_bundle(tmp_path / "bundle", Values.INT8)
-    export(packed(checkpoint, Values.FP32), bundle / "model.onnx")
-    sb.remake_manifest(bundle)
-    session = open_session(bundle / "model.onnx", threads=1, library=library)
+    source = half_pruned(checkpoint, Values.FP32)
     ids = draw_tokens(checkpoint.config, 1, 20)[0].numpy()
-    wanted, state = session.predict(ids[None])
-    with sb.Worker(bundle) as worker:
-        worker.ask("load", threads=1)
-        got = worker.ask("logits", tokens=ids.tolist(), prefill=9, states=True)
-    scale = float(np.abs(wanted).max())
-    assert np.abs(sb.array(got, "logits") - wanted[0]).max() <= tolerances.GRAPH_FLOAT32 * scale
-    for name, values in state.arrays().items():
-        assert got["states"][name]["shape"] == list(values.shape)
-        assert_close(
-            torch.from_numpy(sb.array(got["states"][name]).copy()),
-            torch.from_numpy(values),
-            tolerances.CARRIED_STATE,
-            name,
-        )
+    check_ssmrun(source, ids, tmp_path / "bundle", library)

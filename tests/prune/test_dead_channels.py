@@ -199,9 +199,7 @@ def test_the_runner_reads_it(tmp_path: Path) -> None:
     tensors |= {n: torch.from_numpy(unpack(m)) for n, m in demo.matrices.items()}
     checkpoint = replace(random_checkpoint(small_config()), config=demo.config, tensors=tensors)
     close(checkpoint, 2, list(range(0, 100, 3)), "out_proj", "x_proj")
-    bundle = sb.make_bundle(tmp_path / "bundle", Values.INT8)
-    export(packed(checkpoint, Values.INT8), bundle / "model.onnx")
-    sb.remake_manifest(bundle)
+    bundle = sb.make_bundle(tmp_path / "bundle", packed(checkpoint, Values.INT8))
     session = open_session(bundle / "model.onnx", threads=1, library=bundle / "libssmpress_ops.so")
     assert session.interface.config["layers"][2]["mixer"]["d_inner"] == 384 - 34
     info = sb.reply(sb.ssmrun("info", bundle, "--json"))

@@ -47,7 +47,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, emulator: list[str]) -> Pat
     sparse = sb.export(sb.packed_model(Values.FP32), folder / "fp32.onnx")[0]
     return sb.make_bundle(
         folder / "demo",
-        Values.INT8,
+        sb.packed_model(Values.INT8),
         library=library,
         runtime_library=runtime,
         extra=[runner, sparse],

@@ -28,7 +28,7 @@ OBEYED = {*range(32), 127} - {9, 10}
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("bounds") / "demo", Values.INT8)
+    return sb.make_bundle(tmp_path_factory.mktemp("bounds") / "demo", sb.packed_model(Values.INT8))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ GREEDY = 12
 def before(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     """A bundle as they were before: no end token, and no special one."""
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("before") / "b", None)
+    return sb.make_bundle(tmp_path_factory.mktemp("before") / "b", sb.packed_model(None))
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ Damage = Callable[[Path], None]
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("hostile") / "demo", Values.INT8)
+    return sb.make_bundle(tmp_path_factory.mktemp("hostile") / "demo", sb.packed_model(Values.INT8))
 
 
 @pytest.fixture

@@ -24,7 +24,9 @@ from thoroughness import examples
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("requests") / "demo", Values.INT8)
+    return sb.make_bundle(
+        tmp_path_factory.mktemp("requests") / "demo", sb.packed_model(Values.INT8)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory, library: Path, keys: Keys) -> Path:
     sb.runner()
-    folder = sb.make_bundle(tmp_path_factory.mktemp("signed") / "demo", Values.INT8)
+    folder = sb.make_bundle(
+        tmp_path_factory.mktemp("signed") / "demo", sb.packed_model(Values.INT8)
+    )
     sign(folder, keys)
     return folder
 

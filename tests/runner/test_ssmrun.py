@@ -37,7 +37,7 @@ TEXT = "The quick brown fox, don't you know, costs 42 euros.\n\n    for x in ran
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("ssmrun") / "demo", Values.INT8)
+    return sb.make_bundle(tmp_path_factory.mktemp("ssmrun") / "demo", sb.packed_model(Values.INT8))
 
 
 @pytest.fixture(scope="module")

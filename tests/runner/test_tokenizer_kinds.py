@@ -42,7 +42,9 @@ def test_nasty_texts_of_every_kind(kind: Pair) -> None:
 @pytest.fixture(scope="module")
 def model_bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
     sb.runner()
-    return sb.make_bundle(tmp_path_factory.mktemp("model") / "b", None, library=library)
+    return sb.make_bundle(
+        tmp_path_factory.mktemp("model") / "b", sb.packed_model(None), library=library
+    )
 
 
 STREAMED = ["llama2", "llama_first", "t5_bytes", "no_fallback", "bert_cased", "llama3", "clip"]

@@ -152,7 +152,9 @@ def test_info_says_what_ssmrun_lacks(
 ) -> None:
     """In ssmrun and in Python, and neither fails; of a tokenizer that ssmrun has, nothing."""
     sb.runner()
-    folder = sb.make_bundle(tmp_path_factory.mktemp("info") / "b", None, library=library)
+    folder = sb.make_bundle(
+        tmp_path_factory.mktemp("info") / "b", sb.packed_model(None), library=library
+    )
     info = sb.reply(sb.ssmrun("info", folder, "--json"))
     assert info["ssmrun_lacks"] is None
     assert ssmpress.open_bundle(folder, threads=1).ssmrun_lacks is None

@@ -31,7 +31,7 @@ MEMORY = 200 << 20
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
-    return sb.make_bundle(tmp_path_factory.mktemp("long") / "demo", Values.INT8)
+    return sb.make_bundle(tmp_path_factory.mktemp("long") / "demo", sb.packed_model(Values.INT8))
 
 
 @pytest.fixture(scope="module", params=[Values.INT8, Values.FP32, None], ids=str)
