@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ssmpress.gate.judge import read_report as read_report
     from ssmpress.graph.export import export as export_model
     from ssmpress.machine import get_library_path as get_library_path
+    from ssmpress.nets.network import Network as Network
     from ssmpress.pack.model import PackedModel as PackedModel
     from ssmpress.pipeline import Result as Result
     from ssmpress.pipeline import Watch as Watch
@@ -59,6 +60,7 @@ _HOMES = {
     "formats": ("Values",),
     "gate.judge": ("judge", "read_report"),
     "machine": ("get_library_path",),
+    "nets.network": ("Network",),
     "pack.model": ("PackedModel",),
     "pipeline": ("Result", "Watch", "compress"),
     "recipe.limit": ("Relative",),
@@ -87,6 +89,7 @@ __all__ = [
     "DataSettings",
     "DeviceError",
     "GateSettings",
+    "Network",
     "PackSettings",
     "PackedModel",
     "PruneSettings",

@@ -1,0 +1,200 @@
+"""ssmpress.Network: what is checked when it is made, and how a module is called."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssmpress.errors import BadInputError
+from ssmpress.nets.network import Network
+from ssmpress.nets.samples import read_samples
+
+
+class TwoInputs(nn.Module):
+    """By keyword or in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return (x * self.weight * mask).sum(-1)
+
+
+class Both(NamedTuple):
+    mean: Tensor
+    spread: Tensor
+
+
+def squared(outputs: Tensor, target: Tensor) -> Tensor:
+    return (outputs - target).square().mean()
+
+
+def network(**changes: Any) -> Network:
+    """Two inputs, of which the first axis varies."""
+    fields: dict[str, Any] = {
+        "build": TwoInputs,
+        "inputs": {"x": torch.zeros(2, 3), "mask": torch.ones(2, 3)},
+        "dynamic": {"x": {0: "batch"}, "mask": {0: "batch"}},
+        "samples": lambda split: [((torch.ones(4, 3), torch.ones(4, 3)), torch.full((4,), 3.0))],
+        "loss": squared,
+        "metric": squared,
+    }
+    return Network(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"loss": 3}, "loss: expected a function; got 3."),
+        ({"inputs": {}}, "inputs: expected an example of each input by name; got {}."),
+        ({"inputs": {"x": [1]}}, "inputs: expected tensors by name; got {'x': 'list'}."),
+        ({"dynamic": {"y": {0: "batch"}}}, "dynamic: expected one of the inputs x, mask; got 'y'."),
+        ({"dynamic": {"masc": {}}}, "got 'masc'. Did you mean mask?"),
+        ({"dynamic": {"x": {2: "batch"}}}, "names of sizes by axis, 0 to 1, for x"),
+        ({"dynamic": {"x": {0: "a size"}}}, "names of sizes by axis"),
+        ({"states": {"h": "h"}}, "states: expected one of the inputs"),
+        ({"outputs": ("a", "a")}, "outputs: expected different names; got ['a', 'a']."),
+        ({"outputs": "ab"}, "outputs: expected names; got 'ab'."),
+        ({"metric_name": " "}, "metric_name: expected a name; got ' '."),
+        ({"distill": 1}, "distill: expected a function; got 1."),
+    ],
+)
+def test_fields_are_checked_when_it_is_made(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadInputError) as error:
+        network(**changes)
+    assert str(error.value).startswith("Network: ")
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize("names", [("x", "mask"), ("first", "second")])
+def test_inputs_go_in_by_keyword_or_in_order(names: tuple[str, str]) -> None:
+    examples = dict(zip(names, (torch.full((2, 3), 2.0), torch.ones(2, 3)), strict=True))
+    net = network(inputs=examples, dynamic={})
+    assert net.call(TwoInputs(), examples).tolist() == [6.0, 6.0]
+
+
+def test_a_keyword_beats_the_order() -> None:
+    class Swapped(nn.Module):
+        def forward(self, mask: Tensor, x: Tensor) -> Tensor:
+            return x - mask
+
+    net = network()
+    assert net.call(Swapped(), net.inputs).tolist() == [[-1.0] * 3] * 2
+
+
+def test_the_inputs_of_a_sample_have_the_examples_types_and_sizes() -> None:
+    net = network()
+    longer = torch.zeros(9, 3)
+    assert net.bound({"mask": longer, "x": longer}).keys() == {"x", "mask"}
+    assert net.bound([longer, longer])["x"] is longer
+    for inputs, sentence in (
+        ((longer,), "expected 2 inputs (x, mask); got 1."),
+        ({"x": longer}, "expected the inputs x, mask; got x."),
+        ((torch.zeros(9, 4), longer), "expected x float32 (batch, 3); got float32 (9, 4)."),
+        ((longer, longer.double()), "expected mask float32 (batch, 3); got float64 (9, 3)."),
+        ((longer[0], longer), "expected x float32 (batch, 3); got float32 (3,)."),
+    ):
+        with pytest.raises(BadInputError) as error:
+            net.bound(inputs)
+        assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "names"),
+    [
+        (torch.zeros(1), ["output"]),
+        ((torch.zeros(1), torch.ones(1)), ["output_0", "output_1"]),
+        ({"a": torch.zeros(1), "b": torch.ones(1)}, ["a", "b"]),
+        (Both(torch.zeros(1), torch.ones(1)), ["output_0", "output_1"]),
+        ({"a": torch.zeros(1), "none": None}, ["a"]),
+    ],
+)
+def test_outputs_have_names_and_keep_their_structure(outputs: Any, names: list[str]) -> None:
+    net = network()
+    flat = net.flat(outputs)
+    assert list(flat) == names
+    again = net.structured({name: value + 5 for name, value in flat.items()}, outputs)
+    assert type(again) is type(outputs)
+    assert [v.tolist() for v in net.flat(again).values()] == [
+        (v + 5).tolist() for v in flat.values()
+    ]
+
+
+def test_the_users_names_of_outputs_count() -> None:
+    both = (torch.zeros(1), torch.ones(1))
+    assert list(network(outputs=("low", "high")).flat(both)) == ["low", "high"]
+    with pytest.raises(BadInputError, match="expected 2 names, one of each tensor"):
+        network(outputs=("low",)).flat(both)
+    with pytest.raises(BadInputError, match="expected forward to return tensors; got float"):
+        network().flat(1.0)
+
+
+def test_samples_are_read_once_and_judged_by_the_users_functions() -> None:
+    net = network()
+    samples = read_samples(net, "evaluation", TwoInputs())
+    assert (samples.count, samples.sizes) == (1, (4,))
+    inputs, target = samples.batch(0)
+    outputs = samples.call(TwoInputs(), inputs)
+    assert samples.metric(outputs, target) == 0.0
+    assert float(samples.distance(outputs, outputs)) == 0.0
+    again = samples.structured({"output": outputs.detach().numpy() + 1})
+    assert samples.metric(again, target) == 1.0
+    other = read_samples(
+        replace(net, samples=lambda split: [*net.samples(split)] * 2), "", TwoInputs()
+    )
+    assert samples.digest() != other.digest()
+    assert samples.part_in(other) == 1.0
+    assert other.some([1]).digest() == samples.digest()
+
+
+@pytest.mark.parametrize(
+    ("samples", "sentence"),
+    [
+        (lambda split: [], 'samples("calibration"): expected at least one batch; got none.'),
+        (lambda split: [3], "expected pairs (inputs, target); got int."),
+        (lambda split: torch.zeros(3), "expected batches (inputs, target), one after the other"),
+        (lambda split: 1 / 0, f'samples("calibration") failed at {__file__}:'),
+        (lambda split: (1 / 0 for _ in range(3)), "ZeroDivisionError: division by zero"),
+        (
+            lambda split: [((torch.ones(4, 3), torch.ones(3, 3)), None)],
+            f"forward failed at {__file__}:",
+        ),
+    ],
+)
+def test_samples_of_another_kind_are_refused(samples: Any, sentence: str) -> None:
+    with pytest.raises(BadInputError) as error:
+        read_samples(network(samples=samples), "calibration", TwoInputs())
+    assert sentence in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "sentence"),
+    [
+        (
+            lambda outputs, target: 3.0,
+            "expected a tensor with one floating-point number; got float",
+        ),
+        (lambda outputs, target: outputs, "got a tensor of float32 (4,). Return the mean"),
+        (lambda outputs, target: outputs.detach().sum(), "with gradients; got one without."),
+        (lambda outputs, target: outputs.nothing, f"loss failed at {__file__}:"),
+    ],
+)
+def test_a_loss_is_a_scalar_with_gradients(loss: Any, sentence: str) -> None:
+    module = TwoInputs()
+    samples = read_samples(network(loss=loss), "calibration", module)
+    inputs, target = samples.batch(0)
+    with pytest.raises(BadInputError) as error:
+        samples.loss(samples.call(module, inputs), target)
+    assert sentence in str(error.value)
+
+
+def test_a_metric_is_a_number() -> None:
+    samples = read_samples(network(metric=lambda o, t: o), "calibration", TwoInputs())
+    inputs, target = samples.batch(0)
+    with pytest.raises(BadInputError, match=r"metric: expected a number; got a tensor of float32"):
+        samples.metric(samples.call(TwoInputs(), inputs), target)

@@ -1,0 +1,232 @@
+"""A network of the user's own: what ssmpress is told of it, and how it is called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ssmpress.errors import BadInputError
+from ssmpress.recipe.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SPLITS = ("calibration", "evaluation")
+"""What `samples` is asked for: to prune and train on, and to judge by."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A PyTorch module with Mamba blocks in it, and what only its owner knows.
+
+        >>> import torch
+        >>> from ssmpress import Network
+        >>> net = Network(
+        ...     build=lambda: torch.nn.Linear(4, 2),
+        ...     inputs={"input": torch.zeros(1, 4)},
+        ...     dynamic={"input": {0: "batch"}},
+        ...     samples=lambda split: [(torch.ones(8, 4), torch.zeros(8, 2))],
+        ...     loss=torch.nn.functional.mse_loss,
+        ...     metric=lambda outputs, target: float((outputs - target).square().mean()),
+        ...     metric_name="MSE",
+        ...     higher_is_better=False,
+        ... )
+        >>> net.call(net.build(), net.inputs).shape
+        torch.Size([1, 2])
+
+    build: a module without trained weights. Where mamba-ssm is not installed, it finds stand-ins
+        under mamba-ssm's names.
+    inputs: an example of each input, in the order of the arguments of `forward`.
+    samples: "calibration" or "evaluation" -> batches (inputs, target), as `forward` takes them;
+        inputs by name, in their order, or the only one. They are read once.
+    loss: of the module's outputs and a target; a scalar with gradients.
+    metric: of outputs and a target, a number: the mean over the batch.
+    dynamic: input -> axis -> name of a size that varies; axes of one name vary together. A batch
+        axis is called "batch".
+    metric_name, higher_is_better: of the metric, in reports; quality kept is a ratio of two means.
+    outputs: names of the outputs; without them a dict's own, else `output`, or `output_0` and on.
+    distill: of a pruned and the dense module's outputs, a scalar that recovery makes small; by
+        default the squared distance relative to the dense outputs' variance.
+    states: input -> output that is its value in the next call, of a network that is called again
+        and again. They start at zero.
+
+    Raises:
+        BadInputError: a field is of another kind, or names an input that is not there.
+    """
+
+    build: Callable[[], nn.Module]
+    inputs: Mapping[str, Tensor]
+    samples: Callable[[str], Iterable[tuple[Any, Any]]]
+    loss: Callable[[Any, Any], Tensor]
+    metric: Callable[[Any, Any], Any]
+    dynamic: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
+    metric_name: str = "score"
+    higher_is_better: bool = True
+    outputs: Sequence[str] = ()
+    distill: Callable[[Any, Any], Tensor] | None = None
+    states: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("build", "samples", "loss", "metric"):
+            if not callable(getattr(self, name)):
+                raise _field_error(name, "a function", getattr(self, name))
+        if self.distill is not None and not callable(self.distill):
+            raise _field_error("distill", "a function", self.distill)
+        _check_inputs(self.inputs)
+        for name, axes in self.dynamic.items():
+            self._check_input("dynamic", name)
+            _check_axes(name, axes, self.inputs[name].dim())
+        for name in self.states:
+            self._check_input("states", name)
+        if not isinstance(self.metric_name, str) or not self.metric_name.strip():
+            raise _field_error("metric_name", "a name", self.metric_name)
+        names = tuple(self.outputs)
+        if isinstance(self.outputs, str) or not all(isinstance(n, str) and n for n in names):
+            raise _field_error("outputs", "names", self.outputs)
+        if len(set(names)) < len(names):
+            raise _field_error("outputs", "different names", list(names))
+
+    def _check_input(self, where: str, name: str) -> None:
+        if name not in self.inputs:
+            raise BadInputError(
+                f"Network: {where}: expected one of the inputs {', '.join(self.inputs)}; got "
+                f"{name!r}.{did_you_mean(str(name), self.inputs)}"
+            )
+
+    def bound(self, inputs: Any) -> dict[str, Tensor]:
+        """The inputs of a sample by name, in order.
+
+        Args:
+            inputs: a mapping, a tuple or list in order, or the only one.
+
+        Raises:
+            BadInputError: one is missing, unknown, or no tensor of the example's rank.
+        """
+        import torch
+
+        names = list(self.inputs)
+        if isinstance(inputs, Mapping):
+            if set(inputs) != set(names):
+                raise _sample_error(f"the inputs {', '.join(names)}", ", ".join(map(str, inputs)))
+            values = [inputs[name] for name in names]
+        else:
+            values = list(inputs) if isinstance(inputs, tuple | list) else [inputs]
+        if len(values) != len(names):
+            raise _sample_error(f"{len(names)} inputs ({', '.join(names)})", str(len(values)))
+        tensors = {name: torch.as_tensor(v) for name, v in zip(names, values, strict=True)}
+        for name, tensor in tensors.items():
+            self._check_sample(name, tensor)
+        return tensors
+
+    def _check_sample(self, name: str, tensor: Tensor) -> None:
+        """Whether an input of a sample has the example's type and its sizes that do not vary."""
+        example, axes = self.inputs[name], self.dynamic.get(name, {})
+        fits = tensor.dim() == example.dim() and all(
+            size == expected or axis in axes
+            for axis, (size, expected) in enumerate(zip(tensor.shape, example.shape, strict=True))
+        )
+        if not fits or tensor.dtype != example.dtype:
+            sizes = ", ".join(axes.get(i, str(size)) for i, size in enumerate(example.shape))
+            raise _sample_error(
+                f"{name} {_type_name(example)} ({sizes})",
+                f"{_type_name(tensor)} {tuple(tensor.shape)}",
+            )
+
+    def call(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+        """What the module returns: by keyword if `forward` has arguments of all the names, else in
+        order."""
+        known = inspect.signature(module.forward).parameters
+        if all(name in known for name in inputs):
+            return module(**inputs)
+        return module(*inputs.values())
+
+    def flat(self, outputs: Any) -> dict[str, Tensor]:
+        """The outputs of a call by name, in order; what is no tensor is left out."""
+        import torch
+
+        values = list(_leaves(outputs))
+        tensors = [(key, value) for key, value in values if isinstance(value, torch.Tensor)]
+        if self.outputs:
+            if len(self.outputs) != len(tensors):
+                raise BadInputError(
+                    f"Network: outputs: expected {len(tensors)} names, one of each tensor that "
+                    f"forward returns; got {len(self.outputs)}."
+                )
+            return {n: value for n, (_, value) in zip(self.outputs, tensors, strict=True)}
+        if not tensors:
+            raise BadInputError(
+                f"Network: expected forward to return tensors; got {type(outputs).__name__}."
+            )
+        if len(tensors) == 1 and not tensors[0][0]:
+            return {"output": tensors[0][1]}
+        return {key or f"output_{i}": value for i, (key, value) in enumerate(tensors)}
+
+    def structured(self, flat: Mapping[str, Tensor], like: Any) -> Any:
+        """Outputs by name in the structure in which forward returned `like`."""
+        values = iter(flat.values())
+        return _rebuilt(like, values)
+
+
+def _leaves(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
+    """What a nest of dicts, tuples and lists holds, each with the key of the innermost dict."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _leaves(item, str(name))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _leaves(item, key if len(value) == 1 else "")
+    else:
+        yield key, value
+
+
+def _rebuilt(like: Any, values: Any) -> Any:
+    import torch
+
+    if isinstance(like, torch.Tensor):
+        return next(values)
+    if isinstance(like, Mapping):
+        rebuilt = {name: _rebuilt(item, values) for name, item in like.items()}
+        return rebuilt if type(like) is dict else type(like)(**rebuilt)
+    if isinstance(like, tuple | list):
+        items = [_rebuilt(item, values) for item in like]
+        return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
+    return like
+
+
+def _check_inputs(inputs: Any) -> None:
+    import torch
+
+    if not isinstance(inputs, Mapping) or not inputs:
+        raise _field_error("inputs", "an example of each input by name", inputs)
+    for name, example in inputs.items():
+        if not isinstance(name, str) or not isinstance(example, torch.Tensor):
+            raise _field_error("inputs", "tensors by name", {name: type(example).__name__})
+
+
+def _check_axes(name: str, axes: Any, rank: int) -> None:
+    good = isinstance(axes, Mapping) and all(
+        type(axis) is int and 0 <= axis < rank and isinstance(size, str) and size.isidentifier()
+        for axis, size in axes.items()
+    )
+    if not good:
+        raise _field_error(
+            "dynamic", f"names of sizes by axis, 0 to {rank - 1}, for {name}", dict(axes or {})
+        )
+
+
+def _type_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _field_error(name: str, expected: str, got: object) -> BadInputError:
+    text = repr(got)
+    return BadInputError(
+        f"Network: {name}: expected {expected}; got "
+        f"{text if len(text) <= 60 else text[:57] + '...'}."
+    )
+
+
+def _sample_error(expected: str, got: str) -> BadInputError:
+    return BadInputError(f"Network: samples: expected {expected}; got {got}.")

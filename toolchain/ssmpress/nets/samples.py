@@ -1,0 +1,245 @@
+"""The samples of a user's network, read once: batches, and the user's loss and metric of them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssmpress.errors import BadInputError, SsmpressError
+from ssmpress.nets.network import Network
+from ssmpress.nets.user_errors import in_users_code
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MAX_BYTES = 8 << 30
+"""Of the tensors of one split; more is asked for in smaller parts."""
+
+_EPS = 1e-12
+
+
+@dataclass(frozen=True)
+class NetworkSamples:
+    """Batches of one split.
+
+    batches: inputs by name, and target, on the CPU. like: outputs of a call, for their structure.
+    """
+
+    network: Network
+    batches: tuple[tuple[dict[str, Tensor], Any], ...]
+    like: Any
+
+    @property
+    def count(self) -> int:
+        """The number of batches."""
+        return len(self.batches)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The samples of each batch: the length of axis 0 of its first input."""
+        return tuple(_first_axis(inputs) for inputs, _ in self.batches)
+
+    def batch(self, number: int) -> tuple[dict[str, Tensor], Any]:
+        """The inputs by name and the target of a batch, on the CPU."""
+        return self.batches[number]
+
+    def arrays(self, number: int) -> dict[str, NDArray[Any]]:
+        """The inputs of a batch for ONNX Runtime."""
+        return {name: t.numpy() for name, t in self.batches[number][0].items()}
+
+    def call(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+        """What the module returns."""
+        return self.network.call(module, inputs)
+
+    def flat(self, outputs: Any) -> dict[str, Tensor]:
+        """The outputs of a call by name, in the graph's order."""
+        return self.network.flat(outputs)
+
+    def structured(self, arrays: Mapping[str, NDArray[Any]]) -> Any:
+        """ONNX Runtime's outputs as the module returns them."""
+        tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
+        return self.network.structured(tensors, self.like)
+
+    def loss(self, outputs: Any, target: Any) -> Tensor:
+        """The user's loss.
+
+        Raises:
+            BadInputError: it is no scalar with gradients.
+        """
+        with in_users_code("loss"):
+            value = self.network.loss(outputs, target)
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+            raise BadInputError(
+                f"Network: loss: expected a tensor with one floating-point number; got "
+                f"{_described(value)}. Return the mean over the batch."
+            )
+        if torch.is_grad_enabled() and not value.requires_grad:
+            raise BadInputError(
+                "Network: loss: expected a tensor with gradients; got one without. Compute it from "
+                "the outputs, without detach, item or torch.no_grad."
+            )
+        return value.reshape(())
+
+    def distance(self, student: Any, teacher: Any) -> Tensor:
+        """The user's `distill`, or the mean over the floating-point outputs of
+
+        mean((student - teacher)^2) / var(teacher)
+        """
+        if self.network.distill is not None:
+            with in_users_code("distill"):
+                return self.network.distill(student, teacher)
+        parts = [
+            (a.float() - b.float()).square().mean() / (b.float().var(correction=0) + _EPS)
+            for a, b in zip(self.flat(student).values(), self.flat(teacher).values(), strict=True)
+            if b.is_floating_point()
+        ]
+        if not parts:
+            raise BadInputError(
+                "Network: distill: expected this function, since no output is of floating-point "
+                "numbers; got none."
+            )
+        return torch.stack(parts).mean()
+
+    def metric(self, outputs: Any, target: Any) -> float:
+        """The user's metric of a batch.
+
+        Raises:
+            BadInputError: it is no number.
+        """
+        with in_users_code("metric"), torch.no_grad():
+            value = self.network.metric(outputs, target)
+        try:
+            return float(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise BadInputError(
+                f"Network: metric: expected a number; got {_described(value)}. Return the mean "
+                "over the batch."
+            ) from error
+
+    @cached_property
+    def _digests(self) -> tuple[bytes, ...]:
+        return tuple(_digest(inputs, target) for inputs, target in self.batches)
+
+    def digest(self) -> bytes:
+        """SHA-256 of all batches."""
+        return hashlib.sha256(b"".join(self._digests)).digest()
+
+    def part_in(self, other: NetworkSamples) -> float:
+        """Part of these batches, 0 .. 1, that others have too."""
+        known = set(other._digests)
+        return sum(one in known for one in self._digests) / self.count
+
+    def some(self, numbers: list[int]) -> NetworkSamples:
+        """The batches with these numbers alone."""
+        return replace(self, batches=tuple(self.batches[number] for number in numbers))
+
+
+def read_samples(network: Network, split: str, module: nn.Module) -> NetworkSamples:
+    """All batches of a split, checked; and one call of the module, the loss and the metric.
+
+    Args:
+        split: "calibration" or "evaluation". module: on the CPU.
+
+    Raises:
+        BadInputError: there are none, or more than MAX_BYTES; one does not fit the network's
+            inputs; forward, the loss or the metric fails or returns something else.
+    """
+    batches, size = [], 0
+    with in_users_code(f'samples("{split}")'):
+        items = iter(_iterable(network.samples(split), split))
+    while True:
+        with in_users_code(f'samples("{split}")'):
+            item = next(items, None)
+        if item is None:
+            break
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise _error(split, "pairs (inputs, target)", _described(item))
+        inputs = {n: t.detach().cpu() for n, t in network.bound(item[0]).items()}
+        batches.append((inputs, _on_cpu(item[1])))
+        size += sum(t.nbytes for t in inputs.values())
+        if size > MAX_BYTES:
+            raise _error(split, f"at most {MAX_BYTES >> 30} GiB of inputs", "more")
+    if not batches:
+        raise _error(split, "at least one batch", "none")
+    was_training = module.training
+    with in_users_code("forward"), torch.no_grad():
+        like = network.call(module.eval(), batches[0][0])
+    module.train(was_training)
+    network.flat(like)
+    return NetworkSamples(network, tuple(batches), like)
+
+
+def _iterable(value: Any, split: str) -> Iterable[Any]:
+    if isinstance(value, Tensor | Mapping) or not isinstance(value, Iterable):
+        raise _error(split, "batches (inputs, target), one after the other", _described(value))
+    return value
+
+
+def _on_cpu(target: Any) -> Any:
+    """The tensors in a target, on the CPU."""
+    if isinstance(target, Tensor):
+        return target.detach().cpu()
+    if isinstance(target, Mapping):
+        return {key: _on_cpu(value) for key, value in target.items()}
+    if isinstance(target, tuple | list) and not hasattr(target, "_fields"):
+        return type(target)(_on_cpu(value) for value in target)
+    return target
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """A target with its tensors on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {key: on_device(item, device) for key, item in value.items()}
+    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
+        return type(value)(on_device(item, device) for item in value)
+    return value
+
+
+def _first_axis(inputs: Mapping[str, Tensor]) -> int:
+    first = next(iter(inputs.values()))
+    return first.shape[0] if first.dim() else 1
+
+
+def _digest(inputs: Mapping[str, Tensor], target: Any) -> bytes:
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        elif isinstance(value, Mapping):
+            for key in value:
+                digest.update(str(key).encode())
+                add(value[key])
+        elif isinstance(value, tuple | list):
+            for item in value:
+                add(item)
+        else:
+            digest.update(repr(value).encode())
+
+    add(inputs)
+    add(target)
+    return digest.digest()
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return f"{type(value).__name__}"
+
+
+def _error(split: str, expected: str, got: str) -> SsmpressError:
+    return BadInputError(f'Network: samples("{split}"): expected {expected}; got {got}.')

@@ -1,0 +1,52 @@
+"""What goes wrong in a user's own code, told with the line of theirs."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ssmpress.errors import BadInputError, SsmpressError
+
+_OURS = Path(__file__).parents[1]
+
+
+@contextmanager
+def in_users_code(what: str) -> Iterator[None]:
+    """Turn any error of the block into a sentence that names the line where it was raised.
+
+    Args:
+        what: of the user's that runs, such as "loss".
+
+    Raises:
+        BadInputError: the block failed.
+    """
+    try:
+        yield
+    except SsmpressError:
+        raise
+    except Exception as error:
+        raise BadInputError(
+            f"Network: {what} failed{users_line(error)}: {_first_line(error)}"
+        ) from error
+
+
+def users_line(error: BaseException) -> str:
+    """ " at FILE:LINE", the last line on the way to an error that is neither ours nor a package's;
+    nothing where there is none."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not _is_installed(Path(f.filename))]
+    return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _is_installed(file: Path) -> bool:
+    parts = file.parts
+    ours = file.is_relative_to(_OURS) and "examples" not in parts
+    return ours or "site-packages" in parts or "lib" in parts or str(file).startswith("<")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
