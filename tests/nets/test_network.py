@@ -141,7 +141,7 @@ def test_samples_are_read_once_and_judged_by_the_users_functions() -> None:
     inputs, target = samples.batch(0)
     outputs = samples.call(TwoInputs(), inputs)
     assert samples.metric(outputs, target) == 0.0
-    assert float(samples.distance(outputs, outputs)) == 0.0
+    assert samples.distance(outputs, outputs).item() == 0.0
     again = samples.structured({"output": outputs.detach().numpy() + 1})
     assert samples.metric(again, target) == 1.0
     other = read_samples(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -46,7 +47,7 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
         ParityError: an output or a state differs; names the first one, in the order of layers.
     """
     task, model = source.task, reference_model(packed)
-    sample = task.parity_sample(source.evaluation)
+    sample: Any = task.parity_sample(source.evaluation)
 
     def by_torch() -> Outputs:
         with torch.no_grad():

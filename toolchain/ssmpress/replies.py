@@ -105,13 +105,35 @@ def array(reply: Any, key: str, shape: Sequence[int]) -> NDArray[np.float32]:
     value = reply.get(key) if isinstance(reply, Mapping) else None
     if not isinstance(value, str) or reply.get("shape") != list(shape):
         raise _unexpected(key, f"float32 {tuple(shape)} in base64", reply)
+    raw = _decoded(key, value, 4 * math.prod(shape))
+    return np.frombuffer(raw, "<f4").reshape(tuple(shape)).astype(np.float32)
+
+
+def _decoded(key: str, value: object, size: int) -> bytes:
+    """So many bytes in base64."""
+    if not isinstance(value, str):
+        raise _unexpected(key, "base64", value)
     try:
         raw = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise _unexpected(key, "base64", value) from error
-    if len(raw) != 4 * math.prod(shape):
-        raise _unexpected(key, f"{4 * math.prod(shape)} bytes", f"{len(raw)} bytes")
-    return np.frombuffer(raw, "<f4").reshape(tuple(shape)).astype(np.float32)
+    if len(raw) != size:
+        raise _unexpected(key, f"{size} bytes", f"{len(raw)} bytes")
+    return raw
+
+
+def typed_array(
+    reply: Any, path: tuple[str, str], dtype: np.dtype[Any], shape: Sequence[int]
+) -> NDArray[Any]:
+    """An array of any type, an object {"shape", "type", "data"} at a path of two keys."""
+    outer = reply.get(path[0]) if isinstance(reply, Mapping) else None
+    value = outer.get(path[1]) if isinstance(outer, Mapping) else None
+    key, name = ".".join(path), str(dtype)
+    expected = {"shape": list(shape), "type": name}
+    if not isinstance(value, Mapping) or any(value.get(k) != v for k, v in expected.items()):
+        raise _unexpected(key, f"{name} {tuple(shape)} in base64", value)
+    raw = _decoded(key, value.get("data"), dtype.itemsize * math.prod(shape))
+    return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(tuple(shape)).astype(dtype)
 
 
 def facts(reply: Reply, key: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.norm import NORMS
 from ssmpress.errors import BadInputError
-from ssmpress.tasks import LanguageModel, Task, task_of
+from ssmpress.tasks import BlockTask, LanguageModel, task_of
 
 _SCALES = ("embedding_scale", "logits_scale")
 
@@ -89,7 +89,7 @@ class ModelConfig:
     tie_embeddings: bool = True
     norm_eps: float = NORM_EPS
     norm: str = "rms"
-    task: Task = field(default_factory=LanguageModel)
+    task: BlockTask = field(default_factory=LanguageModel)
     embedding_scale: float = 1.0
     logits_scale: float = 1.0
 

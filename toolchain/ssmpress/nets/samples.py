@@ -31,10 +31,12 @@ _EPS = 1e-12
 class NetworkSamples:
     """Batches of one split.
 
-    batches: inputs by name, and target, on the CPU. like: outputs of a call, for their structure.
+    module: the dense one, in eval mode on the CPU. batches: inputs by name, and target, on the CPU.
+    like: the module's outputs for the first batch.
     """
 
     network: Network
+    module: nn.Module
     batches: tuple[tuple[dict[str, Tensor], Any], ...]
     like: Any
 
@@ -68,6 +70,27 @@ class NetworkSamples:
         """ONNX Runtime's outputs as the module returns them."""
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in arrays.items()}
         return self.network.structured(tensors, self.like)
+
+    def mean_outputs(self, number: int) -> dict[str, NDArray[Any]]:
+        """What the dense module returns on average, as if it were its outputs for a batch.
+
+        The mean of its outputs for the first batch, over all axes but the last, or over all where
+        the last has another size; in the shape that the module has for this batch.
+        """
+        shapes = self._output_shapes[_shapes(self.batches[number][0])]
+        return {
+            name: _mean(first, shapes[name]).numpy() for name, first in self.flat(self.like).items()
+        }
+
+    @cached_property
+    def _output_shapes(self) -> dict[tuple[torch.Size, ...], dict[str, torch.Size]]:
+        """The shapes of the outputs by those of the inputs: one call of the module for each."""
+        examples = {_shapes(inputs): inputs for inputs, _ in self.batches}
+        with torch.no_grad():
+            return {
+                shapes: {n: t.shape for n, t in self.flat(self.call(self.module, inputs)).items()}
+                for shapes, inputs in examples.items()
+            }
 
     def loss(self, outputs: Any, target: Any) -> Tensor:
         """The user's loss.
@@ -144,14 +167,14 @@ class NetworkSamples:
 
 
 def read_samples(network: Network, split: str, module: nn.Module) -> NetworkSamples:
-    """All batches of a split, checked; and one call of the module, the loss and the metric.
+    """All batches of a split, checked, and one call of the module.
 
     Args:
-        split: "calibration" or "evaluation". module: on the CPU.
+        split: "calibration" or "evaluation". module: the dense one, on the CPU.
 
     Raises:
         BadInputError: there are none, or more than MAX_BYTES; one does not fit the network's
-            inputs; forward, the loss or the metric fails or returns something else.
+            inputs; forward fails or returns something else than tensors.
     """
     batches, size = [], 0
     with in_users_code(f'samples("{split}")'):
@@ -170,12 +193,10 @@ def read_samples(network: Network, split: str, module: nn.Module) -> NetworkSamp
             raise _error(split, f"at most {MAX_BYTES >> 30} GiB of inputs", "more")
     if not batches:
         raise _error(split, "at least one batch", "none")
-    was_training = module.training
     with in_users_code("forward"), torch.no_grad():
         like = network.call(module.eval(), batches[0][0])
-    module.train(was_training)
     network.flat(like)
-    return NetworkSamples(network, tuple(batches), like)
+    return NetworkSamples(network, module, tuple(batches), like)
 
 
 def _iterable(value: Any, split: str) -> Iterable[Any]:
@@ -204,6 +225,18 @@ def on_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         return type(value)(on_device(item, device) for item in value)
     return value
+
+
+def _shapes(inputs: Mapping[str, Tensor]) -> tuple[torch.Size, ...]:
+    return tuple(tensor.shape for tensor in inputs.values())
+
+
+def _mean(values: Tensor, shape: torch.Size) -> Tensor:
+    """The mean over all axes but the last, or over all, in a shape."""
+    rows = values.double()
+    same_last = values.dim() > 0 and shape[-1:] == values.shape[-1:]
+    mean = rows.reshape(-1, rows.shape[-1]).mean(0) if same_last else rows.mean()
+    return mean.expand(shape).to(values.dtype).contiguous()
 
 
 def _first_axis(inputs: Mapping[str, Tensor]) -> int:

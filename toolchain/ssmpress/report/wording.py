@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.results.report import Report
-from ssmpress.tasks import KINDS, LanguageModel
+from ssmpress.tasks import BUNDLE_KINDS, LanguageModel
+from ssmpress.tasks.network import NetworkTask
 from ssmpress.tasks.task import SampleTask
 from ssmpress.tasks.words import Words
 
 
-def kind_of(report: Report) -> type[LanguageModel] | type[SampleTask]:
+def kind_of(report: Report) -> type[LanguageModel] | type[SampleTask] | type[NetworkTask]:
     """The class of a report's task; one without a task, or an unknown one, is a language model's.
 
     Not the task itself: a damaged report has words all the same.
     """
     value = lookup(report, "model", "config", "task", "kind")
-    return KINDS.get(value if isinstance(value, str) else "", LanguageModel)
+    return BUNDLE_KINDS.get(value if isinstance(value, str) else "", LanguageModel)
 
 
 def words(report: Report) -> Words:

@@ -9,7 +9,8 @@ of a language model; a classifier and a forecaster carry no state:
     input_ids  int64   (b, l)                     logits    float32 (b, classes)
     series     float32 (b, lookback, variates)    forecast  float32 (b, horizon, variates)
 
-Task and vocabulary are in the metadata entry `ssmpress.config`, as JSON.
+A user's network has whatever its task lists. Task and vocabulary are in the metadata entry
+`ssmpress.config`, as JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ssmpress.formats import CONFIG_KEY, END_TOKEN_LIMIT, END_TOKENS_KEY, SIZE_L
 from ssmpress.runtime import old_bundles
 from ssmpress.states import STATES_KEY, StateTensor, read_states
 from ssmpress.strict_json import parse_json
-from ssmpress.tasks import LanguageModel, Task, task_of
+from ssmpress.tasks import LanguageModel, Task, bundle_task_of
 from ssmpress.tasks.task import Port
 
 _Tensors = dict[str, tuple[str, tuple[int, ...]]]  # name -> type, shape
@@ -33,6 +34,8 @@ _TYPES = {  # ONNX Runtime's names
     "int64": "tensor(int64)",
     "float32": "tensor(float)",
     "float16": "tensor(float16)",
+    "int32": "tensor(int32)",
+    "bool": "tensor(bool)",
 }
 _FREE = -1  # a dimension that the caller chooses
 
@@ -101,7 +104,7 @@ def _parse(metadata: Mapping[str, str], inputs: int, path: Path) -> ModelInterfa
     if not isinstance(config, dict):
         raise BadInputError(f"{where}: expected an object; got {text[:40]!r}.")
     try:
-        task = task_of(config)
+        task = bundle_task_of(config)
     except BadInputError as error:
         raise BadInputError(f"{where}: {error}") from error
     vocab_size, least = config.get("vocab_size"), int(task.reads_tokens)

@@ -31,7 +31,7 @@ from ssmpress.runtime.interface import ModelInterface
 from ssmpress.runtime.pieces import PIECE_TOKENS, pieces
 from ssmpress.runtime.sampling import SplitMix64, check_sampling, sample
 from ssmpress.runtime.state import State, bind
-from ssmpress.tasks import Classification, Forecasting, LanguageModel
+from ssmpress.tasks import Classification, Forecasting, LanguageModel, NetworkTask
 from ssmpress.tasks.task import Port
 
 Logits = NDArray[np.float32]
@@ -198,15 +198,18 @@ class Session:
         self._expect(Forecasting)
         return self.run({"series": series})["forecast"]
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        """The outputs, by name, of a model that carries no state.
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The outputs, by name, of a model that carries no state by itself.
 
         Args:
-            inputs: by name, as the ports of the model's task say: int64 tokens, or float32.
+            inputs: by name, as the ports of the model's task say: int64 tokens, float32, or the
+                types of a user's network. States that a network declares may be left out; they
+                are zero then, and their outputs are those of the next call.
 
         Raises:
-            BadInputError: another shape, a token out of range, or a value that is not finite.
-            UsageError: the model carries states.
+            BadInputError: another shape or type, a token out of range, or a value that is not
+                finite.
+            UsageError: the model is a language model.
         """
         task = self.interface.task
         if task.recurrent:
@@ -214,28 +217,30 @@ class Session:
                 f"{self.interface.path}: expected a model without states; got a {task.kind} model. "
                 "Call prefill and step."
             )
+        if isinstance(task, NetworkTask):
+            inputs = task.with_states(inputs)
         ports = task.ports(self.interface.vocab_size)
         checked = {port.name: self._checked(port, inputs[port.name]) for port in ports.inputs}
         try:
             outputs = self._onnx.run([port.name for port in ports.outputs], checked)
         except Exception as error:
-            raise BadInputError(
-                f"{self.interface.path}: ONNX Runtime could not run it: {first_line(error)}"
-            ) from error
+            raise self._failure(error) from error
         return dict(zip((port.name for port in ports.outputs), outputs, strict=True))
 
     def _checked(self, port: Port, values: NDArray[Any]) -> NDArray[Any]:
-        if port.type == "int64":
+        network = isinstance(self.interface.task, NetworkTask)
+        if port.type == "int64" and not network:
             return self._tokens(values, len(port.shape))
-        array = np.ascontiguousarray(values, np.float32)
+        array = _as_type(port, np.asarray(values))
         fits = len(array.shape) == len(port.shape) and all(
             size == expected if isinstance(expected, int) else size > 0
             for size, expected in zip(array.shape, port.shape, strict=True)
         )
         if not fits:
-            shape = ", ".join(str(w) if isinstance(w, int) else w[0] for w in port.shape)
+            names = [w if network else str(w)[:1] for w in port.shape if isinstance(w, str)]
+            shape = ", ".join(str(w) if isinstance(w, int) else names.pop(0) for w in port.shape)
             raise BadInputError(f"{port.name}: expected ({shape}); got {array.shape}.")
-        if not np.isfinite(array).all():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise BadInputError(
                 f"{port.name}: expected finite values; got NaN or infinity. Fill the gaps."
             )
@@ -312,6 +317,23 @@ class Session:
         if state.batch != batch:
             raise BadInputError(f"tokens: expected a batch of {state.batch}; got {batch}.")
         return state
+
+
+def _as_type(port: Port, array: NDArray[Any]) -> NDArray[Any]:
+    """The array as the port's type, where no number of it changes but by a float's rounding.
+
+    Raises:
+        BadInputError: it would.
+    """
+    floats = port.type.startswith("float") and array.dtype.kind in "fiu"
+    whole = port.type.startswith("int") and array.dtype.kind in "iu"
+    if whole and array.size:
+        limits = np.iinfo(port.type)
+        whole = limits.min <= int(array.min()) and int(array.max()) <= limits.max
+    if not (floats or whole or (port.type == "bool" and array.dtype.kind == "b")):
+        raise BadInputError(f"{port.name}: expected {port.type}; got {array.dtype}.")
+    with np.errstate(over="ignore"):  # beyond float16 is infinite, which is refused
+        return np.ascontiguousarray(array, port.type)
 
 
 class _Decoder:

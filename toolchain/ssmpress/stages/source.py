@@ -23,7 +23,7 @@ from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.pattern import Pattern
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.run import TextUse
-from ssmpress.tasks import Task
+from ssmpress.tasks import BlockTask
 from ssmpress.tasks.task import Request
 
 _Read = TypeVar("_Read")
@@ -59,7 +59,7 @@ class Source:
         return tuple(token.id for token in known or ())
 
     @property
-    def task(self) -> Task:
+    def task(self) -> BlockTask:
         """What the model is for."""
         return self.checkpoint.config.task
 

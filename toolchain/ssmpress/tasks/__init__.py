@@ -11,30 +11,43 @@ from ssmpress.tasks.block import block_error, read_block, shortened
 from ssmpress.tasks.classification import Classification
 from ssmpress.tasks.forecasting import Forecasting
 from ssmpress.tasks.language_model import LanguageModel
+from ssmpress.tasks.network import NetworkTask
 from ssmpress.tasks.task import SampleTask
 
 __all__ = [
     "KINDS",
+    "BlockTask",
     "Classification",
     "Forecasting",
     "LanguageModel",
+    "NetworkTask",
     "Task",
+    "bundle_task_of",
     "read_task",
     "task_of",
 ]
 
-Task = LanguageModel | SampleTask
+BlockTask = LanguageModel | SampleTask
+"""Of a model that is made of blocks."""
+
+Task = BlockTask | NetworkTask
 
 KINDS: dict[str, type[LanguageModel] | type[SampleTask]] = {
     LanguageModel.kind: LanguageModel,
     Classification.kind: Classification,
     Forecasting.kind: Forecasting,
 }
-"""Every task by the name that its block gives it."""
+"""Every task of a checkpoint by the name that its block gives it."""
+
+BUNDLE_KINDS: dict[str, type[LanguageModel] | type[SampleTask] | type[NetworkTask]] = {
+    **KINDS,
+    NetworkTask.kind: NetworkTask,
+}
+"""Every task of a bundle by the name that its block gives it."""
 
 
-def read_task(block: Any) -> Task:
-    """The task of a block.
+def read_task(block: Any) -> BlockTask:
+    """The task of a checkpoint's block.
 
     Args:
         block: an object of JSON.
@@ -42,21 +55,41 @@ def read_task(block: Any) -> Task:
     Raises:
         BadInputError: it is no object, a field is unknown, missing, or out of range.
     """
-    if not isinstance(block, Mapping):
-        raise BadInputError(f"task: expected an object; got {shortened(block)}.")
-    kind = block.get("kind")
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise block_error("kind", " or ".join(KINDS), kind)
-    return read_block(KINDS[kind], block)
+    return read_block(KINDS[_kind(block, KINDS)], block)
 
 
-def task_of(config: Mapping[str, Any]) -> Task:
-    """The task of a configuration; one without a block is a language model's.
+def task_of(config: Mapping[str, Any]) -> BlockTask:
+    """The task of a checkpoint's configuration; one without a block is a language model's.
 
     Args:
-        config: of a checkpoint, a bundle or a report, with or without `task`.
+        config: with or without `task`.
 
     Raises:
         BadInputError: see read_task.
     """
     return read_task(config["task"]) if "task" in config else LanguageModel()
+
+
+def bundle_task_of(config: Mapping[str, Any]) -> Task:
+    """The task of a bundle's configuration, which may be that of a user's network.
+
+    Args:
+        config: with or without `task`.
+
+    Raises:
+        BadInputError: see read_task.
+    """
+    if "task" not in config:
+        return LanguageModel()
+    block = config["task"]
+    return read_block(BUNDLE_KINDS[_kind(block, BUNDLE_KINDS)], block)
+
+
+def _kind(block: Any, kinds: Mapping[str, Any]) -> str:
+    """The kind that a block says, one of these."""
+    if not isinstance(block, Mapping):
+        raise BadInputError(f"task: expected an object; got {shortened(block)}.")
+    kind = block.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise block_error("kind", " or ".join(kinds), kind)
+    return kind

@@ -37,6 +37,9 @@ class NetworkData(Protocol):
     def structured(self, arrays: Mapping[str, NDArray[Any]]) -> Any:
         """ONNX Runtime's outputs as the module returns them."""
 
+    def mean_outputs(self, number: int) -> dict[str, NDArray[Any]]:
+        """What the dense module returns on average, as if it were its outputs for a batch."""
+
     def loss(self, outputs: Any, target: Any) -> Tensor:
         """The user's loss, a scalar with gradients."""
 

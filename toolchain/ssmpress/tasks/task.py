@@ -121,29 +121,24 @@ Times = tuple[float, list[float]]
 
 
 class Task(Protocol):
-    """What a model is for. The fields of an implementation are the `task` block of config.json.
+    """What a bundle's model is for. The fields of an implementation are the `task` block of its
+    configuration.
 
     kind: the block's name of it.
-    reads_tokens: the model has a vocabulary; one that has none reads numbers, `patch` of them per
-        token.
+    reads_tokens: the model has a vocabulary.
     recurrent: its graph takes and gives the layers' states; others start from the zero state.
     long_samples: one prediction is as much work as a prefill, so that few of them are counted.
     words: how a report, a gate and a card speak of it.
-    outputs: rows of the task's own head; 0 where the head scores the tokens of the vocabulary.
     """
 
     kind: ClassVar[str]
     reads_tokens: ClassVar[bool]
     recurrent: ClassVar[bool]
     long_samples: ClassVar[bool]
-    metric: ClassVar[Metric]
     words: ClassVar[Words]
 
     @property
-    def patch(self) -> int: ...
-
-    @property
-    def outputs(self) -> int: ...
+    def metric(self) -> Metric: ...
 
     def to_dict(self) -> dict[str, Any]:
         """The block, in JSON types."""
@@ -154,16 +149,6 @@ class Task(Protocol):
 
     # ---- data ----
 
-    def read(self, request: Request, note: Note) -> Data:
-        """Calibration and evaluation.
-
-        Args:
-            note: called with one sentence about each decision.
-
-        Raises:
-            BadInputError, UsageError: something is missing, damaged, or of no use here.
-        """
-
     def digest(self, data: Any) -> bytes:
         """What makes calibration or evaluation different from others: for names in the cache."""
 
@@ -171,34 +156,6 @@ class Task(Protocol):
 
     def ports(self, vocab_size: int) -> Ports:
         """Inputs and outputs of its graph, without the states."""
-
-    def nodes(self, graph: Graph, *inputs: ir.Value) -> list[ir.Value]:
-        """The graph from the inputs of `ports` to its outputs, in their order."""
-
-    # ---- what it computes, in PyTorch: the definition that the graph is compared with ----
-
-    def entries(self, inputs: Tensor) -> Tensor:
-        """What the embedding reads of a batch of samples: tokens (b, l), or numbers
-        (b, tokens, patch), of as many sequences per sample as the task likes."""
-
-    def read_out(
-        self,
-        head: Callable[[Tensor], Tensor],
-        hidden: Tensor,
-        inputs: Tensor,
-        lengths: Tensor | None,
-    ) -> Tensor:
-        """The predictions of the samples.
-
-        Args:
-            head: (..., d_model) -> (..., outputs).
-            hidden: float (b, l, d_model), after the last norm, of the sequences of `entries`.
-            inputs: the samples that they come from.
-            lengths: int (b,), tokens of each before its padding; None is all of them.
-        """
-
-    def target_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """T, a scalar: how far predictions are from the samples' targets."""
 
     # ---- quality ----
 
@@ -283,6 +240,59 @@ class Task(Protocol):
         """
 
 
+class BlockTask(Task, Protocol):
+    """The task of a model that is made of blocks: what it reads, and the ends of the model around
+    the layers. Its fields are the `task` block of config.json too.
+
+    patch: numbers per token, of a model that has no vocabulary.
+    outputs: rows of the task's own head; 0 where the head scores the tokens of the vocabulary.
+    """
+
+    @property
+    def patch(self) -> int: ...
+
+    @property
+    def outputs(self) -> int: ...
+
+    def read(self, request: Request, note: Note) -> Data:
+        """Calibration and evaluation.
+
+        Args:
+            note: called with one sentence about each decision.
+
+        Raises:
+            BadInputError, UsageError: something is missing, damaged, or of no use here.
+        """
+
+    def nodes(self, graph: Graph, *inputs: ir.Value) -> list[ir.Value]:
+        """The graph from the inputs of `ports` to its outputs, in their order."""
+
+    # ---- what it computes, in PyTorch: the definition that the graph is compared with ----
+
+    def entries(self, inputs: Tensor) -> Tensor:
+        """What the embedding reads of a batch of samples: tokens (b, l), or numbers
+        (b, tokens, patch), of as many sequences per sample as the task likes."""
+
+    def read_out(
+        self,
+        head: Callable[[Tensor], Tensor],
+        hidden: Tensor,
+        inputs: Tensor,
+        lengths: Tensor | None,
+    ) -> Tensor:
+        """The predictions of the samples.
+
+        Args:
+            head: (..., d_model) -> (..., outputs).
+            hidden: float (b, l, d_model), after the last norm, of the sequences of `entries`.
+            inputs: the samples that they come from.
+            lengths: int (b,), tokens of each before its padding; None is all of them.
+        """
+
+    def target_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """T, a scalar: how far predictions are from the samples' targets."""
+
+
 class Samples(Protocol):
     """What a task other than a language model learns from and is judged by."""
 
@@ -313,7 +323,7 @@ class Samples(Protocol):
         """
 
 
-class SampleTask(Task, Protocol):
+class SampleTask(BlockTask, Protocol):
     """A task that learns from samples, by
 
     L = w D(teacher, student) + (1 - w) T(target, student)

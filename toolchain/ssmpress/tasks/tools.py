@@ -64,7 +64,7 @@ class Session(Protocol):
     @property
     def interface(self) -> Interface: ...
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs of a model without states, by name."""
 
     def initial_state(self, batch: int) -> Any:

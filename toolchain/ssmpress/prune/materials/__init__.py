@@ -7,13 +7,13 @@ from typing import Any, cast
 from ssmpress.prune.material import Material
 from ssmpress.prune.materials.samples import SampleMaterial
 from ssmpress.prune.materials.text import TextMaterial
-from ssmpress.tasks import Task
+from ssmpress.tasks import BlockTask
 from ssmpress.tasks.task import SampleTask
 
 __all__ = ["SampleMaterial", "TextMaterial", "material_of"]
 
 
-def material_of(task: Task, calibration: Any) -> Material:
+def material_of(task: BlockTask, calibration: Any) -> Material:
     """What a model of this task learns from.
 
     Args:
