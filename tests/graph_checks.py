@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import ssmrun_bundle as sb
 import tolerances
 from conftest import draw_tokens
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.formats import Values
 from ssmpress.graph.export import export
@@ -28,7 +29,7 @@ def half_pruned(checkpoint: Checkpoint, values: Values) -> PackedModel:
     """Half of the projections' weights pruned at random, and packed."""
     generator = torch.Generator().manual_seed(0)
     tensors = dict(checkpoint.tensors)
-    for name in prunable_names(checkpoint.config, PROJECTIONS):
+    for name in prunable_names(weights_of(checkpoint.config), PROJECTIONS):
         tensors[name] = tensors[name] * (torch.rand(tensors[name].shape, generator=generator) > 0.5)
     return pack_model(checkpoint.config, tensors, PackSettings(values=values))
 

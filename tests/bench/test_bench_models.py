@@ -17,7 +17,7 @@ from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
 from paths import ROOT
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.blocks.tensors import tensor_shapes, weights_of
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.formats import Values
@@ -36,7 +36,7 @@ def pruned(config: ModelConfig, tensors: dict[str, torch.Tensor]) -> dict[str, t
     """60 % of the projections zero, rows of very different density."""
     scores = {
         name: tensors[name].abs() * torch.linspace(0.2, 2, len(tensors[name]))[:, None]
-        for name in prunable_names(config, PROJECTIONS)
+        for name in prunable_names(weights_of(config), PROJECTIONS)
     }
     keep = keep_masks(scores, 0.6)
     return {name: t * keep[name] if name in keep else t for name, t in tensors.items()}
@@ -65,7 +65,7 @@ def test_tiled_sparsity_is_exact_and_changes_as_few_weights_as_it_must(sparsity:
     result = tiled_model.with_sparsity(
         TARGET, tiled, tiled_model.tile(SOURCE, dense, TARGET), sparsity
     )
-    names = prunable_names(TARGET, PROJECTIONS)
+    names = prunable_names(weights_of(TARGET), PROJECTIONS)
     before = torch.cat([tiled[name].flatten() for name in names])
     after = torch.cat([result[name].flatten() for name in names])
     wanted = round(sparsity * before.numel())
@@ -104,7 +104,7 @@ def test_a_description_counts_every_byte_a_step_reads(tmp_path: Path) -> None:
     write_checkpoint(SOURCE, pruned(SOURCE, checkpoint.tensors), tmp_path / "model")
     described = bench_models.describe(bench_models.pack(tmp_path / "model", Values.INT8))
     formats = described["formats"].values()
-    matrices = 1 + len(prunable_names(SOURCE, PROJECTIONS))
+    matrices = 1 + len(prunable_names(weights_of(SOURCE), PROJECTIONS))
     assert sum(row["matrices"] for row in formats) == matrices
     mixer = mixer_of(SOURCE)
     state = 4 * SOURCE.n_layer * mixer.d_inner * (mixer.d_state + mixer.d_conv - 1)

@@ -13,6 +13,7 @@ import tolerances
 from conftest import draw_tokens, mixer_of, random_checkpoint, small_config
 from falcon_mamba import EPS, falcon_checkpoint, falcon_config, real_inputs, reference
 from ssmpress.blocks.model import Mamba, State
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
@@ -182,7 +183,7 @@ def test_a_configuration_survives_its_json() -> None:
 def test_grams_are_of_what_the_projections_really_multiply() -> None:
     """dt_proj reads delta behind its norm: not what x_proj returns."""
     checkpoint = falcon_checkpoint(n_layer=3)
-    names = prunable_names(checkpoint.config, PROJECTIONS)
+    names = prunable_names(weights_of(checkpoint.config), PROJECTIONS)
     tokens = draw_tokens(checkpoint.config, 4, 31)
     model = Mamba.from_checkpoint(checkpoint)
     batches = [window_batch(part) for part in (tokens[:2], tokens[2:])]
@@ -198,7 +199,7 @@ def test_grams_are_of_what_the_projections_really_multiply() -> None:
 def test_masks_are_those_of_the_real_inputs(method: Method) -> None:
     """Of the first layer, which both walks see alike, by the papers' formulas on real inputs."""
     checkpoint = falcon_checkpoint(n_layer=1)
-    names = prunable_names(checkpoint.config, PROJECTIONS)
+    names = prunable_names(weights_of(checkpoint.config), PROJECTIONS)
     settings = PruneSettings(
         sparsity=0.5,
         method=method,

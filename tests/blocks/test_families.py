@@ -21,6 +21,7 @@ from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.ssd_scan import NO_LIMITS, ssd_scan
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
@@ -170,7 +171,7 @@ def test_dead_channels_of_an_mlp_go() -> None:
 def test_every_method_prunes_all_projections(method: Method) -> None:
     """Each by the statistics of its own input: of attention's and the MLP's too."""
     config = HUGGING_FACE["granite"]
-    names = prunable_names(config, PROJECTIONS)
+    names = prunable_names(weights_of(config), PROJECTIONS)
     assert {name.split(".", 3)[3] for name in names} == {
         "mixer.in_proj.weight",
         "mixer.out_proj.weight",

@@ -17,7 +17,7 @@ import tolerances
 from conftest import draw_tokens, random_checkpoint, small_config
 from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, weights_of
 from ssmpress.checkpoint.dialects import config_json, that_can_say
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
@@ -76,7 +76,7 @@ def test_prefill_is_steps() -> None:
 
 def test_what_projections_read_is_behind_the_norm() -> None:
     """Wanda's and SparseGPT's statistics, against a hook in transformers' own module."""
-    names = mask.prunable_names(CHECKPOINT.config, PROJECTIONS)
+    names = mask.prunable_names(weights_of(CHECKPOINT.config), PROJECTIONS)
     tokens, model = draw_tokens(CHECKPOINT.config, 2, 16), Mamba.from_checkpoint(CHECKPOINT)
     found = grams(model, names, [window_batch(tokens)], None)
     theirs, seen = reference(CHECKPOINT), []

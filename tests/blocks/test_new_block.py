@@ -16,7 +16,7 @@ from extending import package_files
 from graph_checks import check_graph, check_ssmrun, half_pruned
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import matrix_specs, state_tensors, tensor_shapes
+from ssmpress.blocks.tensors import matrix_specs, state_tensors, tensor_shapes, weights_of
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint
 from ssmpress.formats import Values
@@ -98,7 +98,7 @@ def test_prefill_equals_steps(checkpoint: Checkpoint) -> None:
 def test_every_method_prunes_all_its_projections(
     checkpoint: Checkpoint, method: Method, scope: Scope
 ) -> None:
-    names = prunable_names(checkpoint.config, PROJECTIONS)
+    names = prunable_names(weights_of(checkpoint.config), PROJECTIONS)
     specs = matrix_specs(checkpoint.config)
     assert {specs[name].component for name in names} == {
         "in_proj",
@@ -124,7 +124,9 @@ def test_every_method_prunes_all_its_projections(
     total = sum(mask.numel() for mask in keep.values())
     assert sum(int((~mask).sum()) for mask in keep.values()) == round(0.6 * total)
     apply_masks(dict(model.named_parameters()), keep)
-    summary = sparsity_summary(checkpoint.config, {name: keep[name].float() for name in names})
+    summary = sparsity_summary(
+        weights_of(checkpoint.config), {name: keep[name].float() for name in names}
+    )
     assert summary["prunable"] == pytest.approx(0.6, abs=1e-3)
     assert set(summary["matrix"][1]) == {"q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"}
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import small_config
-from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.blocks.tensors import tensor_shapes, weights_of
 from ssmpress.errors import UsageError
 from ssmpress.prune import mask
 from ssmpress.prune.pattern import Pattern
@@ -97,48 +97,50 @@ def test_apply_masks_writes_plain_zeros() -> None:
 
 def test_names_are_in_the_checkpoints_order_and_tied_heads_count_once() -> None:
     tied = small_config()
-    names = mask.prunable_names(tied, ("out_proj", "in_proj", "lm_head", "embedding"))
+    names = mask.prunable_names(weights_of(tied), ("out_proj", "in_proj", "lm_head", "embedding"))
     assert names[0] == "backbone.embedding.weight"
     assert len(names) == 1 + 2 * tied.n_layer
     assert list(names) == [name for name in tensor_shapes(tied) if name in names]
-    untied = mask.prunable_names(small_config(tie_embeddings=False), ("lm_head",))
+    untied = mask.prunable_names(weights_of(small_config(tie_embeddings=False)), ("lm_head",))
     assert untied == ("lm_head.weight",)
 
 
 def test_a_log_is_refused() -> None:
     with pytest.raises(UsageError, match="A_log cannot be pruned"):
-        mask.prunable_names(small_config(), ("in_proj", "A_log"))
+        mask.prunable_names(weights_of(small_config()), ("in_proj", "A_log"))
     with pytest.raises(UsageError, match="conv1d"):
-        mask.prunable_names(small_config(), ("conv1d",))
+        mask.prunable_names(weights_of(small_config()), ("conv1d",))
 
 
 def test_sparsity_of_the_model_names_the_highest_possible() -> None:
     config = small_config()
     sizes = {name: prod(shape) for name, shape in tensor_shapes(config).items()}
-    part = sum(sizes[name] for name in mask.prunable_names(config, PROJECTIONS)) / sum(
+    part = sum(sizes[name] for name in mask.prunable_names(weights_of(config), PROJECTIONS)) / sum(
         sizes.values()
     )
-    found = mask.resolve_sparsity(config, PROJECTIONS, 0.4, SparsityOf.MODEL)
+    found = mask.resolve_sparsity(weights_of(config), PROJECTIONS, 0.4, SparsityOf.MODEL)
     assert found == pytest.approx(0.4 / part)
     with pytest.raises(UsageError, match="highest possible is") as error:
-        mask.resolve_sparsity(config, PROJECTIONS, 0.95, SparsityOf.MODEL)
+        mask.resolve_sparsity(weights_of(config), PROJECTIONS, 0.95, SparsityOf.MODEL)
     highest = float(str(error.value).split("highest possible is ")[1].split()[0].rstrip("."))
-    assert mask.resolve_sparsity(config, PROJECTIONS, highest, SparsityOf.MODEL) <= 0.99
+    assert mask.resolve_sparsity(weights_of(config), PROJECTIONS, highest, SparsityOf.MODEL) <= 0.99
 
 
 def test_summary_counts_zeros_of_prunable_weights_and_model() -> None:
     config = small_config()
-    names = mask.prunable_names(config, PROJECTIONS)
+    names = mask.prunable_names(weights_of(config), PROJECTIONS)
     keep = {name: torch.ones(tensor_shapes(config)[name], dtype=torch.bool) for name in names}
     keep["backbone.layers.1.mixer.x_proj.weight"][:] = False
-    summary = mask.sparsity_summary(config, keep)
+    summary = mask.sparsity_summary(weights_of(config), keep)
     gone = keep["backbone.layers.1.mixer.x_proj.weight"].numel()
     total = sum(map(prod, tensor_shapes(config).values()))
     assert summary["by_component"]["x_proj"] == 0.5
     assert summary["by_layer"][0] == 0.0
     assert summary["matrix"][1] == {"in_proj": 0.0, "x_proj": 1.0, "dt_proj": 0.0, "out_proj": 0.0}
     assert summary["model"] == gone / total
-    assert summary == mask.sparsity_summary(config, {name: k.float() for name, k in keep.items()})
+    assert summary == mask.sparsity_summary(
+        weights_of(config), {name: k.float() for name, k in keep.items()}
+    )
 
 
 def test_no_matrix_loses_more_than_the_limit() -> None:

@@ -19,6 +19,7 @@ from conftest import mamba1_config, random_checkpoint
 from extending import package_files
 from paths import ROOT
 from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.data.held_out import MIN_SAMPLES, PART
 from ssmpress.errors import BadInputError
 from ssmpress.prune.mask import prunable_names
@@ -153,7 +154,7 @@ def test_a_material_of_ones_own_is_pruned_by_every_method(
     prune: dict[str, Any], steps: int
 ) -> None:
     model, result = run(replace(PRUNE, **prune), replace(RECOVER, steps=steps))
-    weights = [model.tensors()[name] for name in prunable_names(CONFIG, PRUNE.prunable)]
+    weights = [model.tensors()[name] for name in prunable_names(weights_of(CONFIG), PRUNE.prunable)]
     total = sum(w.numel() for w in weights)
     assert sum(int((w == 0).sum()) for w in weights) == round(0.7 * total)
     assert result.steps == steps

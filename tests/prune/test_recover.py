@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from conftest import random_checkpoint, small_config
 from paths import TESTS
 from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.data.held_out import hold_out_windows
 from ssmpress.errors import BadInputError, DeviceError, UsageError
 from ssmpress.prune import distill, resume
@@ -57,7 +58,7 @@ def same(a: Mamba, b: Mamba) -> bool:
 
 def prunable(mamba: Mamba, prune: PruneSettings = PRUNE) -> dict[str, torch.Tensor]:
     weights = mamba.tensors()
-    return {name: weights[name] for name in prunable_names(CONFIG, prune.prunable)}
+    return {name: weights[name] for name in prunable_names(weights_of(CONFIG), prune.prunable)}
 
 
 def exact_zeros(mamba: Mamba, sparsity: float, prune: PruneSettings = PRUNE) -> None:

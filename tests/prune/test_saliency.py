@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from conftest import random_checkpoint, small_config
 from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import matrix_specs, weights_of
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import apply_masks, prunable_names, zero_counts
@@ -22,7 +23,7 @@ from ssmpress.prune.saliency import gradient_magnitude, magnitude, mean_gradient
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 
 CONFIG = small_config()
-NAMES = prunable_names(CONFIG, PROJECTIONS)
+NAMES = prunable_names(weights_of(CONFIG), PROJECTIONS)
 TOKENS = np.random.default_rng(0).integers(0, CONFIG.vocab_size, 4000).astype(np.uint16)
 SETTINGS = PruneSettings(calibration_batches=3, calibration_batch=2, calibration_window=16)
 
@@ -126,7 +127,7 @@ def test_owl_leaves_more_to_layers_with_outliers() -> None:
     wild = calm.clone()
     wild[:, :2] *= 100
     scores = {f"backbone.layers.{i}.mixer.in_proj.weight": s for i, s in enumerate((calm, wild))}
-    shares = baselines.owl_shares(CONFIG, scores, 0.7)
+    shares = baselines.owl_shares(matrix_specs(CONFIG), scores, 0.7)
     low, high = sorted(shares.values())
     assert shares["backbone.layers.1.mixer.in_proj.weight"] == low
     assert high - low == pytest.approx(2 * baselines.OWL_SPREAD)
@@ -179,6 +180,6 @@ def test_every_method_and_scope_prunes_exactly(method: Method, scope: Scope) -> 
 )
 def test_what_cannot_be_combined_is_refused(changes: dict[str, object], message: str) -> None:
     settings = replace(SETTINGS, **changes)  # type: ignore[arg-type]
-    names = prunable_names(CONFIG, settings.prunable)
+    names = prunable_names(weights_of(CONFIG), settings.prunable)
     with pytest.raises(UsageError, match=message):
         one_shot(model(), names, MATERIAL, settings, 0.5, seed=0)

@@ -236,9 +236,9 @@ def prune(bench: Bench, model: Mamba, teacher: Teacher, percent: int) -> None:
         seed=bench.seed,
         teacher=teacher,
     )
-    names = prunable_names(model.config, PROJECTIONS)
+    names = prunable_names(model, PROJECTIONS)
     weights = {name: w for name, w in model.tensors().items() if name in names}
-    summary = sparsity_summary(model.config, weights)
+    summary = sparsity_summary(model, weights)
     bench.keep(
         str(percent),
         model,

@@ -22,7 +22,7 @@ from ssmpress.prune import baselines
 from ssmpress.prune.device import device_name
 from ssmpress.prune.mask import apply_masks, keep_masks, prunable_names, sparsity_summary
 from ssmpress.prune.materials import TextMaterial
-from ssmpress.prune.one_shot import grams
+from ssmpress.prune.one_shot import grams, inputs_of
 from ssmpress.prune.saliency import combine, magnitude, mean_gradient_magnitude
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 
@@ -41,9 +41,9 @@ class Measured:
 
 def measure(model: Mamba, bench: Bench) -> Measured:
     """Scores of every method."""
-    names = prunable_names(model.config, PROJECTIONS)
+    names = prunable_names(model, PROJECTIONS)
     batches = TextMaterial(bench.train).calibration(PruneSettings(), 0, bench.device)
-    windows = [batch.inputs for batch in batches]
+    windows = inputs_of(batches)
     activations = grams(model, names, batches, None)
     gradients = mean_gradient_magnitude(model, names, batches)
     weights, wanda = magnitude(model, names), baselines.wanda(model, names, activations)
@@ -65,7 +65,7 @@ def row(bench: Bench, measured: Measured, method: Method, scope: Scope, sparsity
     model, start = bench.load(), time.monotonic()
     shares = None
     if scope is Scope.OWL:
-        shares = baselines.owl_shares(model.config, measured.wanda, sparsity)
+        shares = baselines.owl_shares(model.matrices, measured.wanda, sparsity)
     scores = measured.scores[method]
     if method is Method.WANDA and scope is not Scope.GLOBAL:
         scores = baselines.within_rows(scores)
@@ -75,7 +75,7 @@ def row(bench: Bench, measured: Measured, method: Method, scope: Scope, sparsity
         keep = baselines.sparsegpt(model, measured.names, measured.windows, zeros)
     else:
         apply_masks(dict(model.named_parameters()), keep)
-    summary = sparsity_summary(model.config, keep)
+    summary = sparsity_summary(model, keep)
     text = bench.valid if bench.test is None else bench.test
     return {
         "method": method,

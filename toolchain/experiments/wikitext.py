@@ -112,7 +112,7 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
-    prunable = prunable_names(model.config, prune.prunable)
+    prunable = prunable_names(model, prune.prunable)
     weights = {name: w for name, w in model.tensors().items() if name in prunable}
     report = {
         **run,
@@ -122,7 +122,7 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(result.seconds, 1),
         "device": result.device,
         "torch": torch.__version__,
-        "sparsity": sparsity_summary(model.config, weights),
+        "sparsity": sparsity_summary(model, weights),
         "history": result.history,
     }
     bench.out.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress import folders
-from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.bundle.runtime_library import RuntimeLibrary, describe_download, present_library
 from ssmpress.callbacks import Note, silent
 from ssmpress.formats import PLAN_BYTES
@@ -144,11 +144,11 @@ def _plan(
 ) -> Plan:
     source, place = ready.source, ready.place
     config = source.checkpoint.config
-    sparsity = resolve_sparsity(recipe, config)
-    shapes = tensor_shapes(config)
-    weights = sum(map(prod, shapes.values()))
-    prunable = mask.prunable_names(config, recipe.prune.prunable)
-    prunable_weights = sum(prod(shapes[name]) for name in prunable)
+    tensors = weights_of(config)
+    sparsity = resolve_sparsity(recipe, tensors)
+    weights = sum(map(prod, tensors.shapes.values()))
+    prunable = mask.prunable_names(tensors, recipe.prune.prunable)
+    prunable_weights = sum(prod(tensors.shapes[name]) for name in prunable)
     device = compute_device(recipe.recover.compute)
     size = estimate(recipe, source, ready.pruned, sparsity, scores)
     library = get_library_path(place.machine).stat().st_size
@@ -185,7 +185,7 @@ def _plan(
         ram_bytes=_ram_bytes(recipe, weights),
         disk_bytes=disk_bytes,
         seconds=_seconds(recipe, weights),
-        matrices=_matrices(size, shapes),
+        matrices=_matrices(size, tensors.shapes),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.bundle.files import archive_path
 from ssmpress.bundle.out_folder import check_out
 from ssmpress.cache import check_cache
@@ -62,7 +63,7 @@ def preflight(
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
     source = load(points[0], note, values_up_to)
     for point in points[1:]:
-        resolve_sparsity(point, source.checkpoint.config)
+        resolve_sparsity(point, weights_of(source.checkpoint.config))
     return Ready(place, baseline, source, given_pruned(recipe, source))
 
 

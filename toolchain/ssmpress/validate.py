@@ -6,7 +6,7 @@ from functools import partial
 from math import isfinite, prod
 from pathlib import Path
 
-from ssmpress.blocks.tensors import EMBEDDING, matrix_specs, tensor_shapes
+from ssmpress.blocks.tensors import EMBEDDING, matrix_specs, tensor_shapes, weights_of
 from ssmpress.bundle.files import RUNTIME_FILES
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.callbacks import Progress
@@ -192,7 +192,7 @@ def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
 
 def _matrices(run: Run, pruned: Pruned, packed: PackedModel) -> tuple[Matrix, ...]:
     config, settings = run.source.checkpoint.config, run.recipe.prune
-    prunable = mask.prunable_names(config, settings.prunable)
+    prunable = mask.prunable_names(weights_of(config), settings.prunable)
     specs = matrix_specs(config)
     return tuple(
         Matrix(

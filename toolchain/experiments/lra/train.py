@@ -214,9 +214,9 @@ def prune(bench: Bench, percent: int, start: str, steps: int | None) -> None:
         progress=progress,
         teacher=Teacher(bench.load("dense")),
     )
-    names = prunable_names(model.config, PROJECTIONS)
+    names = prunable_names(model, PROJECTIONS)
     weights = {name: w for name, w in model.tensors().items() if name in names}
-    summary = sparsity_summary(model.config, weights)
+    summary = sparsity_summary(model, weights)
     bench.keep(
         str(percent),
         model,

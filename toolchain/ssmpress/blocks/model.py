@@ -21,7 +21,7 @@ from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gpu import PLAIN, BlockCall, How, block_call, call_block
 from ssmpress.blocks.norm import NORMS
 from ssmpress.blocks.projection import Projection
-from ssmpress.blocks.tensors import layer_states
+from ssmpress.blocks.tensors import MatrixSpec, layer_states, weights_of
 
 
 class TrainedModel(Protocol):
@@ -157,6 +157,21 @@ class Mamba(nn.Module):
         tied = source.config.tie_embeddings
         model.load_state_dict(source.tensors, strict=not tied)
         return model.eval()
+
+    @property
+    def matrices(self) -> Mapping[str, MatrixSpec]:
+        """Canonical name -> what it is, of every matrix."""
+        return weights_of(self.config).matrices
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Canonical name -> shape, of every tensor; a tied head is left out."""
+        return weights_of(self.config).shapes
+
+    @property
+    def never_pruned(self) -> Mapping[str, str]:
+        """Parameters that somebody may ask to prune, and why they cannot be."""
+        return weights_of(self.config).never_pruned
 
     def tie_weights(self) -> None:
         """Make the head the embedding again, where the configuration ties them."""

@@ -7,7 +7,7 @@ are mamba-ssm's; what is inside a block is the block's own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -161,6 +161,22 @@ def matrix_specs(config: ModelConfig) -> dict[str, MatrixSpec]:
     specs[f"{HEAD}.weight"] = MatrixSpec(Role.TASK, "head")
     specs[LM_HEAD] = MatrixSpec(Role.LM_HEAD, "lm_head")
     return {name: specs[name] for name in tensor_specs(config) if name in specs}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a model's tensors are, as prune/ asks of a model: see `prune.model.Weights`."""
+
+    matrices: Mapping[str, MatrixSpec]
+    shapes: Mapping[str, tuple[int, ...]]
+    never_pruned: Mapping[str, str]
+
+
+def weights_of(config: ModelConfig) -> Weights:
+    """What the tensors of a configuration's model are."""
+    blocks = (part.block for layer in config.layers for part in layer.parts())
+    never = {name: reason for block in blocks for name, reason in block.never_pruned.items()}
+    return Weights(matrix_specs(config), tensor_shapes(config), never)
 
 
 # ---- states ----

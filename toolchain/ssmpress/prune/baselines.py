@@ -15,13 +15,13 @@ import torch
 from scipy.linalg import lapack
 from torch import Tensor
 
-from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Layer, Mamba, State
 from ssmpress.blocks.projection import Projection
-from ssmpress.blocks.tensors import Role, matrix_specs
+from ssmpress.blocks.tensors import MatrixSpec, Role
 from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune.mask import keep_masks, zero_counts
+from ssmpress.prune.model import Model
 from ssmpress.prune.saliency import parameters_of
 from ssmpress.recipe.settings.prune import Scope
 
@@ -31,17 +31,25 @@ DAMP = 0.01  # of the Hessian's mean diagonal, added to it
 BLOCK_COLUMNS = 128  # columns whose errors are passed on together
 
 
-def check_projections(config: ModelConfig, names: tuple[str, ...], method: str) -> None:
-    """Refuse what has no inputs to look at.
+def check_inputs_known(
+    specs: Mapping[str, MatrixSpec], names: tuple[str, ...], method: str
+) -> None:
+    """Refuse what has no inputs to look at, or none that are known.
 
     Raises:
-        UsageError: the embedding or the head is among the names.
+        UsageError: the embedding or the head is among the names, or the matrices are those of a
+            network of one's own.
     """
-    specs = matrix_specs(config)
     if others := [name for name in names if specs[name].role is not Role.PROJECTION]:
         raise UsageError(
             f"{method} prunes projections only; got {others[0]}. Leave it out of --prunable, "
             "or use --method magnitude."
+        )
+    if unknown := [name for name in names if not specs[name].input]:
+        raise UsageError(
+            f"{method} looks at the inputs of every matrix, which are known of Mamba checkpoints "
+            f"only; got {unknown[0]} of a network. Use --method gradient-magnitude with --scope "
+            "global or layer."
         )
 
 
@@ -54,7 +62,7 @@ def _observed(
     Yields:
         Name of a projection -> what its input is called.
     """
-    specs = {name: s for name, s in matrix_specs(model.config).items() if s.layer == number}
+    specs = {name: s for name, s in model.matrices.items() if s.layer == number}
     modules = [model.get_submodule(name.removesuffix(".weight")) for name in specs]
     inputs = {name: spec.input for name, spec in specs.items()}
     told: set[str] = set()
@@ -103,7 +111,7 @@ def _run_layer(layer: Layer, batches: list[Tensor], zeros: tuple[Tensor, ...]) -
     return [layer(x, *(state[: len(x)] for state in zeros))[0] for x in batches]
 
 
-def wanda(model: Mamba, names: tuple[str, ...], grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def wanda(model: Model, names: tuple[str, ...], grams: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """S = |W_ij| ||X_j||_2, with the norm over the calibration tokens.
 
     Args:
@@ -125,16 +133,16 @@ def within_rows(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def owl_shares(
-    config: ModelConfig, scores: Mapping[str, Tensor], sparsity: float
+    specs: Mapping[str, MatrixSpec], scores: Mapping[str, Tensor], sparsity: float
 ) -> dict[str, float]:
     """Sparsity of each matrix: less for layers with more outliers, `sparsity` on average.
 
     Args:
-        scores: Wanda's.
+        specs: of the model's matrices. scores: Wanda's.
 
     Source: Yin et al., arXiv 2310.05175, section 3.2, with M = 5 and lambda = 0.08.
     """
-    layer_of = {name: spec.layer for name, spec in matrix_specs(config).items()}
+    layer_of = {name: spec.layer for name, spec in specs.items()}
     layers: dict[int | None, list[Tensor]] = {}
     for name, score in scores.items():
         layers.setdefault(layer_of[name], []).append(score.flatten())

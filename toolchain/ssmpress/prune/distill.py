@@ -129,13 +129,13 @@ def head_loss(
 
 
 class Teacher:
-    """The dense model, and what it says about windows of text.
+    """The dense model, of any kind; of a language model, what it says about windows of text too.
 
     `remember` keeps its final_hidden for every window, so that a run of several epochs, or several
     runs on the same text, pay for the teacher once.
     """
 
-    def __init__(self, model: Mamba) -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model.requires_grad_(False)
         self.hidden: Tensor | None = None  # bfloat16 (windows, l, d_model)
         self.of: tuple[int, ...] = ()  # what `hidden` was computed from

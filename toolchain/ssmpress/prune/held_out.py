@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.prune.batches import autocast
 from ssmpress.prune.material import Exam
+from ssmpress.prune.model import Model
 from ssmpress.tasks.task import Metric
 
 Scores = NDArray[np.float64]
@@ -45,20 +45,20 @@ class HeldOut:
         dense: the teacher, on the run's device. batch: samples that run at once.
     """
 
-    def __init__(self, exam: Exam, dense: Mamba, batch: int) -> None:
+    def __init__(self, exam: Exam, dense: Model, batch: int) -> None:
         self._exam, numbers = exam, exam.numbers
         self._device = next(dense.parameters()).device
         self._parts = [numbers[at : at + batch] for at in range(0, len(numbers), batch)]
         self._dense = self._scores(dense)
 
-    def check(self, model: Mamba, step: int) -> Check:
+    def check(self, model: Model, step: int) -> Check:
         """Hold the pruned model against the dense one."""
         scores = self._scores(model)
         exam = self._exam
         return Check(step, *quality_kept(self._dense, scores, exam.metric, exam.independent))
 
     @torch.no_grad()
-    def _scores(self, model: Mamba) -> Scores:
+    def _scores(self, model: Model) -> Scores:
         """The score of every sample."""
         with autocast(self._device):
             parts = [self._exam.scores(model, numbers) for numbers in self._parts]

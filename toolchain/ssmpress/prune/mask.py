@@ -6,6 +6,7 @@ Sparsity is zeros / prunable weights; the sparsity of the whole model is always 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from math import prod
 from operator import mul
 from typing import Any
@@ -13,68 +14,93 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmpress.blocks.config import ModelConfig
-from ssmpress.blocks.tensors import Role, matrix_specs, tensor_shapes
+from ssmpress.blocks.tensors import Role
 from ssmpress.errors import UsageError
+from ssmpress.prune.model import Weights
 from ssmpress.prune.pattern import Pattern
 from ssmpress.recipe.settings.prune import MAX_SPARSITY, PROJECTIONS, Scope, SparsityOf
 from ssmpress.recipe.suggest import did_you_mean
+
+MOST_LISTED = 24
+"""Choices that a message lists: a network of one's own may have hundreds of names."""
 
 
 class NotFiniteError(ValueError):
     """A score of a weight is NaN or infinite."""
 
 
-def prunable_names(config: ModelConfig, components: Iterable[str]) -> tuple[str, ...]:
-    """Canonical names of the weights of `components`, in the checkpoint's order.
+def prunable_names(weights: Weights, words: Iterable[str]) -> tuple[str, ...]:
+    """Names of the matrices that `words` ask for, in the model's order.
 
     A tied head is the embedding: asking for either gives the embedding, once.
 
     Args:
-        components: names of the model's own; "projections" stands for all that its layers have.
+        words: components of the model's own, such as `in_proj`; names of parameters; patterns of
+            either, such as `encoder.*`; "projections" stands for all that its layers have.
 
     Raises:
-        UsageError: a component that the model does not have, or that cannot be pruned.
+        UsageError: a word that names no matrix of the model, or what cannot be pruned.
     """
-    specs = matrix_specs(config)
-    wanted = _components(config, components)
-    if config.tie_embeddings and Role.LM_HEAD in wanted:
-        wanted.add(Role.EMBEDDING)
-    return tuple(name for name, spec in specs.items() if spec.prunable and spec.component in wanted)
-
-
-def _components(config: ModelConfig, names: Iterable[str]) -> set[str]:
-    specs = matrix_specs(config).values()
-    projections = list(
-        dict.fromkeys(spec.component for spec in specs if spec.role is Role.PROJECTION)
-    )
-    choices = (*projections, str(Role.EMBEDDING), str(Role.LM_HEAD))
-    listed, wanted = ", ".join(choices), set[str]()
-    for name in names:
-        if name in PROJECTIONS:
-            wanted.update(projections)
-        elif name in choices:
-            wanted.add(name)
-        elif reason := _never_pruned(config).get(name):
-            raise UsageError(
-                f"--prunable: expected names from {listed}; {name} cannot be pruned: {reason}."
-            )
-        else:
-            hint = did_you_mean(name, (*choices, *PROJECTIONS))
-            raise UsageError(f"--prunable: expected names from {listed}; got {name!r}.{hint}")
+    wanted = {name for word in words for name in _named(weights, word)}
     if not wanted:
-        raise UsageError(f"--prunable: expected at least one of {listed}; got none.")
-    return wanted
+        raise UsageError(
+            f"--prunable: expected at least one of {_listed(_components(weights))}; got none."
+        )
+    return tuple(name for name in weights.matrices if name in wanted)
 
 
-def _never_pruned(config: ModelConfig) -> dict[str, str]:
-    """What no block can lose, by name, and why."""
-    blocks = (part.block for layer in config.layers for part in layer.parts())
-    return {name: reason for block in blocks for name, reason in block.never_pruned.items()}
+def _named(weights: Weights, word: str) -> list[str]:
+    """The matrices that one word of `--prunable` asks for."""
+    specs = {name: spec for name, spec in weights.matrices.items() if spec.prunable}
+    if word in PROJECTIONS:
+        return [name for name, spec in specs.items() if spec.role is Role.PROJECTION]
+    if word == Role.LM_HEAD and _head_is_tied(weights):
+        word = Role.EMBEDDING
+    found = [n for n, spec in specs.items() if fnmatchcase(spec.component, word) or n == word]
+    found = found or [name for name in specs if fnmatchcase(name, word)]
+    choices = _components(weights)
+    if found or word in choices:
+        return found
+    reason = weights.never_pruned.get(word) or _no_matrix(weights, word)
+    if reason:
+        raise UsageError(
+            f"--prunable: expected names from {_listed(choices)}; {word} cannot be pruned: "
+            f"{reason}."
+        )
+    hint = did_you_mean(word, (*choices, *PROJECTIONS, *specs))
+    raise UsageError(f"--prunable: expected names from {_listed(choices)}; got {word!r}.{hint}")
+
+
+def _components(weights: Weights) -> list[str]:
+    """What people call the matrices that may be pruned: those of the layers, then the ends."""
+    specs = weights.matrices.values()
+    layers = dict.fromkeys(spec.component for spec in specs if spec.role is Role.PROJECTION)
+    has_ends = any(spec.role is not Role.PROJECTION for spec in specs)
+    return [*layers, *([str(Role.EMBEDDING), str(Role.LM_HEAD)] if has_ends else [])]
+
+
+def _head_is_tied(weights: Weights) -> bool:
+    """Whether the embedding scores the tokens too: no other matrix is at the end."""
+    roles = {spec.role for spec in weights.matrices.values()}
+    return Role.EMBEDDING in roles and not roles & {Role.LM_HEAD, Role.TASK}
+
+
+def _no_matrix(weights: Weights, word: str) -> str:
+    """Why a parameter's name, or its last part, names nothing that can be pruned, or ""."""
+    others = [name for name in weights.shapes if name not in weights.matrices]
+    if any(word in (name, name.rpartition(".")[2]) for name in others):
+        return "it is no matrix that an input is multiplied with"
+    return ""
+
+
+def _listed(choices: Sequence[str]) -> str:
+    """The first of the choices, and how many more there are."""
+    rest = len(choices) - MOST_LISTED
+    return ", ".join(choices[:MOST_LISTED]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def resolve_sparsity(
-    config: ModelConfig, components: Iterable[str], sparsity: float, sparsity_of: SparsityOf
+    weights: Weights, words: Sequence[str], sparsity: float, sparsity_of: SparsityOf
 ) -> float:
     """The sparsity of the prunable weights that `sparsity` of `sparsity_of` needs.
 
@@ -83,13 +109,13 @@ def resolve_sparsity(
     """
     if sparsity_of is SparsityOf.PRUNABLE:
         return sparsity
-    shapes = tensor_shapes(config)
-    names = prunable_names(config, components)
+    shapes = weights.shapes
+    names = prunable_names(weights, words)
     part = sum(prod(shapes[name]) for name in names) / sum(map(prod, shapes.values()))
     if sparsity > MAX_SPARSITY * part:
         highest = int(MAX_SPARSITY * part * 1000) / 1000
         raise UsageError(
-            f"--sparsity {sparsity} --sparsity-of model: {', '.join(components)} are {part:.1%} of "
+            f"--sparsity {sparsity} --sparsity-of model: {', '.join(words)} are {part:.1%} of "
             f"the model, so the highest possible is {highest}. Lower it, or prune more components."
         )
     return sparsity / part
@@ -108,7 +134,7 @@ def keep_masks(
     pattern, blocks or groups take the place of single weights.
 
     Args:
-        scores: name -> float (rows, columns), finite, all on one device.
+        scores: name -> float (rows, columns) or (rows, columns, 1[, 1]), finite, all on one device.
         sparsity: zeros / weights, 0 .. 1.
         scope: one threshold over all of them, or one in each matrix by itself (counts then differ
             by at most one from sparsity * size and still add up exactly).
@@ -160,11 +186,14 @@ def _keep(
 ) -> dict[str, Tensor]:
     if pattern is None:
         return _keep_highest(scores, sparsity, scope, shares)
-    units = {name: pattern.units(name, score) for name, score in scores.items()}
+    matrices = {name: score.flatten(1) for name, score in scores.items()}
+    units = {name: pattern.units(name, score) for name, score in matrices.items()}
     if pattern.grouped:
-        return {name: pattern.keep_in_groups(score, sparsity) for name, score in scores.items()}
-    kept = _keep_highest(units, sparsity, scope, shares)
-    return {name: pattern.expand(keep) for name, keep in kept.items()}
+        kept = {name: pattern.keep_in_groups(score, sparsity) for name, score in matrices.items()}
+    else:
+        units = _keep_highest(units, sparsity, scope, shares)
+        kept = {name: pattern.expand(keep) for name, keep in units.items()}
+    return {name: keep.view_as(scores[name]) for name, keep in kept.items()}
 
 
 def _keep_highest(
@@ -246,7 +275,7 @@ def apply_masks(tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> No
             tensors[name].masked_fill_(~mask, 0.0)
 
 
-def sparsity_summary(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def sparsity_summary(weights: Weights, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Sparsity of the prunable weights, the model, each component, each layer and both.
 
     Args:
@@ -256,26 +285,25 @@ def sparsity_summary(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict
         {"prunable": s, "model": s, "by_component": {component: s}, "by_layer": [s per layer],
         "matrix": [{component: s} per layer]}, each s = zeros / weights.
     """
-    specs = matrix_specs(config)
+    specs = weights.matrices
     counts = {
         name: (t.numel() - int(torch.count_nonzero(t)), t.numel()) for name, t in tensors.items()
     }
     zeros = sum(zero for zero, _ in counts.values())
     by_component: dict[str, list[tuple[int, int]]] = {}
-    matrix: list[dict[str, float]] = [{} for _ in range(config.n_layer)]
-    by_layer: list[list[tuple[int, int]]] = [[] for _ in range(config.n_layer)]
+    layers = 1 + max((s.layer for s in specs.values() if s.layer is not None), default=-1)
+    matrix: list[dict[str, list[tuple[int, int]]]] = [{} for _ in range(layers)]
     for name, count in counts.items():
         component, layer = specs[name].component, specs[name].layer
         by_component.setdefault(component, []).append(count)
         if layer is not None:
-            by_layer[layer].append(count)
-            matrix[layer][component] = _ratio([count])
+            matrix[layer].setdefault(component, []).append(count)
     return {
         "prunable": _ratio(list(counts.values())),
-        "model": zeros / sum(map(prod, tensor_shapes(config).values())),
+        "model": zeros / sum(map(prod, weights.shapes.values())),
         "by_component": {name: _ratio(some) for name, some in by_component.items()},
-        "by_layer": [_ratio(some) for some in by_layer],
-        "matrix": matrix,
+        "by_layer": [_ratio([one for some in row.values() for one in some]) for row in matrix],
+        "matrix": [{name: _ratio(some) for name, some in row.items()} for row in matrix],
     }
 
 

@@ -12,24 +12,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.prune.distill import Teacher
 from ssmpress.recipe.settings.prune import PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.tasks.task import Metric
 
+Student = Any
+"""A model as the material takes it: a `Mamba`, or a network of one's own around its module."""
+
 Losses = dict[str, Tensor]
 """`loss`, which has a gradient, and its parts, the same ones in every lesson: scalars."""
 
-Lesson = Callable[[Mamba], Losses]
+Lesson = Callable[[Student], Losses]
 """A micro-batch on the device, with what the dense model says about it: a student's losses."""
 
 
@@ -37,12 +39,13 @@ Lesson = Callable[[Mamba], Losses]
 class CalibrationBatch:
     """A batch that scores weights.
 
-    inputs: as `Backbone.embed` takes them, as far as nothing is padded.
+    inputs: as `Backbone.embed` takes them, as far as nothing is padded; None where the model is no
+        `Mamba`.
     loss: of a model on the batch, a scalar; its gradients say which weights matter.
     """
 
-    inputs: Tensor
-    loss: Callable[[Mamba], Tensor]
+    inputs: Tensor | None
+    loss: Callable[[Student], Tensor]
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Exam(Protocol):
     @property
     def independent(self) -> float: ...
 
-    def scores(self, model: Mamba, numbers: NDArray[np.int64]) -> Tensor:
+    def scores(self, model: Student, numbers: NDArray[np.int64]) -> Tensor:
         """The metric of each of the samples with these numbers, float (b,), without gradients."""
 
 

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import Tensor
 
-from ssmpress.blocks.config import ModelConfig
 from ssmpress.blocks.model import Mamba
+from ssmpress.blocks.tensors import MatrixSpec
 from ssmpress.callbacks import Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune import baselines
 from ssmpress.prune.mask import keep_masks, protect, zero_counts
 from ssmpress.prune.material import CalibrationBatch, Material
+from ssmpress.prune.model import Model
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
 
 
 def check_combination(
-    config: ModelConfig, names: tuple[str, ...], prune: PruneSettings, sparsity: float
+    specs: Mapping[str, MatrixSpec],
+    names: tuple[str, ...],
+    prune: PruneSettings,
+    sparsity: float,
 ) -> None:
-    """Refuse what cannot be done together.
+    """Refuse what cannot be done together. specs: of the model's matrices.
 
     Raises:
         UsageError: a method, scope, pattern, sparsity and components that do not fit.
@@ -41,19 +46,19 @@ def check_combination(
                 "every layer. Choose one of them."
             )
     if prune.method in (Method.WANDA, Method.SPARSEGPT):
-        baselines.check_projections(config, names, f"--method {prune.method}")
+        baselines.check_inputs_known(specs, names, f"--method {prune.method}")
     if prune.scope is Scope.OWL:
-        baselines.check_projections(config, names, "--scope owl")
+        baselines.check_inputs_known(specs, names, "--scope owl")
 
 
 def grams(
-    model: Mamba,
+    model: Model,
     names: tuple[str, ...],
     batches: Sequence[CalibrationBatch],
     progress: Progress | None,
 ) -> dict[str, Tensor]:
     """name -> X^T X of the unpruned model's inputs. batches: on the model's device."""
-    layers = baselines.layer_grams(model, [batch.inputs for batch in batches], progress)
+    layers = baselines.layer_grams(_mamba(model), inputs_of(batches), progress)
     everything = {name: gram for _, layer in layers for name, gram in layer.items()}
     return {name: everything[name] for name in names}
 
@@ -70,7 +75,7 @@ class Scores:
 
 
 def one_shot(
-    model: Mamba,
+    model: Model,
     names: tuple[str, ...],
     material: Material,
     prune: PruneSettings,
@@ -84,14 +89,13 @@ def one_shot(
     Args:
         scores: of this model with these settings at any sparsity; found and filled in if empty.
     """
-    check_combination(model.config, names, prune, sparsity)
+    check_combination(model.matrices, names, prune, sparsity)
     batches = material.calibration(prune, seed, next(model.parameters()).device)
-    inputs = [batch.inputs for batch in batches]
     if prune.method is Method.SPARSEGPT and prune.scope is Scope.LAYER:
         # Its own scores decide within each matrix: no pass over the dense model is needed.
         sizes = [w.numel() for w in parameters_of(model, names).values()]
         zeros = dict(zip(names, zero_counts(sizes, sparsity), strict=True))
-        return baselines.sparsegpt(model, names, inputs, zeros, progress)
+        return baselines.sparsegpt(_mamba(model), names, inputs_of(batches), zeros, progress)
     known = scores or Scores()
     if known.by_weight is None:
         _find(known, model, names, batches, prune, progress)
@@ -99,19 +103,29 @@ def one_shot(
     shares = None
     if prune.scope is Scope.OWL:
         shares = baselines.owl_shares(
-            model.config, baselines.wanda(model, names, known.activations), sparsity
+            model.matrices, baselines.wanda(model, names, known.activations), sparsity
         )
     limited = protect(known.by_weight, prune.matrix_limit)
     keep = keep_masks(limited, sparsity, prune.scope, Pattern.parse(prune.pattern), shares)
     if prune.method is Method.SPARSEGPT:
         zeros = {name: mask.numel() - int(mask.sum()) for name, mask in keep.items()}
-        return baselines.sparsegpt(model, names, inputs, zeros, progress)
+        return baselines.sparsegpt(_mamba(model), names, inputs_of(batches), zeros, progress)
     return keep
+
+
+def _mamba(model: Model) -> Mamba:
+    """The model whose matrices' inputs are known: `check_combination` refuses others."""
+    return cast(Mamba, model)
+
+
+def inputs_of(batches: Sequence[CalibrationBatch]) -> list[Tensor]:
+    """The inputs of batches of a `Mamba`."""
+    return [batch.inputs for batch in batches if batch.inputs is not None]
 
 
 def _find(
     scores: Scores,
-    model: Mamba,
+    model: Model,
     names: tuple[str, ...],
     batches: Sequence[CalibrationBatch],
     prune: PruneSettings,
@@ -123,7 +137,7 @@ def _find(
 
 
 def _scores(
-    model: Mamba,
+    model: Model,
     names: tuple[str, ...],
     batches: Sequence[CalibrationBatch],
     prune: PruneSettings,

@@ -67,12 +67,12 @@ class Pattern:
             )
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Whether a matrix is a whole number of blocks.
+        """Whether a matrix is a whole number of blocks. shape: (rows, columns), and ones.
 
         Raises:
             UsageError: it is not.
         """
-        rows, columns = shape
+        rows, columns = shape[:2]
         if rows % self.rows or columns % self.columns:
             what = f"{self.keep}:{self.columns}" if self.grouped else f"{self.rows}x{self.columns}"
             raise UsageError(

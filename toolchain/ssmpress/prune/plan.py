@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
 from ssmpress.prune.material import Material
+from ssmpress.prune.model import Model
 from ssmpress.prune.one_shot import Scores, one_shot
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.schedule import cosine_factor, hold_factor
@@ -113,7 +113,7 @@ class Assignment:
         )
 
     def one_shot(
-        self, model: Mamba, progress: Progress, scores: Scores | None = None
+        self, model: Model, progress: Progress, scores: Scores | None = None
     ) -> dict[str, Tensor]:
         """The masks of pruning at once, or before the first step, where the plan has no ramp."""
         p, sparsity = self.prune, self.sparsity

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.prune.device import compute_device, device_name
 from ssmpress.prune.distill import Teacher
 from ssmpress.prune.mask import apply_masks, prunable_names, resolve_sparsity
 from ssmpress.prune.material import Material
+from ssmpress.prune.model import Model
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.plan import Assignment
 from ssmpress.prune.run import Run, Watch
@@ -41,7 +41,7 @@ class PruneResult:
 
 
 def prune_and_recover(
-    model: Mamba,
+    model: Model,
     material: Material,
     prune: PruneSettings,
     recover: RecoverSettings,
@@ -64,8 +64,8 @@ def prune_and_recover(
 
     Args:
         model: dense or pruned already, float32; comes back pruned, on the device it was on.
-        material: what it is pruned and recovered on; `materials.material_of` makes it of what a
-            task reads.
+        material: what it is pruned and recovered on, of the model's kind;
+            `materials.material_of` makes it of what a task reads.
         seed: of the samples and their order.
         progress: called with what is done, steps done, steps.
         note: called with one sentence about each decision, and where the state of the run cannot be
@@ -88,8 +88,8 @@ def prune_and_recover(
     home = next(model.parameters()).device
     device = compute_device(recover.compute)
     report = progress or silent
-    names = prunable_names(model.config, prune.prunable)
-    sparsity = resolve_sparsity(model.config, prune.prunable, prune.sparsity, prune.sparsity_of)
+    names = prunable_names(model, prune.prunable)
+    sparsity = resolve_sparsity(model, prune.prunable, prune.sparsity, prune.sparsity_of)
     asked = quality if recover.steps is None else None
     assignment = Assignment(names, material, prune, recover, sparsity, seed, asked)
     model.to(device)

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Note, Progress
 from ssmpress.errors import UsageError
 from ssmpress.prune import resume
@@ -24,6 +23,7 @@ from ssmpress.prune.ending import USUAL_STEPS, Ceiling, FixedEnd, OpenEnd
 from ssmpress.prune.held_out import Check, HeldOut
 from ssmpress.prune.mask import NotFiniteError
 from ssmpress.prune.material import Course, Exam, Lesson, Losses
+from ssmpress.prune.model import Model
 from ssmpress.prune.one_shot import check_combination, grams
 from ssmpress.prune.plan import Assignment, Plan
 from ssmpress.prune.training import Training
@@ -65,7 +65,7 @@ class Run:
 
     def __init__(
         self,
-        model: Mamba,
+        model: Model,
         teacher: Teacher,
         assignment: Assignment,
         watch: Watch,
@@ -76,7 +76,7 @@ class Run:
         self.teacher, self.device = teacher, next(model.parameters()).device
         self.held: HeldOut | None = None
         self.history: list[dict[str, float]] = []
-        check_combination(model.config, assignment.names, assignment.prune, assignment.sparsity)
+        check_combination(model.matrices, assignment.names, assignment.prune, assignment.sparsity)
         whole, exam, ceiling = assignment, None, self.settings.ceiling(self.cuda)
         if ceiling is not None:
             divided = whole.material.hold_out(*self._shape(whole), whole.seed)
@@ -187,7 +187,7 @@ class Run:
             )
             activations = grams(model, assignment.names, batches, self.watch.progress)
             scores = wanda(model, assignment.names, activations)
-            shares = owl_shares(model.config, scores, assignment.sparsity)
+            shares = owl_shares(model.matrices, scores, assignment.sparsity)
             self.training.plan = replace(self.plan, shares=shares)
 
     def _one_shot(self) -> None:

@@ -7,25 +7,25 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Progress
-from ssmpress.errors import BadInputError
+from ssmpress.errors import BadInputError, UsageError
 from ssmpress.prune.material import CalibrationBatch
+from ssmpress.prune.model import Model
 
 
-def parameters_of(model: Mamba, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
+def parameters_of(model: Model, names: Sequence[str]) -> dict[str, torch.nn.Parameter]:
     """The parameters under their canonical names; a tied head is found under the embedding's."""
     parameters = dict(model.named_parameters())
     return {name: parameters[name] for name in names}
 
 
-def magnitude(model: Mamba, names: Sequence[str]) -> dict[str, Tensor]:
+def magnitude(model: Model, names: Sequence[str]) -> dict[str, Tensor]:
     """S = |w|, float32, for each named weight."""
     return {name: p.detach().float().abs() for name, p in parameters_of(model, names).items()}
 
 
 def gradient_magnitude(
-    model: Mamba,
+    model: Model,
     names: Sequence[str],
     batches: Sequence[CalibrationBatch],
     alpha: float = 1.0,
@@ -49,6 +49,7 @@ def gradient_magnitude(
 
     Raises:
         BadInputError: there is no batch, or a gradient is not finite.
+        UsageError: the loss does not depend on one of the weights.
 
     Source: arXiv 2505.08299, gradient-aware magnitude pruning.
     """
@@ -68,7 +69,7 @@ def combine(
 
 
 def mean_gradient_magnitude(
-    model: Mamba,
+    model: Model,
     names: Sequence[str],
     batches: Sequence[CalibrationBatch],
     progress: Progress | None = None,
@@ -79,8 +80,12 @@ def mean_gradient_magnitude(
     if not batches:
         raise BadInputError("calibration: expected at least one batch of tokens; got none.")
     for number, batch in enumerate(batches, 1):
-        gradients = torch.autograd.grad(batch.loss(model), list(parameters.values()))
-        for sum_, gradient in zip(sums.values(), gradients, strict=True):
+        gradients = torch.autograd.grad(
+            batch.loss(model), list(parameters.values()), allow_unused=True
+        )
+        for (name, sum_), gradient in zip(sums.items(), gradients, strict=True):
+            if gradient is None:
+                raise no_gradient(name)
             sum_ += gradient.float().abs()
         if progress:
             progress("calibration", number, len(batches))
@@ -92,3 +97,12 @@ def mean_gradient_magnitude(
             )
         sum_ /= len(batches)
     return sums
+
+
+def no_gradient(name: str) -> UsageError:
+    """What is said of a weight that the loss does not depend on."""
+    return UsageError(
+        f"--prunable: expected weights that the loss depends on; got {name}, on which it does not, "
+        "so that nothing says which of its weights matter. Leave it out, or use a loss of all "
+        "outputs."
+    )

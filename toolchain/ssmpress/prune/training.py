@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import Role, matrix_specs
+from ssmpress.blocks.tensors import Role
 from ssmpress.errors import UsageError
 from ssmpress.prune.batches import autocast
 from ssmpress.prune.mask import apply_masks, keep_masks, protect, tighten
 from ssmpress.prune.material import Lesson, Losses
+from ssmpress.prune.model import Model
 from ssmpress.prune.plan import Plan
-from ssmpress.prune.saliency import combine, magnitude, parameters_of
+from ssmpress.prune.saliency import combine, magnitude, no_gradient, parameters_of
 from ssmpress.prune.schedule import cubic_sparsity
 from ssmpress.recipe.settings.recover import RecoverSettings
 
@@ -31,7 +31,7 @@ class Training:
     """The state of a run and one step of it. A model that is pruned already is pruned further."""
 
     def __init__(
-        self, model: Mamba, names: tuple[str, ...], plan: Plan, settings: RecoverSettings
+        self, model: Model, names: tuple[str, ...], plan: Plan, settings: RecoverSettings
     ) -> None:
         self.model, self.plan, self.settings = model, plan, settings
         self.device = next(model.parameters()).device
@@ -83,14 +83,14 @@ class Training:
         if step >= self.plan.settled:
             return
         averages = list(self.gradients.values())
-        now = torch._foreach_abs([_gradient(w) for w in self.weights.values()])
+        now = torch._foreach_abs([_gradient(name, w) for name, w in self.weights.items()])
         torch._foreach_lerp_(averages, now, 1 - self.settings.gradient_decay if step else 1.0)
 
     def _update(self, step: int) -> None:
         s = self.settings
         if not self.revising(step):
             for name, w in self.weights.items():
-                _gradient(w).masked_fill_(~self.keep[name], 0.0)
+                _gradient(name, w).masked_fill_(~self.keep[name], 0.0)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.clip)
         factor = self.plan.learning_rate_factor(step, s)
         for optimizer in self.optimizers:
@@ -157,12 +157,11 @@ class Training:
         return 1 - kept / sum(keep.numel() for keep in self.keep.values())
 
 
-def _optimizers(model: Mamba, settings: RecoverSettings) -> list[torch.optim.Optimizer]:
-    """AdamW; only the projections decay. With Muon, the projections are Muon's."""
+def _optimizers(model: Model, settings: RecoverSettings) -> list[torch.optim.Optimizer]:
+    """AdamW; only the projections decay. With Muon, those with two axes are Muon's."""
     projections: list[torch.nn.Parameter] = []
     others: list[torch.nn.Parameter] = []
-    specs = matrix_specs(model.config)
-    decaying = {name for name, spec in specs.items() if spec.role is Role.PROJECTION}
+    decaying = {n for n, spec in model.matrices.items() if spec.role is Role.PROJECTION}
     for name, parameter in model.named_parameters():
         (projections if name in decaying else others).append(parameter)
     lr, decay = settings.learning_rate, settings.weight_decay
@@ -174,14 +173,18 @@ def _optimizers(model: Mamba, settings: RecoverSettings) -> list[torch.optim.Opt
                 f"muon: expected PyTorch 2.9 or newer, which has it; got {torch.__version__}. "
                 "Install a newer one, or leave muon off."
             )
-        muon = [torch.optim.Muon(projections, lr, decay, adjust_lr_fn="match_rms_adamw")]
-    else:
+        flat = [p for p in projections if p.dim() == 2]
+        muon = [torch.optim.Muon(flat, lr, decay, adjust_lr_fn="match_rms_adamw")]
+        projections = [p for p in projections if p.dim() != 2]
+    if projections:
         groups.append({"params": projections, "weight_decay": decay})
-    return [*muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)]
+    fused = all(p.is_floating_point() for p in model.parameters())  # else some are complex
+    return [*muon, torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=fused)]
 
 
-def _gradient(parameter: torch.nn.Parameter) -> Tensor:
-    assert parameter.grad is not None
+def _gradient(name: str, parameter: torch.nn.Parameter) -> Tensor:
+    if parameter.grad is None:
+        raise no_gradient(name)
     return parameter.grad
 
 

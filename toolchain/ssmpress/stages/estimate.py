@@ -21,7 +21,7 @@ import onnx_ir as ir
 import torch
 
 from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import matrix_specs, tensor_shapes
+from ssmpress.blocks.tensors import matrix_specs, tensor_shapes, weights_of
 from ssmpress.graph.export import build
 from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.frequent import MOST_ROWS, stored_errors
@@ -86,7 +86,7 @@ def estimate(
             config, tensors = dead_channels.remove(config, tensors)
         stored = {name: int(torch.count_nonzero(t)) for name, t in tensors.items()}
     shapes, specs = tensor_shapes(config), matrix_specs(config)
-    prunable = mask.prunable_names(config, recipe.prune.prunable)
+    prunable = mask.prunable_names(weights_of(config), recipe.prune.prunable)
     matrices = {}
     for name, shape in shapes.items():
         if name not in specs:
@@ -123,8 +123,8 @@ def _pruned_at_once(
         calibration_batch=2,
         calibration_window=min(settings.calibration_window, 64),
     )
-    names = mask.prunable_names(source.checkpoint.config, settings.prunable)
     model = Mamba.from_checkpoint(source.checkpoint)
+    names = mask.prunable_names(model, settings.prunable)
     material = material_of(source.task, source.calibration)
     keep = one_shot(model, names, material, little, sparsity, recipe.seed, scores=scores)
     tensors = dict(source.checkpoint.tensors)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ssmpress.blocks.config import ModelConfig, first_difference
-from ssmpress.blocks.tensors import tensor_shapes
+from ssmpress.blocks.tensors import weights_of
 from ssmpress.callbacks import Note, silent
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint, read_config
@@ -19,6 +19,7 @@ from ssmpress.errors import BadInputError, UsageError
 from ssmpress.pack.head_error import HEAD_TEXT
 from ssmpress.prune import mask
 from ssmpress.prune.device import compute_device
+from ssmpress.prune.model import Weights
 from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.pattern import Pattern
 from ssmpress.recipe.recipe import Recipe
@@ -83,7 +84,7 @@ def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -
     pruned = _pruned(recipe, checkpoint)
     if recipe.save_checkpoint is not None:
         dialects.check_writable(checkpoint.config)
-    resolve_sparsity(recipe, checkpoint.config)
+    resolve_sparsity(recipe, weights_of(checkpoint.config))
     request = Request(
         settings=settings,
         model=recipe.model,
@@ -125,7 +126,7 @@ def _text_use(paths: tuple[Path, ...], steps: int) -> TextUse:
     return TextUse(tuple(map(str, paths)), default_text=not paths, tokens=steps)
 
 
-def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
+def resolve_sparsity(recipe: Recipe, weights: Weights) -> float:
     """Sparsity of the prunable weights, whatever `--sparsity-of` says.
 
     Raises:
@@ -133,15 +134,14 @@ def resolve_sparsity(recipe: Recipe, config: ModelConfig) -> float:
     """
     settings = recipe.prune
     sparsity = mask.resolve_sparsity(
-        config, settings.prunable, settings.sparsity, settings.sparsity_of
+        weights, settings.prunable, settings.sparsity, settings.sparsity_of
     )
     if recipe.pruned is None:
-        names = mask.prunable_names(config, settings.prunable)
-        check_combination(config, names, settings, sparsity)
+        names = mask.prunable_names(weights, settings.prunable)
+        check_combination(weights.matrices, names, settings, sparsity)
         if pattern := Pattern.parse(settings.pattern):
-            shapes = tensor_shapes(config)
             for name in names:
-                pattern.check_shape(name, shapes[name])
+                pattern.check_shape(name, weights.shapes[name])
     return sparsity
 
 
