@@ -66,8 +66,10 @@ def load() -> SimpleNamespace:
             "modules.mamba2",
             "ops.triton.ssd_combined",
             "ops.triton.layernorm_gated",
+            "ops.triton.selective_state_update",
+            "modules.block",
         )
-        model, config, simple, scan, norm, generation, mamba2, ssd, gated = (
+        model, config, simple, scan, norm, generation, mamba2, ssd, gated, update, block = (
             importlib.import_module(f"mamba_ssm.{name}") for name in names
         )
     finally:
@@ -85,12 +87,22 @@ def load() -> SimpleNamespace:
     )
     mamba2.mamba_chunk_scan_combined = partial(_scan_of_heads, ssd.ssd_selective_scan, own)
     mamba2.causal_conv1d_fn = mamba2.selective_state_update = None
+    block.layer_norm_fn = partial(_norm_of_sum, norm)
     return SimpleNamespace(
         model=model.MambaLMHeadModel,
         config=config.MambaConfig,
         inference_params=generation.InferenceParams,
         selective_scan_ref=scan.selective_scan_ref,
         mamba_inner_ref=scan.mamba_inner_ref,
+        mamba=simple.Mamba,
+        mamba2=mamba2.Mamba2,
+        block=block.Block,
+        rms_norm=norm.RMSNorm,
+        rms_norm_ref=norm.rms_norm_ref,
+        layer_norm_ref=norm.layer_norm_ref,
+        gated_norm_ref=gated.rms_norm_ref,
+        scan_of_heads=partial(_scan_of_heads, ssd.ssd_selective_scan, own),
+        state_update_ref=update.selective_state_update_ref,
     )
 
 
@@ -101,6 +113,12 @@ def _scan_of_heads(
     used = ("D", "z", "dt_bias", "dt_softplus", "dt_limit")
     with patch.dict(sys.modules, modules):
         return reference(*arguments, **{name: options[name] for name in used if name in options})
+
+
+def _norm_of_sum(norm: Any, *tensors: torch.Tensor, is_rms_norm: bool, **options: Any) -> Any:
+    """Its reference of the norm between its blocks, which knows no residual in float32."""
+    del options["residual_in_fp32"]
+    return (norm.rms_norm_ref if is_rms_norm else norm.layer_norm_ref)(*tensors, **options)
 
 
 def causal_conv1d_ref(

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor, state: Tensor, *, silu: bool = True
+) -> tuple[Tensor, Tensor]:
     """Depthwise causal convolution over time, then SiLU.
 
         y_t = silu(bias + sum_j weight_j x_{t - (k-1) + j})
@@ -15,6 +17,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tup
     Args:
         x: float (b, l, d). weight: float (k, d), the last row meets the newest token.
         bias: float (d,). state: float (b, k-1, d), the inputs before x, oldest first.
+        silu: False is the convolution alone.
 
     Returns:
         y (b, l, d) and the last k-1 inputs (b, k-1, d).
@@ -26,7 +29,7 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> tup
     y = bias.expand_as(x)
     for j in range(taps):
         y = torch.addcmul(y, padded[:, j : j + length], weight[j])
-    return F.silu(y), padded[:, length:]
+    return F.silu(y) if silu else y, padded[:, length:]
 
 
 def taps_and_bias(conv: nn.Conv1d) -> tuple[Tensor, Tensor]:

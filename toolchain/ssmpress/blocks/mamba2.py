@@ -35,7 +35,7 @@ from ssmpress.blocks.facts import (
     check_sizes,
     config_error,
 )
-from ssmpress.blocks.norm import rms_norm
+from ssmpress.blocks.norm import gated_rms_norm
 from ssmpress.blocks.projection import Projection
 from ssmpress.blocks.ssd_scan import ssd_scan
 from ssmpress.states import StateTensor
@@ -267,7 +267,4 @@ class _GatedNorm(nn.Module):
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         """y, z: float32 (b, l, d) -> (b, l, d)."""
-        inside = y * F.silu(z) if self.gate_first else y
-        parts = inside.reshape(*y.shape[:2], self.groups, -1)
-        normal = rms_norm(parts, self.eps).flatten(2) * self.weight
-        return normal if self.gate_first else normal * F.silu(z)
+        return gated_rms_norm(y, z, self.weight, self.eps, self.groups, self.gate_first)

@@ -1,4 +1,4 @@
-"""The norms before the blocks: RMS norm, with and without weights, and LayerNorm."""
+"""The norms before and in the blocks: RMS norm, with and without weights or a gate, LayerNorm."""
 
 from __future__ import annotations
 
@@ -10,14 +10,34 @@ from torch import Tensor, nn
 
 
 def rms_norm(x: Tensor, eps: float, weight: Tensor | None = None) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32.
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis, in float32 or, if x is, float64.
 
     Args:
         x: float (..., width). weight: float (width,), or None.
 
     Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467.
     """
-    return F.rms_norm(x.float(), (x.shape[-1],), weight, eps)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(wide, (x.shape[-1],), weight, eps)
+
+
+def gated_rms_norm(
+    x: Tensor, z: Tensor, weight: Tensor, eps: float, groups: int, gate_first: bool
+) -> Tensor:
+    """The RMS norm of each of `groups` equal parts of the last axis, and a gate.
+
+        norm(x silu(z)) weight    with gate_first
+        norm(x) weight silu(z)    without
+
+    Args:
+        x, z: float (..., d). weight: float (d,). groups: divides d.
+
+    Source: arXiv 2405.21060, section 7.2.
+    """
+    inside = x * F.silu(z) if gate_first else x
+    parts = inside.reshape(*x.shape[:-1], groups, -1)
+    normal = rms_norm(parts, eps).flatten(-2) * weight
+    return normal if gate_first else normal * F.silu(z)
 
 
 class RMSNorm(nn.Module):

@@ -71,9 +71,20 @@ def selective_scan(
     Arguments and results as there. Differentiable in every argument; the backward pass recomputes
     the states block by block instead of storing (b, l, n, d) of them.
     """
-    dt = F.softplus(delta + delta_bias)
-    y, last = _Scan.apply(dt, u, A, B, C, state)  # type: ignore[no-untyped-call]
+    y, last = scan_of_steps(F.softplus(delta + delta_bias), u, A, B, C, state)
     return (y + D * u) * F.silu(z), last
+
+
+def scan_of_steps(
+    dt: Tensor, u: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The recurrence alone, blocked: y_t = C_t h_t with h_t = exp(dt_t A) h_{t-1} + dt_t u_t B_t.
+
+    Args:
+        dt: float (b, l, d), the step sizes themselves, not negative. The rest as there.
+    """
+    scanned: tuple[Tensor, Tensor] = _Scan.apply(dt, u, A, B, C, state)  # type: ignore[no-untyped-call]
+    return scanned
 
 
 def _channel_blocks(u: Tensor, A: Tensor) -> list[slice]:

@@ -37,6 +37,8 @@ def ssd_scan(
     state: Tensor,
     dt_limits: tuple[float, float] = NO_LIMITS,
     chunk: int = CHUNK,
+    *,
+    softplus: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """The scan over a sequence; differentiable.
 
@@ -44,6 +46,7 @@ def ssd_scan(
         x: float32 (b, l, h, p). delta: (b, l, h), before softplus. delta_bias, A: (h,), A negative.
         B, C: (b, l, g, n); g divides h. D: (h, p). state: (b, h, n, p), before the first token.
         dt_limits: least and largest step size. chunk: tokens.
+        softplus: False takes delta + delta_bias for the step size.
 
     Returns:
         y (b, l, h, p) and the state after the last token (b, h, n, p).
@@ -51,7 +54,7 @@ def ssd_scan(
     batch, length, heads, width = x.shape
     groups, size = B.shape[2:]
     each = heads // groups
-    dt = F.softplus(delta + delta_bias)
+    dt = F.softplus(delta + delta_bias) if softplus else delta + delta_bias
     if dt_limits != NO_LIMITS:
         dt = dt.clamp(*dt_limits)
     q = min(chunk, length)
