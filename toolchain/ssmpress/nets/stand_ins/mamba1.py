@@ -30,6 +30,12 @@ class Mamba(nn.Module):
     bimamba_type, if_divide_out, init_layer_scale: of Vision Mamba's fork. nslices: of SegMamba's.
     """
 
+    conv1d: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    A_log: nn.Parameter
+    D: nn.Parameter
+
     def __init__(
         self,
         d_model: int,
@@ -153,9 +159,9 @@ class Mamba(nn.Module):
                 f"Mamba: expected a length that nslices ({self.nslices}) divides; got "
                 f"{xz.shape[1]}."
             )
-        each = xz.unflatten(1, (self.nslices, -1)).transpose(1, 2).flatten(1, 2)
+        each = torch.unflatten(xz, 1, (self.nslices, -1)).transpose(1, 2).flatten(1, 2)
         y, _ = self._scanned(*self._convolved(each, "_s"), "_s")
-        return y.unflatten(1, (-1, self.nslices)).transpose(1, 2).flatten(1, 2)
+        return torch.unflatten(y, 1, (-1, self.nslices)).transpose(1, 2).flatten(1, 2)
 
     # ---- step by step ----
 

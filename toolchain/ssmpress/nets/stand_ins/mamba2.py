@@ -25,6 +25,10 @@ from ssmpress.nets.stand_ins.state_update import selective_state_update
 class Mamba2(nn.Module):
     """The Mamba-2 block; arguments, names and first values as in mamba_ssm."""
 
+    dt_bias: nn.Parameter
+    A_log: nn.Parameter
+    D: nn.Parameter
+
     def __init__(
         self,
         d_model: int,
@@ -116,7 +120,7 @@ class Mamba2(nn.Module):
         for name, given in (("seq_idx", seq_idx), ("cu_seqlens", cu_seqlens)):
             if given is not None:
                 raise several_sequences("Mamba2", name)
-        u = u if seqlen is None else u.unflatten(0, (-1, seqlen))
+        u = u if seqlen is None else torch.unflatten(u, 0, (-1, seqlen))
         states = None
         if inference_params is not None:
             states = self._get_states_from_cache(inference_params, len(u))
@@ -137,7 +141,7 @@ class Mamba2(nn.Module):
             C,
             self.chunk_size,
             D=self._skip(),
-            z=None if self.rmsnorm else z.unflatten(-1, (self.nheads, -1)),
+            z=None if self.rmsnorm else torch.unflatten(z, -1, (self.nheads, -1)),
             dt_bias=self.dt_bias,
             dt_softplus=True,
             dt_limit=self.dt_limit,
@@ -151,18 +155,18 @@ class Mamba2(nn.Module):
     def _parts(self, projected: Tensor) -> tuple[Tensor, ...]:
         """An MLP's two parts, the gate, the convolution's channels, the steps before softplus."""
         mlp, mixed = self.d_inner - self.d_ssm, self.conv1d.in_channels
-        parts = projected.split([mlp, mlp, self.d_ssm, mixed, self.nheads], dim=-1)
+        parts = torch.split(projected, [mlp, mlp, self.d_ssm, mixed, self.nheads], dim=-1)
         return tuple(parts)
 
     def _scan_inputs(self, xbc: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., channels) -> x (..., h, p), B and C (..., g, n)."""
         groups = self.ngroups * self.d_state
-        x, B, C = xbc.split([self.d_ssm, groups, groups], dim=-1)
-        B, C = (t.unflatten(-1, (self.ngroups, -1)) for t in (B, C))
-        return x.unflatten(-1, (self.nheads, -1)), B, C
+        x, B, C = torch.split(xbc, [self.d_ssm, groups, groups], dim=-1)
+        B, C = (torch.unflatten(t, -1, (self.ngroups, -1)) for t in (B, C))
+        return torch.unflatten(x, -1, (self.nheads, -1)), B, C
 
     def _skip(self) -> Tensor:
-        return self.D.unflatten(0, (self.nheads, -1)) if self.D_has_hdim else self.D
+        return torch.unflatten(self.D, 0, (self.nheads, -1)) if self.D_has_hdim else self.D
 
     def _left(self, y: Tensor, z: Tensor, z0: Tensor, x0: Tensor) -> Tensor:
         y = self.norm(y, z) if self.rmsnorm else y
@@ -187,7 +191,7 @@ class Mamba2(nn.Module):
         dt = dt.float() + self.dt_bias.float()
         dt = F.softplus(dt).clamp(*self.dt_limit)[..., None].expand(-1, *heads)
         D = self._skip().reshape(self.nheads, -1).expand(*heads)
-        gate = None if self.rmsnorm else z.unflatten(-1, heads)
+        gate = None if self.rmsnorm else torch.unflatten(z, -1, heads)
         y = selective_state_update(ssm_state, x, dt, A, B, C, D, gate)
         return self._left(y.flatten(1), z, z0, x0)[:, None], conv_state, ssm_state
 

@@ -154,7 +154,7 @@ def rmsnorm_fn(
     if groups == 1:
         y = operators.rms_norm(x, weight, eps)
     else:
-        parts = x.unflatten(-1, (groups, -1))
+        parts = torch.unflatten(x, -1, (groups, -1))
         y = operators.rms_norm(parts, weight.new_ones(parts.shape[-1]), eps).flatten(-2) * weight
     y = y if bias is None else y + bias
     return (y if z is None else y * F.silu(z)).to(x.dtype)
@@ -175,7 +175,7 @@ def layernorm_fn(
         return rmsnorm_fn(x, weight, bias, z, eps, group_size, norm_before_gate)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     wide = wide if z is None or norm_before_gate else wide * F.silu(z)
-    parts = wide.unflatten(-1, (-1, group_size or x.shape[-1]))
+    parts = torch.unflatten(wide, -1, (-1, group_size or x.shape[-1]))
     y = F.layer_norm(parts, parts.shape[-1:], eps=eps).flatten(-2) * weight
     y = y if bias is None else y + bias
     return (y if z is None or not norm_before_gate else y * F.silu(z)).to(x.dtype)

@@ -108,12 +108,12 @@ def _in_groups(
     parts = []
     for i in range(count):
         at = slice(i * width, (i + 1) * width)
-        shared = (t[:, :, i * t.shape[2] // count] if t.dim() == 4 else t for t in (B, C))
+        B_, C_ = (t[:, :, i * t.shape[2] // count] if t.dim() == 4 else t for t in (B, C))
         D_, bias_ = (None if t is None else t[at] for t in (D, bias))
         z_ = None if z is None else z[..., at]
         parts.append(
             operators.selective_scan(
-                u[..., at], delta[..., at], bias_, A[at], *shared, D_, z_, None, softplus, False
+                u[..., at], delta[..., at], bias_, A[at], B_, C_, D_, z_, None, softplus, False
             )
         )
     ys, states = zip(*parts, strict=True)
@@ -149,7 +149,7 @@ def _with_constants(
     states, last = operators.selective_scan(
         inputs, steps, each, A.reshape(-1, 1), ones, ones, None, None, None, softplus, False
     )
-    y = (states.unflatten(2, (d, n)) * per_channel(C)).sum(-1)
+    y = (torch.unflatten(states, 2, (d, n)) * per_channel(C)).sum(-1)
     y = y if D is None else y + u * D
     y = y if z is None else y * F.silu(z.to(wide))
     return y.to(u.dtype), last.reshape(batch, d, n).transpose(1, 2)
@@ -214,17 +214,16 @@ def mamba_inner_fn_no_out_proj(
     _check_real(A)
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
     u, _ = operators.causal_conv1d(x, conv1d_weight[:, 0], conv1d_bias, None, True)
-    delta, B_, C_ = F.linear(u, x_proj_weight).split(
-        [delta_proj_weight.shape[1], A.shape[1], A.shape[1]], dim=-1
-    )
+    parts = [delta_proj_weight.shape[1], A.shape[1], A.shape[1]]
+    delta, B_, C_ = torch.split(F.linear(u, x_proj_weight), parts, dim=-1)
     delta = F.linear(delta, delta_proj_weight)
     if B is None:
         B = _ready(B_, B_proj_bias, b_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
     if C is None:
         C = _ready(C_, C_proj_bias, c_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
     delta = _ready(delta, None, dt_rms_weight, b_c_dt_rms_eps)
-    turned = (t.transpose(1, 2) for t in (u, delta))
-    y = selective_scan_fn(*turned, A, B, C, D, z.transpose(1, 2), delta_bias, delta_softplus)
+    u, delta, z = (t.transpose(1, 2) for t in (u, delta, z))
+    y = selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     assert isinstance(y, Tensor)
     return y
 
@@ -261,8 +260,8 @@ def bimamba_inner_fn(
         )
     x, z = xz.transpose(1, 2).chunk(2, dim=-1)
     u, _ = operators.causal_conv1d(x, conv1d_weight[:, 0], conv1d_bias, None, True)
-    n = A.shape[1]
-    delta, B_, C_ = F.linear(u, x_proj_weight).split([delta_proj_weight.shape[1], n, n], dim=-1)
+    parts = [delta_proj_weight.shape[1], A.shape[1], A.shape[1]]
+    delta, B_, C_ = torch.split(F.linear(u, x_proj_weight), parts, dim=-1)
     delta = F.linear(delta, delta_proj_weight)
     B_, C_ = _ready(B_, B_proj_bias, None, 0), _ready(C_, C_proj_bias, None, 0)
     y, y_b = (

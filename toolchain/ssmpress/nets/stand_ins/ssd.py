@@ -101,19 +101,19 @@ def mamba_split_conv1d_scan_combined(
     assert width is not None, "headdim: a D with one value per head does not tell it."
     inner, mixed = heads * width, conv1d_weight.shape[0]
     mlp = (zxbcdt.shape[-1] - inner - mixed - heads) // 2
-    z0, x0, z, xbc, dt = zxbcdt.split([mlp, mlp, inner, mixed, heads], dim=-1)
+    z0, x0, z, xbc, dt = torch.split(zxbcdt, [mlp, mlp, inner, mixed, heads], dim=-1)
     xbc, _ = operators.causal_conv1d(xbc, conv1d_weight, conv1d_bias, None, has_silu(activation))
     groups = (mixed - inner) // 2
-    x, B, C = xbc.split([inner, groups, groups], dim=-1)
+    x, B, C = torch.split(xbc, [inner, groups, groups], dim=-1)
     y = mamba_chunk_scan_combined(
-        x.unflatten(-1, (heads, width)),
+        torch.unflatten(x, -1, (heads, width)),
         dt,
         A,
-        B.unflatten(-1, (ngroups, -1)),
-        C.unflatten(-1, (ngroups, -1)),
+        torch.unflatten(B, -1, (ngroups, -1)),
+        torch.unflatten(C, -1, (ngroups, -1)),
         chunk_size,
         D=D,
-        z=None if rmsnorm_weight is not None else z.unflatten(-1, (heads, width)),
+        z=None if rmsnorm_weight is not None else torch.unflatten(z, -1, (heads, width)),
         dt_bias=dt_bias,
         initial_states=initial_states,
         dt_softplus=True,
