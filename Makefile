@@ -65,7 +65,7 @@ demo: setup
 $(STAMPS)/kernels_test: $(STAMPS)/venv $(SOURCES) $(CPP)
 	$(BIN)/cmake -S runtimes -B build/runtimes -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 		-DCMAKE_BUILD_TYPE=Release -DSSMPRESS_BUILD_TESTS=ON -DSSMPRESS_BUILD_BENCH=ON
-	$(BIN)/cmake --build build/runtimes
+	$(BIN)/cmake --build build/runtimes --target kernels_test read_bandwidth
 	touch $@
 
 test: setup $(STAMPS)/reference $(STAMPS)/kernels_test
@@ -124,6 +124,7 @@ CALIBRATION ?= ../shared/data/wikitext103/valid.detok.txt
 
 .PHONY: bench-models
 bench-models: setup $(STAMPS)/kernels_test
+	$(BIN)/cmake --build build/runtimes
 	mkdir -p build/bench
 	$(BIN)/python runtimes/bench/bench_models.py --dense $(DENSE) --pruned $(PRUNED) --again \
 		--out build/bench/models

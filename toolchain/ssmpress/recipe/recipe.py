@@ -13,6 +13,7 @@ from ssmpress.recipe.option import (
     Panel,
     between,
     check_settings,
+    require,
 )
 from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.deploy import DeploySettings, Target
@@ -98,8 +99,39 @@ class Recipe:
         ),
     ] = None
 
+    net: Annotated[
+        str | None,
+        Option(
+            "A network of your own, whose weights MODEL is: a Python file, and the name of the "
+            "ssmpress.Network in it if that is not `net`. The file is run, so it must be one that "
+            "you trust.",
+            Panel.DATA,
+            metavar="FILE[:NAME]",
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.net is not None:
+            self._check_network()
+
+    def _check_network(self) -> None:
+        """Whether the other settings are for networks too.
+
+        Raises:
+            UsageError: one is for models that ssmpress reads itself.
+        """
+        require(self.net not in ("", ":"), "--net", "FILE or FILE:NAME", repr(self.net))
+        data = self.data
+        for name, given in {
+            "--calibration": data.calibration,
+            "--evaluation": data.evaluation,
+            "--tokenizer": data.tokenizer,
+            "--evaluation-tokens": data.evaluation_tokens,
+        }.items():
+            require(
+                not given, name, "nothing, since samples of a network come from --net's file", given
+            )
 
     @property
     def trains(self) -> bool:
