@@ -127,10 +127,8 @@ def test_a_full_cache_costs_nothing_but_going_on(
 
 
 def test_another_pruned_checkpoint_is_another_sweep(tmp_path: Path, cache: Path) -> None:
-    plain = tiny_recipe(tmp_path)
-    recipe = replace(plain, pruned=tmp_path / "pruned")
-    source, names = load(plain), set()
+    recipe, names = replace(tiny_recipe(tmp_path), pruned=tmp_path / "pruned"), set()
     for seed in (1, 2, 1):
         write_checkpoint(CONFIG, random_checkpoint(CONFIG, seed).tensors, tmp_path / "pruned")
-        names.add(sweeps._name(Sweep(recipe, (0.7,), (Values.INT8, Values.FP16)), source))
+        names.add(sweeps._name(Sweep(recipe, (0.7,), (Values.INT8, Values.FP16)), load(recipe)))
     assert len(names) == 2

@@ -167,15 +167,15 @@ def _pruned(recipe: Recipe, dense: Checkpoint) -> Checkpoint | None:
     if recipe.pruned is None:
         return None
     if not dense.tensors:
-        config, _ = _of_pruned(read_config, recipe.pruned, recipe.weights_of)
+        config, _ = of_pruned(read_config, recipe.pruned, recipe.weights_of)
         _check_pruned(recipe.pruned, config, dense.config)
         return None
-    pruned = _of_pruned(read_checkpoint, recipe.pruned, recipe.weights_of)
+    pruned = of_pruned(read_checkpoint, recipe.pruned, recipe.weights_of)
     _check_pruned(recipe.pruned, pruned.config, dense.config)
     return pruned
 
 
-def _of_pruned(read: Callable[[Path, str | None], _Read], path: Path, name: str | None) -> _Read:
+def of_pruned(read: Callable[[Path, str | None], _Read], path: Path, name: str | None) -> _Read:
     """What is read of `--pruned`: of the model `name`, or else of the only one in its file."""
     try:
         return read(path, name)
