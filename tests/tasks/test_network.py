@@ -16,11 +16,11 @@ from ssmpress.formats import CONFIG_KEY
 from ssmpress.replies import typed_array
 from ssmpress.runtime.loading import open_session
 from ssmpress.tasks import NetworkTask, bundle_task_of, task_of
-from ssmpress.tasks.network_ports import NetworkPort
+from ssmpress.tasks.network_ports import NetPort
 
-X = NetworkPort("x", "float32", ("batch", 3), (1, 3))
-IDS = NetworkPort("ids", "int64", ("batch", "length"), (1, 5), low=2, high=9)
-Y = NetworkPort("y", "float32", ("batch", 3), (1, 3))
+X = NetPort("x", "float32", ("batch", 3), (1, 3))
+IDS = NetPort("ids", "int64", ("batch", "length"), (1, 5), low=2, high=9)
+Y = NetPort("y", "float32", ("batch", 3), (1, 3))
 
 
 def task(**changes: Any) -> NetworkTask:

@@ -19,7 +19,7 @@ from ssmpress.results.devices import Sample
 from ssmpress.results.quality import TaskQuality
 from ssmpress.tasks.block import block_error
 from ssmpress.tasks.network_data import NetworkData
-from ssmpress.tasks.network_ports import BATCH, NetworkPort, read_port
+from ssmpress.tasks.network_ports import BATCH, NetPort, read_port
 from ssmpress.tasks.task import Metric, Ports, Reference, Times, Timing
 from ssmpress.tasks.tools import Device, Model, Outputs, Session
 from ssmpress.tasks.whole import PARITY_SAMPLES, PREDICTIONS, milliseconds
@@ -43,7 +43,7 @@ class NetworkTask:
 
         {"kind": "network", "metric_name": "accuracy", "higher_is_better": true, "states": {},
          "inputs": [{"name": "x", "type": "float32", "shape": ["batch", 16, 3],
-                     "example": [1, 16, 3], "low": 0, "high": 2}],
+                     "example": [1, 16, 3]}],
          "outputs": [...]}
 
     inputs, outputs: in the graph's order. metric_name, higher_is_better: of the user's metric.
@@ -54,8 +54,8 @@ class NetworkTask:
         BadInputError: a field is out of its range.
     """
 
-    inputs: tuple[NetworkPort, ...]
-    outputs: tuple[NetworkPort, ...]
+    inputs: tuple[NetPort, ...]
+    outputs: tuple[NetPort, ...]
     metric_name: str = "score"
     higher_is_better: bool = True
     states: Mapping[str, str] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from math import prod
 from typing import Any
 
@@ -25,12 +25,12 @@ BATCH = "batch"
 
 
 @dataclass(frozen=True)
-class NetworkPort:
+class NetPort:
     """An input or an output.
 
     type: one of TYPES. shape: sizes, or names of those that vary. example: the sizes of the
-    example, which are those that are timed. low, high: of an input of integers: random ones are
-    low .. high - 1.
+    example, which are those that are timed. low, high: random integers are low .. high - 1; None
+    but for an input of integers.
 
     Raises:
         BadInputError: a field is out of its range.
@@ -40,8 +40,8 @@ class NetworkPort:
     type: str
     shape: tuple[int | str, ...]
     example: tuple[int, ...]
-    low: int = 0
-    high: int = 2
+    low: int | None = None
+    high: int | None = None
 
     def __post_init__(self) -> None:
         self._check("name", f"1 to {MAX_NAME} printable characters", self.name, _is_name(self.name))
@@ -56,13 +56,20 @@ class NetworkPort:
         )
         fits = fits and prod(self.example) <= MAX_ELEMENTS
         self._check("example", expected, list(self.example), fits)
-        whole = type(self.low) is int and type(self.high) is int
-        fits = whole and -(1 << 31) <= self.low < self.high <= 1 << 31
-        self._check("high", "integers of 32 bits, low < high", [self.low, self.high], fits)
+        self._check(
+            "high", "integers of 32 bits, low < high", [self.low, self.high], self._ranges()
+        )
 
     def _check(self, field: str, expected: str, got: object, fits: bool) -> None:
         if not fits:
             raise block_error(f"inputs and outputs: {field}", expected, got)
+
+    def _ranges(self) -> bool:
+        if self.low is None and self.high is None:
+            return True
+        if type(self.low) is not int or type(self.high) is not int:
+            return False
+        return -(1 << 31) <= self.low < self.high <= 1 << 31
 
     @property
     def port(self) -> Port:
@@ -83,8 +90,8 @@ class NetworkPort:
         sizes = self.sizes(batch)
         if self.type.startswith("float"):
             return random.normal(size=sizes).astype(self.type)
-        low, high = (0, 2) if self.type == "bool" else (self.low, self.high)
-        return random.integers(low, high, size=sizes).astype(self.type)
+        low, high = (self.low, self.high) if self.type.startswith("int") else (0, 2)
+        return random.integers(low or 0, 2 if high is None else high, size=sizes).astype(self.type)
 
     def zeros(self, sizes: Mapping[str, int]) -> NDArray[Any]:
         """Zeros, with these sizes where they vary, else the example's."""
@@ -96,26 +103,28 @@ class NetworkPort:
 
     def to_dict(self) -> dict[str, Any]:
         """In JSON types."""
-        return asdict(self) | {"shape": list(self.shape), "example": list(self.example)}
+        values = asdict(self) | {"shape": list(self.shape), "example": list(self.example)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
-def read_port(block: Any) -> NetworkPort:
+def read_port(block: Any) -> NetPort:
     """A port of a block.
 
     Raises:
         BadInputError: it is no object, or a field is missing, unknown or out of range.
     """
-    known = [field.name for field in fields(NetworkPort)]
-    if isinstance(block, NetworkPort):
+    known = [field.name for field in fields(NetPort)]
+    if isinstance(block, NetPort):
         return block
-    if not isinstance(block, Mapping) or set(block) != set(known):
+    needed = {field.name for field in fields(NetPort) if field.default is MISSING}
+    if not isinstance(block, Mapping) or not needed <= set(block) <= set(known):
         got = sorted(map(str, block)) if isinstance(block, Mapping) else block
         raise block_error("inputs and outputs", f"objects with {', '.join(known)}", got)
     lists = {name: block[name] for name in ("shape", "example")}
     for name, value in lists.items():
         if not isinstance(value, list | tuple):
             raise block_error(f"inputs and outputs: {name}", "a list", value)
-    return NetworkPort(**dict(block) | {name: tuple(value) for name, value in lists.items()})
+    return NetPort(**dict(block) | {name: tuple(value) for name, value in lists.items()})
 
 
 def _is_name(value: object) -> bool:
