@@ -52,12 +52,14 @@ class SMamba(nn.Module):
         return self.head(x).transpose(1, 2) * std + mean
 
 
-def windows(file, split, batch=32, step=1):
+def windows(file, split, batch=32):
     """z-scored windows of the training or the test months: (inputs, target), batch by batch."""
     rows = np.loadtxt(file, delimiter=",", skiprows=1, usecols=range(1, 8), dtype=np.float32)
     rows = (rows - rows[:TRAIN].mean(0)) / rows[:TRAIN].std(0)
     low, high = (0, TRAIN) if split == "calibration" else (VALID - LOOKBACK, 20 * 30 * 24)
-    cut = torch.from_numpy(rows[low:high]).unfold(0, LOOKBACK + HORIZON, step).transpose(1, 2)
+    cut = torch.from_numpy(rows[low:high]).unfold(0, LOOKBACK + HORIZON, 1).transpose(1, 2)
+    if split == "calibration":
+        cut = cut[torch.randperm(len(cut), generator=torch.Generator().manual_seed(0))]
     return [(part[:, :LOOKBACK], part[:, LOOKBACK:]) for part in cut.split(batch)]
 
 
@@ -73,12 +75,10 @@ net = ssmpress.Network(
 )
 
 if __name__ == "__main__":
-    module = SMamba()
-    optimizer, data = torch.optim.AdamW(module.parameters(), 1e-3), windows(sys.argv[1], "calibration")
-    for step in range(800):
-        inputs, target = data[np.random.default_rng(step).integers(len(data))]
-        loss = nn.functional.mse_loss(module(inputs), target)
+    module, data = SMamba(), windows(sys.argv[1], "calibration")
+    optimizer = torch.optim.AdamW(module.parameters(), 1e-3)
+    for inputs, target in 3 * data:
         optimizer.zero_grad()
-        loss.backward()
+        nn.functional.mse_loss(module(inputs), target).backward()
         optimizer.step()
     torch.save(module.state_dict(), sys.argv[2])
