@@ -161,7 +161,7 @@ std::string ReadStdin(uint64_t limit) {
   return out;
 }
 
-void WriteFile(const std::string& path, const void* data, size_t size) {
+void WriteFile(const std::string& path, const std::vector<std::string_view>& pieces) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == path.npos ? "." : path.substr(0, slash + 1);
   std::string temporary = path + ".XXXXXX";
@@ -174,12 +174,13 @@ void WriteFile(const std::string& path, const void* data, size_t size) {
   Descriptor file(mkostemp(temporary.data(), O_CLOEXEC));
   if (file.number() < 0) fail(false);
   unfinished_file = temporary.c_str();
-  const char* bytes = static_cast<const char*>(data);
-  while (size > 0) {
-    const ssize_t wrote = write(file.number(), bytes, size);
-    if (wrote < 0 && errno == EINTR) continue;
-    if (wrote < 0) fail(true);
-    bytes += wrote, size -= static_cast<size_t>(wrote);
+  for (std::string_view piece : pieces) {
+    while (!piece.empty()) {
+      const ssize_t wrote = write(file.number(), piece.data(), piece.size());
+      if (wrote < 0 && errno == EINTR) continue;
+      if (wrote < 0) fail(true);
+      piece.remove_prefix(static_cast<size_t>(wrote));
+    }
   }
   if (fchmod(file.number(), 0644) != 0 || fsync(file.number()) != 0) fail(true);
   if (close(file.release()) != 0 || rename(temporary.c_str(), path.c_str()) != 0) fail(true);

@@ -47,8 +47,8 @@ std::vector<FolderEntry> ListFolder(const std::string& path);
 // What there is on stdin.
 std::string ReadStdin(uint64_t limit);
 
-// A temporary file beside it, fsync, rename, fsync of the folder. Throws kDevice.
-void WriteFile(const std::string& path, const void* data, size_t size);
+// A temporary file beside it with these pieces, fsync, rename, fsync of the folder. Throws kDevice.
+void WriteFile(const std::string& path, const std::vector<std::string_view>& pieces);
 // The temporary file of a WriteFile that a signal interrupts; safe in a signal handler.
 void RemoveUnfinishedFile();
 

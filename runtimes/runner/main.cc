@@ -37,6 +37,8 @@ void Run(const ssmrun::Options& options, const ssmrun::Output& output) {
       return RunVerify(options, output);
     case ssmrun::kGenerate:
       return RunGenerate(options, output);
+    case ssmrun::kRun:
+      return RunNetwork(options, output);
     case ssmrun::kBench:
       return RunBench(options, output);
     case ssmrun::kEval:

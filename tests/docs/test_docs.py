@@ -245,6 +245,7 @@ ASSEMBLED = {
     "end_tokens: expected at most 256 different tokens": (
         "{END_TOKENS_KEY}: expected at most {END_TOKEN_LIMIT} different tokens",
     ),
+    "1 to 1024 of them": ('"1 to " + std::to_string(kPortLimit) + " of them"',),
     "expected a charsmap of SentencePiece": ("a charsmap of SentencePiece",),
     "expected JSON with a number that a float can hold": (
         "expected JSON with ",

@@ -72,7 +72,7 @@ REQUESTS: list[tuple[bytes, str]] = [
     (b"1" * 1000, "a number that a float can hold"),
     (b"{}", "do: expected a string; got nothing"),
     (b'{"do": 3}', "do: expected a string; got 3"),
-    (b'{"do": "fly"}', "or forecast; got fly"),
+    (b'{"do": "fly"}', "forecast or run; got fly"),
     (b'{"do": "load"}', "load: threads: expected an integer from 1 to 1024; got nothing"),
     (b'{"do": "load", "threads": 1e0}', "threads: expected an integer"),
     (b'{"do": "load", "threads": 99999999999999999999999}', "threads: expected an integer"),
@@ -242,7 +242,7 @@ def test_under_the_sanitizers(tmp_path: Path) -> None:
     )
     subprocess.run([cmake, "--build", build, "-j2"], check=True, capture_output=True)
     here = Path(__file__).parent
-    names = ("ssmrun", "hostile", "requests", "tasks", "tokenizer")
+    names = ("ssmrun", "hostile", "requests", "tasks", "network", "tokenizer")
     tests = [here / f"test_{name}.py" for name in names]
     done = subprocess.run(
         [

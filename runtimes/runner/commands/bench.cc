@@ -97,6 +97,8 @@ std::string Machine(void (*write)(JsonWriter&)) {
 }
 
 struct Result {
+  double prefill_steps;  // of one prefill
+  const char* unit;      // what a step is
   std::optional<double> cold_ms;
   double warm_ms;
   uint64_t runtime_rss, peak_rss;
@@ -135,7 +137,7 @@ std::string ToJson(const Options& options, const Opened& opened, const Result& r
     out.field("decode_ms", result.rounds[i].decode_ms).field("warmup", i == 0).end_object();
   }
   out.end_array().key("prefill");
-  WritePercentiles(out, Samples(result, true), static_cast<double>(options.prompt_tokens));
+  WritePercentiles(out, Samples(result, true), result.prefill_steps);
   out.key("decode");
   WritePercentiles(out, Samples(result, false), 1);
   out.field("runtime_rss_bytes", result.runtime_rss).field("peak_rss_bytes", result.peak_rss);
@@ -148,13 +150,12 @@ std::string ToJson(const Options& options, const Opened& opened, const Result& r
 std::string ToText(const Options& options, const Opened& opened, const Result& result) {
   const auto median = [&](bool prefill) {
     JsonWriter out;
-    WritePercentiles(out, Samples(result, prefill),
-                     prefill ? static_cast<double>(options.prompt_tokens) : 1);
+    WritePercentiles(out, Samples(result, prefill), prefill ? result.prefill_steps : 1);
     const Json percentiles(out.text(), "percentiles");
     const auto get = [&](const char* key) { return *percentiles.root().find(key)->number(); };
     char line[200];
-    std::snprintf(line, sizeof line, "p50 %.3f ms, p90 %.3f ms, p99 %.3f ms, %.1f tokens/s\n",
-                  get("p50_ms"), get("p90_ms"), get("p99_ms"), get("tokens_per_s"));
+    std::snprintf(line, sizeof line, "p50 %.3f ms, p90 %.3f ms, p99 %.3f ms, %.1f %s/s\n",
+                  get("p50_ms"), get("p90_ms"), get("p99_ms"), get("tokens_per_s"), result.unit);
     return std::string(line);
   };
   char load[200], end[200];
@@ -180,6 +181,9 @@ void RunBench(const Options& options, const Output& output) {
   if (!options.no_cold) result.cold_ms = ColdLoad(options, bundle);
   const Opened opened(options, std::move(bundle));
   const Loaded loaded = opened.load(false);
+  const Task& task = loaded.model->task();
+  result.prefill_steps = static_cast<double>(task.timed_steps(options.prompt_tokens));
+  result.unit = &task.kind() == &kNetwork ? "samples" : "tokens";
   result.warm_ms = loaded.load_ms;
   result.runtime_rss = loaded.runtime_rss_bytes;
   WaitUntilQuiet();

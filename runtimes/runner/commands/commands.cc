@@ -153,9 +153,13 @@ void RunInfo(const Options& options, const Output& output) {
   const uint64_t peak = MemoryBytes("VmHWM");
   const TextSide text(bundle, interface);
   if (!options.json) {
-    output.write(Format("%s: %s, vocabulary %lld, %zu states\n", options.bundle.c_str(),
-                        interface.task->kind().name, static_cast<long long>(interface.vocab_size),
-                        interface.states.size()) +
+    const std::string sizes =
+        interface.task->details().empty()
+            ? Format(", vocabulary %lld, %zu states", static_cast<long long>(interface.vocab_size),
+                     interface.states.size())
+            : "";
+    output.write(Format("%s: %s", options.bundle.c_str(), interface.task->kind().name) + sizes +
+                 "\n" + interface.task->details() +
                  Format("model %.1f MB, bundle %.1f MB, state %.1f kB, peak memory %.1f MB\n",
                         1e-6 * static_cast<double>(model_bytes), 1e-6 * static_cast<double>(all),
                         1e-3 * static_cast<double>(loaded.state->bytes()),

@@ -78,6 +78,7 @@ class Opened {
 void RunInfo(const Options& options, const Output& output);
 void RunVerify(const Options& options, const Output& output);
 void RunGenerate(const Options& options, const Output& output);
+void RunNetwork(const Options& options, const Output& output);
 void RunBench(const Options& options, const Output& output);
 void RunEval(const Options& options, const Output& output);
 void RunWorker(const Options& options, const Output& output);

@@ -14,8 +14,8 @@
 namespace ssmrun {
 namespace {
 
-constexpr unsigned kAll = kInfo | kVerify | kGenerate | kBench | kEval | kWorker;
-constexpr unsigned kRuns = kInfo | kGenerate | kBench | kEval;
+constexpr unsigned kAll = kInfo | kVerify | kGenerate | kRun | kBench | kEval | kWorker;
+constexpr unsigned kRuns = kInfo | kGenerate | kRun | kBench | kEval;
 constexpr uint64_t kMost = std::numeric_limits<uint64_t>::max();
 constexpr int kProcessorLimit = 4096;
 
@@ -29,6 +29,7 @@ constexpr CommandName kCommands[] = {
     {"info", kInfo, "BUNDLE", "What it is, and that it opens here."},
     {"verify", kVerify, "BUNDLE", "Checksums, versions, machine and instruction set."},
     {"generate", kGenerate, "BUNDLE", "Text that continues a prompt, as it is made."},
+    {"run", kRun, "BUNDLE", "A network on .npy files: its outputs as such files."},
     {"bench", kBench, "BUNDLE", "Times of load, prefill and decode, and memory."},
     {"eval", kEval, "BUNDLE FILE",
      "The metric of the model's task: perplexity of tokens (.npy, or raw),\n"
@@ -82,6 +83,13 @@ Option Text(const char* name, const char* value, unsigned commands, std::string 
           }};
 }
 
+Option Files(const char* name, std::vector<std::string> Options::* field, const char* help) {
+  return {name, "NAME=FILE", kRun, help, [=](Options& o, const std::string& v) {
+            if (v.empty()) BadUsage(std::string(name) + ": expected NAME=FILE; got nothing.");
+            (o.*field).push_back(v);
+          }};
+}
+
 Option Number(const char* name, unsigned commands, uint64_t Options::* field, uint64_t low,
               uint64_t high, const char* help) {
   const uint64_t absent = Options().*field;
@@ -118,6 +126,12 @@ std::vector<Option> AllOptions() {
        [](Options& o, const std::string& v) {
          o.generation.sampling.top_k = ParseNumber("--top-k", v, 0, kTokens);
        }},
+      Files("--input", &Options::inputs,
+            "a .npy file of this input; without NAME= where there is one.\n"
+            "Again for the next call of a network that carries states"),
+      Files("--output", &Options::outputs,
+            "where this output is written; of several calls, y.npy\n"
+            "becomes y.0.npy, y.1.npy and so on"),
       Number("--prompt", kBench, &Options::prompt_tokens, 1, kTokens,
              "random tokens of a prefill, or of a classifier's text"),
       Number("--tokens", kBench, &Options::decode_tokens, 1, kTokens,
@@ -174,6 +188,9 @@ void CheckTogether(const Options& options, const CommandName& command, size_t po
   }
   if (options.command == kGenerate && options.has_prompt == !options.prompt_file.empty()) {
     BadUsage("generate: expected --prompt TEXT or --prompt-file FILE, one of them.");
+  }
+  if (options.command == kRun && (options.inputs.empty() || options.outputs.empty())) {
+    BadUsage("run: expected --input NAME=FILE and --output NAME=FILE, at least one of each.");
   }
   const size_t pins = options.pins.size();
   if (pins > 0 && options.threads > 0 && pins != static_cast<size_t>(options.threads)) {
@@ -269,13 +286,21 @@ std::string Padded(std::string text, size_t width) {
   return text;
 }
 
+// The lines after the first one begin that far from the left.
+std::string Indented(std::string text, size_t width) {
+  for (size_t at = 0; (at = text.find('\n', at)) != text.npos; at += 1) {
+    text.replace(at, 1, "\n" + std::string(width, ' '));
+  }
+  return text;
+}
+
 std::string CommandHelp(const CommandName& command) {
   std::string text = std::string("ssmrun ") + command.name + " " + command.arguments +
                      " [options]\n" + command.help + "\n\n";
   for (const Option& option : AllOptions()) {
     if ((option.commands & command.command) == 0) continue;
     const std::string value = option.value == nullptr ? "" : std::string(" ") + option.value;
-    text += "  " + Padded(option.name + value, 20) + " " + option.help + "\n";
+    text += "  " + Padded(option.name + value, 20) + " " + Indented(option.help, 23) + "\n";
   }
   return text + kEnd;
 }
@@ -288,12 +313,8 @@ std::string HelpText(const Options& options) {
   }
   std::string text = "ssmrun " SSMPRESS_VERSION ": runs an ssmpress bundle without Python.\n\n";
   for (const CommandName& one : kCommands) {
-    std::string help = one.help;
-    for (size_t at = 0; (at = help.find('\n', at)) != help.npos; at += 1) {
-      help.replace(at, 1, "\n" + std::string(31, ' '));
-    }
-    text +=
-        Padded(std::string("  ssmrun ") + one.name + " " + one.arguments, 30) + " " + help + "\n";
+    text += Padded(std::string("  ssmrun ") + one.name + " " + one.arguments, 30) + " " +
+            Indented(one.help, 31) + "\n";
   }
   return text +
          "\n  ssmrun COMMAND --help        its options\n"

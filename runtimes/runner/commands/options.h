@@ -18,6 +18,7 @@ enum Command : unsigned {
   kBench = 8,
   kEval = 16,
   kWorker = 32,
+  kRun = 64,
 };
 
 struct Options {
@@ -33,6 +34,7 @@ struct Options {
   bool has_prompt = false;
   Generation generation;
   bool show_special = false;
+  std::vector<std::string> inputs, outputs;  // each NAME=FILE, or FILE
   uint64_t prompt_tokens = 512, decode_tokens = 128, rounds = 10;
   uint64_t window = 1024, limit = 0;
   std::string dtype = "int32";

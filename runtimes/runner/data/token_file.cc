@@ -2,11 +2,9 @@
 #include "runner/data/token_file.h"
 
 #include <algorithm>
-#include <cstring>
-#include <limits>
-#include <optional>
 #include <string_view>
 
+#include "runner/data/npy.h"
 #include "runner/failure.h"
 #include "runner/files.h"
 
@@ -14,100 +12,45 @@ namespace ssmrun {
 namespace {
 
 constexpr uint64_t kFileLimit = uint64_t{4} << 30;
-constexpr std::string_view kMagic = "\x93NUMPY";
 
-struct Layout {
-  size_t size;  // bytes of one integer
-  bool is_signed;
-};
-
-std::optional<Layout> LayoutOf(std::string_view type) {
-  if (type == "<u2" || type == "uint16") return Layout{2, false};
-  if (type == "<i2") return Layout{2, true};
-  if (type == "<u4") return Layout{4, false};
-  if (type == "<i4" || type == "int32") return Layout{4, true};
-  if (type == "<i8") return Layout{8, true};
-  return {};
-}
-
-// The text between `'key': ` and the next of `ends` in a .npy header, a Python dict of three keys.
-std::string_view Entry(std::string_view header, const std::string& key, char end) {
-  const std::string start = "'" + key + "': ";
-  const size_t at = header.find(start);
-  if (at == header.npos) return {};
-  const std::string_view rest = header.substr(at + start.size());
-  const size_t stop = rest.find(end);
-  return stop == rest.npos ? std::string_view() : rest.substr(0, stop);
-}
-
-// `(12,` or `(3, 4` -> sizes; empty if it is anything else.
-std::vector<uint64_t> Shape(std::string_view text) {
-  std::vector<uint64_t> sizes;
-  if (text.empty() || text.front() != '(') return {};
-  size_t at = 1;
-  while (at < text.size()) {
-    const size_t end = std::min(text.find(',', at), text.size());
-    uint64_t value = 0;
-    size_t digits = 0;
-    for (const char c : text.substr(at, end - at)) {
-      if (c == ' ' && digits == 0) continue;
-      if (c < '0' || c > '9' || ++digits > 15) return {};
-      value = 10 * value + static_cast<uint64_t>(c - '0');
-    }
-    if (digits == 0) return {};
-    sizes.push_back(value);
-    at = end + 1;
-  }
-  return sizes;
-}
-
-int64_t ReadInteger(const char* bytes, const Layout& layout) {
-  uint64_t value = 0;
-  for (size_t i = layout.size; i-- > 0;) value = value << 8 | static_cast<uint8_t>(bytes[i]);
-  if (!layout.is_signed || layout.size == 8) return static_cast<int64_t>(value);
-  const uint64_t sign = uint64_t{1} << (8 * layout.size - 1);
-  return static_cast<int64_t>(value ^ sign) - static_cast<int64_t>(sign);
+// Integers of one byte hold no model's tokens.
+bool HoldsTokens(const Dtype& dtype) {
+  return (dtype.kind == Dtype::kSigned && dtype.size > 1) ||
+         (dtype.kind == Dtype::kUnsigned && (dtype.size == 2 || dtype.size == 4));
 }
 
 struct Content {
-  Layout layout;
+  const Dtype& dtype;
   std::string_view data;
   uint64_t count, row;
 };
 
-Content ReadNpy(const std::string& file, const std::string& path) {
+Content ReadArray(std::string_view file, const std::string& path) {
   const auto fail = [&](const std::string& got) {
     BadInput(path + ": expected a .npy array of integers (n,) or (count, w), little-endian; got " +
              got + ". Write it with numpy.save from an integer array.");
   };
-  const auto byte = [&](size_t i) { return size_t{static_cast<uint8_t>(file[i])}; };
-  if (file.size() < 12) fail("a file cut short");
-  const bool first = byte(6) == 1;
-  const size_t begin = first ? 10 : 12;
-  const size_t length =
-      first ? byte(8) | byte(9) << 8 : byte(8) | byte(9) << 8 | byte(10) << 16 | byte(11) << 24;
-  if (length > file.size() - begin) fail("a file cut short");
-  const std::string_view header = std::string_view(file).substr(begin, length);
-  std::string_view type = Entry(header, "descr", ',');
-  if (type.size() > 2) type = type.substr(1, type.size() - 2);
-  const std::optional<Layout> layout = LayoutOf(type);
-  const std::vector<uint64_t> shape = Shape(Entry(header, "shape", ')'));
-  const bool in_rows = Entry(header, "fortran_order", ',') == "False" || shape.size() == 1;
-  if (!layout || shape.empty() || shape.size() > 2 || !in_rows) fail("another type or shape");
-  const std::string_view data = std::string_view(file).substr(begin + length);
-  const uint64_t row = shape.size() == 2 ? shape[1] : 0;
-  const uint64_t most = data.size() / layout->size;
-  if (shape[0] > most || (row > 0 && shape[0] > most / row)) fail("a file cut short");
-  if (shape.size() == 2 && row < 2) fail("rows of fewer than 2 tokens");
-  return {*layout, data, shape[0] * (row > 0 ? row : 1), row};
+  const auto header = ReadNpyHeader(file);
+  if (!header) fail("a file cut short");
+  const std::vector<int64_t>& shape = header->shape;
+  const bool known = header->dtype != nullptr && HoldsTokens(*header->dtype);
+  if (!known || shape.empty() || shape.size() > 2 || !header->c_order) {
+    fail("another type or shape");
+  }
+  const std::string_view data = file.substr(header->begin);
+  const auto bytes = BytesOf(*header->dtype, shape);
+  if (!bytes || *bytes > data.size()) fail("a file cut short");
+  if (shape.size() == 2 && shape[1] < 2) fail("rows of fewer than 2 tokens");
+  const auto row = static_cast<uint64_t>(shape.size() == 2 ? shape[1] : 0);
+  return {*header->dtype, data, *bytes / header->dtype->size, row};
 }
 
-void CheckHolds(const Layout& layout, int64_t vocab, const std::string& path) {
-  const int64_t highest = layout.is_signed ? INT16_MAX : UINT16_MAX;
-  if (layout.size > 2 || vocab - 1 <= highest) return;
+void CheckHolds(const Dtype& dtype, int64_t vocab, const std::string& path) {
+  const int64_t highest = dtype.kind == Dtype::kSigned ? INT16_MAX : UINT16_MAX;
+  if (dtype.size > 2 || vocab - 1 <= highest) return;
   BadInput(path + ": expected integers that hold the model's tokens, 0 to " +
-           std::to_string(vocab - 1) + "; got " + (layout.is_signed ? "int16" : "uint16") +
-           ", which ends at " + std::to_string(highest) +
+           std::to_string(vocab - 1) + "; got " + dtype.name + ", which ends at " +
+           std::to_string(highest) +
            ". Write the tokens as int32, for raw files with --dtype int32.");
 }
 
@@ -116,23 +59,22 @@ void CheckHolds(const Layout& layout, int64_t vocab, const std::string& path) {
 TokenFile ReadTokens(const std::string& path, const std::string& raw_type, uint64_t limit,
                      int64_t vocab) {
   const std::string file = ReadFile(path, kFileLimit);
-  const Layout raw = *LayoutOf(raw_type);
-  Content content{raw, file, file.size() / raw.size, 0};
-  if (std::string_view(file).substr(0, kMagic.size()) == kMagic) {
-    content = ReadNpy(file, path);
-  } else if (file.size() % raw.size != 0) {
+  const Dtype& raw = *DtypeNamed(raw_type);
+  const bool npy = IsNpy(file);
+  if (!npy && file.size() % raw.size != 0) {
     BadInput(path + ": expected a .npy file or raw " + raw_type + ", a multiple of " +
              std::to_string(raw.size) + " bytes; got " + std::to_string(file.size()) +
              ". Give --dtype.");
   }
-  CheckHolds(content.layout, vocab, path);
-  if (limit > 0) content.count = std::min(content.count, limit);
+  const Content content =
+      npy ? ReadArray(file, path) : Content{raw, file, file.size() / raw.size, 0};
+  CheckHolds(content.dtype, vocab, path);
+  const uint64_t count = limit > 0 ? std::min(content.count, limit) : content.count;
   TokenFile result;
   result.row = content.row;
-  result.tokens.reserve(content.count);
-  for (uint64_t i = 0; i < content.count; ++i) {
-    result.tokens.push_back(
-        ReadInteger(content.data.data() + i * content.layout.size, content.layout));
+  result.tokens.reserve(count);
+  for (uint64_t i = 0; i < count; ++i) {
+    result.tokens.push_back(IntegerAt(content.data.data() + i * content.dtype.size, content.dtype));
   }
   return result;
 }

@@ -75,6 +75,12 @@ std::vector<std::vector<int64_t>> Request::lists(const char* key) const {
   return lists;
 }
 
+JsonValue Request::object(const char* key) const {
+  const auto found = root_.find(key);
+  if (!found || !found->is(JsonValue::kObject)) fail(key, "an object");
+  return *found;
+}
+
 void Request::fail(const std::string& key, const std::string& expected) const {
   const auto found = root_.find(key);
   BadInput("worker: " + (name_.empty() ? "" : name_ + ": ") + key + ": expected " + expected +

@@ -32,6 +32,7 @@ class Request {
   std::vector<int64_t> integers(const char* key) const;
   std::vector<float> reals(const char* key) const;
   std::vector<std::vector<int64_t>> lists(const char* key) const;
+  JsonValue object(const char* key) const;
 
  private:
   [[noreturn]] void fail(const std::string& key, const std::string& expected) const;

@@ -31,6 +31,8 @@ class Fields {
   // At most so many, all different, each 0 to vocab - 1.
   std::vector<int64_t> tokens(const char* name, size_t most, int64_t vocab) const;
   std::optional<JsonValue> find(const char* name) const;  // does not throw
+  // Those of an object in this one; `place` is where it stands.
+  Fields at(JsonValue object, const std::string& place) const { return {object, where_ + place}; }
 
   [[noreturn]] void fail(const std::string& name, const std::string& expected) const;
 

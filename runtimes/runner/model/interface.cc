@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "runner/data/array.h"
 #include "runner/json/json.h"
 #include "runner/model/fields.h"
 
@@ -112,11 +113,9 @@ class Side {
   }
 
   static std::string shown(const Port& one) {
-    std::string text = one.type == ort::kFloat     ? "float32 ("
-                       : one.type == ort::kFloat16 ? "float16 ("
-                       : one.type == ort::kInt64
-                           ? "int64 ("
-                           : "element type " + std::to_string(one.type) + " (";
+    const Dtype* dtype = NetworkDtype(one.type);
+    std::string text = dtype != nullptr ? dtype->name : "element type " + std::to_string(one.type);
+    text += " (";
     for (size_t i = 0; i < one.shape.size(); ++i) {
       text += (i > 0 ? ", " : "") + (one.shape[i] < 0 ? "any" : std::to_string(one.shape[i]));
     }

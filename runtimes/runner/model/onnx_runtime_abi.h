@@ -25,11 +25,15 @@ constexpr int kSequential = 0;
 constexpr int kDeviceAllocator = 0;
 constexpr int kDefaultMemory = 0;
 constexpr int kTensorType = 1;
+constexpr int kBool = 9;  // an element type that no op of the library has
 
 inline constexpr Slot<2, const char*(const Status*)> kGetErrorMessage;
 inline constexpr Slot<3, Status*(int, const char*, Env**)> kCreateEnv;
 inline constexpr Slot<7, Status*(const Env*, const char*, const SessionOptions*, Session**)>
     kCreateSession;
+inline constexpr Slot<9, Status*(Session*, const RunOptions*, const char* const*,
+                                 const Value* const*, size_t, const char* const*, size_t, Value**)>
+    kRun;
 inline constexpr Slot<10, Status*(SessionOptions**)> kCreateSessionOptions;
 inline constexpr Slot<13, Status*(SessionOptions*, int)> kSetSessionExecutionMode;
 inline constexpr Slot<22, Status*(SessionOptions*, int)> kSetSessionLogSeverityLevel;

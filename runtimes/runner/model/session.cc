@@ -223,4 +223,19 @@ void Model::run_whole(const char* input, const OwnedValue& from, const char* out
   run(binding);
 }
 
+std::vector<OwnedValue> Model::run_named(const std::vector<const char*>& inputs,
+                                         const std::vector<const ort::Value*>& from,
+                                         const std::vector<const char*>& outputs) {
+  const ort::Api* api = runtime_.api();
+  std::vector<ort::Value*> made(outputs.size(), nullptr);
+  ort::Status* const status =
+      ort::kRun(api)(session_.get(), nullptr, inputs.data(), from.data(), inputs.size(),
+                     outputs.data(), outputs.size(), made.data());
+  std::vector<OwnedValue> values;
+  for (ort::Value* value : made)
+    values.emplace_back(value, Releaser<ort::Value, ort::kReleaseValue>{api});
+  runtime_.check(status, kBadInput, path_ + ": ONNX Runtime could not run it");
+  return values;
+}
+
 }  // namespace ssmrun

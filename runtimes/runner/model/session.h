@@ -53,6 +53,12 @@ class Model {
   void run_whole(const char* input, const OwnedValue& from, const char* output,
                  const OwnedValue& to);
 
+  // Runs a graph of any inputs and outputs, all of which are named; ONNX Runtime makes the outputs'
+  // memory.
+  std::vector<OwnedValue> run_named(const std::vector<const char*>& inputs,
+                                    const std::vector<const ort::Value*>& from,
+                                    const std::vector<const char*>& outputs);
+
   // Throws kBadInput unless the model is of this kind.
   void require(const TaskKind& kind) const;
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runner/model/state.h"
 
-#include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
+
+#include "runner/data/half.h"
 
 namespace ssmrun {
 namespace {
@@ -19,18 +19,6 @@ State::Memory Zeros(size_t bytes) {
   if (posix_memalign(&block, kAlignment, bytes + kAlignment) != 0) throw std::bad_alloc();
   std::memset(block, 0, bytes + kAlignment);
   return State::Memory(block);
-}
-
-// A float16 by its bits.
-float Widened(uint16_t half) {
-  const int exponent = half >> 10 & 31, fraction = half & 1023;
-  const float sign = half & 0x8000 ? -1.0f : 1.0f;
-  if (exponent == 31) {
-    const float limit = std::numeric_limits<float>::infinity();
-    return fraction != 0 ? std::numeric_limits<float>::quiet_NaN() : sign * limit;
-  }
-  const int mantissa = exponent != 0 ? fraction + 1024 : fraction;
-  return sign * std::ldexp(static_cast<float>(mantissa), (exponent != 0 ? exponent : 1) - 25);
 }
 
 }  // namespace

@@ -172,7 +172,8 @@ class LanguageModel final : public Task {
     }
     const std::vector<uint64_t> shape = {tokens.size(), vocab};
     if (request.has("file")) {
-      WriteFile(request.text("file"), all.data(), sizeof(float) * all.size());
+      const auto* bytes = reinterpret_cast<const char*>(all.data());
+      WriteFile(request.text("file"), {std::string_view(bytes, sizeof(float) * all.size())});
       out.field("shape", shape).field("file", request.text("file"));
     } else {
       WriteArray(out, shape, "logits", all);

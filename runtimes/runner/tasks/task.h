@@ -76,6 +76,10 @@ class Task {
   virtual bool recurrent() const { return false; }
   // It continues a text, which ends at the bundle's end tokens.
   virtual bool generates() const { return false; }
+  // Steps that the timed prefill, or batch, counts as: their number a second is its speed.
+  virtual uint64_t timed_steps(uint64_t steps) const { return steps; }
+  // Lines of `ssmrun info` for a reader.
+  virtual std::string details() const { return ""; }
   // Of the graph, without the states, as in docs/ops.md.
   virtual Ports ports(int64_t vocab_size) const = 0;
 
@@ -93,8 +97,9 @@ class Task {
                       JsonWriter& out) const = 0;
 };
 
-// A model without the block has this task, and `ssmrun generate` needs it.
-extern const TaskKind kLanguageModel;
+// A model without the block has the first, and `ssmrun generate` needs it; `ssmrun run` needs the
+// other.
+extern const TaskKind kLanguageModel, kNetwork;
 
 // Every task; the table is in tasks.cc.
 const std::vector<const TaskKind*>& TaskKinds();
@@ -114,10 +119,13 @@ void WriteArray(JsonWriter& out, const std::vector<uint64_t>& shape, const char*
 // Any of the vocabulary's.
 std::vector<int64_t> RandomTokens(SplitMix64& random, uint64_t count, int64_t vocab_size);
 
+constexpr size_t kTimedBatch = 8;  // samples
+
 // The timed round of a task without states: a batch of samples, then single ones. predictor: draws
 // so many samples, and gives what predicts them.
 Round TimeBatches(uint64_t singles,
-                  const std::function<std::function<void()>(size_t batch)>& predictor);
+                  const std::function<std::function<void()>(size_t batch)>& predictor,
+                  size_t batch = kTimedBatch);
 
 }  // namespace ssmrun
 

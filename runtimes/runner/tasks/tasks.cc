@@ -17,6 +17,7 @@ const std::vector<const TaskKind*>& TaskKinds() {
       &kLanguageModel,
       &kClassification,
       &kForecast,
+      &kNetwork,
   };
   return kinds;
 }
@@ -59,15 +60,15 @@ std::vector<int64_t> RandomTokens(SplitMix64& random, uint64_t count, int64_t vo
 }
 
 Round TimeBatches(uint64_t singles,
-                  const std::function<std::function<void()>(size_t batch)>& predictor) {
-  constexpr size_t kBatch = 8;  // samples
-  const auto time = [&](size_t batch) {
-    const std::function<void()> predict = predictor(batch);
+                  const std::function<std::function<void()>(size_t batch)>& predictor,
+                  size_t batch) {
+  const auto time = [&](size_t samples) {
+    const std::function<void()> predict = predictor(samples);
     const double begin = NowMs();
     predict();
     return NowMs() - begin;
   };
-  Round round{time(kBatch), {}};
+  Round round{time(batch), {}};
   while (round.decode_ms.size() < singles) round.decode_ms.push_back(time(1));
   return round;
 }
