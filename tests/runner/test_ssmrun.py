@@ -422,7 +422,10 @@ def test_the_bundle_may_be_named_in_any_way(bundle: Path, tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         ([], "expected a subcommand; see ssmrun --help"),
-        (["runn"], "expected a subcommand: info, verify, generate, run, bench, eval, worker; got runn"),
+        (
+            ["runn"],
+            "expected a subcommand: info, verify, generate, run, bench, eval, worker; got runn",
+        ),
         (["info"], "info: expected BUNDLE; got 0 arguments"),
         (["eval", "x"], "eval: expected BUNDLE FILE; got 1 argument"),
         (["info", "x", "y"], "got 2 arguments"),

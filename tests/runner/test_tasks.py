@@ -295,7 +295,10 @@ def test_series_are_checked(forecast: Path, tmp_path: Path, content: str, messag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "summary"}, "task.kind: expected language-model, classification, forecast or network"),
+        (
+            {"kind": "summary"},
+            "task.kind: expected language-model, classification, forecast or network",
+        ),
         ({"lookback": 0}, "task.lookback: expected an integer of at least 1; got 0"),
         ({"horizon": 4}, "output forecast: expected float32 (any, 4, 2)"),
         ({"variates": ["a", "a"]}, "task.variates: expected at least 1 different names"),
