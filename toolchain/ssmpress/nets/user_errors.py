@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from ssmpress.errors import BadInputError, SsmpressError
 
 _OURS = Path(__file__).parents[1]
+_GPU = re.compile(r"\bcuda|nvidia", re.IGNORECASE)
 
 
 @contextmanager
@@ -28,7 +30,7 @@ def in_users_code(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise BadInputError(
-            f"Network: {what} failed{users_line(error)}: {_first_line(error)}"
+            f"Network: {what} failed{users_line(error)}: {_first_line(error)}.{_cure(error)}"
         ) from error
 
 
@@ -46,7 +48,28 @@ def _is_installed(file: Path) -> bool:
     return ours or "site-packages" in parts or "lib" in parts or str(file).startswith("<")
 
 
+def _cure(error: BaseException) -> str:
+    """What helps against an error that many meet, or nothing."""
+    if isinstance(error, ImportError):
+        from ssmpress.nets.stand_ins import names_of
+
+        package = (error.name or "").partition(".")[0]
+        if names := names_of(package):
+            return (
+                f" ssmpress stands in for {package}, with {', '.join(names)}: import from these, "
+                "or define what you need in your own file."
+            )
+        missing = isinstance(error, ModuleNotFoundError)
+        return f" Install what has {error.name}, beside ssmpress." if missing else ""
+    if _GPU.search(str(error)):
+        return (
+            " Networks are built and compressed on the CPU: leave out .cuda() and "
+            'device="cuda", and what needs a GPU.'
+        )
+    return ""
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    text = f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

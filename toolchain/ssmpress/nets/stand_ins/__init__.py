@@ -27,6 +27,11 @@ PACKAGES = tuple(name for name in MODULES if "." not in name)
 """The packages that are stood in for."""
 
 
+def names_of(package: str) -> list[str]:
+    """The modules of a package that stand-ins answer for; none of any other package."""
+    return [name for name in MODULES if name.partition(".")[0] == package]
+
+
 @contextmanager
 def stand_ins(always: bool = False) -> Iterator[tuple[str, ...]]:
     """For as long as the block lasts, the packages that cannot be used here can be imported.
