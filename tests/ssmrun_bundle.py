@@ -145,7 +145,7 @@ def packed_model(values: Values | None, sparsity: float = SPARSITY) -> PackedMod
             matrices[name] = pack(array, keep_mask, chosen, "test")
         else:
             rest[name] = array
-    return PackedModel(checkpoint.config, rest, matrices)
+    return PackedModel(rest, matrices, checkpoint.config)
 
 
 def make_bundle(

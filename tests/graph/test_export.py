@@ -76,7 +76,7 @@ def pack_model(
             keep_mask = random.random(array.shape) < 0.4
             chosen = Structure.DENSE if values is Values.INT4 else structure
             matrices[name] = pack(array, keep_mask, Format(chosen, values))
-    return PackedModel(checkpoint.config, rest, matrices)
+    return PackedModel(rest, matrices, checkpoint.config)
 
 
 @dataclass
@@ -237,7 +237,7 @@ def test_an_old_onnxruntime_reads_the_file(model: Exported) -> None:
 def test_a_bitmask_embedding_is_refused() -> None:
     packed = pack_model(random_checkpoint(small_config()), Values.FP32)
     matrix = packed.matrices["backbone.layers.0.mixer.in_proj.weight"]
-    wrong = PackedModel(packed.config, packed.tensors, {**packed.matrices, EMBEDDING: matrix})
+    wrong = PackedModel(packed.tensors, {**packed.matrices, EMBEDDING: matrix}, packed.config)
     with pytest.raises(BadInputError, match="expected a dense format, since rows are read; got"):
         export.build(wrong)
 
@@ -537,7 +537,7 @@ def dense_pack(checkpoint: Checkpoint, values: Values) -> PackedModel:
             keep_mask = np.ones(tensor.shape, bool)
             matrices[name] = pack(tensor.numpy(), keep_mask, Format(structure, values))
     rest = {k: t.numpy() for k, t in checkpoint.tensors.items() if k not in matrices}
-    return PackedModel(checkpoint.config, rest, matrices)
+    return PackedModel(rest, matrices, checkpoint.config)
 
 
 def perplexity_of(session: Session, windows: np.ndarray) -> float:

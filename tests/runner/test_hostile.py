@@ -480,7 +480,7 @@ def test_tokens_that_16_bits_cannot_hold(copy: Path, tmp_path: Path) -> None:
     }
     rest = {name: array for name, array in arrays.items() if name not in matrices}
     (copy / "model.onnx").unlink()
-    export(PackedModel(config, rest, matrices), copy / "model.onnx")
+    export(PackedModel(rest, matrices, config), copy / "model.onnx")
     sb.remake_manifest(copy)
     tokens = np.arange(40)
     for name, content, options, kind in (

@@ -13,7 +13,7 @@ import pytest
 
 from paths import DEMO
 from ssmpress import parity
-from ssmpress.blocks.tensors import EMBEDDING
+from ssmpress.blocks.tensors import EMBEDDING, head_name, matrix_specs
 from ssmpress.bundle.out_folder import check_out, staged
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.errors import BadInputError, ParityError, UsageError
@@ -86,6 +86,12 @@ def test_int8_parity_allows_what_the_model_does_to_itself_and_no_more(tmp_path, 
         parity.check_parity(source, packed, bundle, recipe)
 
 
+def format_of(config, name, *arguments):
+    """The format of a matrix of a model."""
+    spec, head = matrix_specs(config)[name], head_name(config)
+    return matrix_format(spec, *arguments, scores_tokens=name == head)
+
+
 @pytest.mark.parametrize(
     ("values", "head", "name"),
     [
@@ -101,18 +107,18 @@ def test_the_head_and_the_embedding_that_shares_its_rows(values, head, name):
     assert config.tie_embeddings
     settings = PackSettings(values, head)
     shape = (config.vocab_size, config.d_model)
-    chosen, _ = matrix_format(config, EMBEDDING, shape, shape[0] * shape[1], settings)
+    chosen, _ = format_of(config, EMBEDDING, shape, shape[0] * shape[1], settings)
     assert chosen.name == name
     untied = dataclasses.replace(config, tie_embeddings=False)
     arguments = (shape, shape[0] * shape[1], settings)
-    assert matrix_format(untied, "lm_head.weight", *arguments)[0].name == name
-    assert matrix_format(untied, EMBEDDING, *arguments)[0].name == f"dense-{values}"
+    assert format_of(untied, "lm_head.weight", *arguments)[0].name == name
+    assert format_of(untied, EMBEDDING, *arguments)[0].name == f"dense-{values}"
 
 
 def test_a_head_too_wide_for_int4_is_int8():
     config = make_source().checkpoint.config
     shape = (8, MAX_COLUMNS + 1)
-    chosen, _ = matrix_format(config, EMBEDDING, shape, 8, PackSettings())
+    chosen, _ = format_of(config, EMBEDDING, shape, 8, PackSettings())
     assert chosen.name == "dense-int8"
 
 

@@ -130,13 +130,14 @@ class MatrixSpec:
 
     component: what people call it, such as `in_proj` or `embedding`; in a layer each once.
     layer: its number, None outside. input: projections of a layer with the same word multiply the
-        same x; empty outside.
+        same x; empty outside. transposed: the tensor holds it as (columns, rows).
     """
 
     role: Role
     component: str
     layer: int | None = None
     input: str = ""
+    transposed: bool = False
 
     @property
     def prunable(self) -> bool:
@@ -177,6 +178,13 @@ def weights_of(config: ModelConfig) -> Weights:
     blocks = (part.block for layer in config.layers for part in layer.parts())
     never = {name: reason for block in blocks for name, reason in block.never_pruned.items()}
     return Weights(matrix_specs(config), tensor_shapes(config), never)
+
+
+def head_name(config: ModelConfig) -> str | None:
+    """The matrix that scores the next token; None where the task has a head of its own."""
+    if config.outputs:
+        return None
+    return EMBEDDING if config.tie_embeddings else LM_HEAD
 
 
 # ---- states ----

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ssmpress.blocks.config import ModelConfig
-from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, Role, matrix_specs
+from ssmpress.blocks.tensors import MatrixSpec, Role
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack.costs import predicted_ns
 from ssmpress.pack.layouts import LAYOUTS, int4
+from ssmpress.pack.values import INT8_MAX_COLUMNS
 from ssmpress.recipe.settings.pack import PackSettings
 
 
@@ -22,23 +22,28 @@ def small_format(values: Values) -> Format:
 
 
 def matrix_format(
-    config: ModelConfig,
-    name: str,
+    spec: MatrixSpec,
     shape: tuple[int, int],
     stored: int,
     settings: PackSettings,
     machine: str = "x86_64",
+    *,
+    scores_tokens: bool = False,
 ) -> tuple[Format, str]:
-    """The format of a matrix with `stored` weights on a machine, and why."""
-    if matrix_specs(config)[name].role is Role.TASK:
+    """The format of a matrix on a machine, and why.
+
+    Args:
+        shape: (rows, columns). stored: weights that are not zero.
+        scores_tokens: it is `blocks.tensors.head_name`, be it the embedding too.
+    """
+    if spec.role is Role.TASK:
         return small_format(settings.values), "small, and next to the numbers"
-    embedding = name == EMBEDDING
-    scores_tokens = not config.outputs
-    head = scores_tokens and name == (EMBEDDING if config.tie_embeddings else LM_HEAD)
-    values = settings.head_values() if head else settings.values
+    values = settings.head_values() if scores_tokens else settings.values
     if values is Values.INT4 and shape[1] > int4.MAX_COLUMNS:
         values = Values.INT8
-    if embedding:
+    if values is Values.INT8 and shape[1] > INT8_MAX_COLUMNS:
+        values = Values.FP16
+    if spec.role is Role.EMBEDDING:
         return Format(Structure.DENSE, values), "rows are read one by one"
     return choose_format(*shape, stored, values, machine)
 

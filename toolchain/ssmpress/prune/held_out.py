@@ -88,6 +88,8 @@ def quality_kept(
     rises = metric.higher_is_better
     better, worse = (pruned, dense) if rises else (dense, pruned)
     unit = float(worse.mean())
+    if unit < 0:  # a metric of one's own: a ratio would say nothing
+        return 0.0, 0.0
     if unit == 0:  # the dense classifier is never right, or the pruned forecaster never wrong
         return 1.0, 1.0
     kept = float(better.mean()) / unit

@@ -94,6 +94,26 @@ class SampleOrder:
         return self._epochs[epoch]
 
 
+@dataclass(frozen=True)
+class BatchOrder:
+    """Batches that are given as such, each used once per epoch, shuffled anew every epoch.
+
+    Args:
+        count: batches in one epoch. batch: of them per step. seed: of the order.
+    """
+
+    count: int
+    batch: int
+    seed: int
+
+    def numbers(self, step: int) -> NDArray[np.int64]:
+        """Numbers (batch,) of the batches of a step, each 0 .. count - 1."""
+        return _numbers(step, self.batch, self.count, self._shuffled)
+
+    def _shuffled(self, epoch: int) -> NDArray[np.int64]:
+        return np.random.default_rng([self.seed, epoch]).permutation(self.count)
+
+
 def _numbers(
     step: int, batch: int, count: int, shuffled: Callable[[int], NDArray[np.int64]]
 ) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ def fingerprint(
     digest.update(f"{FORMAT} {torch.__version__} {device}".encode())
     for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     for piece in material.pieces():
         digest.update(piece)
     return digest.hexdigest()

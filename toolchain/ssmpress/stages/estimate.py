@@ -21,7 +21,7 @@ import onnx_ir as ir
 import torch
 
 from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import matrix_specs, tensor_shapes, weights_of
+from ssmpress.blocks.tensors import head_name, matrix_specs, tensor_shapes, weights_of
 from ssmpress.graph.export import build
 from ssmpress.pack.choose import matrix_format
 from ssmpress.pack.frequent import MOST_ROWS, stored_errors
@@ -94,12 +94,17 @@ def estimate(
         kept = stored.get(name, round((1 - sparsity * (name in prunable)) * prod(shape)))
         rows, columns = shape
         chosen, reason = matrix_format(
-            config, name, (rows, columns), kept, recipe.pack, recipe.target.machine
+            specs[name],
+            (rows, columns),
+            kept,
+            recipe.pack,
+            recipe.target.machine,
+            scores_tokens=name == head_name(config),
         )
         contents = dict.fromkeys(sections_of(chosen), _NOTHING)
         matrices[name] = PackedMatrix(chosen, rows, columns, kept, contents, reason)
     others = {name: np.zeros(s, np.float32) for name, s in shapes.items() if name not in specs}
-    model = PackedModel(config, others, matrices)
+    model = PackedModel(others, matrices, config)
     if (frequent := rows_to_correct(model, source)) is not None:
         ids = frequent[:MOST_ROWS]
         nothing = np.zeros((len(ids), matrices[model.head_name].columns), np.float32)

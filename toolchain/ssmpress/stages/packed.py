@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssmpress.blocks.model import Mamba
-from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
+from ssmpress.blocks.tensors import head_name
 from ssmpress.callbacks import Progress, silent
 from ssmpress.formats import Values
 from ssmpress.pack.choose import BEYOND_FP16
@@ -37,10 +37,8 @@ def pack_weights(
     """
     config = source.checkpoint.config
     rounding = {}
-    name = EMBEDDING if config.tie_embeddings else LM_HEAD
-    scores_tokens = not config.outputs and name in pruned.tensors
-    calibrated = scores_tokens and len(source.calibration) > 1
-    if calibrated:
+    name = head_name(config)
+    if name is not None and name in pruned.tensors and len(source.calibration) > 1:
         rounding[name] = partial(_round_head, recipe, source, pruned, progress=progress)
     tensors: Mapping[str, torch.Tensor] = pruned.tensors
     if not recipe.pack.keep_dead_channels:
@@ -49,7 +47,7 @@ def pack_weights(
     removed = dead_channels.removed_channels(source.checkpoint.config, config)
     packed = replace(packed, removed_channels=removed, end_tokens=source.end_tokens)
     rows = rows_to_correct(packed, source)
-    return packed if rows is None else correct_rows(packed, tensors[name].numpy(), rows)
+    return packed if rows is None else correct_rows(packed, tensors[packed.head_name].numpy(), rows)
 
 
 def rows_to_correct(packed: PackedModel, source: Source) -> NDArray[np.int64] | None:

@@ -1,16 +1,18 @@
-"""What a model can learn from, a file each: windows of a text, or the samples of a task."""
+"""What a model can learn from, a file each: windows of a text, the samples of a task, or the batches
+of a network of one's own."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 from ssmpress.prune.material import Material
+from ssmpress.prune.materials.network import NetworkMaterial
 from ssmpress.prune.materials.samples import SampleMaterial
 from ssmpress.prune.materials.text import TextMaterial
 from ssmpress.tasks import BlockTask
 from ssmpress.tasks.task import SampleTask
 
-__all__ = ["SampleMaterial", "TextMaterial", "material_of"]
+__all__ = ["NetworkMaterial", "SampleMaterial", "TextMaterial", "material_of"]
 
 
 def material_of(task: BlockTask, calibration: Any) -> Material:
