@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ssmpress.errors import BadInputError
+from ssmpress.nets import samples as samples_module
 from ssmpress.nets.network import Network
 from ssmpress.nets.samples import read_samples
 
@@ -185,16 +187,81 @@ def test_samples_of_another_kind_are_refused(samples: Any, sentence: str) -> Non
     ],
 )
 def test_a_loss_is_a_scalar_with_gradients(loss: Any, sentence: str) -> None:
-    module = TwoInputs()
-    samples = read_samples(network(loss=loss), "calibration", module)
-    inputs, target = samples.batch(0)
     with pytest.raises(BadInputError) as error:
-        samples.loss(samples.call(module, inputs), target)
+        read_samples(network(loss=loss), "calibration", TwoInputs())
+    assert sentence in str(error.value)
+    distill = {"distill": loss}
+    with pytest.raises(BadInputError) as error:
+        read_samples(network(**distill), "calibration", TwoInputs())
+    assert sentence.replace("loss", "distill") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("metric", "sentence"),
+    [
+        (lambda o, t: o, "metric: expected a number; got a tensor of float32"),
+        (lambda o, t: float("nan"), "expected a finite number for the first batch; got nan."),
+        (lambda o, t: 1 / 0, f"metric failed at {__file__}:"),
+    ],
+)
+def test_a_metric_is_a_finite_number(metric: Any, sentence: str) -> None:
+    with pytest.raises(BadInputError) as error:
+        read_samples(network(metric=metric), "calibration", TwoInputs())
     assert sentence in str(error.value)
 
 
-def test_a_metric_is_a_number() -> None:
-    samples = read_samples(network(metric=lambda o, t: o), "calibration", TwoInputs())
-    inputs, target = samples.batch(0)
-    with pytest.raises(BadInputError, match=r"metric: expected a number; got a tensor of float32"):
-        samples.metric(samples.call(TwoInputs(), inputs), target)
+def test_batches_that_are_filled_again_are_copied() -> None:
+    x, target = torch.ones(4, 3), np.zeros(4)
+
+    def fill(split: str) -> Any:
+        for value in (1.0, 2.0):
+            x.fill_(value)
+            target.fill(value)
+            yield (x, torch.ones(4, 3)), target
+
+    net = network(samples=fill, loss=lambda o, t: o.sum(), metric=lambda o, t: t.sum())
+    samples = read_samples(net, "calibration", TwoInputs())
+    assert [float(samples.batch(i)[0]["x"].mean()) for i in (0, 1)] == [1.0, 2.0]
+    assert [float(samples.batch(i)[1].mean()) for i in (0, 1)] == [1.0, 2.0]
+
+
+def test_samples_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(split: str) -> Any:
+        while True:
+            yield (torch.ones(4, 3), torch.ones(4, 3)), torch.full((4,), 3.0)
+
+    for name, most in (("MAX_BATCHES", 3), ("MAX_BYTES", 1000)):
+        with monkeypatch.context() as patch:
+            patch.setattr(samples_module, name, most)
+            with pytest.raises(BadInputError, match="expected an end after at most"):
+                read_samples(network(samples=endless), "calibration", TwoInputs())
+
+
+def test_the_distance_of_outputs_has_the_unit_of_their_spread() -> None:
+    samples = read_samples(network(), "calibration", TwoInputs())
+    teacher = torch.tensor([1.0, 3.0, -torch.inf])
+    for scale in (1.0, 1000.0):
+        student = scale * torch.tensor([1.5, 3.0, -torch.inf])
+        assert float(samples.distance(student.requires_grad_(), scale * teacher)) == 0.125
+    constant = torch.ones(1)
+    assert float(samples.distance((constant + 0.5).requires_grad_(), constant)) == 0.25
+
+
+class Box:
+    """A target of the user's own kind, whose repr has an address."""
+
+    def __init__(self, values: list[float]) -> None:
+        self.values = np.array(values)
+
+
+def test_a_digest_is_that_of_the_values() -> None:
+    def digest(target: Any) -> bytes:
+        batch = [((torch.ones(4, 3), torch.ones(4, 3)), target)]
+        changes = {"loss": lambda o, t: o.sum(), "metric": lambda o, t: 0.0}
+        net = network(samples=lambda split: batch, **changes)
+        return read_samples(net, "calibration", TwoInputs()).digest()
+
+    assert digest(Box([1.0])) == digest(Box([1.0])) != digest(Box([2.0]))
+    long = [float(i) for i in range(5000)]
+    assert digest(np.array(long)) != digest(np.array([*long[:2000], -1.0, *long[2001:]]))
+    assert digest({"a": [1, None]}) != digest({"a": [None, 1]})

@@ -17,14 +17,16 @@ from torch import Tensor
 from ssmpress.errors import BadInputError, SsmpressError
 from ssmpress.nets.network import Network
 from ssmpress.nets.user_errors import in_users_code
+from ssmpress.prune.nested import leaves, mapped
 
 if TYPE_CHECKING:
     from torch import nn
 
 MAX_BYTES = 8 << 30
-"""Of the tensors of one split; more is asked for in smaller parts."""
+"""Of the arrays of one split; more is asked for in smaller parts."""
 
-_EPS = 1e-12
+MAX_BATCHES = 100_000
+"""Of one split: a generator without an end is told so before the memory is full."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class NetworkSamples:
 
     def call(self, module: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
         """What the module returns."""
-        return self.network.call(module, inputs)
+        with in_users_code("forward"):
+            return self.network.call(module, inputs)
 
     def flat(self, outputs: Any) -> dict[str, Tensor]:
         """The outputs of a call by name, in the graph's order."""
@@ -100,28 +103,23 @@ class NetworkSamples:
         """
         with in_users_code("loss"):
             value = self.network.loss(outputs, target)
-        if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
-            raise BadInputError(
-                f"Network: loss: expected a tensor with one floating-point number; got "
-                f"{_described(value)}. Return the mean over the batch."
-            )
-        if torch.is_grad_enabled() and not value.requires_grad:
-            raise BadInputError(
-                "Network: loss: expected a tensor with gradients; got one without. Compute it from "
-                "the outputs, without detach, item or torch.no_grad."
-            )
-        return value.reshape(())
+        return _scalar("loss", value)
 
     def distance(self, student: Any, teacher: Any) -> Tensor:
         """The user's `distill`, or the mean over the floating-point outputs of
 
         mean((student - teacher)^2) / var(teacher)
+
+        Raises:
+            BadInputError: `distill` returns no scalar with gradients, or there is none, and no
+                output has floating-point numbers.
         """
         if self.network.distill is not None:
             with in_users_code("distill"):
-                return self.network.distill(student, teacher)
+                value = self.network.distill(student, teacher)
+            return _scalar("distill", value)
         parts = [
-            (a.float() - b.float()).square().mean() / (b.float().var(correction=0) + _EPS)
+            _distance(a.float(), b.float())
             for a, b in zip(self.flat(student).values(), self.flat(teacher).values(), strict=True)
             if b.is_floating_point()
         ]
@@ -136,7 +134,7 @@ class NetworkSamples:
         """The user's metric of a batch.
 
         Raises:
-            BadInputError: it is no number.
+            BadInputError: it is no number. One that is not finite is a number.
         """
         with in_users_code("metric"), torch.no_grad():
             value = self.network.metric(outputs, target)
@@ -160,6 +158,25 @@ class NetworkSamples:
         """Part of these batches, 0 .. 1, that others have too."""
         known = set(other._digests)
         return sum(one in known for one in self._digests) / self.count
+
+    def check(self) -> None:
+        """Try the user's functions on the first batch, before anything takes long.
+
+        Raises:
+            BadInputError: forward, `loss`, `distill` or `metric` fails, or returns something else
+                than it is to.
+        """
+        inputs, target = self.batches[0]
+        outputs = self.call(self.module, inputs)
+        dense = mapped(outputs, _copied)
+        self.loss(outputs, target)
+        self.distance(outputs, dense)
+        value = self.metric(dense, target)
+        if not math.isfinite(value):
+            raise BadInputError(
+                f"Network: metric: expected a finite number for the first batch; got {value}. "
+                "Check that the weights are this network's and that the metric fits its outputs."
+            )
 
     def some(self, numbers: list[int]) -> NetworkSamples:
         """The batches with these numbers alone."""
@@ -186,17 +203,21 @@ def read_samples(network: Network, split: str, module: nn.Module) -> NetworkSamp
             break
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise _error(split, "pairs (inputs, target)", _described(item))
-        inputs = {n: t.detach().cpu() for n, t in network.bound(item[0]).items()}
-        batches.append((inputs, _on_cpu(item[1])))
-        size += sum(t.nbytes for t in inputs.values())
-        if size > MAX_BYTES:
-            raise _error(split, f"at most {MAX_BYTES >> 30} GiB of inputs", "more")
+        # Copied: the user may fill the same tensors again for the next batch.
+        inputs, target = mapped((network.bound(item[0]), item[1]), _copied)
+        batches.append((inputs, target))
+        size += sum(getattr(leaf, "nbytes", 0) for leaf in leaves((inputs, target)))
+        if size > MAX_BYTES or len(batches) > MAX_BATCHES:
+            most = f"at most {MAX_BATCHES:,} batches and {MAX_BYTES >> 30} GiB"
+            raise _error(split, f"an end after {most}", "more")
     if not batches:
         raise _error(split, "at least one batch", "none")
     with in_users_code("forward"), torch.no_grad():
         like = network.call(module.eval(), batches[0][0])
     network.flat(like)
-    return NetworkSamples(network, module, tuple(batches), like)
+    samples = NetworkSamples(network, module, tuple(batches), like)
+    samples.check()
+    return samples
 
 
 def _iterable(value: Any, split: str) -> Iterable[Any]:
@@ -205,26 +226,36 @@ def _iterable(value: Any, split: str) -> Iterable[Any]:
     return value
 
 
-def _on_cpu(target: Any) -> Any:
-    """The tensors in a target, on the CPU."""
-    if isinstance(target, Tensor):
-        return target.detach().cpu()
-    if isinstance(target, Mapping):
-        return {key: _on_cpu(value) for key, value in target.items()}
-    if isinstance(target, tuple | list) and not hasattr(target, "_fields"):
-        return type(target)(_on_cpu(value) for value in target)
-    return target
+def _copied(leaf: Any) -> Any:
+    """A value of the user's that nobody else will change: tensors on the CPU, without gradients."""
+    if isinstance(leaf, Tensor):
+        return leaf.detach().to("cpu", copy=True)
+    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
-def on_device(value: Any, device: torch.device) -> Any:
-    """A target with its tensors on a device."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        return {key: on_device(item, device) for key, item in value.items()}
-    if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
-        return type(value)(on_device(item, device) for item in value)
-    return value
+def _scalar(name: str, value: Any) -> Tensor:
+    """What `loss` or `distill` returned, as a scalar."""
+    if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
+        raise BadInputError(
+            f"Network: {name}: expected a tensor with one floating-point number; got "
+            f"{_described(value)}. Return the mean over the batch."
+        )
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise BadInputError(
+            f"Network: {name}: expected a tensor with gradients; got one without. Compute it from "
+            "the outputs, without detach, item or torch.no_grad."
+        )
+    return value.reshape(())
+
+
+def _distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """mean((student - teacher)^2) / var(teacher), over what is finite of the teacher: logits may be
+    masked with infinities. The unit of an output that is constant is 1."""
+    known = teacher.isfinite()
+    difference = torch.where(known, student, 0.0) - torch.where(known, teacher, 0.0)
+    variance = teacher[known].var(correction=0)
+    unit = torch.where(variance > 0, variance, 1.0)
+    return difference.square().sum() / known.sum().clamp_min(1) / unit
 
 
 def _shapes(inputs: Mapping[str, Tensor]) -> tuple[torch.Size, ...]:
@@ -249,8 +280,10 @@ def _digest(inputs: Mapping[str, Tensor], target: Any) -> bytes:
 
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
-            digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-            digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            value = value.contiguous().view(-1).view(torch.uint8).numpy(), value.dtype, value.shape
+        if isinstance(value, np.ndarray) and value.dtype != object:
+            digest.update(f"{value.dtype}{value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
         elif isinstance(value, Mapping):
             for key in value:
                 digest.update(str(key).encode())
@@ -258,6 +291,9 @@ def _digest(inputs: Mapping[str, Tensor], target: Any) -> bytes:
         elif isinstance(value, tuple | list):
             for item in value:
                 add(item)
+        elif hasattr(value, "__dict__"):  # its repr may name an address, another one in each run
+            digest.update(type(value).__qualname__.encode())
+            add(vars(value))
         else:
             digest.update(repr(value).encode())
 

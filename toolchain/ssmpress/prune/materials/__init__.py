@@ -1,5 +1,5 @@
-"""What a model can learn from, a file each: windows of a text, the samples of a task, or the batches
-of a network of one's own."""
+"""What a model can learn from, a file each: windows of a text, samples of a task, batches of a
+network of one's own."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     L = w D(teacher, student) + (1 - w) T(target, student)
 
-T is the user's loss, D the user's `distill` or the distance of the outputs. A batch is what the user
-made of it: it is never cut or joined, so that a step takes one or several.
+T is the user's loss, D the user's `distill` or the distance of the outputs. A batch is what the
+user made of it: it is never cut or joined, so that a step takes one or several.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ssmpress.callbacks import Progress
 from ssmpress.data.held_out import PART
 from ssmpress.errors import UsageError
 from ssmpress.prune.material import CalibrationBatch, Course, Lesson, Losses
+from ssmpress.prune.nested import on_device
 from ssmpress.prune.order import BatchOrder
 from ssmpress.recipe.settings.prune import PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
@@ -183,9 +184,7 @@ def _loss(data: NetworkData, inputs: Mapping[str, Tensor], target: Any, model: T
     return data.loss(data.call(model.module, inputs), target)
 
 
-def _loaded(
-    data: NetworkData, number: int, device: torch.device
-) -> tuple[dict[str, Tensor], Any]:
+def _loaded(data: NetworkData, number: int, device: torch.device) -> tuple[dict[str, Tensor], Any]:
     inputs, target = data.batch(number)
     return on_device(inputs, device), on_device(target, device)
 
@@ -193,16 +192,3 @@ def _loaded(
 def _float32(device: torch.device) -> torch.autocast:
     """No bfloat16: a spectrum, or a loss of probabilities, of the user's own may not take it."""
     return torch.autocast(device.type, enabled=False)
-
-
-def on_device(value: Any, device: torch.device) -> Any:
-    """A nest of mappings, tuples and lists with its tensors on a device; all else as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if isinstance(value, Mapping):
-        items = {key: on_device(item, device) for key, item in value.items()}
-        return items if type(value) is dict else type(value)(**items)
-    if isinstance(value, tuple | list):
-        parts = [on_device(item, device) for item in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
