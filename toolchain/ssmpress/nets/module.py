@@ -27,17 +27,21 @@ class NetworkModule(nn.Module):
 
     Args:
         module: in float32; it is not copied.
-        matrices: parameters that inputs are multiplied with, by name, and what they are:
-            `nets.trace.Traced.matrices`.
+        matrices: tensors that inputs are multiplied with, by name, and what they are:
+            `nets.trace.Traced.matrices`. A buffer among them, such as a filter bank, is no weight.
     """
 
     def __init__(self, module: nn.Module, matrices: Mapping[str, MatrixSpec]) -> None:
         super().__init__()
         self.module = module.eval()
         self._names = _first_names(module)
-        self.matrices = {self._names[name]: spec for name, spec in matrices.items()}
+        parameters = dict(module.named_parameters())
+        self.matrices = dict[str, MatrixSpec]()
+        for name, spec in matrices.items():
+            if self._names[name] in parameters:
+                self.matrices.setdefault(self._names[name], spec)
         for name in self.matrices:
-            module.get_parameter(name).requires_grad_(True)
+            parameters[name].requires_grad_(True)
         self._noise = [part for part in module.modules() if _makes_noise(part)]
 
     never_pruned: Mapping[str, str] = {}
