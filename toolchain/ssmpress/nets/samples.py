@@ -154,7 +154,7 @@ class NetworkSamples:
         """SHA-256 of all batches."""
         return hashlib.sha256(b"".join(self._digests)).digest()
 
-    def part_in(self, other: NetworkSamples) -> float:
+    def part_in(self, other: Any) -> float:
         """Part of these batches, 0 .. 1, that others have too."""
         known = set(other._digests)
         return sum(one in known for one in self._digests) / self.count

@@ -35,6 +35,12 @@ def check_combination(
     pattern = Pattern.parse(prune.pattern)
     if pattern is not None:
         pattern.check_sparsity(sparsity)
+        if turned := [name for name in names if specs[name].transposed]:
+            raise UsageError(
+                f"--pattern: expected matrices that are stored row by row; got {turned[0]}, which "
+                "the network multiplies from the right (x @ W). Leave it out of --prunable, or "
+                "prune without a pattern."
+            )
         if prune.method is Method.SPARSEGPT:
             raise UsageError(
                 f"--method sparsegpt is unstructured; got --pattern {prune.pattern}. "

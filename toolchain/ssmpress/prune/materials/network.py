@@ -181,7 +181,8 @@ class NetworkExam:
 
 def _loss(data: NetworkData, inputs: Mapping[str, Tensor], target: Any, model: Taught) -> Tensor:
     """T without noise: the loss whose gradients say which weights matter."""
-    return data.loss(data.call(model.module, inputs), target)
+    with torch.backends.cudnn.flags(enabled=False):  # its LSTM has no gradients in eval mode
+        return data.loss(data.call(model.module, inputs), target)
 
 
 def _loaded(data: NetworkData, number: int, device: torch.device) -> tuple[dict[str, Tensor], Any]:

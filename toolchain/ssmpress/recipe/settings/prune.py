@@ -94,7 +94,8 @@ class PruneSettings:
         tuple[str, ...],
         Option(
             "Components that may be pruned, separated by commas: all projections, or some by name, "
-            "such as in_proj,out_proj; also embedding, lm_head.",
+            "such as in_proj,out_proj; also embedding, lm_head. Parameters too, and patterns of "
+            "either, such as encoder.*.weight.",
             Panel.PRUNING,
             metavar="NAME[,...]",
             typed=names_from((*PROJECTIONS, "embedding", "lm_head")),
