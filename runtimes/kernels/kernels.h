@@ -44,6 +44,13 @@ struct SelectiveScan {
   float* state_out;         // (b, n, d)
 };
 
+// As SelectiveScan with y = Σ_n C[n]·h[n] + D·u; without softplus dt = delta + delta_bias; with
+// reverse from the last token to the first, `state` being that after the last.
+struct UngatedScan {
+  SelectiveScan scan;  // z is nullptr
+  bool softplus, reverse;
+};
+
 // y[t] = silu(bias + Σ_j weight[j]·x[t - (k-1) + j]); x before the first token comes from state.
 struct CausalConv1d {
   size_t b, l, d, k;
@@ -152,6 +159,7 @@ const Isa* SelectIsaByName(const char* name, char* error, size_t error_size);
 const char* IsaName(const Isa& isa);
 
 bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel);
+bool RunUngatedScan(const Isa& isa, const UngatedScan& args, const ParallelFor& parallel);
 bool RunCausalConv1d(const Isa& isa, const CausalConv1d& args, const ParallelFor& parallel);
 bool RunSsdScan(const Isa& isa, const SsdScan& args, const ParallelFor& parallel);
 void RunGatedRmsNorm(const Isa& isa, const GatedRmsNorm& args, const ParallelFor& parallel);

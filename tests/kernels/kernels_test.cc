@@ -117,6 +117,16 @@ double UlpError(float got, double expected) {
 
 // ---- SelectiveScan ----
 
+// SelectiveScan, or an UngatedScan with its attributes.
+struct ScanKind {
+  bool gate, softplus, reverse;
+  const char* Name() const {
+    if (gate) return "gated";
+    return softplus ? reverse ? "softplus, reverse" : "softplus" : reverse ? "reverse" : "plain";
+  }
+};
+constexpr ScanKind kGatedScan = {true, true, false};
+
 struct ScanCase {
   size_t b, l, d, n;
   Floats u, delta, bias, A, B, C, D, z, state, y, out;
@@ -140,12 +150,25 @@ struct ScanCase {
     return {b,       l,       d,       n,       u.get(),     delta.get(), bias.get(), A.get(),
             B.get(), C.get(), D.get(), z.get(), state.get(), y.get(),     out.get()};
   }
+  // Step sizes instead of what softplus makes them of; some of them below 0.
+  void MakeSteps(Random& r) {
+    delta = Draw(r, b * l * d, -0.05f, 3);
+    bias = Draw(r, d, -0.05f, 1);
+  }
 };
+
+bool RunScan(const Isa& isa, const ScanKind& kind, const SelectiveScan& args,
+             const ParallelFor& parallel) {
+  if (kind.gate) return RunSelectiveScan(isa, args, parallel);
+  UngatedScan ungated = {args, kind.softplus, kind.reverse};
+  ungated.scan.z = nullptr;
+  return RunUngatedScan(isa, ungated, parallel);
+}
 
 // Rounding errors: dt 4 ULP, exp 2 ULP, a product and a sum per token; exp(x) turns a relative
 // error e of x <= 0 into |x|·e·exp(x) <= 0.37·e. So about 8 eps of what a token adds and 2 eps of
 // what it keeps, over l tokens; y adds one rounding per state. `scale` sums absolute values.
-void CheckScan(const Isa& isa, ScanCase& c) {
+void CheckScan(const Isa& isa, ScanCase& c, const ScanKind& kind = kGatedScan) {
   for (size_t i = 0; i < c.b; ++i) {
     for (size_t d = 0; d < c.d; ++d) {
       std::vector<double> h(c.n), scale(c.n);
@@ -154,8 +177,11 @@ void CheckScan(const Isa& isa, ScanCase& c) {
         scale[n] = std::fabs(h[n]);
       }
       for (size_t t = 0; t < c.l; ++t) {
-        const size_t token = i * c.l + t, at = token * c.d + d;
-        const double dt = Softplus(static_cast<double>(c.delta[at]) + c.bias[d]);
+        const size_t token = i * c.l + (kind.reverse ? c.l - 1 - t : t), at = token * c.d + d;
+        // As the kernels, in float32: near 0 the sum has lost what this could not bring back.
+        const double step = c.delta[at] + c.bias[d];
+        const double dt =
+            kind.softplus ? Softplus(static_cast<double>(c.delta[at]) + c.bias[d]) : step;
         double y = c.D[d] * static_cast<double>(c.u[at]), bound = std::fabs(y);
         for (size_t n = 0; n < c.n; ++n) {
           const double decay = std::exp(dt * c.A[n * c.d + d]);
@@ -165,23 +191,24 @@ void CheckScan(const Isa& isa, ScanCase& c) {
           y += c.C[token * c.n + n] * h[n];
           bound += std::fabs(c.C[token * c.n + n]) * scale[n];
         }
-        const double gate = Silu(c.z[at]);
+        const double gate = kind.gate ? Silu(c.z[at]) : 1.0;
         const double factor = 12.0 + 2.0 * c.l + c.n;
         Check(std::fabs(c.y[at] - y * gate) <= factor * kEps * bound * std::fabs(gate),
-              "scan %s b%zu l%zu d%zu n%zu: y[%zu] = %g, expected %g", IsaName(isa), c.b, c.l, c.d,
-              c.n, at, c.y[at], y * gate);
+              "%s scan %s b%zu l%zu d%zu n%zu: y[%zu] = %g, expected %g", kind.Name(), IsaName(isa),
+              c.b, c.l, c.d, c.n, at, c.y[at], y * gate);
       }
       for (size_t n = 0; n < c.n; ++n) {
         const size_t at = (i * c.n + n) * c.d + d;
         Check(std::fabs(c.out[at] - h[n]) <= (12.0 + 2.0 * c.l) * kEps * scale[n],
-              "scan %s: state_out[%zu] = %g, expected %g", IsaName(isa), at, c.out[at], h[n]);
+              "%s scan %s: state_out[%zu] = %g, expected %g", kind.Name(), IsaName(isa), at,
+              c.out[at], h[n]);
       }
     }
   }
 }
 
 // The same bits from 2 and 4 threads, in place, and token by token.
-void CheckScanInvariance(const Isa& isa, ScanCase& c) {
+void CheckScanInvariance(const Isa& isa, ScanCase& c, const ScanKind& kind = kGatedScan) {
   Floats y(c.y.size()), state = c.state;
   for (size_t count : {2, 4}) {
     Threads threads{count};
@@ -189,12 +216,13 @@ void CheckScanInvariance(const Isa& isa, ScanCase& c) {
     SelectiveScan args = c.Args();
     args.y = y.get();
     args.state_out = out.get();
-    Check(RunSelectiveScan(isa, args, {RunOnThreads, &threads}), "scan: out of memory");
+    Check(RunScan(isa, kind, args, {RunOnThreads, &threads}), "scan: out of memory");
     Check(SameBits(y, c.y, y.size()) && SameBits(out, c.out, out.size()),
-          "scan %s: %zu threads change the result", IsaName(isa), count);
+          "%s scan %s: %zu threads change the result", kind.Name(), IsaName(isa), count);
   }
   if (c.b != 1) return;
-  for (size_t t = 0; t < c.l; ++t) {
+  for (size_t step = 0; step < c.l; ++step) {
+    const size_t t = kind.reverse ? c.l - 1 - step : step;
     SelectiveScan args = c.Args();
     args.l = 1;
     args.u += t * c.d;
@@ -204,10 +232,10 @@ void CheckScanInvariance(const Isa& isa, ScanCase& c) {
     args.C += t * c.n;
     args.y = y.get() + t * c.d;
     args.state = args.state_out = state.get();
-    RunSelectiveScan(isa, args, RunSerially());
+    RunScan(isa, kind, args, RunSerially());
   }
   Check(SameBits(y, c.y, y.size()) && SameBits(state, c.out, c.out.size()),
-        "scan %s d%zu l%zu: decode differs from prefill", IsaName(isa), c.d, c.l);
+        "%s scan %s d%zu l%zu: decode differs from prefill", kind.Name(), IsaName(isa), c.d, c.l);
 }
 
 void TestScan(const Isa& isa, Random& random, int cases) {
@@ -230,6 +258,28 @@ void TestScan(const Isa& isa, Random& random, int cases) {
   RunSelectiveScan(isa, nan.Args(), RunSerially());
   for (size_t at = 0; at < 33; ++at) {
     Check(std::isnan(nan.y[at]) == (at == 16 || at == 27), "scan %s: NaN at %zu", IsaName(isa), at);
+  }
+}
+
+void TestUngatedScan(const Isa& isa, Random& random, int cases) {
+  const ScanKind kinds[] = {
+      {false, true, false}, {false, true, true}, {false, false, false}, {false, false, true}};
+  auto check = [&](ScanCase& c, const ScanKind& kind) {
+    if (!kind.softplus) c.MakeSteps(random);
+    Check(RunScan(isa, kind, c.Args(), RunSerially()), "scan: out of memory");
+    CheckScan(isa, c, kind);
+    CheckScanInvariance(isa, c, kind);
+  };
+  for (int i = 0; i < cases; ++i) {
+    ScanCase c(random, random.Below(3), random.Size(5, {17, 40}),
+               random.Size(17, {63, 65, 150, 330}), random.Size(17, {33, 64}));
+    check(c, kinds[i % 4]);
+  }
+  for (const ScanKind& kind : kinds) {
+    ScanCase large(random, 2, 20, 150, 16);  // enough work for threads
+    check(large, kind);
+    ScanCase wide(random, 1, 20, 600, 16);  // blocks of several groups of channels
+    check(wide, kind);
   }
 }
 
@@ -401,6 +451,7 @@ void TestIsa(const Isa& isa, uint64_t seed, int cases) {
   const uint32_t step = cases >= 1000 ? 257 : 4093;
   Group((prefix + "exp, softplus, silu").c_str(), [&] { TestElementary(isa, step); });
   Group((prefix + "selective scan").c_str(), [&] { TestScan(isa, random, cases); });
+  Group((prefix + "ungated scan").c_str(), [&] { TestUngatedScan(isa, random, cases); });
   Group((prefix + "causal conv1d").c_str(), [&] { TestConv(isa, random, cases); });
   Group((prefix + "ssd scan").c_str(), [&] { TestSsd(isa, random, cases); });
   Group((prefix + "gated rms norm").c_str(), [&] { TestGatedNorm(isa, random, cases); });

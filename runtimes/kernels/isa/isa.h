@@ -26,6 +26,7 @@ struct SelectiveScanBlock {
   size_t batch;
   size_t channel_begin, channel_end;
   float* scratch;  // ScanGroupFloats(n) for every group; nullptr when l is 1
+  bool softplus, reverse;  // of an UngatedScan
 };
 
 struct CausalConv1dBlock {
@@ -106,6 +107,7 @@ constexpr size_t kPanelRows = 64;
 struct Isa {
   const char* name;
   void (*selective_scan)(const SelectiveScanBlock&);
+  void (*ungated_scan)(const SelectiveScanBlock&);
   void (*causal_conv1d)(const CausalConv1dBlock&);
   void (*ssd_scan)(const SsdScanBlock&);
   void (*gated_rms_norm)(const GatedRmsNormBlock&);

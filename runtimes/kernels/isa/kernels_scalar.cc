@@ -29,27 +29,31 @@ float HalfToFloat(uint16_t half) {
   return value;
 }
 
-void SelectiveScanChannel(const SelectiveScan& s, size_t batch, size_t d) {
+// `block` is of a SelectiveScan, which has a gate, or of an UngatedScan.
+void SelectiveScanChannel(const SelectiveScanBlock& block, size_t d) {
+  const SelectiveScan& s = *block.args;
+  const size_t batch = block.batch;
   const float* state = s.state + batch * s.n * s.d + d;
   float* h = s.state_out + batch * s.n * s.d + d;
   for (size_t n = 0; n < s.n; ++n) h[n * s.d] = state[n * s.d];
   for (size_t t = 0; t < s.l; ++t) {
-    const size_t token = batch * s.l + t;
+    const size_t token = batch * s.l + (block.reverse ? s.l - 1 - t : t);
     const float u = s.u[token * s.d + d];
-    const float dt = Softplus(s.delta[token * s.d + d] + s.delta_bias[d]);
+    const float step = s.delta[token * s.d + d] + s.delta_bias[d];
+    const float dt = block.softplus ? Softplus(step) : step;
     float y = s.D[d] * u;
     for (size_t n = 0; n < s.n; ++n) {
       float& state_n = h[n * s.d];
       state_n = expf(dt * s.A[n * s.d + d]) * state_n + dt * u * s.B[token * s.n + n];
       y += s.C[token * s.n + n] * state_n;
     }
-    s.y[token * s.d + d] = y * Silu(s.z[token * s.d + d]);
+    s.y[token * s.d + d] = s.z == nullptr ? y : y * Silu(s.z[token * s.d + d]);
   }
 }
 
 void SelectiveScanScalar(const SelectiveScanBlock& block) {
   for (size_t d = block.channel_begin; d < block.channel_end; ++d) {
-    SelectiveScanChannel(*block.args, block.batch, d);
+    SelectiveScanChannel(block, d);
   }
 }
 
@@ -293,6 +297,7 @@ constexpr Isa MakeScalar() {
   isa.name = "scalar";
   isa.panel_x_bytes = sizeof(int16_t);
   isa.selective_scan = SelectiveScanScalar;
+  isa.ungated_scan = SelectiveScanScalar;
   isa.causal_conv1d = CausalConv1dScalar;
   isa.ssd_scan = SsdScanScalar;
   isa.gated_rms_norm = GatedRmsNormScalar;

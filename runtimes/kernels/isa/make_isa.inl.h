@@ -10,7 +10,8 @@ constexpr Isa MakeIsa(const char* name, const Isa* next) {
   isa.name = name;
   isa.next = next;
   isa.panel_x_bytes = sizeof(PanelX);
-  isa.selective_scan = RunScanBlock;
+  isa.selective_scan = RunScanBlock<GatedScan>;
+  isa.ungated_scan = RunScanBlock<PlainScan>;
   isa.causal_conv1d = RunConvBlock;
   isa.ssd_scan = RunSsdBlock;
   isa.gated_rms_norm = RunGatedRmsNormBlock;

@@ -16,12 +16,13 @@ constexpr size_t kMinParallelUpdates = 32768;
 constexpr size_t kScanBlocks = 4;
 
 struct Work {
-  const Isa* isa;
+  void (*run)(const SelectiveScanBlock&);
   const SelectiveScan* args;
   size_t blocks;    // per batch element
   size_t channels;  // per block
   float* scratch;
   size_t scratch_floats;  // per block
+  bool softplus, reverse;
 };
 
 void RunBlock(void* context, size_t i) {
@@ -33,27 +34,40 @@ void RunBlock(void* context, size_t i) {
   block.channel_begin = begin;
   block.channel_end = BlockEnd(begin, work.channels, work.args->d);
   block.scratch = work.scratch == nullptr ? nullptr : work.scratch + i * work.scratch_floats;
-  work.isa->selective_scan(block);
+  block.softplus = work.softplus;
+  block.reverse = work.reverse;
+  work.run(block);
 }
 
-}  // namespace
-
-bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel) {
+bool RunScan(Work work, const ParallelFor& parallel) {
+  const SelectiveScan& args = *work.args;
   const size_t groups = (args.d + kScanChannels - 1) / kScanChannels;
   const size_t width = groups <= kScanBlocks ? 1 : (groups + kScanBlocks - 1) / kScanBlocks;
-  const size_t channels = width * kScanChannels, blocks = (args.d + channels - 1) / channels;
-  Work work = {&isa, &args, blocks, channels, nullptr, width * ScanGroupFloats(args.n)};
+  work.channels = width * kScanChannels;
+  work.blocks = (args.d + work.channels - 1) / work.channels;
+  work.scratch_floats = width * ScanGroupFloats(args.n);
   Scratch scratch;
   if (args.l != 1) {
-    if (!scratch.Allocate(args.b * blocks, work.scratch_floats * sizeof(float))) {
+    if (!scratch.Allocate(args.b * work.blocks, work.scratch_floats * sizeof(float))) {
       return false;
     }
     work.scratch = scratch.as<float>();
   }
   const bool small = args.b * args.l * args.d * args.n < kMinParallelUpdates;
   const ParallelFor run = small ? RunSerially() : parallel;
-  run.run(run.self, args.b * blocks, RunBlock, &work);
+  run.run(run.self, args.b * work.blocks, RunBlock, &work);
   return true;
+}
+
+}  // namespace
+
+bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel) {
+  return RunScan({isa.selective_scan, &args, 0, 0, nullptr, 0, true, false}, parallel);
+}
+
+bool RunUngatedScan(const Isa& isa, const UngatedScan& args, const ParallelFor& parallel) {
+  return RunScan({isa.ungated_scan, &args.scan, 0, 0, nullptr, 0, args.softplus, args.reverse},
+                 parallel);
 }
 
 }  // namespace ssmpress

@@ -15,10 +15,27 @@ struct ScanRows {
   const float* longest;  // the longest dt for Decay<true>; nullptr: not known
 };
 
+// The two kinds of scan: SelectiveScan, all of which is known when compiling, and UngatedScan.
+struct GatedScan {
+  explicit GatedScan(const SelectiveScanBlock&) {}
+  static constexpr bool kGate = true, softplus = true;
+  static constexpr ptrdiff_t step = 1;
+};
+struct PlainScan {
+  explicit PlainScan(const SelectiveScanBlock& block)
+      : softplus(block.softplus), step(block.reverse ? -1 : 1) {}
+  static constexpr bool kGate = false;
+  bool softplus;
+  ptrdiff_t step;  // tokens
+};
+
 // Tokens of a vector of channels, and what its states share for each.
 constexpr size_t kScanRun = 8;
-template <size_t kMost>
+template <size_t kMost, class KindOfScan>
 struct ScanRun {
+  using Kind = KindOfScan;
+  explicit ScanRun(Kind k) : kind(k) {}
+  Kind kind;
   size_t token, tokens;
   Step dt[kMost];
   F32 dt_u[kMost], y[kMost];
@@ -32,23 +49,32 @@ struct ScanRun {
   // follows them. state_out is not fetched: whole lines are written, and need not be read before.
   static constexpr bool kOnce = kMost == 1;
   SSMPRESS_INLINE size_t Tokens() const { return kOnce ? 1 : tokens; }
+
+  // Floats from one token to the next one taken, in rows of `row`.
+  SSMPRESS_INLINE ptrdiff_t Stride(size_t row) const {
+    return kind.step * static_cast<ptrdiff_t>(row);
+  }
+  // The t-th token of the run, in rows of `row`.
+  SSMPRESS_INLINE ptrdiff_t At(size_t t, size_t row) const {
+    return static_cast<ptrdiff_t>(token * row) + static_cast<ptrdiff_t>(t) * Stride(row);
+  }
 };
 
 // kTokens tokens from the t-th of the run on, of the channels in `lanes`, which start at channel d.
 template <size_t kTokens, class Run, class Lanes>
 SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, Run& run, size_t t, size_t d,
                                  Lanes lanes) {
-  const size_t first = (run.token + t) * s.d + d;
   F32 dt[kTokens];
   SSMPRESS_UNROLL
   for (size_t k = 0; k < kTokens; ++k) {
-    dt[k] = Add(lanes.Load(s.delta + first + k * s.d), lanes.Load(s.delta_bias + d));
+    dt[k] = Add(lanes.Load(s.delta + run.At(t + k, s.d) + d), lanes.Load(s.delta_bias + d));
   }
-  Softplus(dt);
+  if (run.kind.softplus) Softplus(dt);
   SSMPRESS_UNROLL
   for (size_t k = 0; k < kTokens; ++k) {
-    const F32 u = lanes.Load(s.u + first + k * s.d);
-    run.longest = MaxKeepNan(dt[k], run.longest);
+    const F32 u = lanes.Load(s.u + run.At(t + k, s.d) + d);
+    const F32 size = Run::Kind::kGate ? dt[k] : Sub(Zero(), NegativeAbs(dt[k]));
+    run.longest = MaxKeepNan(size, run.longest);
     run.dt[t + k] = StepOf(dt[k]);
     run.dt_u[t + k] = Mul(dt[k], u);
     run.y[t + k] = Mul(lanes.Load(s.D + d), u);
@@ -58,14 +84,20 @@ SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, Run& run, size_t t, siz
 template <size_t kTokens, class Run, class Lanes>
 SSMPRESS_INLINE void FinishTokens(const SelectiveScan& s, const Run& run, size_t t, size_t d,
                                   Lanes lanes) {
-  const size_t first = (run.token + t) * s.d + d;
+  if constexpr (!Run::Kind::kGate) {
+    SSMPRESS_UNROLL
+    for (size_t k = 0; k < kTokens; ++k) {
+      lanes.Store(s.y + run.At(t + k, s.d) + d, run.y[t + k]);
+    }
+    return;
+  }
   F32 gate[kTokens];
   SSMPRESS_UNROLL
-  for (size_t k = 0; k < kTokens; ++k) gate[k] = lanes.Load(s.z + first + k * s.d);
+  for (size_t k = 0; k < kTokens; ++k) gate[k] = lanes.Load(s.z + run.At(t + k, s.d) + d);
   Silu(gate);
   SSMPRESS_UNROLL
   for (size_t k = 0; k < kTokens; ++k) {
-    lanes.Store(s.y + first + k * s.d, Mul(run.y[t + k], gate[k]));
+    lanes.Store(s.y + run.At(t + k, s.d) + d, Mul(run.y[t + k], gate[k]));
   }
 }
 
@@ -91,7 +123,8 @@ SSMPRESS_INLINE void ScanStates(const SelectiveScan& s, Run& run, size_t n, Lane
   }
   const float* B = s.B + run.token * s.n + n;
   const float* C = s.C + run.token * s.n + n;
-  for (size_t t = 0; t < run.Tokens(); ++t, B += s.n, C += s.n) {
+  const ptrdiff_t next = run.Stride(s.n);
+  for (size_t t = 0; t < run.Tokens(); ++t, B += next, C += next) {
     Decay<kBounded>(run.dt[t], A, decay);
     F32 y = run.y[t];
     SSMPRESS_UNROLL
@@ -138,10 +171,10 @@ SSMPRESS_INLINE void ScanChannels(const SelectiveScan& s, Run& run, size_t d, La
   for (; t < run.Tokens(); ++t) FinishTokens<1>(s, run, t, d, lanes);
 }
 
-template <size_t kMost>
-void ScanTokens(const SelectiveScan& s, size_t token, size_t tokens, size_t d, size_t end,
-                const ScanRows& rows) {
-  ScanRun<kMost> run;
+template <size_t kMost, class Kind>
+void ScanTokens(const SelectiveScan& s, Kind kind, size_t token, size_t tokens, size_t d,
+                size_t end, const ScanRows& rows) {
+  ScanRun<kMost, Kind> run(kind);
   run.token = token;
   run.tokens = tokens;
   ScanRows at = rows;
@@ -192,14 +225,16 @@ void LoadGroup(const SelectiveScan& s, const float* state, const ScanGroup& g) {
   if constexpr (kScanBound > 0) FindLongest(s, g);
 }
 
+template <class Kind>
 void RunScanBlock(const SelectiveScanBlock& block) {
   const SelectiveScan& s = *block.args;
-  const size_t first = block.batch * s.l;
+  const Kind kind(block);
+  const size_t first = block.batch * s.l + (kind.step < 0 && s.l > 0 ? s.l - 1 : 0);
   const float* state = s.state + block.batch * s.n * s.d;
   float* state_out = s.state_out + block.batch * s.n * s.d;
   if (block.scratch == nullptr) {
     const size_t d = block.channel_begin;
-    ScanTokens<1>(s, first, 1, d, block.channel_end,
+    ScanTokens<1>(s, kind, first, 1, d, block.channel_end,
                   {s.A + d, s.d, state + d, s.d, state_out + d, s.d, nullptr});
     return;
   }
@@ -211,7 +246,8 @@ void RunScanBlock(const SelectiveScanBlock& block) {
     for (size_t i = 0; i < groups; ++i) {
       const ScanGroup g = GroupOf(block, i);
       const ScanRows rows = {g.A, kScanChannels, g.h, kScanChannels, g.h, kScanChannels, g.longest};
-      ScanTokens<kScanRun>(s, first + run, tokens, g.begin, g.end, rows);
+      const size_t token = kind.step < 0 ? first - run : first + run;
+      ScanTokens<kScanRun>(s, kind, token, tokens, g.begin, g.end, rows);
     }
   }
   for (size_t i = 0; i < groups; ++i) {

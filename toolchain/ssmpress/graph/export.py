@@ -80,10 +80,10 @@ def export(model: PackedModel, path: Path) -> tuple[Path, ...]:
     """
     graph = build(model)
     with blaming(path):
-        return _save(graph, path, external=model.nbytes >= EXTERNAL_DATA_BYTES)
+        return save(graph, path, external=model.nbytes >= EXTERNAL_DATA_BYTES)
 
 
-def _save(graph: ir.Model, path: Path, *, external: bool) -> tuple[Path, ...]:
+def save(graph: ir.Model, path: Path, *, external: bool) -> tuple[Path, ...]:
     if not external:
         ir.save(graph, path)
         return (path,)

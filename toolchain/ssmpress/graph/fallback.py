@@ -17,14 +17,7 @@ from ssmpress.formats import Format, Values
 from ssmpress.graph import ops
 from ssmpress.pack.layouts import LAYOUTS
 
-_SELECTIVE_SCAN = """
-    biased = Add(delta, delta_bias)
-    dt = Softplus(biased)
-    x = Mul(dt, u)
-    dt_first = Transpose <perm = [1, 0, 2]> (dt)
-    x_first = Transpose <perm = [1, 0, 2]> (x)
-    B_first = Transpose <perm = [1, 0, 2]> (B)
-    C_first = Transpose <perm = [1, 0, 2]> (C)
+_SCAN_OVER_TOKENS = """
     state_out, h_first = Scan <num_scan_inputs = 4, body = token
         (float[b, n, d] h_before, float[b, d] dt_t, float[b, d] x_t, float[b, n] B_t,
          float[b, n] C_t) => (float[b, n, d] h_after, float[b, d] y_t) {
@@ -42,6 +35,21 @@ _SELECTIVE_SCAN = """
         y_row = MatMul(C_row, h_after)
         y_t = Squeeze(y_row, state_axis)
     }> (state, dt_first, x_first, B_first, C_first)
+"""
+"""h of every token, from dt, dt u, B and C with the axis of the tokens first."""
+
+_SELECTIVE_SCAN = (
+    """
+    biased = Add(delta, delta_bias)
+    dt = Softplus(biased)
+    x = Mul(dt, u)
+    dt_first = Transpose <perm = [1, 0, 2]> (dt)
+    x_first = Transpose <perm = [1, 0, 2]> (x)
+    B_first = Transpose <perm = [1, 0, 2]> (B)
+    C_first = Transpose <perm = [1, 0, 2]> (C)
+"""
+    + _SCAN_OVER_TOKENS
+    + """
     h_y = Transpose <perm = [1, 0, 2]> (h_first)
     skip = Mul(D, u)
     ungated = Add(h_y, skip)
@@ -49,6 +57,44 @@ _SELECTIVE_SCAN = """
     gate = Mul(z, sigmoid_z)
     y = Mul(ungated, gate)
 """
+)
+
+_UNGATED_SCAN = (
+    """
+    biased = Add(delta, delta_bias)
+    softened = Softplus(biased)
+    softplus_flag = Constant <value_int: int = @softplus> ()
+    softens = Cast <to = 9> (softplus_flag)
+    dt = Where(softens, softened, biased)
+    x = Mul(dt, u)
+    zero = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    beyond_last = Constant <value_ints = [9223372036854775807]> ()
+    before_first = Constant <value_ints = [-9223372036854775807]> ()
+    reverse_scalar = Constant <value_int: int = @reverse> ()
+    reverse_flag = Unsqueeze(reverse_scalar, zero)
+    reverses = Cast <to = 9> (reverse_flag)
+    last = Neg(one)
+    begin = Where(reverses, last, zero)
+    end = Where(reverses, before_first, beyond_last)
+    step = Where(reverses, last, one)
+    dt_taken = Slice(dt, begin, end, one, step)
+    x_taken = Slice(x, begin, end, one, step)
+    B_taken = Slice(B, begin, end, one, step)
+    C_taken = Slice(C, begin, end, one, step)
+    dt_first = Transpose <perm = [1, 0, 2]> (dt_taken)
+    x_first = Transpose <perm = [1, 0, 2]> (x_taken)
+    B_first = Transpose <perm = [1, 0, 2]> (B_taken)
+    C_first = Transpose <perm = [1, 0, 2]> (C_taken)
+"""
+    + _SCAN_OVER_TOKENS
+    + """
+    h_taken = Transpose <perm = [1, 0, 2]> (h_first)
+    h_y = Slice(h_taken, begin, end, one, step)
+    skip = Mul(D, u)
+    y = Add(h_y, skip)
+"""
+)
 
 _SSD_SCAN = """
     biased = Add(delta, delta_bias)
@@ -248,6 +294,7 @@ def _embedding(f: Format) -> str:
 _BODIES = (
     {
         ops.SELECTIVE_SCAN.name: _SELECTIVE_SCAN,
+        ops.UNGATED_SCAN.name: _UNGATED_SCAN,
         ops.SSD_SCAN.name: _SSD_SCAN,
         ops.GATED_RMS_NORM.name: _GATED_RMS_NORM,
         ops.CAUSAL_CONV1D.name: _CAUSAL_CONV1D,

@@ -50,7 +50,7 @@ class PackedGraph(GraphBuilder):
 
     def sections(self, name: str, matrix: PackedMatrix) -> dict[str, ir.Value]:
         """The sections of a packed matrix as constants, by section."""
-        return {s: self.constant(f"{name}.{s}", array) for s, array in matrix.sections.items()}
+        return packed_sections(self, name, matrix)
 
     def tensor(
         self, name: str, change: Callable[[FloatArray], FloatArray] | None = None
@@ -65,17 +65,10 @@ class PackedGraph(GraphBuilder):
         Args:
             adds_bias: False where something after it adds the bias.
         """
-        matrix = self.model.matrices[name]
-        sections = self.sections(name, matrix)
         bias_name = name.removesuffix("weight") + "bias"
         has_bias = adds_bias and bias_name in self.model.tensors
-        (product,) = self.call(
-            ops.LINEAR[matrix.format],
-            output + "/product" if has_bias else output,
-            {"x": x, **sections},
-            doc=f"{name}, {matrix.rows} x {matrix.columns}, {matrix.format.name}: {matrix.reason}",
-            **matrix_attributes(matrix),
-        )
+        matrix = self.model.matrices[name]
+        product = packed_product(self, name, matrix, x, output + "/product" if has_bias else output)
         if has_bias:
             product = self.node("Add", output, [product, self.tensor(bias_name)])
         return product
@@ -112,6 +105,25 @@ class PackedGraph(GraphBuilder):
         sizes = list(parts.values())
         lengths = self.constant("split_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
         return self.several("Split", name, [x, lengths], [f"{name}/{p}" for p in parts], axis=-1)
+
+
+def packed_sections(graph: GraphBuilder, name: str, matrix: PackedMatrix) -> dict[str, ir.Value]:
+    """The sections of a packed matrix as constants of a graph, by section."""
+    return {s: graph.constant(f"{name}.{s}", array) for s, array in matrix.sections.items()}
+
+
+def packed_product(
+    graph: GraphBuilder, name: str, matrix: PackedMatrix, x: ir.Value, output: str
+) -> ir.Value:
+    """y = x Wᵀ with the packed matrix `name`, in a graph."""
+    (product,) = graph.call(
+        ops.LINEAR[matrix.format],
+        output,
+        {"x": x, **packed_sections(graph, name, matrix)},
+        doc=f"{name}, {matrix.rows} x {matrix.columns}, {matrix.format.name}: {matrix.reason}",
+        **matrix_attributes(matrix),
+    )
+    return product
 
 
 def matrix_attributes(matrix: PackedMatrix) -> dict[str, Any]:
