@@ -44,11 +44,16 @@ struct SelectiveScan {
   float* state_out;         // (b, n, d)
 };
 
-// As SelectiveScan with y = Σ_n C[n]·h[n] + D·u; without softplus dt = delta + delta_bias; with
-// reverse from the last token to the first, `state` being that after the last.
+// As SelectiveScan with y = Σ_n C[n]·h[n] + D·u and dt = softplus(delta + delta_bias) + offset, or
+// delta + delta_bias + offset without softplus; with reverse from the last token to the first,
+// `state` being that after the last. dt may be negative as long as dt·A stays below 88.
+struct ScanOptions {
+  bool softplus, reverse;
+  float offset;
+};
 struct UngatedScan {
   SelectiveScan scan;  // z is nullptr
-  bool softplus, reverse;
+  ScanOptions options;
 };
 
 // y[t] = silu(bias + Σ_j weight[j]·x[t - (k-1) + j]); x before the first token comes from state.

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SelectiveScan and UngatedScan: shapes and pointers in, kernels/scan/selective_scan.cc does the
 // work.
+#include <cmath>
+
 #include "ops/op.h"
 
 namespace ssmpress {
@@ -15,7 +17,7 @@ constexpr size_t kZ = 7, kGatedInputs = 9, kUngatedInputs = 8;
 
 // Of an UngatedScan.
 struct UngatedKernel : Kernel {
-  bool softplus, reverse;
+  ScanOptions options;
 };
 
 ort::Status* ReadFlag(const ort::KernelInfo* info, const Kernel& kernel, const char* name,
@@ -31,8 +33,17 @@ ort::Status* ReadFlag(const ort::KernelInfo* info, const Kernel& kernel, const c
 }
 
 ort::Status* ReadAttributes(const ort::KernelInfo* info, UngatedKernel* kernel) {
-  if (ort::Status* s = ReadFlag(info, *kernel, "softplus", &kernel->softplus)) return s;
-  return ReadFlag(info, *kernel, "reverse", &kernel->reverse);
+  ScanOptions& options = kernel->options;
+  if (ort::Status* s = ReadFlag(info, *kernel, "softplus", &options.softplus)) return s;
+  if (ort::Status* s = ReadFlag(info, *kernel, "reverse", &options.reverse)) return s;
+  if (ort::Status* s = ort::kGetAttributeFloat(kernel->api)(info, "offset", &options.offset)) {
+    return s;
+  }
+  if (!std::isfinite(options.offset)) {
+    return Error(kernel->api, *kernel->op, "offset: expected a finite number, got %g",
+                 static_cast<double>(options.offset));
+  }
+  return nullptr;
 }
 
 template <size_t kInputs>
@@ -95,24 +106,17 @@ ort::Status* ComputeGated(void* self, ort::KernelContext* context) {
 
 ort::Status* ComputeUngated(void* self, ort::KernelContext* context) {
   const UngatedKernel& kernel = *static_cast<const UngatedKernel*>(self);
-  UngatedScan args = {{}, kernel.softplus, kernel.reverse};
+  UngatedScan args = {{}, kernel.options};
   if (ort::Status* s = MakeScan<kUngatedInputs>(kernel, context, &args.scan)) return s;
   SessionThreads threads = {kernel.api, context, nullptr};
   const bool has_memory = RunUngatedScan(*kernel.isa, args, UseThreads(&threads));
   return Finish(kernel, threads, has_memory);
 }
 
-OpDefinition DefineUngated() {
-  OpDefinition op = DefineFloatOp("UngatedScan", kUngatedNames, kUngatedInputs, 2, ComputeUngated);
-  op.base.create_kernel_v2 = [](const ort::CustomOp* self, const ort::Api* api,
-                                const ort::KernelInfo* info, void** result) {
-    return CreateKernelWith<UngatedKernel>(self, api, info, result, ReadAttributes);
-  };
-  return op;
-}
-
 const OpDefinition kOps[] = {
-    DefineFloatOp("SelectiveScan", kGatedNames, kGatedInputs, 2, ComputeGated), DefineUngated()};
+    DefineFloatOp("SelectiveScan", kGatedNames, kGatedInputs, 2, ComputeGated),
+    DefineFloatOp("UngatedScan", kUngatedNames, kUngatedInputs, 2, ComputeUngated,
+                  CreateKernelWith<UngatedKernel, ReadAttributes>)};
 
 }  // namespace
 

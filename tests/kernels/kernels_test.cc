@@ -120,12 +120,13 @@ double UlpError(float got, double expected) {
 // SelectiveScan, or an UngatedScan with its attributes.
 struct ScanKind {
   bool gate, softplus, reverse;
+  float offset;
   const char* Name() const {
     if (gate) return "gated";
     return softplus ? reverse ? "softplus, reverse" : "softplus" : reverse ? "reverse" : "plain";
   }
 };
-constexpr ScanKind kGatedScan = {true, true, false};
+constexpr ScanKind kGatedScan = {true, true, false, 0};
 
 struct ScanCase {
   size_t b, l, d, n;
@@ -160,7 +161,7 @@ struct ScanCase {
 bool RunScan(const Isa& isa, const ScanKind& kind, const SelectiveScan& args,
              const ParallelFor& parallel) {
   if (kind.gate) return RunSelectiveScan(isa, args, parallel);
-  UngatedScan ungated = {args, kind.softplus, kind.reverse};
+  UngatedScan ungated = {args, {kind.softplus, kind.reverse, kind.offset}};
   ungated.scan.z = nullptr;
   return RunUngatedScan(isa, ungated, parallel);
 }
@@ -180,8 +181,9 @@ void CheckScan(const Isa& isa, ScanCase& c, const ScanKind& kind = kGatedScan) {
         const size_t token = i * c.l + (kind.reverse ? c.l - 1 - t : t), at = token * c.d + d;
         // As the kernels, in float32: near 0 the sum has lost what this could not bring back.
         const double step = c.delta[at] + c.bias[d];
-        const double dt =
+        const double steps =
             kind.softplus ? Softplus(static_cast<double>(c.delta[at]) + c.bias[d]) : step;
+        const double dt = steps + kind.offset;
         double y = c.D[d] * static_cast<double>(c.u[at]), bound = std::fabs(y);
         for (size_t n = 0; n < c.n; ++n) {
           const double decay = std::exp(dt * c.A[n * c.d + d]);
@@ -262,8 +264,10 @@ void TestScan(const Isa& isa, Random& random, int cases) {
 }
 
 void TestUngatedScan(const Isa& isa, Random& random, int cases) {
-  const ScanKind kinds[] = {
-      {false, true, false}, {false, true, true}, {false, false, false}, {false, false, true}};
+  const ScanKind kinds[] = {{false, true, false, 0},
+                            {false, true, true, 1e-4f},
+                            {false, false, false, 0.01f},
+                            {false, false, true, 0}};
   auto check = [&](ScanCase& c, const ScanKind& kind) {
     if (!kind.softplus) c.MakeSteps(random);
     Check(RunScan(isa, kind, c.Args(), RunSerially()), "scan: out of memory");

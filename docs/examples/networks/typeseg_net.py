@@ -50,7 +50,10 @@ class Block(nn.Module):
 
 def build():
     return nn.Sequential(
-        nn.Embedding(TOKENS, D), *(Block() for _ in range(6)), nn.LayerNorm(D, 1e-6), nn.Linear(D, TYPES)
+        nn.Embedding(TOKENS, D),
+        *(Block() for _ in range(6)),
+        nn.LayerNorm(D, 1e-6),
+        nn.Linear(D, TYPES),
     )
 
 

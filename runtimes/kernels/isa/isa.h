@@ -26,7 +26,7 @@ struct SelectiveScanBlock {
   size_t batch;
   size_t channel_begin, channel_end;
   float* scratch;  // ScanGroupFloats(n) for every group; nullptr when l is 1
-  bool softplus, reverse;  // of an UngatedScan
+  ScanOptions options;
 };
 
 struct CausalConv1dBlock {

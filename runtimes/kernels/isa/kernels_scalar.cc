@@ -37,10 +37,10 @@ void SelectiveScanChannel(const SelectiveScanBlock& block, size_t d) {
   float* h = s.state_out + batch * s.n * s.d + d;
   for (size_t n = 0; n < s.n; ++n) h[n * s.d] = state[n * s.d];
   for (size_t t = 0; t < s.l; ++t) {
-    const size_t token = batch * s.l + (block.reverse ? s.l - 1 - t : t);
+    const size_t token = batch * s.l + (block.options.reverse ? s.l - 1 - t : t);
     const float u = s.u[token * s.d + d];
     const float step = s.delta[token * s.d + d] + s.delta_bias[d];
-    const float dt = block.softplus ? Softplus(step) : step;
+    const float dt = (block.options.softplus ? Softplus(step) : step) + block.options.offset;
     float y = s.D[d] * u;
     for (size_t n = 0; n < s.n; ++n) {
       float& state_n = h[n * s.d];

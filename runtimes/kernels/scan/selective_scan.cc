@@ -22,7 +22,7 @@ struct Work {
   size_t channels;  // per block
   float* scratch;
   size_t scratch_floats;  // per block
-  bool softplus, reverse;
+  ScanOptions options;
 };
 
 void RunBlock(void* context, size_t i) {
@@ -34,8 +34,7 @@ void RunBlock(void* context, size_t i) {
   block.channel_begin = begin;
   block.channel_end = BlockEnd(begin, work.channels, work.args->d);
   block.scratch = work.scratch == nullptr ? nullptr : work.scratch + i * work.scratch_floats;
-  block.softplus = work.softplus;
-  block.reverse = work.reverse;
+  block.options = work.options;
   work.run(block);
 }
 
@@ -62,12 +61,11 @@ bool RunScan(Work work, const ParallelFor& parallel) {
 }  // namespace
 
 bool RunSelectiveScan(const Isa& isa, const SelectiveScan& args, const ParallelFor& parallel) {
-  return RunScan({isa.selective_scan, &args, 0, 0, nullptr, 0, true, false}, parallel);
+  return RunScan({isa.selective_scan, &args, 0, 0, nullptr, 0, {true, false, 0}}, parallel);
 }
 
 bool RunUngatedScan(const Isa& isa, const UngatedScan& args, const ParallelFor& parallel) {
-  return RunScan({isa.ungated_scan, &args.scan, 0, 0, nullptr, 0, args.softplus, args.reverse},
-                 parallel);
+  return RunScan({isa.ungated_scan, &args.scan, 0, 0, nullptr, 0, args.options}, parallel);
 }
 
 }  // namespace ssmpress

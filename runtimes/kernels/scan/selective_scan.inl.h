@@ -23,9 +23,12 @@ struct GatedScan {
 };
 struct PlainScan {
   explicit PlainScan(const SelectiveScanBlock& block)
-      : softplus(block.softplus), step(block.reverse ? -1 : 1) {}
+      : softplus(block.options.softplus),
+        offset(block.options.offset),
+        step(block.options.reverse ? -1 : 1) {}
   static constexpr bool kGate = false;
   bool softplus;
+  float offset;    // of dt
   ptrdiff_t step;  // tokens
 };
 
@@ -70,6 +73,10 @@ SSMPRESS_INLINE void StartTokens(const SelectiveScan& s, Run& run, size_t t, siz
     dt[k] = Add(lanes.Load(s.delta + run.At(t + k, s.d) + d), lanes.Load(s.delta_bias + d));
   }
   if (run.kind.softplus) Softplus(dt);
+  if constexpr (!Run::Kind::kGate) {
+    SSMPRESS_UNROLL
+    for (size_t k = 0; k < kTokens; ++k) dt[k] = Add(dt[k], Set(run.kind.offset));
+  }
   SSMPRESS_UNROLL
   for (size_t k = 0; k < kTokens; ++k) {
     const F32 u = lanes.Load(s.u + run.At(t + k, s.d) + d);

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+import torch
 
 from ssmpress.graph import ops
 from ssmpress.graph.builder import GraphBuilder
 from ssmpress.graph.packed_graph import packed_product
-from ssmpress.nets.fx_graph import FxGraph
+from ssmpress.nets.fx_graph import FxGraph, aten
 from ssmpress.nets.products import linear_matrix
 from ssmpress.pack.matrix import PackedMatrix
 
@@ -33,6 +33,10 @@ class Lowering:
     ) -> None:
         self.graph, self.fx_graph, self.matrices = graph, fx_graph, matrices
         self.builder = GraphBuilder(str)
+        self.values = {str(v.name): v for node in graph for v in node.outputs}
+        """Name of a node in FX -> its value, of those that are no inputs."""
+        self.products: dict[str, ir.Value] = {}
+        """Name of a linear node in FX -> its value before the bias."""
 
     def run(self) -> None:
         """Replace them all."""
@@ -46,11 +50,10 @@ class Lowering:
         call = _Call(node)
         outputs = _LOWER[node.op_type](self, call)
         made, self.builder.nodes = self.builder.nodes, []
-        before = node.predecessor() if hasattr(node, "predecessor") else None
-        del before
         ir.convenience.replace_nodes_and_values(
             self.graph, node, [node], made, list(node.outputs)[: len(outputs)], outputs
         )
+        self.values |= {str(value.name): value for value in outputs}
 
     # ---- values ----
 
@@ -104,14 +107,17 @@ class Lowering:
             product = self.builder.node("MatMul", product_name, [x, turned])
         else:
             product = packed_product(self.builder, name, matrix, x, product_name)
-        if bias is not None:
-            product = self.builder.node("Add", call.name, [product, bias])
-        return [product]
+        if bias is None:
+            return [product]
+        self.products[call.name] = product
+        return [self.builder.node("Add", call.name, [product, bias])]
 
     def selective_scan(self, call: _Call) -> list[ir.Value]:
         """SelectiveScan where it computes this; else UngatedScan, and the gate in nodes."""
         u, delta, bias, A, B, C, D, z, state = call.inputs
-        softplus, reverse = bool(call.fx.args[9]), bool(call.fx.args[10])
+        softplus, reverse, offset = bool(call.fx.args[9]), bool(call.fx.args[10]), 0.0
+        if not softplus and bias is None:
+            delta, bias, softplus, offset = self._step(call.fx.args[1], delta)
         batch, _, channels = call.shape(0)
         states = call.shape(3)[1]
         zeros = self.filled(f"zeros_{channels}", (channels,), 0)
@@ -127,7 +133,7 @@ class Lowering:
             "D": zeros if D is None else D,
             "state": state,
         }
-        if softplus and not reverse and z is not None:
+        if softplus and not reverse and not offset and z is not None:
             return self.builder.call(ops.SELECTIVE_SCAN, call.name, inputs | {"z": z}, call.ends)
         y, end = self.builder.call(
             ops.UNGATED_SCAN,
@@ -136,8 +142,38 @@ class Lowering:
             {"state_out": call.ends["state_out"]},
             softplus=int(softplus),
             reverse=int(reverse),
+            offset=offset,
         )
-        return [y if z is None else self.builder.node("Mul", call.name, [y, self.silu(call, z)]), end]
+        return [
+            y if z is None else self.builder.node("Mul", call.name, [y, self.silu(call, z)]),
+            end,
+        ]
+
+    def _step(self, node: Any, delta: ir.Value) -> tuple[ir.Value, ir.Value | None, bool, float]:
+        """A step size that was computed before the scan: from what the scan's own kernel makes it,
+        which is faster than ONNX Runtime's Softplus.
+
+        Returns:
+            delta and delta_bias, whether softplus is taken of them, and what is added then.
+        """
+        offset, softened = 0.0, node
+        if node.target is aten.add.Tensor and isinstance(node.args[1], int | float):
+            if node.kwargs.get("alpha", 1) != 1:
+                return delta, None, False, 0.0
+            softened, offset = node.args[0], float(node.args[1])
+        if softened.target is not aten.softplus.default or len(softened.args) > 1:
+            return delta, None, False, 0.0
+        before = softened.args[0]
+        if before.target is torch.ops.ssmpress.linear.default and before.args[2] is not None:
+            product = self.products[before.name]
+            return product, self._value(before.args[2]), True, offset
+        return self._value(before), None, True, offset
+
+    def _value(self, node: Any) -> ir.Value:
+        """The value of a node in FX."""
+        if node in self.fx_graph.tensors:
+            return self.graph.initializers[self.fx_graph.tensors[node]]
+        return self.values[node.name]
 
     def silu(self, call: _Call, z: ir.Value) -> ir.Value:
         """z sigmoid(z)."""
@@ -168,9 +204,7 @@ class Lowering:
         first = self.permuted(call.part("channels_first"), padded, [0, 2, 1])
         one = self.numbers("one", 1)
         kernel = self.builder.node("Unsqueeze", call.part("kernel"), [weight, one])
-        y = self.builder.node(
-            "Conv", call.part("convolved"), [first, kernel, bias], group=channels
-        )
+        y = self.builder.node("Conv", call.part("convolved"), [first, kernel, bias], group=channels)
         length = self.builder.node("Shape", call.part("length"), [x], start=1, end=2)
         end = self.builder.node("Shape", call.part("end"), [padded], start=1, end=2)
         kept = self.builder.node("Slice", call.ends["state_out"], [padded, length, end, one])
@@ -276,5 +310,3 @@ _LOWER = {
     )
 }
 """Operator -> how it is lowered."""
-
-FloatArray = NDArray[np.float32]

@@ -31,6 +31,7 @@ GROUPS_ATTRIBUTE = "groups"
 GATE_FIRST_ATTRIBUTE = "gate_first"
 DT_MIN_ATTRIBUTE, DT_MAX_ATTRIBUTE = "dt_min", "dt_max"
 SOFTPLUS_ATTRIBUTE, REVERSE_ATTRIBUTE = "softplus", "reverse"
+OFFSET_ATTRIBUTE = "offset"
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ UNGATED_SCAN = Op(
     inputs=("u", "delta", "delta_bias", "A", "B", "C", "D", "state"),
     outputs=("y", "state_out"),
     doc="""The selective scan without a gate, in either direction: a network of another design.
-    dt_t = softplus(delta_t + delta_bias)    with softplus 1
-    dt_t = delta_t + delta_bias              with softplus 0
-    h_t  = exp(dt_t A) h_s + (dt_t u_t) B_t  with s = t-1, or t+1 with reverse 1
+    dt_t = softplus(delta_t + delta_bias) + offset    with softplus 1
+    dt_t = delta_t + delta_bias + offset              with softplus 0
+    h_t  = exp(dt_t A) h_s + (dt_t u_t) B_t           with s = t-1, or t+1 with reverse 1
     y_t  = sum_n C_t h_t + D u_t
 Source: arXiv 2312.00752, section 3.2. Inputs and shapes: docs/ops.md of ssmpress.""",
-    attributes=(SOFTPLUS_ATTRIBUTE, REVERSE_ATTRIBUTE),
+    attributes=(SOFTPLUS_ATTRIBUTE, REVERSE_ATTRIBUTE, OFFSET_ATTRIBUTE),
 )
 """As SELECTIVE_SCAN without z. state: before the first token, with reverse 1 after the last."""
 

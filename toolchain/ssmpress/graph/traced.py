@@ -31,7 +31,7 @@ from ssmpress.formats import CONFIG_KEY
 from ssmpress.graph import fallback, ops
 from ssmpress.graph.export import EXTERNAL_DATA_BYTES, IR_VERSION, save
 from ssmpress.graph.lowering import TRACED_DOMAIN, Lowering
-from ssmpress.nets.fx_graph import FxGraph, users_line
+from ssmpress.nets.fx_graph import FxGraph, line_of
 from ssmpress.nets.trace import Traced
 from ssmpress.pack.matrix import PackedMatrix
 from ssmpress.states import STATES_KEY
@@ -84,6 +84,7 @@ def build_network(traced: Traced, packed: Packed, config: Mapping[str, Any]) -> 
     """The ONNX model, with the fallback functions of the ops it uses."""
     program = _exported(traced)
     model = program.model
+    assert program.exported_program is not None
     fx_graph = FxGraph(program.exported_program, traced.names)
     _set_tensors(model.graph, traced, packed)
     lowering = Lowering(model.graph, fx_graph, packed.matrices)
@@ -155,11 +156,11 @@ def _failure(traced: Traced, error: Exception) -> str:
     nodes = {node.name: node for node in traced.program.graph.nodes}
     match = re.search(r"translating node %(\w+) .*?target=([\w.]+)\]", text, re.DOTALL)
     node = nodes.get(match[1]) if match else None
-    line = users_line(node) if node is not None else ""
+    line = line_of(node) if node is not None else ""
     what = match[2].removeprefix("torch.ops.") if match else type(error).__name__
     return (
-        f"{line or 'Network'}: expected operations that ONNX has; got {what}, which the exporter "
-        "cannot translate. Compute this in another way, or outside of forward."
+        f"Network: forward cannot be exported: expected operations that ONNX has; got {what}"
+        f"{' at ' + line if line else ''}. Compute this in another way, or outside of forward."
     )
 
 
@@ -167,7 +168,19 @@ def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """Each operator of ours -> a function that adds it as one node of TRACED_DOMAIN."""
     names = ("linear", "selective_scan", "causal_conv1d", "ssd_scan", "gated_rms_norm", "rms_norm")
     operators = [getattr(torch.ops.ssmpress, name).default for name in names]
-    return {operator: _translation(operator) for operator in operators}
+    own = {operator: _translation(operator) for operator in operators}
+    return own | {torch.ops.aten.softplus.default: _softplus}
+
+
+def _softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """In one node, which above the threshold is x to 2e-9."""
+    from onnxscript import opset18
+
+    del threshold
+    if beta == 1:
+        return opset18.Softplus(x)
+    factor: Any = opset18.Constant(value_float=float(beta))
+    return opset18.Div(opset18.Softplus(opset18.Mul(x, factor)), factor)
 
 
 def _translation(operator: Any) -> Callable[..., Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import traceback
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._guards import detect_fake_mode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -28,6 +29,13 @@ SAME_VALUES = (
 
 _CASTS = (aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten._to_copy.default)
 
+_CHECKS = (
+    aten._assert_tensor_metadata.default,
+    aten._assert_scalar.default,
+    aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+)
+
 VIEWS = (
     *SAME_VALUES,
     *_CASTS,
@@ -46,6 +54,9 @@ VIEWS = (
     aten.flatten.using_ints,
 )
 """Ops that show all elements of their first argument in another shape or order."""
+
+
+_FRAME = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)
 
 
 class FxGraph:
@@ -80,13 +91,14 @@ class FxGraph:
     def add(self, origin: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
         """A call before `origin`, that stands for the same line of the user's."""
         with self.graph.inserting_before(origin):
-            node = self.graph.call_function(target, args)
+            node: fx.Node = self.graph.call_function(target, args)
         for key in ("stack_trace", "nn_module_stack"):
             if key in origin.meta:
                 node.meta[key] = origin.meta[key]
         values = fx.node.map_arg(args, self.value)
         assert self.mode is not None
-        with self.mode, torch.no_grad():
+        # Without the Python dispatcher a C++ kernel may ask for a size, which fixes it.
+        with self.mode, enable_python_dispatcher(), torch.no_grad():
             node.meta["val"] = target(*values)
         return node
 
@@ -101,6 +113,13 @@ class FxGraph:
         if order == list(range(len(order))):
             return x
         return self.add(origin, aten.permute.default, x, order)
+
+    def drop_checks(self) -> None:
+        """Remove what only checks: the types and sizes of this module's tensors are known."""
+        for node in list(self.graph.nodes):
+            if node.target in _CHECKS:
+                self.graph.erase_node(node)
+        self.finish()
 
     def finish(self) -> None:
         """Drop what nobody uses and compile."""
@@ -134,24 +153,8 @@ def viewed(tensor: Tensor, chain: list[fx.Node]) -> Tensor:
     return tensor
 
 
-def users_line(node: fx.Node) -> str:
+def line_of(node: fx.Node) -> str:
     """FILE:LINE of the user's code that a node comes from; empty where none is known."""
-    frames = [
-        line.strip().removeprefix("File ")
-        for line in (node.meta.get("stack_trace") or "").splitlines()
-        if line.strip().startswith("File ")
-    ]
-    for frame in reversed(frames):
-        file, _, rest = frame.partition(", line ")
-        name = file.strip('"')
-        if not is_installed(Path(name)):
-            return f"{name}:{rest.partition(',')[0]}"
-    return ""
-
-
-def last_users_line(error: BaseException) -> str:
-    """FILE:LINE of the user's code where an error was raised; empty where none is known."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not is_installed(Path(frame.filename)):
-            return f"{frame.filename}:{frame.lineno}"
-    return ""
+    frames = _FRAME.findall(node.meta.get("stack_trace") or "")
+    own = [(file, line) for file, line in frames if not is_installed(Path(file))]
+    return ":".join(own[-1]) if own else ""

@@ -52,14 +52,15 @@ def mark_products(graph: FxGraph) -> dict[str, MatrixSpec]:
     by_name: dict[str, list[_Product]] = defaultdict(list)
     for product in _products(graph):
         by_name[product.name].append(product)
-    matrices = {}
-    for name in dict.fromkeys(graph.tensors.values()):
-        products = by_name[name]
-        if not products or not _only_used_in(graph, name, products):
-            continue
-        for product in products:
+    matrices = {
+        name: matrix_spec(name, transposed=by_name[name][0].transposed)
+        for name in dict.fromkeys(graph.tensors.values())
+        if by_name[name] and _only_used_in(graph, name, by_name[name])
+    }
+    for node in list(graph.graph.nodes):
+        product = _product(graph, node)  # again: what it multiplies may have been replaced
+        if product is not None and product.name in matrices:
             _mark(graph, product)
-        matrices[name] = matrix_spec(name, transposed=products[0].transposed)
     graph.finish()
     return matrices
 
@@ -107,6 +108,18 @@ def _mark(graph: FxGraph, product: _Product) -> None:
 
 
 def _products(graph: FxGraph) -> Iterator[_Product]:
+    constant = set(graph.tensors)
+    for node in graph.graph.nodes:
+        inputs = node.all_input_nodes
+        if node.op == "call_function" and inputs and all(n in constant for n in inputs):
+            constant.add(node)  # a weight that is computed of weights
+            continue
+        product = _product(graph, node)
+        if product is not None:
+            yield product
+
+
+def _product(graph: FxGraph, node: fx.Node) -> _Product | None:
     finders = {
         aten.linear.default: _linear,
         aten.matmul.default: _matmul,
@@ -116,15 +129,8 @@ def _products(graph: FxGraph) -> Iterator[_Product]:
         aten.einsum.default: _einsum,
         **dict.fromkeys(_CONVOLUTIONS, _convolution),
     }
-    constant = set(graph.tensors)
-    for node in graph.graph.nodes:
-        inputs = node.all_input_nodes
-        if node.op == "call_function" and inputs and all(n in constant for n in inputs):
-            constant.add(node)
-        elif node.op == "call_function" and node.target in finders:
-            product = finders[node.target](graph, node)
-            if product is not None and product.name not in (None, ""):
-                yield product
+    finder = finders.get(node.target) if node.op == "call_function" else None
+    return finder(graph, node) if finder else None
 
 
 def _weight(graph: FxGraph, node: Any, axes: int) -> tuple[str, bool, tuple[fx.Node, ...]] | None:
@@ -157,7 +163,7 @@ def _is_float(graph: FxGraph, x: Any) -> bool:
 
 
 def _linear(graph: FxGraph, node: fx.Node) -> _Product | None:
-    x, weight, *bias = node.args
+    x, weight, *bias = list[Any](node.args)
     found = _weight(graph, weight, 0)
     if found is None or not _is_float(graph, x):
         return None
@@ -214,7 +220,7 @@ def _matrix(graph: FxGraph, node: Any) -> tuple[str, bool, tuple[fx.Node, ...]] 
 
 def _convolution(graph: FxGraph, node: fx.Node) -> _Product | None:
     """A convolution of one tap: a product over the channels, which stand before the places."""
-    arguments = _named_arguments(node)
+    arguments = named_arguments(node)
     x, weight = arguments["input"], arguments["weight"]
     spatial = graph.value(weight).dim() - 2
     found = _weight(graph, weight, spatial)
@@ -241,7 +247,8 @@ def _convolution(graph: FxGraph, node: fx.Node) -> _Product | None:
     return _Product(node, *found, build)
 
 
-def _named_arguments(node: fx.Node) -> dict[str, Any]:
+def named_arguments(node: fx.Node) -> dict[str, Any]:
+    """The arguments of a call by the names of its schema."""
     schema = node.target._schema.arguments  # type: ignore[union-attr]
     return dict(zip((a.name for a in schema), node.args, strict=False)) | dict(node.kwargs)
 
@@ -275,7 +282,7 @@ def _einsum(graph: FxGraph, node: fx.Node) -> _Product | None:
 
         def build(
             linear: Callable[[fx.Node, Any], fx.Node],
-            x: fx.Node = x,
+            x: Any = x,
             order: list[int] = order,
             back: list[int] = back,
         ) -> fx.Node:

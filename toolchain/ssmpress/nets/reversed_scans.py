@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from ssmpress.nets.fx_graph import SAME_VALUES, FxGraph, aten
+from ssmpress.nets.permutes import PERMUTES, axes_order
 
 MOST_STEPS_BACK = 100
 """Nodes between two flips."""
@@ -56,17 +57,18 @@ def turn_scans(graph: FxGraph) -> None:
     """Remove the flips of a graph that come in pairs."""
     pass_over = _Flips(graph)
     for node in graph.calls(aten.flip.default):
-        x, axes = node.args
+        axes = _axes(node)
         if len(axes) != 1:
             continue
-        without = pass_over.unflipped(x, _counted(axes[0], x))
+        without = pass_over.unflipped(node.args[0], axes[0])
         if without is not None:
             graph.replace(node, without)
     graph.finish()
 
 
-def _counted(axis: int, x: fx.Node) -> int:
-    return axis % x.meta["val"].dim()
+def _counted(axis: int, x: Any) -> int:
+    rank: int = x.meta["val"].dim()
+    return axis % rank
 
 
 class _Flips:
@@ -101,8 +103,8 @@ class _Flips:
         if target is aten.slice.Tensor:
             dim = _counted(node.args[1] if len(node.args) > 1 else 0, x)  # type: ignore
             return None if dim == axis else self._again(node, axis, steps)
-        if target in (aten.transpose.int, aten.permute.default, aten.mT.default):
-            return self._again(node, _order(node)[axis], steps)
+        if target in PERMUTES:
+            return self._again(node, axes_order(node)[axis], steps)
         return None
 
     def _again(self, node: fx.Node, axis: int, steps: int) -> fx.Node | None:
@@ -164,14 +166,3 @@ class _Flips:
 
 def _axes(node: fx.Node) -> list[int]:
     return [_counted(axis, node.args[0]) for axis in node.args[1]]  # type: ignore
-
-
-def _order(node: fx.Node) -> list[int]:
-    """Axis of the result -> axis of the first argument."""
-    rank = node.meta["val"].dim()
-    if node.target is aten.permute.default:
-        return [axis % rank for axis in node.args[1]]  # type: ignore
-    first, second = (-1, -2) if node.target is aten.mT.default else node.args[1:3]
-    order = list(range(rank))
-    order[first], order[second] = order[second], order[first]  # type: ignore
-    return order

@@ -20,11 +20,14 @@ from torch.export.graph_signature import InputKind
 from ssmpress.blocks.tensors import MatrixSpec
 from ssmpress.errors import BadInputError, SsmpressError
 from ssmpress.nets import operators  # noqa: F401  registers the operators
-from ssmpress.nets.fx_graph import FxGraph, aten, last_users_line, source, users_line
+from ssmpress.nets.depthwise import mark_convolutions
+from ssmpress.nets.fx_graph import FxGraph, aten, line_of, source
 from ssmpress.nets.network import Network
+from ssmpress.nets.permutes import merge_permutes
 from ssmpress.nets.products import mark_products
 from ssmpress.nets.reversed_scans import turn_scans
-from ssmpress.tasks.network import NetPort
+from ssmpress.nets.user_errors import users_line
+from ssmpress.tasks.network_ports import NetworkPort
 
 MOST_OF_A_LINE = 1000
 """Nodes that one line of the user's may become: blocks built in a list share their lines, so that a
@@ -48,7 +51,7 @@ class Traced:
     names: Mapping[str, str]
     matrices: Mapping[str, MatrixSpec]
     shapes: Mapping[str, tuple[int, ...]]
-    ports: tuple[tuple[NetPort, ...], tuple[NetPort, ...]]
+    ports: tuple[tuple[NetworkPort, ...], tuple[NetworkPort, ...]]
 
 
 class _Call(nn.Module):
@@ -77,8 +80,11 @@ def trace(network: Network, module: nn.Module) -> Traced:
     _check_lines(program)
     names = _canonical_names(call)
     graph = FxGraph(program, names)
+    graph.drop_checks()
     turn_scans(graph)
+    mark_convolutions(graph)
     matrices = mark_products(graph)
+    merge_permutes(graph)
     shapes = {
         name.removeprefix(_PREFIX): tuple(tensor.shape)
         for tensors in (call.named_parameters(), call.named_buffers())
@@ -106,7 +112,7 @@ def _canonical_names(call: nn.Module) -> dict[str, str]:
 def _exported(network: Network, call: _Call) -> ExportedProgram:
     """The program of a call, sizes of `network.dynamic` being free."""
     examples, axes = _examples(network)
-    shapes = [{axis: Dim.DYNAMIC for axis in axes[name]} or None for name in network.inputs]
+    shapes = [dict.fromkeys(axes[name], Dim.DYNAMIC) or None for name in network.inputs]
     inputs = tuple(examples.values())
     try:
         with warnings.catch_warnings(), torch.no_grad():
@@ -118,7 +124,7 @@ def _exported(network: Network, call: _Call) -> ExportedProgram:
         raise BadInputError(_failure(network, call, inputs, error)) from error
 
 
-def _examples(network: Network) -> tuple[dict[str, Tensor], dict[str, Mapping[int, str]]]:
+def _examples(network: Network) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
     """Inputs to trace with. A size that varies is at least 2, and differs from the others: one of
     1 would be taken for a constant, and equal ones for the same."""
     axes = {name: dict(network.dynamic.get(name, {})) for name in network.inputs}
@@ -149,28 +155,28 @@ _CONSTANT_SIZE = re.compile(
 def _failure(network: Network, call: _Call, inputs: tuple[Tensor, ...], error: Exception) -> str:
     """What a user can do about an error of torch.export."""
     text = str(error)
-    where = last_users_line(error)
-    at = f"{where}: " if where else "Network: "
     constant = _CONSTANT_SIZE.search(text)
     if constant:
         name = list(network.inputs)[int(constant[1])]
         size = network.dynamic[name][int(constant[2])]
         loop = _loop(call, inputs, int(constant[3]))
+        why = f"{loop} is a Python loop over it" if loop else "forward makes it a constant"
         return (
-            f"{loop + ': ' if loop else 'Network: '}expected code for any {size} (axis "
-            f"{constant[2]} of {name}); got code for {constant[3]} alone"
-            f"{', a Python loop over it' if loop else ''}. Write it with tensor operations, or "
-            f"mamba_ssm's selective_scan_fn, or leave {size} out of `dynamic`."
+            f"Network: dynamic: expected code for any {size}, axis {constant[2]} of {name}; got "
+            f"code for {constant[3]} alone: {why}. Write it with tensor operations or mamba_ssm's "
+            f"selective_scan_fn, take sizes from x.shape and not len(x), or leave {size} out of "
+            "dynamic."
         )
+    where = users_line(error)
     if "data-dependent" in text or "DataDependent" in type(error).__name__:
         return (
-            f"{at}the network cannot be exported: what it does next depends on a tensor's values "
-            "(if, while, int(), .item() or a boolean index). Use torch.where, or compute it before "
-            "forward."
+            f"Network: forward cannot be exported: what it does{where} depends on a tensor's "
+            "values (if, while, int(), item() or a boolean index). Use torch.where, or compute it "
+            "before forward."
         )
-    lines = text.strip().splitlines() or [type(error).__name__]
+    lines = text.strip().splitlines() or [""]
     return (
-        f"{at}the network cannot be exported: {type(error).__name__}: {lines[0][:300]}. "
+        f"Network: forward cannot be exported: {type(error).__name__}{where}: {lines[0][:300]} "
         "Compute this with operations that torch.export knows."
     )
 
@@ -190,7 +196,7 @@ def _loop(call: _Call, inputs: tuple[Tensor, ...], steps: int) -> str:
 def _longest_line(program: ExportedProgram) -> tuple[str, int]:
     """The line of the user's that became the most calls of one op, and how many."""
     calls = (node for node in program.graph.nodes if node.op == "call_function")
-    counts = Counter((users_line(node), node.target) for node in calls)
+    counts = Counter((line_of(node), node.target) for node in calls)
     ((line, _), count), *_ = counts.most_common(1) or [(("", None), 0)]
     return line, count
 
@@ -199,9 +205,9 @@ def _check_lines(program: ExportedProgram) -> None:
     line, count = _longest_line(program)
     if count > MOST_OF_A_LINE and line:
         raise BadInputError(
-            f"{line}: expected at most {MOST_OF_A_LINE} operations of one line; got {count}: a "
-            "Python loop over time steps would be written out step by step. Write it with tensor "
-            "operations, or mamba_ssm's selective_scan_fn."
+            f"Network: forward cannot be exported: expected at most {MOST_OF_A_LINE} operations of "
+            f"one line; got {count} of {line}: a Python loop would be written out step by step. "
+            "Write it with tensor operations or mamba_ssm's selective_scan_fn."
         )
 
 
@@ -216,7 +222,9 @@ _TYPES = {
 }
 
 
-def _ports(network: Network, graph: FxGraph) -> tuple[tuple[NetPort, ...], tuple[NetPort, ...]]:
+def _ports(
+    network: Network, graph: FxGraph
+) -> tuple[tuple[NetworkPort, ...], tuple[NetworkPort, ...]]:
     """The inputs and outputs; sizes that vary by the user's names for them."""
     signature = graph.program.graph_signature
     nodes = {node.name: node for node in graph.graph.nodes}
@@ -230,27 +238,24 @@ def _ports(network: Network, graph: FxGraph) -> tuple[tuple[NetPort, ...], tuple
         for axis, size in network.dynamic.get(name, {}).items():
             shape[axis] = size
             words[str(graph.value(node).shape[axis])] = size
-        low, high = _range(graph, node, example)
-        inputs.append(
-            NetPort(name, _type(name, example.dtype), tuple(shape), tuple(example.shape), low, high)
-        )
+        kind, (low, high) = _type(name, example.dtype), _range(graph, node, example)
+        inputs.append(NetworkPort(name, kind, tuple(shape), tuple(example.shape), low, high))
     sizes = {size: example for port in inputs for size, example in _sizes(port)}
     outputs = []
     values = [nodes[spec.arg.name].meta["val"] for spec in signature.output_specs]
     for name, value in zip(_output_names(graph.program), values, strict=True):
-        shape = [_named(size, words) for size in value.shape]
-        example_shape = tuple(_example(size, sizes) for size in shape)
-        outputs.append(NetPort(name, _type(name, value.dtype), tuple(shape), example_shape))
+        named = tuple(_named(size, words) for size in value.shape)
+        example_shape = tuple(_example(size, sizes) for size in named)
+        outputs.append(NetworkPort(name, _type(name, value.dtype), named, example_shape))
     return tuple(inputs), tuple(outputs)
 
 
 def _output_names(program: ExportedProgram) -> list[str]:
     """The keys of what `_Call` returned."""
-    context = program.call_spec.out_spec.context  # type: ignore[union-attr]
-    return list(context)
+    return list(program.call_spec.out_spec.context)
 
 
-def _sizes(port: NetPort) -> list[tuple[str, int]]:
+def _sizes(port: NetworkPort) -> list[tuple[str, int]]:
     pairs = zip(port.shape, port.example, strict=True)
     return [(size, example) for size, example in pairs if isinstance(size, str)]
 
@@ -277,10 +282,10 @@ def _type(name: str, dtype: torch.dtype) -> str:
     return _TYPES[dtype]
 
 
-def _range(graph: FxGraph, node: fx.Node, example: Tensor) -> tuple[int | None, int | None]:
+def _range(graph: FxGraph, node: fx.Node, example: Tensor) -> tuple[int, int]:
     """Integers that an input takes: the rows of an embedding that reads it, else the example's."""
     if example.is_floating_point() or example.dtype is torch.bool:
-        return None, None
+        return 0, 2
     for call in graph.calls(aten.embedding.default):
         start, _ = source(call.args[1])
         if start is node:

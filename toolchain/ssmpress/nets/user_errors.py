@@ -38,11 +38,12 @@ def users_line(error: BaseException) -> str:
     """ " at FILE:LINE", the last line on the way to an error that is neither ours nor a package's;
     nothing where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not _is_installed(Path(f.filename))]
+    own = [f for f in frames if not is_installed(Path(f.filename))]
     return f" at {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
-def _is_installed(file: Path) -> bool:
+def is_installed(file: Path) -> bool:
+    """Whether a file is ours, a package's or Python's, and not the user's own."""
     parts = file.parts
     ours = file.is_relative_to(_OURS) and "examples" not in parts
     return ours or "site-packages" in parts or "lib" in parts or str(file).startswith("<")
