@@ -58,9 +58,9 @@ def mark_products(graph: FxGraph) -> dict[str, MatrixSpec]:
         if by_name[name] and _only_used_in(graph, name, by_name[name])
     }
     for node in list(graph.graph.nodes):
-        product = _product(graph, node)  # again: what it multiplies may have been replaced
-        if product is not None and product.name in matrices:
-            _mark(graph, product)
+        again = _product(graph, node)  # what it multiplies may have been replaced
+        if again is not None and again.name in matrices:
+            _mark(graph, again)
     graph.finish()
     return matrices
 
@@ -120,7 +120,7 @@ def _products(graph: FxGraph) -> Iterator[_Product]:
 
 
 def _product(graph: FxGraph, node: fx.Node) -> _Product | None:
-    finders = {
+    finders: dict[Any, Callable[[FxGraph, fx.Node], _Product | None]] = {
         aten.linear.default: _linear,
         aten.matmul.default: _matmul,
         aten.mm.default: _matmul,

@@ -27,7 +27,7 @@ from ssmpress.nets.permutes import merge_permutes
 from ssmpress.nets.products import mark_products
 from ssmpress.nets.reversed_scans import turn_scans
 from ssmpress.nets.user_errors import users_line
-from ssmpress.tasks.network_ports import NetworkPort
+from ssmpress.tasks.network_ports import NetPort
 
 MOST_OF_A_LINE = 1000
 """Nodes that one line of the user's may become: blocks built in a list share their lines, so that a
@@ -51,7 +51,7 @@ class Traced:
     names: Mapping[str, str]
     matrices: Mapping[str, MatrixSpec]
     shapes: Mapping[str, tuple[int, ...]]
-    ports: tuple[tuple[NetworkPort, ...], tuple[NetworkPort, ...]]
+    ports: tuple[tuple[NetPort, ...], tuple[NetPort, ...]]
 
 
 class _Call(nn.Module):
@@ -222,9 +222,7 @@ _TYPES = {
 }
 
 
-def _ports(
-    network: Network, graph: FxGraph
-) -> tuple[tuple[NetworkPort, ...], tuple[NetworkPort, ...]]:
+def _ports(network: Network, graph: FxGraph) -> tuple[tuple[NetPort, ...], tuple[NetPort, ...]]:
     """The inputs and outputs; sizes that vary by the user's names for them."""
     signature = graph.program.graph_signature
     nodes = {node.name: node for node in graph.graph.nodes}
@@ -239,14 +237,14 @@ def _ports(
             shape[axis] = size
             words[str(graph.value(node).shape[axis])] = size
         kind, (low, high) = _type(name, example.dtype), _range(graph, node, example)
-        inputs.append(NetworkPort(name, kind, tuple(shape), tuple(example.shape), low, high))
+        inputs.append(NetPort(name, kind, tuple(shape), tuple(example.shape), low, high))
     sizes = {size: example for port in inputs for size, example in _sizes(port)}
     outputs = []
     values = [nodes[spec.arg.name].meta["val"] for spec in signature.output_specs]
     for name, value in zip(_output_names(graph.program), values, strict=True):
         named = tuple(_named(size, words) for size in value.shape)
         example_shape = tuple(_example(size, sizes) for size in named)
-        outputs.append(NetworkPort(name, _type(name, value.dtype), named, example_shape))
+        outputs.append(NetPort(name, _type(name, value.dtype), named, example_shape))
     return tuple(inputs), tuple(outputs)
 
 
@@ -255,7 +253,7 @@ def _output_names(program: ExportedProgram) -> list[str]:
     return list(program.call_spec.out_spec.context)
 
 
-def _sizes(port: NetworkPort) -> list[tuple[str, int]]:
+def _sizes(port: NetPort) -> list[tuple[str, int]]:
     pairs = zip(port.shape, port.example, strict=True)
     return [(size, example) for size, example in pairs if isinstance(size, str)]
 
