@@ -53,10 +53,26 @@ class Model:
 
 
 @dataclass
-class _Search:
+class Contents:
+    """What was found in a file: every set of tensors by name, and objects of other classes by
+    where they lie. seen: objects that were looked at."""
+
     models: list[Model] = field(default_factory=list)
     objects: dict[str, str] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
+
+
+def contents_of(value: Any, path: Path) -> Contents:
+    """All tensors by name in what `read_weights` or `read_shapes` returned.
+
+    Raises:
+        BadInputError: there are none.
+    """
+    search = Contents()
+    _find(value, (), (), search)
+    if not search.models:
+        raise _nothing(value, path)
+    return search
 
 
 def choose_tensors(
@@ -72,18 +88,15 @@ def choose_tensors(
         BadInputError: there are no tensors by name, or those of several models.
         UsageError: there is no model of the name.
     """
-    search = _Search()
-    _find(value, (), (), search)
-    if not search.models:
-        raise _nothing(value, path)
+    search = contents_of(value, path)
     with_blocks = [m for m in search.models if any(map(_BLOCK.search, m.tensors))]
     options = [part for m in with_blocks or search.models for part in _copies(m)]
     chosen = _chosen(options if with_blocks else options[:1], search, path, weights_of)
-    _tell(chosen, search, value, notes)
+    tell_place(chosen, search, value, notes)
     return chosen.tensors
 
 
-def _chosen(options: list[Model], search: _Search, path: Path, weights_of: str | None) -> Model:
+def _chosen(options: list[Model], search: Contents, path: Path, weights_of: str | None) -> Model:
     if weights_of is not None:
         named = [m for m in [*options, *search.models] if weights_of in (m.name, *m.keys[-1:])]
         if not named:
@@ -100,7 +113,7 @@ def _chosen(options: list[Model], search: _Search, path: Path, weights_of: str |
     return options[0]
 
 
-def _tell(chosen: Model, search: _Search, value: Any, notes: list[str]) -> None:
+def tell_place(chosen: Model, search: Contents, value: Any, notes: list[str]) -> None:
     """Say where the tensors were, and what was left out."""
     if chosen.keys:
         place = ", ".join(repr(printable(key)) for key in chosen.keys)
@@ -168,7 +181,7 @@ def _mapping(value: Any) -> Mapping[Any, Any]:
     return {}
 
 
-def _find(value: Any, keys: tuple[str, ...], beside: tuple[str, ...], search: _Search) -> None:
+def _find(value: Any, keys: tuple[str, ...], beside: tuple[str, ...], search: Contents) -> None:
     if isinstance(value, StandIn) and isinstance(value.attribute("_modules"), dict):
         search.objects.setdefault(".".join(keys) or "the file", value.name)
         tensors = dict(islice(_module_tensors(value), _MODULES))

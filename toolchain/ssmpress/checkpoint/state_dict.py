@@ -48,10 +48,10 @@ def read_state_dict(
     stored, alpha = _gather(files, read_weights, notes, weights_of)
     stored = without_wrappers(stored, where, notes)
     foreign.check_quantised(stored, where)
-    tensors = {name: _loaded(name, value, where) for name, value in stored.items()}
+    tensors = {name: loaded(name, value, where) for name, value in stored.items()}
     stored.clear()
     tensors = without_counters(tensors, notes)
-    _check_dense(tensors, where)
+    check_dense(tensors, where)
     tensors = fold(tensors, where, notes)
     if not lora.has_pairs(tensors):
         return tensors
@@ -101,7 +101,12 @@ def _gather(
     return merged, alpha
 
 
-def _loaded(name: str, value: Any, where: str) -> Tensor:
+def loaded(name: str, value: Any, where: str) -> Tensor:
+    """A tensor as it is stored.
+
+    Raises:
+        BadInputError: it is an array of NumPy, or of a class that rounds its values.
+    """
     if isinstance(value, StandIn):
         arrays = "numpy" in value.name
         way = (
@@ -118,7 +123,7 @@ def _loaded(name: str, value: Any, where: str) -> Tensor:
     return value.load() if isinstance(value, StoredTensor) else value
 
 
-def _check_dense(tensors: Mapping[str, Tensor], where: str) -> None:
+def check_dense(tensors: Mapping[str, Tensor], where: str) -> None:
     """Refuse what must not be copied: a few bytes of file can claim to be terabytes of tensor."""
     stored: dict[int, int] = {}
     claimed = 0
