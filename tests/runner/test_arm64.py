@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import network_onnx
 import ssmrun_bundle as sb
 import tolerances
 from ssmpress.bundle.runtime_library import find_runtime_library
@@ -100,6 +101,22 @@ def test_numbers(bundle: Path, emulator: list[str]) -> None:
     expected = perplexity(int8.predict, windows)
     arm = float(np.exp(sum(nll["window_nll"]) / nll["tokens"]))
     assert arm == pytest.approx(expected.perplexity, rel=tolerances.INT8_PERPLEXITY)
+
+
+def test_a_network(bundle: Path, emulator: list[str], tmp_path: Path) -> None:
+    """Every type of element, by files: what comes out here, to the last bit."""
+    model = network_onnx.every_type(tmp_path / "model.onnx")
+    random = np.random.default_rng(0)
+    files, wanted = [], {}
+    for dtype in network_onnx.ELEMENTS:
+        x = random.integers(0, 2, size=(2, 3, 2)).astype(dtype)
+        np.save(tmp_path / f"x_{dtype}.npy", x)
+        wanted[dtype] = ~x if dtype == "bool" else x + x
+        files += ["--input", f"x_{dtype}={tmp_path}/x_{dtype}.npy"]
+        files += ["--output", f"y_{dtype}={tmp_path}/y_{dtype}.npy"]
+    run(bundle, emulator, "run", bundle, "--model", model, "--threads", "1", *files, "--json")
+    for dtype, expected in wanted.items():
+        np.testing.assert_array_equal(np.load(tmp_path / f"y_{dtype}.npy"), expected)
 
 
 def test_a_bundle_for_the_other_machine_is_refused(

@@ -242,7 +242,7 @@ def test_under_the_sanitizers(tmp_path: Path) -> None:
     )
     subprocess.run([cmake, "--build", build, "-j2"], check=True, capture_output=True)
     here = Path(__file__).parent
-    names = ("ssmrun", "hostile", "requests", "tasks", "network", "tokenizer")
+    names = ("ssmrun", "hostile", "requests", "tasks", "network", "network_checks", "tokenizer")
     tests = [here / f"test_{name}.py" for name in names]
     done = subprocess.run(
         [
