@@ -153,11 +153,11 @@ def _failure(traced: Traced, error: Exception) -> str:
     while cause is not None:
         text += f"\n{cause}"
         cause = cause.__cause__
-    nodes = {node.name: node for node in traced.program.graph.nodes}
-    match = re.search(r"translating node %(\w+) .*?target=([\w.]+)\]", text, re.DOTALL)
-    node = nodes.get(match[1]) if match else None
-    line = line_of(node) if node is not None else ""
-    what = match[2].removeprefix("torch.ops.") if match else type(error).__name__
+    match = re.search(r"translating node %\w+ .*?target=torch\.ops\.([\w.]+)\]", text, re.DOTALL)
+    what = match[1] if match else type(error).__name__
+    decomposed = traced.program.run_decompositions()
+    calls = [node for node in decomposed.graph.nodes if str(node.target) == what]
+    line = line_of(calls[0]) if calls else ""
     return (
         f"Network: forward cannot be exported: expected operations that ONNX has; got {what}"
         f"{' at ' + line if line else ''}. Compute this in another way, or outside of forward."

@@ -186,7 +186,8 @@ def _loop(call: _Call, inputs: tuple[Tensor, ...], steps: int) -> str:
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = export(call, inputs, strict=False)
+            fresh = tuple(tensor.clone() for tensor in inputs)  # the others are marked dynamic
+            program = export(call, fresh, strict=False)
     except Exception:
         return ""
     line, count = _longest_line(program)
@@ -280,10 +281,10 @@ def _type(name: str, dtype: torch.dtype) -> str:
     return _TYPES[dtype]
 
 
-def _range(graph: FxGraph, node: fx.Node, example: Tensor) -> tuple[int, int]:
+def _range(graph: FxGraph, node: fx.Node, example: Tensor) -> tuple[int | None, int | None]:
     """Integers that an input takes: the rows of an embedding that reads it, else the example's."""
     if example.is_floating_point() or example.dtype is torch.bool:
-        return 0, 2
+        return None, None
     for call in graph.calls(aten.embedding.default):
         start, _ = source(call.args[1])
         if start is node:

@@ -1,0 +1,292 @@
+"""Tracing a user's module: which parameters are matrices, what became of flips, what is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from inspect import getsourcelines
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from exported import expected, other_sizes, packed, traced
+from ssmpress.errors import BadInputError
+from ssmpress.graph.traced import build_network
+from ssmpress.nets import trace as nets_trace
+from ssmpress.nets.products import matrix_spec
+from ssmpress.nets.trace import Traced, trace
+from thoroughness import examples
+from zoo import D, network, sequence
+
+OPS = torch.ops.ssmpress
+
+
+def count(graph: Traced, *targets: object) -> int:
+    return sum(node.target in targets for node in graph.program.graph.nodes)
+
+
+def flips(graph: Traced) -> int:
+    return count(graph, torch.ops.aten.flip.default)
+
+
+# ---- matrices ----
+
+
+def test_parameters_in_products_alone_are_matrices() -> None:
+    _, _, graph = traced("products")
+    transposed = {name: spec.transposed for name, spec in graph.matrices.items()}
+    assert transposed == {
+        "left": False,
+        "summed": True,
+        "stacked": True,
+        "twice.weight": False,
+        "tied.weight": False,
+    }
+    assert "tied_too.weight" not in graph.shapes
+    assert graph.shapes["fused.weight"] == (3 * D, D)
+
+
+def test_1x1_convolutions_are_matrices_and_others_are_not() -> None:
+    assert set(traced("vision")[2].matrices) == {
+        "patches.2.weight",
+        *(f"layers.0.block.{part}.weight" for part in ("in_proj", "x_proj", "dt_proj", "x_proj_b")),
+        *(f"layers.0.block.{part}.weight" for part in ("dt_proj_b", "out_proj")),
+        "head.weight",
+    }
+    assert "enter.weight" not in traced("spectrogram")[2].matrices
+
+
+def test_every_parameter_and_buffer_has_its_shape() -> None:
+    _, module, graph = traced("pooled")
+    named = [*module.named_parameters(), *module.named_buffers()]
+    assert graph.shapes == {name: tuple(tensor.shape) for name, tensor in named}
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "layer"),
+    [
+        ("blocks.3.mixer.in_proj.weight", "in_proj", 3),
+        ("head.weight", "head", None),
+        ("mlp.2.weight", "mlp", 2),
+        ("W", "W", None),
+        ("stages.1.blocks.0.W_in", "W_in", 1),
+        ("weight", "weight", None),
+    ],
+)
+def test_a_matrix_is_called_after_its_module(name: str, component: str, layer: int | None) -> None:
+    spec = matrix_spec(name)
+    assert (spec.component, spec.layer) == (component, layer)
+
+
+SPELLINGS: dict[str, tuple[tuple[int, ...], Callable[[Tensor, Tensor], Tensor]]] = {
+    "x @ W": ((5, 3), lambda x, W: x @ W),
+    "x @ W.T": ((3, 5), lambda x, W: x @ W.T),
+    "W @ x": ((3, 5), lambda x, W: (W @ x.mT).mT),
+    "W.T @ x": ((5, 3), lambda x, W: (W.mT @ x.transpose(-1, -2)).mT),
+    "steps flat": ((5, 3), lambda x, W: (x.flatten(0, 1) @ W).view(*x.shape[:2], 3)),
+    "steps as columns": (
+        (3, 5),
+        lambda x, W: (W @ x.permute(2, 0, 1).flatten(1)).view(3, *x.shape[:2]).permute(1, 2, 0),
+    ),
+    "einsum": ((3, 5), lambda x, W: torch.einsum("rc,blc->blr", W, x)),
+    "conv1d": ((3, 5, 1), lambda x, W: nn.functional.conv1d(x.mT, W).mT),
+    "conv2d": ((3, 5, 1, 1), lambda x, W: nn.functional.conv2d(x.mT[..., None], W)[..., 0].mT),
+    "cast": ((3, 5), lambda x, W: nn.functional.linear(x, W.float().contiguous())),
+    "three axes": ((5, 1, 3), lambda x, W: nn.functional.linear(x, W.squeeze(1).t())),
+}
+"""Shape of W, and y (b, l, 3) of x (b, l, 5)."""
+
+
+class Spelled(nn.Module):
+    """A product in one of its spellings."""
+
+    def __init__(self, spelling: str) -> None:
+        super().__init__()
+        shape, self.product = SPELLINGS[spelling]
+        self.W = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(x, self.W)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_a_product(spelling: str) -> None:
+    torch.manual_seed(0)
+    net = sequence(lambda: Spelled(spelling), channels=5)
+    module = net.build()
+    graph = trace(net, module)
+    if spelling != "three axes":  # neither a matrix nor a convolution's weight
+        assert set(graph.matrices) == {"W"}
+        assert count(graph, OPS.linear.default) == 1
+        assert graph.matrices["W"].transposed is (module.W.shape[:2] == (5, 3))
+    x = torch.randn(3, 4, 5)
+    torch.testing.assert_close(graph.program.module()(x)["output"], module(x))
+
+
+@settings(max_examples=examples(6))
+@given(rows=st.integers(1, 4), columns=st.integers(1, 4), left=st.booleans(), turned=st.booleans())
+def test_a_product_of_any_size(rows: int, columns: int, left: bool, turned: bool) -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            shape = (rows, columns) if turned is left else (columns, rows)
+            self.W = nn.Parameter(torch.randn(shape if not turned else shape[::-1]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            W = self.W.T if turned else self.W
+            return (W @ x.mT).mT if left else x @ W
+
+    net = sequence(Product, channels=0)
+    module = Product()
+    c = module.W.shape[(1 if left else 0) ^ turned]
+    net = sequence(Product, channels=c)
+    graph = trace(net, module)
+    x = torch.randn(2, 5, c)
+    torch.testing.assert_close(graph.program.module()(x)["output"], module(x))
+    assert count(graph, OPS.linear.default) == 1
+
+
+# ---- flips ----
+
+
+def test_flips_around_a_scan_become_a_scan_backwards() -> None:
+    for name, scans in (("two scans summed", 4), ("bare, backwards", 2), ("tokens", 2)):
+        _, _, graph = traced(name)
+        assert flips(graph) == 0, name
+        directions = [
+            node.args[10]
+            for node in graph.program.graph.nodes
+            if node.target is OPS.selective_scan.default
+        ]
+        assert len(directions) == scans
+        assert any(directions)
+
+
+def test_flips_around_a_convolution_stay() -> None:
+    assert flips(traced("both ways, one block")[2]) == 4
+
+
+class Flipped(nn.Module):
+    """Flips that do not come in pairs, or along another axis."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__()
+        self.axes, self.layer = (first, second), nn.Linear(D, D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.layer(x.flip(self.axes[0])))
+        return x.flip(self.axes[1])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "left"), [(1, 1, 0), (1, 0, 2), (2, 2, 2), (-2, 1, 0), (0, 0, 0)]
+)
+def test_only_what_treats_all_steps_alike_is_passed(first: int, second: int, left: int) -> None:
+    net = sequence(lambda: Flipped(first, second))
+    module = net.build()
+    graph = trace(net, module)
+    assert flips(graph) == left
+    x = torch.randn(3, 5, D)
+    torch.testing.assert_close(graph.program.module()(x)["output"], module(x))
+
+
+# ---- ports ----
+
+
+def test_ports_have_the_users_names() -> None:
+    inputs, outputs = traced("tokens")[2].ports
+    assert [(p.name, p.type, p.shape, p.low, p.high) for p in inputs] == [
+        ("input", "int64", ("batch", "length"), 0, 20)
+    ]
+    assert [(p.name, p.shape, p.example) for p in outputs] == [
+        ("scores", ("batch", "length", 3), (1, 9, 3))
+    ]
+    _, outputs = traced("pooled")[2].ports
+    assert [(p.name, p.shape) for p in outputs] == [
+        ("scores", ("batch", 4)),
+        ("attention", ("batch", "length")),
+    ]
+
+
+def test_tracing_changes_no_weight() -> None:
+    net, module, graph = traced("pooled")
+    inputs = other_sizes(net)
+    wanted = expected(net, module, inputs)
+    for name, tensor in graph.program.module()(*inputs.values()).items():
+        torch.testing.assert_close(tensor, torch.from_numpy(wanted[name]))
+
+
+# ---- what cannot be exported ----
+
+
+class Branches(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return super().forward(x)
+        return x
+
+
+class Loops(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        h = x[:, 0]
+        for t in range(x.shape[1]):
+            h = h * 0.5 + x[:, t]
+        return super().forward(h)
+
+
+class Counts(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / len(x)
+
+
+class Fails(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[..., :3])
+
+
+class HasNoTranslation(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        x = super().forward(x)
+        return torch.linalg.eigvalsh(x.mT @ x)
+
+
+def line(kind: type, number: int) -> str:
+    """FILE:LINE of a class here. number: of the line, the class's own being 0."""
+    return f"{Path(__file__)}:{getsourcelines(kind)[1] + number}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "message"),
+    [
+        (Branches, line(Branches, 2), "depends on a tensor's values"),
+        (Loops, line(Loops, 4), "is a Python loop over it. Write it with tensor operations"),
+        (Counts, "axis 0 of x", "any batch, .* not len"),
+        (Fails, line(Fails, 2), "forward cannot be exported: RuntimeError"),
+    ],
+)
+def test_the_line_is_named(kind: type[nn.Linear], where: str, message: str) -> None:
+    net = sequence(lambda: kind(D, D))
+    with pytest.raises(BadInputError, match=f"^Network: .*{message}") as refused:
+        trace(net, net.build())
+    assert where in str(refused.value)
+
+
+def test_a_loop_over_a_fixed_length_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets_trace, "MOST_OF_A_LINE", 10)
+    net = network(lambda: Loops(D, D), {"x": torch.zeros(1, 11, D)}, {})
+    where = re.escape(line(Loops, 4))
+    with pytest.raises(BadInputError, match=f"at most 10 .* got 11 of {where}: a Python loop"):
+        trace(net, net.build())
+
+
+def test_what_onnx_lacks_is_named() -> None:
+    net = sequence(lambda: HasNoTranslation(D, D))
+    module = net.build()
+    graph = trace(net, module)
+    where = re.escape(line(HasNoTranslation, 3))
+    with pytest.raises(BadInputError, match=rf"got aten\..*eig.* at {where}\. Compute this in"):
+        build_network(graph, packed(graph, module), {})
