@@ -20,6 +20,7 @@ import ssmrun_bundle as sb
 import toy_onnx
 from network_bundle import bundle, npy, of_each_type, received, run, sent, work
 from ssmpress.runtime.sampling import SplitMix64
+from ssmpress.tasks.network import NetworkTask
 from thoroughness import examples
 
 RANDOM = np.random.default_rng(0)
@@ -272,6 +273,16 @@ def test_info_bench_and_what_has_no_meaning(folder: Path, each_type: Path, tmp_p
     assert "got a network, whose metric is its own Python code" in text
     code, text = sb.failure(run("generate", made, "--prompt", "x"))
     assert code == 6
+
+
+def test_python_reads_and_writes_the_same_metadata(folder: Path) -> None:
+    made = bundle(folder, network_onnx.running_sum)
+    block = sb.reply(run("info", made, "--json"))["config"]["task"]
+    assert block.pop("kind") == "network"
+    task = NetworkTask(**block)
+    assert task.states == {"h": "h_next"}
+    bundle(folder, network_onnx.running_sum, **task.to_dict())
+    assert sb.reply(run("info", made, "--json"))["config"]["task"] == {"kind": "network"} | block
 
 
 def test_another_task_has_no_run(tmp_path: Path, each_type: Path) -> None:
