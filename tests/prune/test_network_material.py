@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 
 import small_network as small
 from paths import TESTS
+from ssmpress.blocks.tensors import MatrixSpec, Role
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.nets.module import NetworkModule
 from ssmpress.prune import mask
 from ssmpress.prune.held_out import quality_kept
+from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.order import BatchOrder
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.recover import PruneResult, prune_and_recover
@@ -219,6 +221,14 @@ def test_methods_that_look_at_inputs_are_refused(
         run(replace(PRUNE, **changes), replace(RECOVER, steps=steps))
     assert sentence in str(error.value)
     assert "known of Mamba checkpoints only; got embed.weight of a network." in str(error.value)
+
+
+def test_a_pattern_is_refused_where_a_weight_is_stored_by_columns() -> None:
+    spec = MatrixSpec(Role.PROJECTION, "w", transposed=True)
+    prune = replace(PRUNE, sparsity=0.5, pattern="block 2x1")
+    with pytest.raises(UsageError, match=r"stored row by row; got w, which the network multiplies"):
+        check_combination({"w": spec}, ("w",), prune, 0.5)
+    check_combination({"w": replace(spec, transposed=False)}, ("w",), prune, 0.5)
 
 
 @pytest.mark.parametrize("name", ["activation_checkpointing", "match_hidden"])
