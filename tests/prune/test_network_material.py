@@ -266,10 +266,11 @@ def test_every_batch_once_per_epoch_and_as_many_samples_as_asked_for() -> None:
 
 def test_the_users_own_distillation_and_its_metric() -> None:
     """D is what the user says it is; the run ends by the user's metric."""
-    kept: list[str] = []
+    kept, calls = list[str](), list[torch.Tensor]()
 
     def distill(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         assert not teacher.requires_grad
+        calls.append(teacher)
         return 3 * F.l1_loss(student, teacher)
 
     net = small.network(distill=distill)
@@ -278,7 +279,7 @@ def test_the_users_own_distillation_and_its_metric() -> None:
     assert "it ends when on held-out calibration data 30.0% of the quality is kept" in kept[0]
     assert result.end["ended"] == "quality"
     exact_zeros(model)
-    assert not same(model, run(recover=replace(RECOVER, steps=result.steps, batch=8))[0])
+    assert len(calls) > result.steps
 
 
 def test_a_lower_metric_may_be_better_and_a_negative_one_ends_nothing() -> None:

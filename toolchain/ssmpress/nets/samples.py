@@ -17,7 +17,7 @@ from torch import Tensor
 from ssmpress.errors import BadInputError, SsmpressError
 from ssmpress.nets.network import Network
 from ssmpress.nets.user_errors import in_users_code
-from ssmpress.prune.nested import leaves, mapped
+from ssmpress.prune.materials.nested import leaves, mapped
 
 if TYPE_CHECKING:
     from torch import nn

@@ -23,7 +23,7 @@ from ssmpress.callbacks import Progress
 from ssmpress.data.held_out import PART
 from ssmpress.errors import UsageError
 from ssmpress.prune.material import CalibrationBatch, Course, Lesson, Losses
-from ssmpress.prune.nested import on_device
+from ssmpress.prune.materials.nested import on_device
 from ssmpress.prune.order import BatchOrder
 from ssmpress.recipe.settings.prune import PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
