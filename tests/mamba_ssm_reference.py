@@ -68,10 +68,12 @@ def load() -> SimpleNamespace:
             "ops.triton.layernorm_gated",
             "ops.triton.selective_state_update",
             "modules.block",
+            "modules.mamba2_simple",
+            "modules.mlp",
         )
-        model, config, simple, scan, norm, generation, mamba2, ssd, gated, update, block = (
-            importlib.import_module(f"mamba_ssm.{name}") for name in names
-        )
+        modules = [importlib.import_module(f"mamba_ssm.{name}") for name in names]
+        model, config, simple, scan, norm, generation, mamba2, ssd, gated, update, *others = modules
+        block, mamba2_simple, mlp = others
     finally:
         sys.meta_path.remove(finder)
         own = {name: module for name, module in sys.modules.items() if name.startswith("mamba_ssm")}
@@ -86,6 +88,7 @@ def load() -> SimpleNamespace:
         x, self.weight, None, z, self.eps, self.group_size, self.norm_before_gate
     )
     mamba2.mamba_chunk_scan_combined = partial(_scan_of_heads, ssd.ssd_selective_scan, own)
+    mamba2_simple.mamba_chunk_scan_combined = mamba2.mamba_chunk_scan_combined
     mamba2.causal_conv1d_fn = mamba2.selective_state_update = None
     block.layer_norm_fn = partial(_norm_of_sum, norm)
     return SimpleNamespace(
@@ -96,7 +99,9 @@ def load() -> SimpleNamespace:
         mamba_inner_ref=scan.mamba_inner_ref,
         mamba=simple.Mamba,
         mamba2=mamba2.Mamba2,
+        mamba2_simple=mamba2_simple.Mamba2Simple,
         block=block.Block,
+        mlp=mlp.GatedMLP,
         rms_norm=norm.RMSNorm,
         rms_norm_ref=norm.rms_norm_ref,
         layer_norm_ref=norm.layer_norm_ref,

@@ -242,7 +242,7 @@ def test_a_package_that_is_not_there(write: Write) -> None:
     )
 
 
-@pytest.mark.parametrize("line", ["import mamba_ssm.models", "from mamba_ssm import Mamba9"])
+@pytest.mark.parametrize("line", ["import mamba_ssm.modules.mha", "from mamba_ssm import Mamba9"])
 def test_what_no_stand_in_has(write: Write, line: str) -> None:
     message = refusal(built(write, line))
     assert "ssmpress stands in for mamba_ssm, with mamba_ssm, mamba_ssm.modules," in message

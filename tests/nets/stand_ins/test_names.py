@@ -29,7 +29,19 @@ from mamba_ssm.ops.triton.layernorm_gated import RMSNorm
 from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 from mamba_ssm.ops.triton.ssd_combined import mamba_split_conv1d_scan_combined
 from mamba_ssm.ops.triton.selective_state_update import selective_state_update
+from mamba_ssm.models.mixer_seq_simple import create_block, _init_weights, MixerModel
+from mamba_ssm.models.mixer_seq_simple import MambaLMHeadModel
+from mamba_ssm.models.config_mamba import MambaConfig
+from mamba_ssm.modules.mamba2_simple import Mamba2Simple
+from mamba_ssm.modules.mlp import GatedMLP
+from mamba_ssm.utils.generation import GenerationMixin, InferenceParams
+from mamba_ssm.utils.hf import load_config_hf, load_state_dict_hf
 from causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from causal_conv1d.cpp_functions import causal_conv1d_fwd_function
+import causal_conv1d_cuda
+import selective_scan_cuda
+import selective_scan_cuda_core
+import selective_scan_cuda_oflex
 from mambapy.mamba import MambaBlock, Mamba, MambaConfig
 import mamba_ssm.ops.triton.layer_norm
 """
@@ -57,7 +69,7 @@ def test_modules_are_attributes_of_their_packages() -> None:
         assert update.selective_state_update is MODULES[update.__name__]["selective_state_update"]
 
 
-@pytest.mark.parametrize("name", ["mamba_ssm.models.mixer_seq_simple", "causal_conv1d.cpp"])
+@pytest.mark.parametrize("name", ["mamba_ssm.modules.mha", "causal_conv1d.cpp", "mamba_ssm.x.y"])
 def test_a_module_that_is_not_stood_in_for_is_not_found(name: str) -> None:
     """Of the installed package neither."""
     with stand_ins(always=True), pytest.raises(ModuleNotFoundError, match="No module named"):
@@ -126,7 +138,20 @@ def test_on_a_gpu_the_real_package_answers() -> None:
         from causal_conv1d import causal_conv1d_fn
 
         assert causal_conv1d_fn == "the real one"
-    assert absent == ("mamba_ssm", "mambapy")  # whose triton, or which itself, is not there
+    assert set(absent) == {*PACKAGES} - {"causal_conv1d"}  # these lack triton, or are not there
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_compiled_scan_is_not_hidden_by_another_ones_stand_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "selective_scan_cuda_core.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        with stand_ins() as absent:
+            assert not [name for name in absent if name.startswith("selective_scan_cuda")]
+    finally:
+        sys.modules.pop("selective_scan_cuda_core", None)
 
 
 @pytest.mark.usefixtures("real_package", "gpu")

@@ -18,7 +18,13 @@ from ssmpress.nets.stand_ins import mambapy, norms, scan, ssd
 from ssmpress.nets.stand_ins.block import Block
 from ssmpress.nets.stand_ins.convolution import causal_conv1d_fn, causal_conv1d_update
 from ssmpress.nets.stand_ins.mamba1 import Mamba
-from ssmpress.nets.stand_ins.mamba2 import Mamba2
+from ssmpress.nets.stand_ins.mamba2 import Mamba2, Mamba2Simple
+from ssmpress.nets.stand_ins.models import (
+    GatedMLP,
+    MambaConfig,
+    MambaLMHeadModel,
+    create_block,
+)
 from ssmpress.nets.stand_ins.state_update import selective_state_update
 from tolerances import STAND_IN_FLOAT32, assert_close
 
@@ -202,6 +208,61 @@ def test_mamba2(real: SimpleNamespace, options: dict[str, Any]) -> None:
     sizes = {"headdim": 4, "d_state": 8, "chunk_size": 4} | options
     theirs = real.mamba2(8, use_mem_eff_path=False, **sizes)
     same_blocks(Mamba2(8, **sizes), theirs, drawn(B, L, 8))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_simple_mamba2(real: SimpleNamespace, bias: bool) -> None:
+    sizes: dict[str, Any] = {"headdim": 4, "d_state": 8, "ngroups": 2, "bias": bias}
+    sizes |= {"use_mem_eff_path": False, "dt_limit": (0.01, 0.05)}
+    same_blocks(Mamba2Simple(8, **sizes), real.mamba2_simple(8, **sizes), drawn(B, L, 8))
+
+
+def test_first_states_that_are_trained() -> None:
+    block = Mamba2Simple(8, headdim=4, d_state=8, learnable_init_states=True)
+    x = drawn(B, L, 8)
+    before = block(x)
+    with torch.no_grad():
+        block.init_states.add_(drawn(*block.init_states.shape))
+    assert not torch.allclose(block(x), before)
+    block(x).sum().backward()
+    assert block.init_states.grad.abs().sum() > 0
+
+
+def test_the_gated_mlp(real: SimpleNamespace) -> None:
+    same_blocks(GatedMLP(8, multiple_of=5), real.mlp(8, multiple_of=5), drawn(B, L, 8))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"rms_norm": False, "tie_embeddings": False, "d_intermediate": 16}]
+)
+def test_a_whole_model(real: SimpleNamespace, options: dict[str, Any]) -> None:
+    sizes = {"d_model": 8, "n_layer": 2, "vocab_size": 9, "pad_vocab_size_multiple": 4}
+    sizes |= {"fused_add_norm": False} | options
+    theirs = real.model(real.config(**sizes), device="cpu")
+    ours = MambaLMHeadModel(MambaConfig(**sizes))
+    twin(ours, theirs)
+    tokens = torch.arange(10).reshape(2, 5) % 9
+    close(ours(tokens).logits, theirs(tokens).logits)
+    close(ours(tokens, num_last_tokens=2).logits, theirs(tokens).logits[:, -2:])
+    fused = MambaLMHeadModel(MambaConfig(**sizes | {"fused_add_norm": True}))
+    twin(fused, theirs)
+    close(fused(tokens).logits, theirs(tokens).logits)
+
+
+def test_a_block_by_the_arguments_of_either_version() -> None:
+    old = create_block(8, {"d_state": 3}, 1e-3, layer_idx=1)
+    new = create_block(8, ssm_cfg={"d_state": 3}, norm_epsilon=1e-3, layer_idx=1)
+    for block in (old, new):
+        assert block.mixer.d_state == 3
+        assert (block.mixer.layer_idx, block.mlp) == (1, None)
+    assert isinstance(create_block(8, 16, {"layer": "Mamba2", "headdim": 4}).mlp, GatedMLP)
+    with pytest.raises(BadInputError, match="got attention, for which ssmpress has no stand-in"):
+        create_block(8, layer_idx=1, attn_layer_idx=[1])
+
+
+def test_nothing_is_downloaded() -> None:
+    with pytest.raises(BadInputError, match="owner/name: expected build to make the network by"):
+        MambaLMHeadModel.from_pretrained("owner/name")
 
 
 @pytest.mark.parametrize("kind", ["mamba", "mamba2"])

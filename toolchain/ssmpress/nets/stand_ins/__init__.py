@@ -1,4 +1,4 @@
-"""Stand-ins for mamba_ssm, causal_conv1d and mambapy, which need a GPU or are not there.
+"""Stand-ins for mamba_ssm, causal_conv1d, mambapy and kernels, which need a GPU or are not there.
 
     with stand_ins():
         from mamba_ssm import Mamba
@@ -26,6 +26,9 @@ from ssmpress.nets.stand_ins.names import MODULES
 PACKAGES = tuple(name for name in MODULES if "." not in name)
 """The packages that are stood in for."""
 
+_SCANS = "selective_scan_cuda"
+"""What the names of all compiled scans begin with."""
+
 
 def names_of(package: str) -> list[str]:
     """The modules of a package that stand-ins answer for; none of any other package."""
@@ -45,7 +48,7 @@ def stand_ins(always: bool = False) -> Iterator[tuple[str, ...]]:
     Yields:
         The packages that are stood in for.
     """
-    absent = tuple(name for name in PACKAGES if always or not _usable(name))
+    absent = PACKAGES if always else _absent()
     before = _taken_out(absent)
     sys.modules.update(_modules(absent))
     try:
@@ -59,6 +62,15 @@ def _taken_out(packages: tuple[str, ...]) -> dict[str, ModuleType]:
     """Remove the packages and all that is in them from sys.modules."""
     names = [name for name in sys.modules if name.partition(".")[0] in packages]
     return {name: sys.modules.pop(name) for name in names}
+
+
+def _absent() -> tuple[str, ...]:
+    """The packages that cannot be used here. Of the compiled scans code takes whichever is there:
+    with a real one none is stood in for."""
+    absent = tuple(name for name in PACKAGES if not _usable(name))
+    scans = [name for name in PACKAGES if name.startswith(_SCANS)]
+    some = not set(scans) <= set(absent)
+    return tuple(name for name in absent if not (some and name in scans))
 
 
 def _usable(package: str) -> bool:

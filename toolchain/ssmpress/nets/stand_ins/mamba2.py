@@ -13,6 +13,7 @@ from ssmpress.nets import operators
 from ssmpress.nets.stand_ins.cache import states_of
 from ssmpress.nets.stand_ins.convolution import (
     causal_conv1d_update,
+    has_silu,
     several_sequences,
     window_after,
 )
@@ -143,6 +144,7 @@ class Mamba2(nn.Module):
             D=self._skip(),
             z=None if self.rmsnorm else torch.unflatten(z, -1, (self.nheads, -1)),
             dt_bias=self.dt_bias,
+            initial_states=self._first_states(len(u)),
             dt_softplus=True,
             dt_limit=self.dt_limit,
             return_final_states=True,
@@ -151,6 +153,10 @@ class Mamba2(nn.Module):
             states[1].copy_(last)
         out = self._left(y.flatten(2), z, z0, x0)
         return out if seqlen is None else out.flatten(0, 1)
+
+    def _first_states(self, batch: int) -> Tensor | None:
+        """The states before the first step (b, h, p, n); None is zeros."""
+        return None
 
     def _parts(self, projected: Tensor) -> tuple[Tensor, ...]:
         """An MLP's two parts, the gate, the convolution's channels, the steps before softplus."""
@@ -209,3 +215,72 @@ class Mamba2(nn.Module):
         self, inference_params: Any, batch_size: int, initialize_states: bool = False
     ) -> tuple[Tensor, Tensor]:
         return states_of(self, inference_params, batch_size, initialize_states)
+
+
+class Mamba2Simple(Mamba2):
+    """mamba2_simple.Mamba2Simple: fewer options, other sizes by default, and first states that may
+    be trained (`init_states`)."""
+
+    def __init__(
+        self,
+        d_model: int,
+        d_state: int = 64,
+        d_conv: int = 4,
+        conv_init: float | None = None,
+        expand: float = 2,
+        headdim: int = 128,
+        ngroups: int = 1,
+        A_init_range: tuple[float, float] = (1, 16),
+        dt_min: float = 0.001,
+        dt_max: float = 0.1,
+        dt_init_floor: float = 1e-4,
+        dt_limit: tuple[float, float] = NO_LIMITS,
+        learnable_init_states: bool = False,
+        activation: str = "swish",
+        bias: bool = False,
+        conv_bias: bool = True,
+        chunk_size: int = 256,
+        use_mem_eff_path: bool = True,
+        layer_idx: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            d_model,
+            d_state,
+            d_conv,
+            conv_init,
+            expand,
+            headdim,
+            ngroups=ngroups,
+            A_init_range=A_init_range,
+            dt_min=dt_min,
+            dt_max=dt_max,
+            dt_init_floor=dt_init_floor,
+            dt_limit=dt_limit,
+            bias=bias,
+            conv_bias=conv_bias,
+            chunk_size=chunk_size,
+            use_mem_eff_path=use_mem_eff_path,
+            layer_idx=layer_idx,
+            device=device,
+            dtype=dtype,
+        )
+        has_silu(activation)  # or raises
+        self.activation, self.learnable_init_states = activation, learnable_init_states
+        if not use_mem_eff_path:  # which leaves their norm without groups
+            self.norm = GatedRMSNorm(self.d_ssm, 1e-5, None, False, device=device, dtype=dtype)
+        if learnable_init_states:
+            shape = (self.nheads, headdim, d_state)
+            self._keep("init_states", torch.zeros(shape, device=device, dtype=dtype))
+
+    def forward(self, u: Tensor, seq_idx: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        """(b, l, d_model) -> (b, l, d_model)."""
+        return super().forward(u, seq_idx=seq_idx)
+
+    def _first_states(self, batch: int) -> Tensor | None:
+        if not self.learnable_init_states:
+            return None
+        states: Any = self.init_states
+        first: Tensor = states.expand(batch, *states.shape)
+        return first
