@@ -174,8 +174,7 @@ std::string ToJson(const Options& options, const Opened& opened, const std::vect
     out.field("shape", one.shape).field("type", one.dtype).end_object();
   }
   out.end_array().field("run_ms", result.run_ms).field("threads", options.thread_count());
-  out.key("ops_isa");
-  options.stock ? out.null() : out.value(opened.isa());
+  out.field("ops_isa", Maybe(opened.isa()));
   return out.field("peak_rss_bytes", MemoryBytes("VmHWM")).end_object().text() + "\n";
 }
 
