@@ -171,7 +171,7 @@ class Mamba(nn.Module):
                 "Mamba: expected a block with one direction for inference_params, which goes on "
                 f"step by step; got bimamba_type {self.bimamba_type!r}."
             )
-        conv_state, ssm_state = self._get_states_from_cache(inference_params, len(x))
+        conv_state, ssm_state = self._get_states_from_cache(inference_params, x.shape[0])
         if inference_params.seqlen_offset > 0:
             return self.step(x, conv_state, ssm_state)[0]
         xz = self.in_proj(x)

@@ -124,7 +124,7 @@ class Mamba2(nn.Module):
         u = u if seqlen is None else torch.unflatten(u, 0, (-1, seqlen))
         states = None
         if inference_params is not None:
-            states = self._get_states_from_cache(inference_params, len(u))
+            states = self._get_states_from_cache(inference_params, u.shape[0])
             if inference_params.seqlen_offset > 0:
                 return self.step(u, *states)[0]
         z0, x0, z, xbc, dt = self._parts(self.in_proj(u))
@@ -144,7 +144,7 @@ class Mamba2(nn.Module):
             D=self._skip(),
             z=None if self.rmsnorm else torch.unflatten(z, -1, (self.nheads, -1)),
             dt_bias=self.dt_bias,
-            initial_states=self._first_states(len(u)),
+            initial_states=self._first_states(u.shape[0]),
             dt_softplus=True,
             dt_limit=self.dt_limit,
             return_final_states=True,

@@ -120,7 +120,7 @@ class MambaBlock(nn.Module):
         u, after = operators.causal_conv1d(x[:, None], weight, self.conv1d.bias, before, True)
         delta, B, C = self._scan_inputs(u[:, 0])
         A = -torch.exp(self.A_log.float())
-        state = u.new_zeros(len(u), *A.shape) if state is None else state.clone()
+        state = u.new_zeros(u.shape[0], *A.shape) if state is None else state.clone()
         bias = self.dt_proj.bias
         y = selective_state_update(state, u[:, 0], delta, A, B, C, self.D, z, bias, True)
         return self.out_proj(y), (state, after.transpose(1, 2))
