@@ -134,7 +134,7 @@ class Mamba2(nn.Module):
             xbc, self.conv1d.weight[:, 0], self.conv1d.bias, None, True
         )
         x, B, C = self._scan_inputs(xbc)
-        y, last = mamba_chunk_scan_combined(
+        scanned = mamba_chunk_scan_combined(
             x,
             dt,
             -torch.exp(self.A_log.float()),
@@ -147,10 +147,11 @@ class Mamba2(nn.Module):
             initial_states=self._first_states(u.shape[0]),
             dt_softplus=True,
             dt_limit=self.dt_limit,
-            return_final_states=True,
+            return_final_states=states is not None,
         )
+        y = scanned if states is None else scanned[0]
         if states is not None:
-            states[1].copy_(last)
+            states[1].copy_(scanned[1])
         out = self._left(y.flatten(2), z, z0, x0)
         return out if seqlen is None else out.flatten(0, 1)
 
