@@ -31,7 +31,6 @@ from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.settings.deploy import DeploySettings
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
-from ssmpress.stages.bundle import describe_model
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.source import load
 from tiny_run import CONFIG, tiny_recipe
@@ -82,7 +81,7 @@ def bundle(folder: Path) -> Callable[[Path], Action]:
     recipe = tiny_recipe(folder, recover=RecoverSettings(steps=0))
     source = load(recipe)
     pruned = Pruned(source.checkpoint.tensors, PruneResult((), 0.0, 0, 0, "cpu"))
-    results = example_report.results(model=describe_model(source))
+    results = example_report.results(model=source.describe())
     wheel = small_wheel(folder)
     pipeline.prune_weights = lambda *_, **__: pruned
     pipeline.validate = lambda *_: results

@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from conftest import small_config
+from ssmpress.blocks.tensors import matrix_specs
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Format, Structure, Values
 from ssmpress.pack.choose import choose_format
@@ -282,13 +283,13 @@ def test_pruned_matrices_are_saved_as_csr(tmp_path: Path) -> None:
         "backbone.layers.0.mixer.D": torch.zeros(3),
     }
     check_csr_target(tmp_path / "csr")
-    write_csr(small_config(), tensors, tmp_path / "csr")
+    write_csr(matrix_specs(small_config()), tensors, tmp_path / "csr")
     assert [path.name for path in (tmp_path / "csr").iterdir()] == [f"{name}.npz"]
     saved = scipy.sparse.load_npz(tmp_path / "csr" / f"{name}.npz")
     assert (saved.nnz, saved.format, saved.dtype) == (2, "csr", np.float32)
     np.testing.assert_array_equal(saved.toarray(), weight)
     check_csr_target(tmp_path / "csr")
-    write_csr(small_config(), tensors, tmp_path / "csr")
+    write_csr(matrix_specs(small_config()), tensors, tmp_path / "csr")
     (tmp_path / "csr" / "thesis.txt").touch()
     with pytest.raises(BadInputError, match=r"earlier \.npz files; got thesis\.txt there"):
         check_csr_target(tmp_path / "csr")

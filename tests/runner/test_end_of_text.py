@@ -20,7 +20,7 @@ from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.pack import PackSettings
 from ssmpress.runtime.loading import open_session
-from ssmpress.stages.bundle import describe_model, export_dense
+from ssmpress.stages.bundle import export_dense
 from ssmpress.stages.packed import pack_weights
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.source import load
@@ -180,7 +180,7 @@ def test_compressing_keeps_the_ends_that_the_checkpoint_names(tmp_path: Path) ->
     source = load(recipe, notes.append)
     assert source.end_tokens == (5,)
     assert sum("ends no text" in note for note in notes) == 1
-    described = describe_model(source)["text"]
+    described = source.describe()["text"]
     assert [one["id"] for one in described["end_tokens"]] == [5]
     assert described["ssmrun_lacks"] is None
     unpruned = Pruned(source.checkpoint.tensors, PruneResult((), 0.0, 0, 0, "cpu"))

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from ssmpress.graph.export import export as export_model
     from ssmpress.machine import get_library_path as get_library_path
     from ssmpress.nets.network import Network as Network
+    from ssmpress.nets.stand_ins import stand_ins as stand_ins
     from ssmpress.pack.model import PackedModel as PackedModel
     from ssmpress.pipeline import Result as Result
     from ssmpress.pipeline import Watch as Watch
     from ssmpress.pipeline import compress as compress
+    from ssmpress.pipeline import compress_network as compress_network
     from ssmpress.recipe.limit import Relative as Relative
     from ssmpress.recipe.pick import parse_pick as parse_pick
     from ssmpress.recipe.recipe import Recipe as Recipe
@@ -61,8 +63,9 @@ _HOMES = {
     "gate.judge": ("judge", "read_report"),
     "machine": ("get_library_path",),
     "nets.network": ("Network",),
+    "nets.stand_ins": ("stand_ins",),
     "pack.model": ("PackedModel",),
-    "pipeline": ("Result", "Watch", "compress"),
+    "pipeline": ("Result", "Watch", "compress", "compress_network"),
     "recipe.limit": ("Relative",),
     "recipe.pick": ("parse_pick",),
     "recipe.recipe": ("Recipe",),
@@ -111,6 +114,7 @@ __all__ = [
     "Watch",
     "__version__",
     "compress",
+    "compress_network",
     "export_model",
     "get_library_path",
     "judge",
@@ -122,6 +126,7 @@ __all__ = [
     "prune_weights",
     "read_report",
     "run_sweep",
+    "stand_ins",
     "verify_manifest",
     "verify_signature",
 ]

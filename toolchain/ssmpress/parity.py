@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 
@@ -14,13 +14,14 @@ from ssmpress.errors import ParityError
 from ssmpress.formats import Values
 from ssmpress.measure import metrics
 from ssmpress.pack.matrix import unpack
-from ssmpress.pack.model import PackedModel
+from ssmpress.pack.model import PackedModel, PackedTensors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import Parity
 from ssmpress.runtime.loading import open_session
 from ssmpress.stages.bundle import Bundle
-from ssmpress.stages.source import Source
-from ssmpress.tasks.tools import Outputs
+from ssmpress.stages.network_source import NetworkSource
+from ssmpress.stages.source import AnySource
+from ssmpress.tasks.tools import Model, Outputs
 
 PARITY_TOLERANCE = {
     # float32 sums in another order over up to 24 layers; measured 1e-6 to 2e-5
@@ -38,7 +39,9 @@ INT8_LIMIT = 0.15
 """No spread of the model itself excuses more."""
 
 
-def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Recipe) -> Parity:
+def check_parity(
+    source: AnySource, packed: PackedTensors, bundle: Bundle, recipe: Recipe
+) -> Parity:
     """Compare the bundle with PyTorch on a small part of the evaluation.
 
     PyTorch runs the unpacked weights, and quantises activations where the bundle does.
@@ -46,23 +49,23 @@ def check_parity(source: Source, packed: PackedModel, bundle: Bundle, recipe: Re
     Raises:
         ParityError: an output or a state differs; names the first one, in the order of layers.
     """
-    task, model = source.task, reference_model(packed)
+    task, model = source.task, reference_of(source, packed)
     sample: Any = task.parity_sample(source.evaluation)
 
     def by_torch() -> Outputs:
         with torch.no_grad():
-            return task.by_torch(model, sample)
+            return task.by_torch(cast(Model, model), sample)
 
     expected = by_torch()
     session = open_session(bundle.model, threads=recipe.threads, library=bundle.host_library)
     actual = task.by_session(session, sample)
     return _within_tolerance(
-        packed, expected, actual, lambda: _own_spread(model, expected, by_torch)
+        packed, expected, actual, lambda: _own_spread(_first_read(model), expected, by_torch)
     )
 
 
 def _within_tolerance(
-    packed: PackedModel, expected: Outputs, actual: Outputs, spread: Callable[[], float]
+    packed: PackedTensors, expected: Outputs, actual: Outputs, spread: Callable[[], float]
 ) -> Parity:
     """The comparison, by what the model itself excuses where a fixed bound is not enough.
 
@@ -82,12 +85,15 @@ def _within_tolerance(
     return parity
 
 
-def parity_tolerance(packed: PackedModel) -> float:
+def parity_tolerance(packed: PackedTensors) -> float:
     """The widest of the formats in use."""
-    return max(PARITY_TOLERANCE[m.format.values] for m in packed.matrices.values())
+    values = {matrix.format.values for matrix in packed.matrices.values()} or {Values.FP32}
+    return max(PARITY_TOLERANCE[kind] for kind in values)
 
 
-def _own_spread(model: Mamba, expected: Outputs, run: Callable[[], Outputs]) -> float:
+def _own_spread(
+    changed: Sequence[torch.Tensor], expected: Outputs, run: Callable[[], Outputs]
+) -> float:
     """How far the quantised model goes from itself when its input changes by rounding errors.
 
     The largest relative distance over four draws of noise as large as the difference between two
@@ -95,19 +101,38 @@ def _own_spread(model: Mamba, expected: Outputs, run: Callable[[], Outputs]) -> 
     than a good one: 8e-2 was seen where trained models have 2e-2.
 
     Args:
-        expected: what `run`, which runs the model, returned before.
+        changed: parameters that the noise goes into. expected: what `run`, which runs the model,
+            returned before.
     """
-    backbone = model.backbone
-    first = backbone.embedding if model.config.has_vocabulary else backbone.patch_embedding
-    exact = first.weight.detach().clone()
+    exact = [parameter.detach().clone() for parameter in changed]
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
     for _ in range(4):
-        noise = 1e-6 * torch.randn(exact.shape, generator=generator)
-        first.weight.data.copy_(exact * (1 + noise))
+        for parameter, values in zip(changed, exact, strict=True):
+            noise = 1e-6 * torch.randn(values.shape, generator=generator)
+            parameter.data.copy_(values * (1 + noise))
         worst = max(worst, metrics.parity(expected, run()).max_rel)
-    first.weight.data.copy_(exact)
+    for parameter, values in zip(changed, exact, strict=True):
+        parameter.data.copy_(values)
     return worst
+
+
+def reference_of(source: AnySource, packed: PackedTensors) -> torch.nn.Module:
+    """The PyTorch model that computes what the packed one should, weights unpacked."""
+    if isinstance(source, NetworkSource):
+        return source.reference(packed)
+    assert isinstance(packed, PackedModel)
+    return reference_model(packed)
+
+
+def _first_read(model: torch.nn.Module) -> list[torch.Tensor]:
+    """What a model of blocks reads its input with; of a network, which may read it anywhere, all
+    parameters."""
+    if not isinstance(model, Mamba):
+        return [p for p in model.parameters() if p.is_floating_point()]
+    backbone = model.backbone
+    first = backbone.embedding if model.config.has_vocabulary else backbone.patch_embedding
+    return [first.weight]
 
 
 def reference_model(packed: PackedModel) -> Mamba:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssmpress.bundle.files import archive_path, write_archive
 from ssmpress.bundle.out_folder import staged
@@ -20,6 +20,7 @@ from ssmpress.errors import noting
 from ssmpress.files import blaming
 from ssmpress.folders import clear_temporary, discard_work, holds_work
 from ssmpress.gate.judge import judge
+from ssmpress.nets.network import Network
 from ssmpress.preflight import Ready, preflight
 from ssmpress.prune.resume import StateError
 from ssmpress.recipe.recipe import Recipe
@@ -31,6 +32,7 @@ from ssmpress.stages.bundle import (
     export_dense,
     manifest_entries,
 )
+from ssmpress.stages.network_source import source_of_module
 from ssmpress.stages.packed import pack_weights, packing_note
 from ssmpress.stages.pruned import (
     Pruned,
@@ -41,6 +43,9 @@ from ssmpress.stages.pruned import (
 from ssmpress.stages.run import Checked, Run
 from ssmpress.stages.written import seal_bundle
 from ssmpress.validate import describe_dense, validate
+
+if TYPE_CHECKING:
+    from torch import nn
 
 GOES_ON = "no bundle was written; the same command goes on where it stopped"
 """What is said of a run that ended early and had saved some of its work."""
@@ -113,6 +118,65 @@ def compress(recipe: Recipe, watch: Watch | None = None) -> Result:
     with watch.stage("read"):
         ready = preflight(recipe, [recipe], watch.note)
         checked = check(recipe, ready)
+    return _compress(recipe, ready, checked, watch)
+
+
+def compress_network(
+    module: nn.Module, network: Network, recipe: Recipe, watch: Watch | None = None
+) -> Result:
+    """Run a recipe on a network of the user's own whose module, with its weights, is at hand.
+
+        >>> from pathlib import Path
+        >>> import torch
+        >>> from ssmpress import GateSettings, Network, PruneSettings, Recipe, RecoverSettings
+        >>> from ssmpress import compress_network, stand_ins
+        >>> with stand_ins():  # where mamba-ssm is not installed
+        ...     from mamba_ssm import Mamba
+        >>> _ = torch.manual_seed(0)
+        >>> module = torch.nn.Sequential(Mamba(16, d_state=4), torch.nn.Linear(16, 1))
+        >>> batches = [(x, module(x).detach()) for x in torch.randn(24, 4, 32, 16)]
+        >>> network = Network(
+        ...     build=lambda: torch.nn.Sequential(Mamba(16, d_state=4), torch.nn.Linear(16, 1)),
+        ...     inputs={"input": torch.zeros(1, 32, 16)},
+        ...     dynamic={"input": {0: "batch"}},
+        ...     samples=lambda split: batches[:16] if split == "calibration" else batches[16:],
+        ...     loss=torch.nn.functional.mse_loss,
+        ...     metric=torch.nn.functional.mse_loss,
+        ...     metric_name="MSE",
+        ...     higher_is_better=False,
+        ... )
+        >>> recipe = Recipe(
+        ...     model=Path("sequence"),  # its name in the report
+        ...     out=Path("sequence-bundle"),
+        ...     prune=PruneSettings(sparsity=0.2),
+        ...     recover=RecoverSettings(steps=0),
+        ...     gate=GateSettings(min_retention=None),
+        ... )
+        >>> result = compress_network(module, network, recipe)
+        >>> print(f"{result.report['sparsity']['prunable']:.2f}")
+        0.20
+
+    Args:
+        module: it is not changed. network: what is to be known of it; `build` is called for a
+            second module, which is exported, where mamba-ssm's own kernels may be in the first.
+        recipe: `model` is a name, and nothing is read there. watch: as of `compress`.
+
+    Returns:
+        As `compress`.
+
+    Raises:
+        SsmpressError: with the exit code and one sentence for the user.
+    """
+    watch = watch or Watch()
+    with watch.stage("read"):
+        source = source_of_module(network, module, recipe.model)
+        ready = preflight(recipe, [recipe], watch.note, source=source)
+        checked = check(recipe, ready)
+    return _compress(recipe, ready, checked, watch)
+
+
+def _compress(recipe: Recipe, ready: Ready, checked: Checked, watch: Watch) -> Result:
+    """A run after everything was read and checked."""
     source = ready.source
     name = recovery_name(recipe, source) if recipe.trains else None
     with (

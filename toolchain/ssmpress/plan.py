@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ssmpress import folders
-from ssmpress.blocks.tensors import weights_of
 from ssmpress.bundle.runtime_library import RuntimeLibrary, describe_download, present_library
 from ssmpress.callbacks import Note, silent
 from ssmpress.formats import PLAN_BYTES
@@ -143,8 +142,7 @@ def _plan(
     scores: Scores | None = None,
 ) -> Plan:
     source, place = ready.source, ready.place
-    config = source.checkpoint.config
-    tensors = weights_of(config)
+    tensors = source.weights
     sparsity = resolve_sparsity(recipe, tensors)
     weights = sum(map(prod, tensors.shapes.values()))
     prunable = mask.prunable_names(tensors, recipe.prune.prunable)
@@ -157,10 +155,10 @@ def _plan(
     disk_bytes = 4 * weights + model_bytes + library
     _check_room(recipe.out, disk_bytes, notes)
     return Plan(
-        config=config.to_dict(),
-        model=config.summary(),
+        config=source.describe()["config"],
+        model=source.summary,
         notes=tuple(notes.kept),
-        weights_read=bool(source.checkpoint.tensors),
+        weights_read=bool(source.tensors),
         target=str(recipe.target),
         machine=place.machine,
         devices=_devices(ready),
@@ -209,10 +207,10 @@ def _devices(ready: Ready) -> tuple[str, ...]:
 
 
 def _matrices(size: Estimate, shapes: Mapping[str, tuple[int, ...]]) -> tuple[PlannedMatrix, ...]:
-    """shapes: of the checkpoint, from which some channels may go."""
+    """shapes: of the checkpoint, from which some channels may go; (rows, columns, ...)."""
     planned = []
     for name, matrix in size.model.matrices.items():
-        rows, columns = shapes[name]
+        rows, columns = shapes[name][:2]
         dense, stored = 4 * rows * columns, size.bytes_of(name)
         planned.append(PlannedMatrix(name, rows, columns, matrix.format.name, dense, stored))
     return tuple(planned)

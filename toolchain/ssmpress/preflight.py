@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssmpress.blocks.tensors import weights_of
 from ssmpress.bundle.files import archive_path
 from ssmpress.bundle.out_folder import check_out
 from ssmpress.cache import check_cache
@@ -22,7 +21,7 @@ from ssmpress.processors import crowded_note, usable_processors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.report import Report
 from ssmpress.stages.pruned import Pruned, check_save_checkpoint, given_pruned
-from ssmpress.stages.source import Source, load, resolve_sparsity
+from ssmpress.stages.source import AnySource, check_source, load, resolve_sparsity
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,16 @@ class Ready:
 
     place: Place
     baseline: Report | None
-    source: Source
+    source: AnySource
     pruned: Pruned | None = None
 
 
 def preflight(
-    recipe: Recipe, points: Iterable[Recipe], note: Note, values_up_to: int | None = None
+    recipe: Recipe,
+    points: Iterable[Recipe],
+    note: Note,
+    values_up_to: int | None = None,
+    source: AnySource | None = None,
 ) -> Ready:
     """Whatever should not show only after an hour of training.
 
@@ -45,6 +48,7 @@ def preflight(
         recipe: of the run, or of the whole sweep. points: of the sweep; of a run itself.
         note: called with one sentence about each decision.
         values_up_to: bytes of weight files above which only the sizes are read; None reads all.
+        source: model and data that are at hand; None reads them.
 
     Raises:
         SsmpressError: the run cannot be done; says why.
@@ -61,9 +65,12 @@ def preflight(
         check_archive(archive_path(recipe.out))
     place = find_place(recipe, note)
     baseline = None if recipe.gate.baseline is None else read_report(recipe.gate.baseline)
-    source = load(points[0], note, values_up_to)
+    if source is None:
+        source = load(points[0], note, values_up_to)
+    else:
+        check_source(points[0], source, note)
     for point in points[1:]:
-        resolve_sparsity(point, weights_of(source.checkpoint.config))
+        resolve_sparsity(point, source.weights)
     return Ready(place, baseline, source, given_pruned(recipe, source))
 
 

@@ -41,7 +41,7 @@ from ssmpress.report.sweep import tradeoff, write_sweep
 from ssmpress.stages.bundle import Dense, dense_file, export_dense
 from ssmpress.stages.pruned import Pruned, prune_weights, save_checkpoint
 from ssmpress.stages.run import Checked, Run
-from ssmpress.stages.source import Source
+from ssmpress.stages.source import AnySource
 from ssmpress.stages.written import seal_bundle, write_reports
 from ssmpress.validate import describe_dense
 
@@ -63,7 +63,7 @@ class _Shared:
     """
 
     sparsities: tuple[float, ...]
-    source: Source
+    source: AnySource
     dense: Dense
     cache: Path
     checked: Checked
@@ -126,13 +126,11 @@ def continues(recipe: Recipe) -> bool:
     )
 
 
-def _name(sweep: Sweep, source: Source) -> str:
+def _name(sweep: Sweep, source: AnySource) -> str:
     """A name for unfinished work, made of everything that decides the points but their values."""
     settings = sweep.recipe.to_dict()
     del settings["prune"]["sparsity"], settings["pack"]["values"]
-    deciding = [__version__, settings, sorted(sweep.sparsities), source.checkpoint.sha256]
-    if source.pruned is not None:
-        deciding.append(source.pruned.sha256)
+    deciding = [__version__, settings, sorted(sweep.sparsities), source.hashes]
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(source.task.digest(source.calibration) + source.task.digest(source.evaluation))
     return f"sweep-{digest.hexdigest()[:24]}"

@@ -6,7 +6,7 @@ from functools import partial
 from math import isfinite, prod
 from pathlib import Path
 
-from ssmpress.blocks.tensors import EMBEDDING, matrix_specs, tensor_shapes, weights_of
+from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.bundle.files import RUNTIME_FILES
 from ssmpress.bundle.manifest import MANIFEST_NAME
 from ssmpress.callbacks import Progress
@@ -14,12 +14,13 @@ from ssmpress.devices.boards import lower_bounds
 from ssmpress.devices.check import make_expected
 from ssmpress.devices.plan import describe_target, run_devices
 from ssmpress.devices.real import BundleFiles
+from ssmpress.errors import BadInputError
 from ssmpress.gate.unasked import OVERFLOW
 from ssmpress.machine import get_library_path
 from ssmpress.measure import metrics
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.measure.remembered import recall, remember
-from ssmpress.pack.model import PackedModel
+from ssmpress.pack.model import PackedTensors, as_matrix
 from ssmpress.parity import PARITY_TOLERANCE, check_parity
 from ssmpress.prune import mask
 from ssmpress.results.devices import DeviceResult, judged_measurements
@@ -28,14 +29,16 @@ from ssmpress.results.quality import Guess, Quality, VariantQuality
 from ssmpress.results.run import Results
 from ssmpress.results.sizes import Matrix, Size, StoredShape
 from ssmpress.runtime.loading import open_session
-from ssmpress.stages.bundle import Bundle, describe_model
+from ssmpress.stages.bundle import Bundle
+from ssmpress.stages.packed import removed_channels
 from ssmpress.stages.pruned import Pruned
 from ssmpress.stages.run import Run
-from ssmpress.stages.source import Source
+from ssmpress.stages.source import AnySource
+from ssmpress.tasks import NetworkTask, Task
 
 
 def validate(
-    run: Run, pruned: Pruned, packed: PackedModel, bundle: Bundle, progress: Progress
+    run: Run, pruned: Pruned, packed: PackedTensors, bundle: Bundle, progress: Progress
 ) -> Results:
     """Parity, quality, latency, memory and size of what was written.
 
@@ -49,12 +52,12 @@ def validate(
     quality = measure_quality(run, bundle, progress)
     measurements = measure_latency(run, bundle, progress)
     devices = validate_devices(run, bundle, progress)
-    shapes, sizes = tensor_shapes(source.checkpoint.config), step_bytes(source, packed)
+    shapes, sizes = source.weights.shapes, step_bytes(source, packed)
     return Results(
-        model=describe_model(source),
+        model=source.describe(),
         quality=quality,
         matrices=_matrices(run, pruned, packed),
-        removed_channels=packed.removed_channels,
+        removed_channels=removed_channels(packed),
         model_weights=sum(map(prod, shapes.values())),
         model_zeros=sum(int((t == 0).sum()) for t in pruned.tensors.values()),
         size=_size(source, bundle),
@@ -101,14 +104,27 @@ def measure_dense(run: Run, progress: Progress) -> tuple[VariantQuality, Guess]:
     if run.dense.quality is None:
         library = get_library_path()
         run.dense.quality = _evaluate(run, "dense", run.dense.model, library, progress)
+        _check_metric(task, run.dense.quality)
         if kept is not None:
             remember(kept, run.dense.quality)
     if run.dense.guess is None:
-        vocab_size = source.checkpoint.config.vocab_size
-        guesses = task.guesses(source.calibration, source.evaluation, vocab_size)
+        guesses = task.guesses(source.calibration, source.evaluation, source.vocab_size)
         block = task.drawn_together(source.evaluation)
         run.dense.guess = metrics.best_guess(guesses, run.dense.quality, task.metric, block=block)
     return run.dense.quality, run.dense.guess
+
+
+def _check_metric(task: Task, dense: VariantQuality) -> None:
+    """Whether a user's metric can be kept: what is kept is a ratio.
+
+    Raises:
+        BadInputError: it cannot.
+    """
+    if isinstance(task, NetworkTask) and dense.value <= 0:
+        raise BadInputError(
+            f"Network: metric: expected a number above 0 of the dense network, since the quality "
+            f"kept is a ratio; got {dense.value:.4g}. Return an error, or a part that is right."
+        )
 
 
 def describe_dense(run: Run, progress: Progress) -> str:
@@ -176,33 +192,33 @@ def validate_devices(run: Run, bundle: Bundle, progress: Progress) -> tuple[Devi
     return run_devices(run.recipe, run.deployment, files, expected, settings, progress)
 
 
-def step_bytes(source: Source, packed: PackedModel) -> dict[str, int]:
+def step_bytes(source: AnySource, packed: PackedTensors) -> dict[str, int]:
     """Weights that one decode step reads, by variant: all of them, but of an embedding that is
     not the head too only one row, which is left out."""
-    config = source.checkpoint.config
-    shapes = tensor_shapes(config)
+    shapes = source.weights.shapes
     compressed = {name: packed.bytes_of(name) for name in packed.matrices}
     compressed |= {name: tensor.nbytes for name, tensor in packed.tensors.items()}
-    unread = set() if config.tie_embeddings else {EMBEDDING}
+    unread = {EMBEDDING} if {EMBEDDING, LM_HEAD} <= set(shapes) else set()
     return {
         "dense": sum(4 * prod(shape) for name, shape in shapes.items() if name not in unread),
         "compressed": sum(size for name, size in compressed.items() if name not in unread),
     }
 
 
-def _matrices(run: Run, pruned: Pruned, packed: PackedModel) -> tuple[Matrix, ...]:
-    config, settings = run.source.checkpoint.config, run.recipe.prune
-    prunable = mask.prunable_names(weights_of(config), settings.prunable)
-    specs = matrix_specs(config)
+def _matrices(run: Run, pruned: Pruned, packed: PackedTensors) -> tuple[Matrix, ...]:
+    weights = run.source.weights
+    prunable = mask.prunable_names(weights, run.recipe.prune.prunable)
+    specs = weights.matrices
+    matrices = {n: as_matrix(specs[n], pruned.tensors[n].numpy()) for n in packed.matrices}
     return tuple(
         Matrix(
             name=name,
             layer=specs[name].layer,
             component=specs[name].component,
-            rows=pruned.tensors[name].shape[0],
-            columns=pruned.tensors[name].shape[1],
-            zeros=int((pruned.tensors[name] == 0).sum()),
-            empty_rows=int((pruned.tensors[name] == 0).all(1).sum()),
+            rows=matrices[name].shape[0],
+            columns=matrices[name].shape[1],
+            zeros=int((matrices[name] == 0).sum()),
+            empty_rows=int((matrices[name] == 0).all(1).sum()),
             prunable=name in prunable,
             format=matrix.format.name,
             stored_bytes=packed.bytes_of(name),
@@ -213,11 +229,10 @@ def _matrices(run: Run, pruned: Pruned, packed: PackedModel) -> tuple[Matrix, ..
     )
 
 
-def _size(source: Source, bundle: Bundle) -> Size:
-    shapes = tensor_shapes(source.checkpoint.config)
+def _size(source: AnySource, bundle: Bundle) -> Size:
     return Size(
-        dense_fp32_bytes=4 * sum(map(prod, shapes.values())),
-        input_checkpoint_bytes=source.checkpoint.input_bytes,
+        dense_fp32_bytes=4 * sum(map(prod, source.weights.shapes.values())),
+        input_checkpoint_bytes=source.input_bytes,
         model_bytes=bundle.model_bytes,
         bundle_bytes=bundle.bytes_of(n for n in bundle.names if n not in RUNTIME_FILES),
         runtime_bytes=bundle.bytes_of(RUNTIME_FILES),

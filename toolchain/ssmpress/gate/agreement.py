@@ -54,7 +54,7 @@ def _derived(report: Report) -> Iterator[tuple[str, float, str]]:
     stated = {name: metric_of(report, f"quality.{name}") for name in ("dense", "compressed")}
     dense, compressed = (quality.get(name, value) for name, value in stated.items())
     guess = metric_of(report, "quality.guess.value")
-    rises = higher_is_better(lookup(report, "quality", "metric"))
+    rises = higher_is_better(report)
     for path, base, other, source in (
         ("quality.retention", dense, compressed, "the two models' own numbers"),
         ("quality.guess.advantage", guess, dense, "the guess and the dense model"),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse
 
-from ssmpress.blocks.config import ModelConfig
-from ssmpress.blocks.tensors import matrix_specs
 from ssmpress.errors import BadInputError
 from ssmpress.files import blaming, replaced
 from ssmpress.pack.layout import Mask, Matrix
@@ -29,22 +27,22 @@ def to_csr(weight: Matrix, keep_mask: Mask) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array((weight[keep_mask], columns, start), shape=weight.shape)
 
 
-def write_csr(config: ModelConfig, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+def write_csr(matrices: Container[str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     """Write every matrix that has zeros to `folder`/NAME.npz, without its zeros.
 
     Args:
-        config: says which tensors are matrices. tensors: float32, by canonical name; pruned
-            weights are 0.
+        matrices: names of the tensors that are. tensors: float32, by name; pruned weights are 0.
 
     Raises:
         WriteError: a file cannot be written.
     """
     with blaming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    specs = matrix_specs(config)
     for name, tensor in tensors.items():
-        weight = tensor.numpy()
-        if name in specs and (weight == 0).any():
+        if name not in matrices:
+            continue
+        weight = tensor.numpy().reshape(len(tensor), -1)
+        if (weight == 0).any():
             with replaced(folder / f"{name}.npz") as file:
                 scipy.sparse.save_npz(file, to_csr(weight, weight != 0), compressed=False)
 

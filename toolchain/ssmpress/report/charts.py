@@ -85,7 +85,7 @@ def _comparisons(report: Report) -> list[Chart]:
 def _metrics(report: Report) -> tuple[_Metric, ...]:
     """(name, title, value by variant, how a value is written) of each."""
     quality, phrases = report["quality"], words(report)
-    better = "higher" if higher_is_better(quality["metric"]) else "lower"
+    better = "higher" if higher_is_better(report) else "lower"
     return (
         (
             "quality",

@@ -92,6 +92,7 @@ def sparsity_summary(results: Results) -> dict[str, Any]:
     """Zeros over prunable weights and over all weights, by component and by layer."""
     prunable = [matrix for matrix in results.matrices if matrix.prunable]
     layers = sorted({matrix.layer for matrix in prunable if matrix.layer is not None})
+    removed = dict(enumerate(results.removed_channels))
     return {
         "prunable": _share(prunable),
         "model": results.model_zeros / results.model_weights if results.model_weights else None,
@@ -106,7 +107,7 @@ def sparsity_summary(results: Results) -> dict[str, Any]:
             {
                 "layer": layer,
                 "sparsity": _share([m for m in prunable if m.layer == layer]),
-                "removed_channels": results.removed_channels[layer],
+                "removed_channels": removed.get(layer, 0),
                 "by_component": _by_component([m for m in prunable if m.layer == layer]),
             }
             for layer in layers

@@ -45,6 +45,9 @@ def counted(report: Report, device: Mapping[str, Any]) -> str:
     return words(report).counted.format(length=device.get("counted_length", 1))
 
 
-def higher_is_better(metric: Any) -> bool:
-    """Whether more of a metric is better: of an accuracy; not of a perplexity or an error."""
-    return bool(metric == "accuracy")
+def higher_is_better(report: Report) -> bool:
+    """Whether more of a report's metric is better: of an accuracy; not of a perplexity or an error;
+    of a user's own as the user says."""
+    if kind_of(report) is NetworkTask:
+        return lookup(report, "model", "config", "task", "higher_is_better") is True
+    return bool(lookup(report, "quality", "metric") == "accuracy")

@@ -44,7 +44,8 @@ class Results:
     what vouches for the bundle. devices: one for each --device. measurements are those of the
     first device that was measured, or of this host.
     timings_s: seconds per stage. model_weights, model_zeros: over all parameters, tied ones once.
-    removed_channels: of each layer, those that no longer reached the output.
+    removed_channels: of each layer, those that no longer reached the output; empty where they are
+    not looked for.
     """
 
     model: dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from ssmpress.bundle.files import RUNTIME_FILES, write_runtime_files
 from ssmpress.bundle.manifest import write_manifest
 from ssmpress.devices.plan import Deployment
 from ssmpress.graph.export import export
+from ssmpress.graph.traced import export_network
 from ssmpress.machine import LIBRARY_NAME, get_library_path, host_machine
-from ssmpress.pack.model import PackedModel, pack_model
+from ssmpress.pack.model import PackedModel, PackedTensors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.quality import Guess, VariantQuality
 from ssmpress.runtime.onnx_runtime import import_onnxruntime
-from ssmpress.stages.source import Source
+from ssmpress.stages.network_source import NetworkSource
+from ssmpress.stages.source import AnySource
 
 
 @dataclass
@@ -63,16 +65,23 @@ class Bundle:
         return sum((self.model.parent / name).stat().st_size for name in names)
 
 
-def export_dense(source: Source, folder: Path, kept: Path | None = None) -> Dense:
+def export_dense(source: AnySource, folder: Path, kept: Path | None = None) -> Dense:
     """Write the unpruned checkpoint as dense float32 to `folder`. kept: see `Dense`."""
     with files.blaming(folder):
         folder.mkdir()
-    packed = pack_model(source.checkpoint.config, source.checkpoint.tensors, None)
-    export(replace(packed, end_tokens=source.end_tokens), folder / "dense.onnx")
+    write_graph(source, source.pack_dense(), folder / "dense.onnx")
     return Dense(folder / "dense.onnx", kept=kept)
 
 
-def dense_file(recipe: Recipe, source: Source, kept: Path | None) -> Path | None:
+def write_graph(source: AnySource, packed: PackedTensors, path: Path) -> tuple[Path, ...]:
+    """Write the model in ONNX; the files written."""
+    if isinstance(source, NetworkSource):
+        return export_network(source.traced, packed, source.config, path)
+    assert isinstance(packed, PackedModel)
+    return export(packed, path)
+
+
+def dense_file(recipe: Recipe, source: AnySource, kept: Path | None) -> Path | None:
     """`Dense.kept`, named after everything that decides the quality on this machine.
 
     Args:
@@ -80,7 +89,7 @@ def dense_file(recipe: Recipe, source: Source, kept: Path | None) -> Path | None
     """
     if kept is None:
         return None
-    runtime, checkpoint = import_onnxruntime().__version__, source.checkpoint.sha256
+    runtime, checkpoint = import_onnxruntime().__version__, source.hashes["dense"]
     deciding = [__version__, runtime, recipe.threads, checkpoint, files.sha256(get_library_path())]
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
     digest.update(source.task.digest(source.evaluation))
@@ -88,11 +97,11 @@ def dense_file(recipe: Recipe, source: Source, kept: Path | None) -> Path | None
 
 
 def export_bundle(
-    source: Source, dense: Dense, packed: PackedModel, folder: Path, machine: str | None = None
+    source: AnySource, dense: Dense, packed: PackedTensors, folder: Path, machine: str | None = None
 ) -> Bundle:
     """Write model, op library and tokenizer to `folder`. machine: for it; None is this one."""
     machine = machine or host_machine()
-    model_files = export(packed, folder / "model.onnx")
+    model_files = write_graph(source, packed, folder / "model.onnx")
     library, tokenizer = folder / LIBRARY_NAME, folder / "tokenizer.json"
     files.copy(get_library_path(machine), library)
     if source.tokenizer is not None:
@@ -112,7 +121,9 @@ def export_bundle(
     )
 
 
-def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Deployment) -> Bundle:
+def add_runtime(
+    recipe: Recipe, source: AnySource, bundle: Bundle, deployment: Deployment
+) -> Bundle:
     """Put what runs the model into the bundle, and a manifest that ssmrun accepts."""
     folder = bundle.model.parent
     write_runtime_files(folder, deployment.machine, deployment.runtime)
@@ -121,23 +132,10 @@ def add_runtime(recipe: Recipe, source: Source, bundle: Bundle, deployment: Depl
     return complete
 
 
-def manifest_entries(source: Source, deployment: Deployment) -> dict[str, Any]:
+def manifest_entries(source: AnySource, deployment: Deployment) -> dict[str, Any]:
     """What the manifest says beside its files and the recipe."""
     return {
-        "model": describe_model(source),
+        "model": source.describe(),
         "machine": deployment.machine,
         "runtime": deployment.runtime.describe(),
-    }
-
-
-def describe_model(source: Source) -> dict[str, Any]:
-    """Configuration and provenance, for the report."""
-    checkpoint = source.checkpoint
-    text = {} if source.text_side is None else {"text": asdict(source.text_side)}
-    return text | {
-        "config": checkpoint.config.to_dict(),
-        "architecture": asdict(checkpoint.architecture),
-        "layout": checkpoint.layout,
-        "sha256": checkpoint.sha256,
-        "notes": list(checkpoint.notes),
     }

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import head_name
 from ssmpress.callbacks import Progress, silent
 from ssmpress.formats import Values
@@ -20,21 +19,30 @@ from ssmpress.pack.frequent import frequent_rows
 from ssmpress.pack.head_error import HEAD_TEXT, frequent_tokens, head_hessian
 from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import int4
-from ssmpress.pack.model import PackedModel, pack_model
+from ssmpress.pack.model import PackedModel, PackedTensors, pack_model, pack_tensors
 from ssmpress.prune import dead_channels
 from ssmpress.recipe.recipe import Recipe
+from ssmpress.stages.network_source import NetworkSource
 from ssmpress.stages.pruned import Pruned
-from ssmpress.stages.source import Source
+from ssmpress.stages.source import AnySource, Source
 
 
 def pack_weights(
-    recipe: Recipe, source: Source, pruned: Pruned, progress: Progress = silent
-) -> PackedModel:
-    """The packed model: without dead channels, each matrix in the format that suits it.
+    recipe: Recipe, source: AnySource, pruned: Pruned, progress: Progress = silent
+) -> PackedTensors:
+    """The packed model: each matrix in the format that suits it; without dead channels, if it is no
+    network of the user's own.
 
     A 4-bit head is rounded to what costs least on the calibration text, and the errors of the rows
     that are used most often are kept; without text it is rounded to the nearest.
     """
+    if isinstance(source, NetworkSource):
+        machine = recipe.target.machine
+        return pack_tensors(source.weights.matrices, pruned.tensors, recipe.pack, machine)
+    return _pack_model(recipe, source, pruned, progress)
+
+
+def _pack_model(recipe: Recipe, source: Source, pruned: Pruned, progress: Progress) -> PackedModel:
     config = source.checkpoint.config
     rounding = {}
     name = head_name(config)
@@ -72,14 +80,19 @@ def _round_head(
 ) -> int4.Rounded:
     """The head in 4 bits; on the CPU wherever the training was, for the same bytes."""
     torch.set_num_threads(recipe.threads)
-    model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(pruned.tensors)))
+    model = source.model(pruned.tensors)
     hessian = head_hessian(model, source.calibration[:HEAD_TEXT], recipe.seed, progress)
     return int4.round_weights(weight, hessian, partial(progress, "rounding the head"))
 
 
-def packing_note(packed: PackedModel) -> str:
+def removed_channels(packed: PackedTensors) -> tuple[int, ...]:
+    """Of each layer, those that no longer reached the output; a network's are not looked for."""
+    return packed.removed_channels if isinstance(packed, PackedModel) else ()
+
+
+def packing_note(packed: PackedTensors) -> str:
     """What was removed, and which formats were chosen; which matrices fp16 could not hold."""
-    removed = sum(packed.removed_channels)
+    removed = sum(removed_channels(packed))
     gone = f"removed {removed:,} channels that no longer reach the output; " if removed else ""
     chosen = Counter(matrix.format.name for matrix in packed.matrices.values())
     formats = ", ".join(f"{count} x {name}" for name, count in chosen.most_common())

@@ -5,24 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-from ssmpress.blocks.model import Mamba
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.write import check_target, write_checkpoint
+from ssmpress.files import blaming, replaced
 from ssmpress.pack.csr import CSR_FOLDER, check_csr_target, write_csr
 from ssmpress.prune.device import compute_device
 from ssmpress.prune.distill import Teacher
-from ssmpress.prune.materials import material_of
 from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.recipe import Recipe
-from ssmpress.stages.source import Source
+from ssmpress.stages.network_source import NetworkSource
+from ssmpress.stages.source import AnySource
+
+NETWORK_WEIGHTS = "network.safetensors"
+"""A pruned network's state dict in the folder of `--save-checkpoint`."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Pruned:
 
 def prune_weights(
     recipe: Recipe,
-    source: Source,
+    source: AnySource,
     progress: Progress = silent,
     *,
     note: Note = silent,
@@ -72,14 +76,14 @@ def prune_weights(
     if (given := given_pruned(recipe, source)) is not None:
         return given
     torch.set_num_threads(recipe.threads)
-    model, teacher = Mamba.from_checkpoint(source.checkpoint), None
+    model, teacher = source.model(), None
     if start is not None:
         teacher = Teacher(model.to(compute_device(recipe.recover.compute)))
-        model = Mamba.from_checkpoint(replace(source.checkpoint, tensors=dict(start.tensors)))
+        model = source.model(start.tensors)
     resume_file = None if work is None else work / f"{recovery_name(recipe, source, start)}.pt"
     result = prune_and_recover(
         model,
-        material_of(source.task, source.calibration),
+        source.material(),
         recipe.prune,
         recipe.recover,
         seed=recipe.seed,
@@ -93,19 +97,25 @@ def prune_weights(
     return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
 
 
-def given_pruned(recipe: Recipe, source: Source) -> Pruned | None:
+def given_pruned(recipe: Recipe, source: AnySource) -> Pruned | None:
     """The weights of `--pruned`; None where there are none, or where they were not read."""
-    if source.pruned is None:
+    if source.pruned_tensors is None:
         return None
     result = PruneResult((), 0.0, 0, 0, f"read from {recipe.pruned}")
-    return Pruned(source.pruned.tensors, result)
+    return Pruned(source.pruned_tensors, result)
 
 
-def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
-    """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name.
+def save_checkpoint(source: AnySource, pruned: Pruned, folder: Path) -> None:
+    """The pruned weights with their zeros, in each of the layouts, in a subfolder of its name; of
+    a network as a state dict, `NETWORK_WEIGHTS`.
 
     The matrices also as CSR, for people who look at them.
     """
+    write_csr(source.weights.matrices, pruned.tensors, folder / CSR_FOLDER)
+    if isinstance(source, NetworkSource):
+        with blaming(folder), replaced(folder / NETWORK_WEIGHTS) as file:
+            save_file({name: t.contiguous() for name, t in pruned.tensors.items()}, file.name)
+        return
     for layout in dialects.that_can_say(source.checkpoint.config):
         write_checkpoint(
             source.checkpoint.config,
@@ -115,7 +125,6 @@ def save_checkpoint(source: Source, pruned: Pruned, folder: Path) -> None:
             source.tokenizer,
             source.end_tokens,
         )
-    write_csr(source.checkpoint.config, pruned.tensors, folder / CSR_FOLDER)
 
 
 def check_save_checkpoint(folder: Path | None) -> None:
@@ -130,14 +139,14 @@ def check_save_checkpoint(folder: Path | None) -> None:
         check_csr_target(folder / CSR_FOLDER)
 
 
-def recovery_name(recipe: Recipe, source: Source, start: Pruned | None = None) -> str:
+def recovery_name(recipe: Recipe, source: AnySource, start: Pruned | None = None) -> str:
     """A name for unfinished recovery, made of everything that decides the weights."""
     settings = recipe.to_dict()
     deciding = {key: settings[key] for key in ("prune", "recover", "seed", "threads", "weights_of")}
     if recipe.recover.steps is None:
         deciding["quality"] = recipe.gate.quality()
     digest = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode())
-    digest.update(json.dumps(source.checkpoint.sha256, sort_keys=True).encode())
+    digest.update(json.dumps(source.hashes["dense"], sort_keys=True).encode())
     digest.update(source.task.digest(source.calibration))
     for tensor in start.tensors.values() if start else ():
         digest.update(tensor.numpy().tobytes())

@@ -8,7 +8,7 @@ from ssmpress.devices.plan import Deployment
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.report import Report
 from ssmpress.stages.bundle import Dense
-from ssmpress.stages.source import Source
+from ssmpress.stages.source import AnySource
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Run:
     """What all stages after pruning have in common."""
 
     recipe: Recipe
-    source: Source
+    source: AnySource
     dense: Dense
     checked: Checked
 

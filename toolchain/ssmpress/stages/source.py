@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from ssmpress.blocks.config import ModelConfig, first_difference
+from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.tensors import weights_of
 from ssmpress.callbacks import Note, silent
 from ssmpress.checkpoint import dialects
@@ -17,13 +21,17 @@ from ssmpress.checkpoint.text_side import TextSide, read_text_side
 from ssmpress.data import overlap
 from ssmpress.errors import BadInputError, UsageError
 from ssmpress.pack.head_error import HEAD_TEXT
+from ssmpress.pack.model import PackedModel, pack_model
 from ssmpress.prune import mask
 from ssmpress.prune.device import compute_device
+from ssmpress.prune.material import Material
+from ssmpress.prune.materials import material_of
 from ssmpress.prune.model import Weights
 from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.pattern import Pattern
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.run import TextUse
+from ssmpress.stages.network_source import NetworkSource, load_network_source
 from ssmpress.tasks import BlockTask
 from ssmpress.tasks.task import Request
 
@@ -64,8 +72,101 @@ class Source:
         """What the model is for."""
         return self.checkpoint.config.task
 
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that the model has."""
+        return self.checkpoint.config.vocab_size
 
-def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -> Source:
+    @cached_property
+    def weights(self) -> Weights:
+        """What its tensors are."""
+        return weights_of(self.checkpoint.config)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The dense weights, float32; none where only the sizes were read."""
+        return self.checkpoint.tensors
+
+    @property
+    def pruned_tensors(self) -> Mapping[str, Tensor] | None:
+        """The weights of `--pruned`."""
+        return None if self.pruned is None else self.pruned.tensors
+
+    @property
+    def hashes(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of every file of the weights, and of those of `--pruned`."""
+        pruned = {} if self.pruned is None else {"pruned": self.pruned.sha256}
+        return {"dense": self.checkpoint.sha256} | pruned
+
+    @property
+    def input_bytes(self) -> int:
+        """Of the weight files."""
+        return self.checkpoint.input_bytes
+
+    @property
+    def summary(self) -> str:
+        """The model in a line."""
+        return self.checkpoint.config.summary()
+
+    def describe(self) -> dict[str, Any]:
+        """Configuration and provenance, for the report."""
+        checkpoint = self.checkpoint
+        text = {} if self.text_side is None else {"text": asdict(self.text_side)}
+        return text | {
+            "config": checkpoint.config.to_dict(),
+            "architecture": asdict(checkpoint.architecture),
+            "layout": checkpoint.layout,
+            "sha256": checkpoint.sha256,
+            "notes": list(checkpoint.notes),
+        }
+
+    def model(self, tensors: Mapping[str, Tensor] | None = None) -> Mamba:
+        """The model in PyTorch, to be pruned. tensors: in place of the dense ones."""
+        if tensors is None:
+            return Mamba.from_checkpoint(self.checkpoint)
+        return Mamba.from_checkpoint(replace(self.checkpoint, tensors=dict(tensors)))
+
+    def material(self) -> Material:
+        """What it is pruned and recovered on."""
+        return material_of(self.task, self.calibration)
+
+    def pack_dense(self) -> PackedModel:
+        """The dense model in float32."""
+        packed = pack_model(self.checkpoint.config, self.tensors, None)
+        return replace(packed, end_tokens=self.end_tokens)
+
+
+AnySource = Source | NetworkSource
+"""What is compressed: a model that ssmpress reads itself, or a network of the user's own. Both
+answer the same questions."""
+
+
+def load(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -> AnySource:
+    """Checkpoint, tokenizer and data; of a network of the user's own the module and its samples.
+
+    Raises:
+        BadInputError: something is missing, damaged or disagrees with something else.
+        UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
+            would train on the evaluation data.
+    """
+    if recipe.net is None:
+        return load_model(recipe, note, values_up_to)
+    source = load_network_source(recipe, note)
+    check_source(recipe, source, note)
+    return source
+
+
+def check_source(recipe: Recipe, source: AnySource, note: Note) -> None:
+    """Whether a network can be pruned as asked, and is judged by what it has not seen.
+
+    Raises:
+        UsageError: it cannot be, or recovery would train on the evaluation data.
+    """
+    resolve_sparsity(recipe, source.weights)
+    overlap.check_unseen(recipe, source.seen, note)
+
+
+def load_model(recipe: Recipe, note: Note = silent, values_up_to: int | None = None) -> Source:
     """Checkpoint, tokenizer and data.
 
     Args:

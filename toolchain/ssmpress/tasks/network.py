@@ -256,8 +256,10 @@ class NetworkTask:
         return Timing(steps=1, singles=PREDICTIONS, prefills=TASK_BATCH if self.batches else 1)
 
     def first_prediction(self, session: Session) -> None:
-        """The outputs for zeros."""
-        session.run({port.name: np.zeros(port.example, port.type) for port in self.inputs})
+        """The outputs for zeros, or the least integers that an input takes."""
+        session.run(
+            {port.name: np.full(port.example, port.low or 0, port.type) for port in self.inputs}
+        )
 
     def timed_round(
         self, session: Session, random: np.random.Generator, steps: int, singles: int

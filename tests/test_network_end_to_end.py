@@ -1,0 +1,199 @@
+"""A network of one's own through the whole command: its file, its weights, a bundle that runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+import torch
+
+import small_network
+import ssmrun_bundle as sb
+from paths import ROOT
+from report_schema import SCHEMA
+from small_network import TwoWays, network, trained
+from ssmpress.bundle.manifest import verify_manifest
+from ssmpress.errors import BadInputError, UsageError
+from ssmpress.pipeline import Result, Watch, compress, compress_network
+from ssmpress.plan import make_plan
+from ssmpress.recipe.recipe import Recipe
+from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.gate import GateSettings
+from ssmpress.recipe.settings.prune import Method, PruneSettings
+from ssmpress.recipe.settings.recover import RecoverSettings
+from ssmpress.runtime.loading import open_session
+from ssmpress.tasks import NetworkTask
+
+FILE = """\
+import small_network
+
+net = small_network.network()
+other = small_network.network(metric_name="part of the waves that are known")
+"""
+
+
+def recipe(folder: Path, **changes: Any) -> Recipe:
+    """Half of the weights, a few steps."""
+    return Recipe(
+        **{
+            "model": folder / "best.ckpt",
+            "out": folder / "bundle",
+            "net": str(folder / "my_net.py"),
+            "prune": PruneSettings(sparsity=0.5, alpha=0.5),
+            "recover": RecoverSettings(steps=30, learning_rate=1e-2),
+            "gate": GateSettings(min_retention=0.9),
+            "threads": 1,
+            "save_checkpoint": folder / "pruned",
+        }
+        | changes
+    )
+
+
+def write_files(folder: Path) -> None:
+    """The user's file, and the weights as a training loop left them."""
+    (folder / "my_net.py").write_text(FILE)
+    state = {f"module.{name}": tensor for name, tensor in trained().items()}
+    torch.save({"epoch": 3, "model_state_dict": state}, folder / "best.ckpt")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, library: Path) -> tuple[Path, Result, list[str]]:
+    """A folder, what its run gave, and what was noted."""
+    folder, notes = tmp_path_factory.mktemp("network"), list[str]()
+    write_files(folder)
+    return folder, compress(recipe(folder), Watch(note=notes.append)), notes
+
+
+def test_the_report_tells_the_users_metric_and_every_matrix(
+    made: tuple[Path, Result, list[str]],
+) -> None:
+    _, result, notes = made
+    report = result.report
+    jsonschema.validate(report, SCHEMA)
+    assert result.exit_code == 0, report["verdict"]
+    assert report["quality"]["metric"] == "accuracy"
+    assert report["quality"]["dense"] > 0.9
+    assert report["quality"]["guess"]["value"] < 0.6
+    assert report["sparsity"]["prunable"] == pytest.approx(0.5, abs=1e-3)
+    assert {m["component"] for m in report["matrices"]} >= {"embed", "head", "first", "in_proj"}
+    assert not any("second" in m["name"] for m in report["matrices"])  # it is tied to the first
+    assert report["parity"]["ok"]
+    assert report["latency"]["decode"]["stock"]["p50_ms"] > 0
+    assert any("model_state_dict" in note for note in notes), notes
+    assert "TwoWays" in report["model"]["architecture"]["name"]
+
+
+def test_the_bundle_runs_here_and_without_python(made: tuple[Path, Result, list[str]]) -> None:
+    folder, result, _ = made
+    verify_manifest(result.out)
+    library = result.out / "libssmpress_ops.so"
+    session = open_session(result.out / "model.onnx", threads=1, library=library)
+    assert isinstance(session.interface.task, NetworkTask)
+    x, kind = next(small_network.batches(7, 1))
+    logits = session.run({"x": x.numpy()})["output"]
+    assert (logits.argmax(-1) == kind.numpy()).mean() > 0.7
+    np.save(folder / "x.npy", x.numpy())
+    sb.runner()
+    options = ["--input", folder / "x.npy", "--output", folder / "y.npy"]
+    done = sb.ssmrun("run", result.out, "--runtime", sb.runtime(), *options)
+    assert done.returncode == 0, done.stderr.decode()
+    np.testing.assert_array_equal(np.load(folder / "y.npy"), logits)
+
+
+def test_pruned_weights_go_in_again(made: tuple[Path, Result, list[str]]) -> None:
+    """What --save-checkpoint wrote is --pruned of another run, and of the module itself."""
+    folder, result, _ = made
+    saved = folder / "pruned" / "network.safetensors"
+    again = replace(recipe(folder), out=folder / "again", pruned=saved, save_checkpoint=None)
+    report = compress(again).report
+    assert (folder / "again" / "model.onnx").read_bytes() == (
+        result.out / "model.onnx"
+    ).read_bytes()
+    assert report["quality"] == result.report["quality"]
+
+
+def test_a_module_in_memory_gives_the_same_model(
+    made: tuple[Path, Result, list[str]], tmp_path: Path
+) -> None:
+    _, result, _ = made
+    module = TwoWays()
+    module.load_state_dict(trained())
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    plain = replace(recipe(tmp_path), net=None, model=Path("waves"), save_checkpoint=None)
+    report = compress_network(module, network(), plain).report
+    assert report["quality"]["compressed"] == result.report["quality"]["compressed"]
+    assert report["size"]["model_bytes"] == result.report["size"]["model_bytes"]
+    assert all(torch.equal(before[name], t) for name, t in module.state_dict().items())
+
+
+def test_a_plan_tells_what_the_run_will_do(made: tuple[Path, Result, list[str]]) -> None:
+    """Where the pruned weights are known, but for what a layout's prediction is off."""
+    folder, result, _ = made
+    saved = folder / "pruned" / "network.safetensors"
+    plan = make_plan(
+        replace(recipe(folder), out=folder / "new", save_checkpoint=None, pruned=saved)
+    )
+    assert plan.model_bytes == pytest.approx(result.report["size"]["model_bytes"], rel=0.01)
+    assert "TwoWays" in plan.model
+    assert plan.evaluation["tokens"] == 320
+
+
+def test_another_network_of_the_file_and_the_command_that_says_so(
+    made: tuple[Path, Result, list[str]],
+) -> None:
+    """Through the command line, as a dry run."""
+    folder, _, _ = made
+    command = [sys.executable, "-m", "ssmpress", folder / "best.ckpt", "--dry-run", "--json"]
+    command += ["--net", f"{folder / 'my_net.py'}:other", "--out", folder / "new"]
+    path = f"{ROOT / 'toolchain'}:{ROOT / 'tests'}"
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path}
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["config"]["task"]["metric_name"] == (
+        "part of the waves that are known"
+    )
+    done = subprocess.run(
+        [*command[:-4], "--net", f"{folder / 'my_net.py'}:net2"],
+        text=True,
+        capture_output=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path},
+    )
+    assert done.returncode == 6
+    assert "got no net2. It has net, other" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        (DataSettings(calibration=(Path("x"),)), "--calibration: expected nothing, since samples"),
+        (DataSettings(evaluation_tokens=99), "--evaluation-tokens: expected nothing"),
+    ],
+)
+def test_data_of_other_tasks_is_refused(tmp_path: Path, data: DataSettings, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        recipe(tmp_path, data=data)
+
+
+def test_methods_that_know_blocks_only_are_refused(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    wanda = recipe(tmp_path, prune=PruneSettings(method=Method.WANDA))
+    with pytest.raises(UsageError, match="--method wanda"):
+        compress(wanda)
+
+
+def test_a_metric_that_is_not_positive_is_told(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / "my_net.py").write_text(
+        "import small_network\n"
+        "net = small_network.network(metric=lambda outputs, target: -1.0, metric_name='SI-SDR')\n"
+    )
+    with pytest.raises(BadInputError, match=r"metric: expected .* above 0.*; got -1"):
+        compress(recipe(tmp_path))
