@@ -204,6 +204,8 @@ def test_two_directions(divided: bool) -> None:
     names = {"A_b_log", "D_b", "conv1d_b.weight", "conv1d_b.bias", "x_proj_b.weight"}
     names |= {"dt_proj_b.weight", "dt_proj_b.bias", "gamma"}
     assert set(block.state_dict()) - set(Mamba(8).state_dict()) == names
+    other = Mamba(8, bimamba=True)
+    assert set(other.state_dict()) == set(block.state_dict()) - {"gamma"}
 
 
 def test_two_directions_that_share_all_but_the_decay() -> None:

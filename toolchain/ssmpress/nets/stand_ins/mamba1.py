@@ -28,6 +28,7 @@ class Mamba(nn.Module):
     """The Mamba block; arguments, names and first values as in mamba_ssm.
 
     bimamba_type, if_divide_out, init_layer_scale: of Vision Mamba's fork. nslices: of SegMamba's.
+    bimamba: of VideoMamba's, which calls v2 so.
     """
 
     conv1d: nn.Conv1d
@@ -58,8 +59,10 @@ class Mamba(nn.Module):
         if_divide_out: bool = False,
         init_layer_scale: float | None = None,
         nslices: int = 5,
+        bimamba: bool = False,
     ) -> None:
         super().__init__()
+        bimamba_type = "v2" if bimamba else bimamba_type
         if bimamba_type not in _SUFFIXES:
             raise BadInputError(
                 f"Mamba: bimamba_type: expected {', '.join(_SUFFIXES)}; got {bimamba_type!r}. "
