@@ -1,31 +1,30 @@
 """typeseg's network for compress: which of 35 file types each byte of a text belongs to.
 
-typeseg 0.2.7 (PyPI, Apache-2.0) was trained in JAX; this is its network with mamba-ssm's names: six
-Mamba blocks that scan in both directions, LayerNorm, a convolution that looks ahead. The samples
-are files of Python's standard library, the targets what the trained network says of them.
+typeseg 0.2.7 (PyPI, Apache-2.0) was trained in JAX; this is its network with mamba-ssm's names. The
+samples are files of Python's standard library, the targets what the trained network says of them.
 
-    pip install typeseg==0.2.7
-    python typeseg_net.py typeseg.pt     # its weights under the names of this file
+    python -c "from typeseg_net import *; torch.save(trained().state_dict(), 'typeseg.pt')"
     compress typeseg.pt --net typeseg_net.py --sparsity 0.7
 """
 
-import sys
 import sysconfig
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from torch import nn
+from torch.nn.functional import cross_entropy, pad, silu, softplus
 
 import ssmpress
 
+with ssmpress.stand_ins():  # where mamba-ssm is not installed
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
 D, STATES, RANK = 256, 16, 16
 PARTS = {"Dense_0": "in_proj", "Dense_1": "x_proj", "Dense_2": "dt_proj", "Dense_3": "out_proj"}
-PARTS |= {"Conv_0": "conv", "LayerNorm_0": "norm", "Embed_0": "embed"}
-PARTS |= {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+PARTS |= {"Conv_0": "conv", "LayerNorm_0": "norm", "Embed_0": "0"}
+PARTS |= dict.fromkeys(("kernel", "scale", "embedding"), "weight")
 
 
 class Block(nn.Module):
@@ -38,56 +37,44 @@ class Block(nn.Module):
 
     def forward(self, x):
         u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
-        u = F.silu(self.conv(F.pad(u.mT, (1, 2))))  # (batch, D, length)
+        u = silu(self.conv(pad(u.mT, (1, 2))))  # (batch, D, length)
         delta, B, C = self.x_proj(u.mT).mT.split([RANK, STATES, STATES], dim=1)
-        delta, A = F.softplus(self.dt_proj(delta.mT)).mT + 1e-4, -torch.exp(self.A_log)
+        delta, A = softplus(self.dt_proj(delta.mT)).mT + 1e-4, -torch.exp(self.A_log)
         y = selective_scan_fn(u, delta, A, B, C, self.D)
         u, delta, B, C = (t.flip(-1) for t in (u, delta, B, C))
         y = y + selective_scan_fn(u, delta, A, B, C, self.D).flip(-1)
-        return x + self.out_proj(y.mT * F.silu(gate))
+        return x + self.out_proj(y.mT * silu(gate))
 
 
-class TypeSeg(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.blocks = nn.Embedding(130, D), nn.Sequential(*(Block() for _ in range(6)))
-        self.norm, self.head = nn.LayerNorm(D, eps=1e-6), nn.Linear(D, 35)
-
-    def forward(self, bytes):
-        return self.head(self.norm(self.blocks(self.embed(bytes))))
+def build():
+    blocks = [Block() for _ in range(6)]
+    return nn.Sequential(nn.Embedding(130, D), *blocks, nn.LayerNorm(D, 1e-6), nn.Linear(D, 35))
 
 
-def trained_weights():
-    """typeseg's own tensors; JAX keeps matrices as (in, out)."""
-    tensors = {}
+def trained():  # typeseg's own weights; JAX keeps matrices as (in, out)
+    module, tensors = build().eval(), {}
     for name, array in np.load(files("typeseg") / "data" / "mamba_al.npz").items():
-        words = [f"blocks.{w[-1]}" if "Block" in w else PARTS.get(w, w) for w in name.split("__")]
-        words[0] = words[0].replace("in_proj", "head")
+        words = [f"{1 + int(w[-1])}" if "Block" in w else PARTS.get(w, w) for w in name.split("__")]
+        words[0] = {"norm": "7", "in_proj": "8"}.get(words[0], words[0])
         tensors[".".join(words)] = torch.from_numpy((array.T if "kernel" in name else array).copy())
-    return tensors
+    module.load_state_dict(tensors)
+    return module
 
 
 def samples(split):
     library, kinds = Path(sysconfig.get_paths()["stdlib"]), (".py", ".txt", ".html", ".css", ".bat")
     texts = [p.read_bytes()[:512] for p in sorted(library.rglob("*")) if p.suffix in kinds]
     texts = [t for t in texts if len(t) == 512][split == "evaluation" :: 8][:128]
-    trained = TypeSeg().eval()
-    trained.load_state_dict(trained_weights())
-    with torch.no_grad():
-        for batch in torch.tensor([[min(byte, 128) for byte in t] for t in texts]).split(8):
-            yield batch, trained(batch).argmax(-1)
+    for batch in torch.tensor([[min(byte, 128) for byte in text] for text in texts]).split(8):
+        yield batch, trained()(batch).argmax(-1)
 
 
 net = ssmpress.Network(
-    build=TypeSeg,
+    build=build,
     inputs={"bytes": torch.zeros(1, 2048, dtype=torch.int64)},
     dynamic={"bytes": {0: "batch", 1: "length"}},
     samples=samples,
-    loss=lambda scores, types: F.cross_entropy(scores.flatten(0, 1), types.flatten()),
+    loss=lambda scores, types: cross_entropy(scores.flatten(0, 1), types.flatten()),
     metric=lambda scores, types: (scores.argmax(-1) == types).float().mean(),
     metric_name="agreement with the trained network",
-    outputs=["scores"],
 )
-
-if __name__ == "__main__":
-    torch.save(trained_weights(), sys.argv[1])

@@ -1,52 +1,43 @@
-"""A Vision-Mamba-like classifier for compress: patches, a class token, blocks that scan both ways.
+"""A Vision-Mamba-like classifier for compress: patches, a class token, scans in both directions.
 
 Random weights and synthetic images (stripes of four directions in noise), to try the tool with; the
-design is that of arXiv 2401.09417. Its checkpoint:
+design is that of arXiv 2401.09417.
 
-    python vision_mamba.py vision_mamba.pt
-    compress vision_mamba.pt --net vision_mamba.py --sparsity 0.7
+    python -c "from vision_mamba import *; torch.save(net.build().state_dict(), 'vision.pt')"
+    compress vision.pt --net vision_mamba.py --sparsity 0.7
 """
 
-import math
-import sys
-
 import torch
-import torch.nn.functional as F
-from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 from torch import nn
+from torch.nn.functional import cross_entropy, linear, silu
 
 import ssmpress
 
-WIDTH, INNER, STATES, RANK, DEPTH, CLASSES = 192, 384, 16, 12, 8, 4
-IMAGE, PATCH = 224, 16
-PATCHES = (IMAGE // PATCH) ** 2
+with ssmpress.stand_ins():  # where mamba-ssm is not installed
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+WIDTH, INNER, STATES, RANK, DEPTH, CLASSES, IMAGE, TOKENS = 192, 384, 16, 12, 8, 4, 224, 197
 
 
 class Direction(nn.Module):
-    """The convolution and scan of one direction."""
-
     def __init__(self):
         super().__init__()
         self.conv1d = nn.Conv1d(INNER, INNER, 4, groups=INNER, padding=3)
         self.x_proj = nn.Linear(INNER, RANK + 2 * STATES, bias=False)
-        self.dt_proj = nn.Linear(RANK, INNER)
+        self.dt_proj, self.D = nn.Linear(RANK, INNER), nn.Parameter(torch.ones(INNER))
         self.A_log = nn.Parameter(torch.arange(1, STATES + 1).log().repeat(INNER, 1))
-        self.D = nn.Parameter(torch.ones(INNER))
-        nn.init.uniform_(self.dt_proj.bias, -6, -2)
 
     def forward(self, x, z):  # (batch, INNER, length)
-        u = F.silu(self.conv1d(x)[..., : x.shape[-1]])
-        delta, B, C = self.x_proj(u.mT).split([RANK, STATES, STATES], dim=-1)
-        delta, A = F.linear(delta, self.dt_proj.weight), -torch.exp(self.A_log)
-        bias = self.dt_proj.bias
-        return selective_scan_fn(u, delta.mT, A, B.mT, C.mT, self.D, z, bias, delta_softplus=True)
+        u = silu(self.conv1d(x)[..., : x.shape[-1]])
+        delta, B, C = self.x_proj(u.mT).mT.split([RANK, STATES, STATES], dim=1)
+        delta, A = linear(delta.mT, self.dt_proj.weight).mT, -torch.exp(self.A_log)
+        return selective_scan_fn(u, delta, A, B, C, self.D, z, self.dt_proj.bias, True)
 
 
 class Block(nn.Module):
     def __init__(self):
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.in_proj = nn.Linear(WIDTH, 2 * INNER, bias=False)
+        self.norm, self.in_proj = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * INNER, bias=False)
         self.forwards, self.backwards = Direction(), Direction()
         self.out_proj = nn.Linear(INNER, WIDTH, bias=False)
 
@@ -59,28 +50,23 @@ class Block(nn.Module):
 class VisionMamba(nn.Module):
     def __init__(self):
         super().__init__()
-        self.patches = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.token = nn.Parameter(torch.randn(1, 1, WIDTH) / 50)
-        self.positions = nn.Parameter(torch.randn(1, PATCHES + 1, WIDTH) / 50)
-        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)))
-        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
+        self.patches, self.head = nn.Conv2d(3, WIDTH, 16, 16), nn.Linear(WIDTH, CLASSES)
+        self.token, self.positions = (nn.Parameter(torch.randn(1, n, WIDTH)) for n in (1, TOKENS))
+        self.blocks = nn.Sequential(*(Block() for _ in range(DEPTH)), nn.LayerNorm(WIDTH))
 
     def forward(self, image):
-        x, half = self.patches(image).flatten(2).mT, PATCHES // 2
-        token = self.token.expand(x.shape[0], -1, -1)
-        x = torch.cat([x[:, :half], token, x[:, half:]], dim=1) + self.positions
-        return self.head(self.norm(self.blocks(x)[:, half]))
+        x, half = self.patches(image).flatten(2).mT, TOKENS // 2
+        x = torch.cat([x[:, :half], self.token.expand(x.shape[0], -1, -1), x[:, half:]], dim=1)
+        return self.head(self.blocks(x + self.positions)[:, half])
 
 
 def samples(split):
-    random = torch.Generator().manual_seed(split == "evaluation")
-    rows = torch.arange(IMAGE) / 4
+    random = torch.Generator().manual_seed(int(split == "evaluation"))
     for _ in range(8):
         classes = torch.randint(0, CLASSES, (8,), generator=random)
-        angles = (classes * math.pi / CLASSES)[:, None, None]
-        stripes = torch.sin(angles.cos() * rows[:, None] + angles.sin() * rows)
-        noise = torch.randn(8, 3, IMAGE, IMAGE, generator=random)
-        yield stripes[:, None] + noise, classes
+        angles, rows = (classes * torch.pi / CLASSES)[:, None, None], torch.arange(IMAGE) / 4
+        stripes = torch.sin(angles.cos() * rows[:, None] + angles.sin() * rows)[:, None]
+        yield stripes + torch.randn(8, 3, IMAGE, IMAGE, generator=random), classes
 
 
 net = ssmpress.Network(
@@ -88,11 +74,7 @@ net = ssmpress.Network(
     inputs={"image": torch.zeros(1, 3, IMAGE, IMAGE)},
     dynamic={"image": {0: "batch"}},
     samples=samples,
-    loss=F.cross_entropy,
+    loss=cross_entropy,
     metric=lambda scores, classes: (scores.argmax(-1) == classes).float().mean(),
     metric_name="accuracy",
-    outputs=["scores"],
 )
-
-if __name__ == "__main__":
-    torch.save(VisionMamba().state_dict(), sys.argv[1])

@@ -75,10 +75,14 @@ class Lowering:
             text = "x".join(map(str, (batch, *shape)))
             return self.filled(f"zeros_{text}", (batch, *shape), 0)
         text = "x".join(map(str, shape))
-        batch_size = self._batch(call, like, str(batch))
-        size = self.numbers(f"size_{text}", *shape)
-        whole = self.builder.node("Concat", call.part("state_shape"), [batch_size, size], axis=0)
-        return self.builder.node("ConstantOfShape", call.part("zero_state"), [whole])
+
+        def make() -> ir.Value:
+            batch_size = self._batch(call, like, str(batch))
+            size = self.numbers(f"size_{text}", *shape)
+            whole = self.builder.node("Concat", call.part("sizes"), [batch_size, size], axis=0)
+            return self.builder.node("ConstantOfShape", call.part("zeros"), [whole])
+
+        return self.builder.once(f"{batch} x {text}", make)
 
     def _batch(self, call: _Call, like: ir.Value, symbol: str) -> ir.Value:
         """The size of the first axis: of an input that has it, so that all scans share it."""

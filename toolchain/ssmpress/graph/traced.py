@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx
@@ -82,8 +83,8 @@ def export_network(
 
 def build_network(traced: Traced, packed: Packed, config: Mapping[str, Any]) -> ir.Model:
     """The ONNX model, with the fallback functions of the ops it uses."""
-    program = _exported(traced)
-    model = program.model
+    program = translated(traced)
+    model = program.model.clone()
     assert program.exported_program is not None
     fx_graph = FxGraph(program.exported_program, traced.names)
     _set_tensors(model.graph, traced, packed)
@@ -109,8 +110,19 @@ def build_network(traced: Traced, packed: Packed, config: Mapping[str, Any]) -> 
 # ---- torch.onnx ----
 
 
-def _exported(traced: Traced) -> torch.onnx.ONNXProgram:
-    """The program in standard operators, ours in TRACED_DOMAIN."""
+_translated: WeakKeyDictionary[Traced, torch.onnx.ONNXProgram] = WeakKeyDictionary()
+"""What `translated` has made, of traces that are still in use."""
+
+
+def translated(traced: Traced) -> torch.onnx.ONNXProgram:
+    """The program in standard operators, ours in TRACED_DOMAIN, not to be changed; made once: the
+    exporter takes half a minute for 30 blocks, and a network is written dense and packed."""
+    if traced not in _translated:
+        _translated[traced] = _translate(traced)
+    return _translated[traced]
+
+
+def _translate(traced: Traced) -> torch.onnx.ONNXProgram:
     failure: Exception | None = None
     for opset in OPSETS:
         try:

@@ -56,6 +56,34 @@ VIEWS = (
 """Ops that show all elements of their first argument in another shape or order."""
 
 
+ELEMENT_WISE = (
+    *SAME_VALUES,
+    aten.abs.default,
+    aten.add.Tensor,
+    aten.clamp.default,
+    aten.clamp_min.default,
+    aten.div.Tensor,
+    aten.dropout.default,
+    aten.exp.default,
+    aten.gelu.default,
+    aten.mul.Tensor,
+    aten.neg.default,
+    aten.pow.Tensor_Scalar,
+    aten.relu.default,
+    aten.rsqrt.default,
+    aten.sigmoid.default,
+    aten.silu.default,
+    aten.softplus.default,
+    aten.sqrt.default,
+    aten.sub.Tensor,
+    aten.tanh.default,
+    aten.to.dtype,
+)
+"""Ops that treat all elements of tensors alike; the other arguments of most are numbers."""
+
+PARTS = (aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes)
+"""Ops that cut a tensor along an axis, their third argument."""
+
 _FRAME = re.compile(r'^ *File "(.*)", line (\d+)', re.MULTILINE)
 
 
@@ -88,10 +116,12 @@ class FxGraph:
             if node.op == "call_function" and node.target in targets:
                 yield node
 
-    def add(self, origin: fx.Node, target: Callable[..., Any], *args: Any) -> fx.Node:
+    def add(
+        self, origin: fx.Node, target: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> fx.Node:
         """A call before `origin`, that stands for the same line of the user's."""
         with self.graph.inserting_before(origin):
-            node: fx.Node = self.graph.call_function(target, args)
+            node: fx.Node = self.graph.call_function(target, args, kwargs)
         for key in ("stack_trace", "nn_module_stack"):
             if key in origin.meta:
                 node.meta[key] = origin.meta[key]
@@ -99,7 +129,7 @@ class FxGraph:
         assert self.mode is not None
         # Without the Python dispatcher a C++ kernel may ask for a size, which fixes it.
         with self.mode, enable_python_dispatcher(), torch.no_grad():
-            node.meta["val"] = target(*values)
+            node.meta["val"] = target(*values, **kwargs)
         return node
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ssmpress.nets.fx_graph import SAME_VALUES, FxGraph, aten
+from ssmpress.nets.fx_graph import ELEMENT_WISE, PARTS, FxGraph, aten
 from ssmpress.nets.permutes import PERMUTES, axes_order
 
 MOST_STEPS_BACK = 100
@@ -26,31 +26,7 @@ _SCAN = torch.ops.ssmpress.selective_scan.default
 _BY_STEP = (0, 1, 4, 5, 7)  # u, delta, B, C, z
 _STATE, _REVERSE = 8, 10
 
-_ELEMENT_WISE = (
-    *SAME_VALUES,
-    aten.abs.default,
-    aten.add.Tensor,
-    aten.clamp.default,
-    aten.clamp_min.default,
-    aten.div.Tensor,
-    aten.dropout.default,
-    aten.exp.default,
-    aten.gelu.default,
-    aten.mul.Tensor,
-    aten.neg.default,
-    aten.pow.Tensor_Scalar,
-    aten.relu.default,
-    aten.rsqrt.default,
-    aten.sigmoid.default,
-    aten.silu.default,
-    aten.softplus.default,
-    aten.sqrt.default,
-    aten.sub.Tensor,
-    aten.tanh.default,
-    aten.to.dtype,
-)
 _OVER_LAST_AXIS = (aten.linear.default, aten.layer_norm.default, aten.rms_norm.default)
-_PARTS = (aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes)
 
 
 def turn_scans(graph: FxGraph) -> None:
@@ -91,7 +67,7 @@ class _Flips:
             return x if _axes(node) == [axis] else None  # type: ignore[return-value]
         if target is operator.getitem:
             return self._part(node, axis, steps)
-        if target in _ELEMENT_WISE:
+        if target in ELEMENT_WISE:
             return self._element_wise(node, axis, steps)
         rank = node.meta["val"].dim()
         if target in _OVER_LAST_AXIS:
@@ -113,9 +89,7 @@ class _Flips:
         return None if x is None else self._call(node, [x, *node.args[1:]])
 
     def _call(self, node: fx.Node, args: list[Any]) -> fx.Node:
-        made = self.graph.add(node, node.target, *args)  # type: ignore[arg-type]
-        made.kwargs = node.kwargs
-        return made
+        return self.graph.add(node, node.target, *args, **node.kwargs)  # type: ignore[arg-type]
 
     def _element_wise(self, node: fx.Node, axis: int, steps: int) -> fx.Node | None:
         rank, args = node.meta["val"].dim(), list(node.args)
@@ -136,7 +110,7 @@ class _Flips:
         assert isinstance(whole, fx.Node)
         if whole.target is _SCAN and number == 0 and axis == 1:
             turned = self._scan(whole, steps)
-        elif whole.target in _PARTS:
+        elif whole.target in PARTS:
             arguments = [*whole.args, 0][:3]
             dim = whole.kwargs.get("dim", arguments[2])
             if _counted(dim, arguments[0]) == axis:  # type: ignore[arg-type]

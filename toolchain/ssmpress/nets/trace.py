@@ -23,7 +23,7 @@ from ssmpress.nets import operators  # noqa: F401  registers the operators
 from ssmpress.nets.depthwise import mark_convolutions
 from ssmpress.nets.fx_graph import FxGraph, aten, line_of, source
 from ssmpress.nets.network import Network
-from ssmpress.nets.permutes import merge_permutes
+from ssmpress.nets.permutes import merge_permutes, sink_permutes
 from ssmpress.nets.products import mark_products
 from ssmpress.nets.reversed_scans import turn_scans
 from ssmpress.nets.user_errors import users_line
@@ -33,10 +33,13 @@ MOST_OF_A_LINE = 1000
 """Nodes that one line of the user's may become: blocks built in a list share their lines, so that a
 net of 100 blocks has hundreds; only a loop over time steps has more."""
 
+FEWEST_STEPS = 8
+"""Of a loop over a size: fewer operations of a line are no sign of one."""
+
 _PREFIX = "module."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Traced:
     """A module as a graph whose products with matrices are `ssmpress::linear`.
 
@@ -84,6 +87,8 @@ def trace(network: Network, module: nn.Module) -> Traced:
     turn_scans(graph)
     mark_convolutions(graph)
     matrices = mark_products(graph)
+    merge_permutes(graph)
+    sink_permutes(graph)
     merge_permutes(graph)
     shapes = {
         name.removeprefix(_PREFIX): tuple(tensor.shape)
@@ -191,7 +196,7 @@ def _loop(call: _Call, inputs: tuple[Tensor, ...], steps: int) -> str:
     except Exception:
         return ""
     line, count = _longest_line(program)
-    return line if count >= max(2, steps - 1) else ""
+    return line if count >= steps - 1 >= FEWEST_STEPS else ""
 
 
 def _longest_line(program: ExportedProgram) -> tuple[str, int]:
