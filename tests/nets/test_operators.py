@@ -114,6 +114,14 @@ def test_its_gradients_are_the_definitions(case: str) -> None:
         torch.testing.assert_close(by_operator, by_definition, rtol=0, atol=0)
 
 
+def test_training_differentiates_the_definition_itself() -> None:
+    """The operator would compute the scan a second time for its gradients."""
+    arguments = needing_gradients(called("scan")[1])
+    y, _ = operators.selective_scan(*arguments)
+    assert "ssmpress" not in type(y.grad_fn).__name__
+    assert "ssmpress" in type(OPS.selective_scan(*arguments)[0].grad_fn).__name__
+
+
 @cases
 def test_the_definition_is_differentiated(case: str) -> None:
     name, arguments = called(case)

@@ -174,6 +174,16 @@ def test_an_exception_is_told_with_its_line(write: Write) -> None:
     )
 
 
+def test_a_folder_named_lib_is_the_users_too(write: Write) -> None:
+    path = write("1 / 0", "lib/mine.py")
+    assert f"failed at {path}:1: ZeroDivisionError" in refusal(path)
+
+
+def test_an_exception_in_a_package_is_told_with_the_users_line(write: Write) -> None:
+    path = write("import json\njson.loads('{')\n")
+    assert f"failed at {path}:2: JSONDecodeError" in refusal(path)
+
+
 def test_an_exception_beside_the_file_is_told_with_its_own_line(write: Write) -> None:
     beside = write("\n\n1 / 0", "neighbour.py")
     path = write("import neighbour\n")

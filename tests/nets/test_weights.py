@@ -21,6 +21,8 @@ from ssmpress.errors import BadInputError, UsageError
 from ssmpress.nets.stand_ins.mamba1 import Mamba
 from ssmpress.nets.weights import read_weights_for
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+
 Tensors = dict[str, Tensor]
 
 
@@ -353,6 +355,13 @@ def test_a_folder_with_several_files_or_none(tmp_path: Path) -> None:
         f"{tmp_path}: expected one file of weights in it; got a.ckpt, b.ckpt. Give the file "
         f"itself, such as {tmp_path / 'a.ckpt'}."
     )
+
+
+def test_what_a_training_loop_writes_beside_the_weights(tmp_path: Path) -> None:
+    saved(trained(), tmp_path, "best.pth.tar")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "training_args.bin"):
+        saved({"state": torch.ones(1)}, tmp_path, name)
+    same(read_weights_for(tmp_path, Net())[0], trained())
 
 
 def test_no_weights_at_all(tmp_path: Path) -> None:

@@ -260,6 +260,13 @@ def test_mambapy_is_mamba_and_goes_step_by_step(options: dict[str, Any]) -> None
     close(torch.stack(outputs, 1), net(x))
 
 
+def test_the_scan_of_mambapy() -> None:
+    A, X = drawn(B, L, 3, 2).sigmoid(), drawn(B, L, 3, 2, seed=1)
+    h = mambapy.pscan(A, X)
+    close(h[:, 0], X[:, 0])
+    close(h[:, 1:], A[:, 1:] * h[:, :-1] + X[:, 1:])
+
+
 # ---- first values, and what an exporter meets ----
 
 

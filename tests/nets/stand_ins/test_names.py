@@ -42,6 +42,7 @@ import causal_conv1d_cuda
 import selective_scan_cuda
 import selective_scan_cuda_core
 import selective_scan_cuda_oflex
+from mambapy.pscan import pscan
 from mambapy.mamba import MambaBlock, Mamba, MambaConfig
 import mamba_ssm.ops.triton.layer_norm
 """

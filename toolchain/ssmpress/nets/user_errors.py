@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from ssmpress.errors import BadInputError, SsmpressError
 
 _OURS = Path(__file__).parents[1]
+_STDLIB = Path(sysconfig.get_path("stdlib"))
 _GPU = re.compile(r"\bcuda|nvidia", re.IGNORECASE)
 
 
@@ -46,7 +48,8 @@ def is_installed(file: Path) -> bool:
     """Whether a file is ours, a package's or Python's, and not the user's own."""
     parts = file.parts
     ours = file.is_relative_to(_OURS) and "examples" not in parts
-    return ours or "site-packages" in parts or "lib" in parts or str(file).startswith("<")
+    package = bool({"site-packages", "dist-packages"} & set(parts))
+    return ours or package or file.is_relative_to(_STDLIB) or str(file).startswith("<")
 
 
 def _cure(error: BaseException) -> str:

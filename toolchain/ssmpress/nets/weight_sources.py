@@ -19,6 +19,9 @@ _EXPECTED = "weights (.safetensors, .pt, .pth, .bin, .ckpt, .npz), or a folder w
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _KNOWN = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
 _SHARD = re.compile(r"-\d+-of-\d+\.")
+_TRAINING = re.compile(r"optim|sched|scaler|rng|training_args", re.IGNORECASE)
+"""In names of files that training loops write beside the weights."""
+
 _NUMPY_KINDS = "fiub"  # floats, integers, bools
 
 
@@ -41,8 +44,9 @@ def files_of(path: Path) -> dict[Path, set[str]]:
     if known := next((path / name for name in _KNOWN if (path / name).is_file()), None):
         return {known: set()}
     foreign.check_folder(path)
-    suffixes = (*foreign.WEIGHT_SUFFIXES, ".npz")
-    files = sorted(file for file in path.iterdir() if file.suffix in suffixes)
+    suffixes = (*foreign.WEIGHT_SUFFIXES, ".tar", ".npz")
+    inside = (file for file in path.iterdir() if file.suffix in suffixes)
+    files = sorted(file for file in inside if not _TRAINING.search(file.name))
     if len(files) != 1:
         got = ", ".join(printable(file.name) for file in files[:5]) or "none"
         way = f" Give the file itself, such as {files[0]}." if files else ""

@@ -1,4 +1,4 @@
-"""mambapy.mamba: MambaConfig, MambaBlock, ResidualBlock, Mamba, RMSNorm."""
+"""mambapy.mamba: MambaConfig, MambaBlock, ResidualBlock, Mamba, RMSNorm; and mambapy.pscan."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ from ssmpress.nets.stand_ins.state_update import selective_state_update
 
 Cache = tuple[Tensor | None, Tensor]
 """The scan's state (b, d, n), None before the first step, and the last k-1 inputs (b, d, k-1)."""
+
+
+def pscan(A: Tensor, X: Tensor) -> Tensor:
+    """h_t = A_t h_{t-1} + X_t, step by step; A, X, h: float (b, l, d, n)."""
+    h, states = torch.zeros_like(X[:, 0]), []
+    for decay, x in zip(A.unbind(1), X.unbind(1), strict=True):
+        h = decay * h + x
+        states.append(h)
+    return torch.stack(states, dim=1)
 
 
 @dataclass

@@ -125,6 +125,7 @@ MODULES: Mapping[str, _Content] = {
         for kind in ("core", "nrow", "oflex")
     },
     "mambapy": {},
+    "mambapy.pscan": {"pscan": mambapy.pscan},
     "mambapy.mamba": {
         name: getattr(mambapy, name)
         for name in ("Mamba", "MambaBlock", "MambaConfig", "ResidualBlock", "RMSNorm")
