@@ -27,8 +27,8 @@ _SUFFIXES = {"none": ("",), "v1": ("", "_b"), "v2": ("", "_b"), "v3": ("", "_b",
 class Mamba(nn.Module):
     """The Mamba block; arguments, names and first values as in mamba_ssm.
 
-    bimamba_type, if_divide_out, init_layer_scale: of Vision Mamba's fork. nslices: of SegMamba's.
-    bimamba: of VideoMamba's, which calls v2 so.
+    bimamba_type, if_divide_out (once if_devide_out), init_layer_scale: of Vision Mamba's fork.
+    nslices: of SegMamba's. bimamba: of VideoMamba's, which calls v2 so.
     """
 
     conv1d: nn.Conv1d
@@ -55,14 +55,15 @@ class Mamba(nn.Module):
         layer_idx: int | None = None,
         device: Any = None,
         dtype: Any = None,
-        bimamba_type: str = "none",
+        bimamba_type: str | None = "none",
         if_divide_out: bool = False,
         init_layer_scale: float | None = None,
         nslices: int = 5,
         bimamba: bool = False,
+        if_devide_out: bool = False,
     ) -> None:
         super().__init__()
-        bimamba_type = "v2" if bimamba else bimamba_type
+        bimamba_type = "v2" if bimamba else bimamba_type or "none"
         if bimamba_type not in _SUFFIXES:
             raise BadInputError(
                 f"Mamba: bimamba_type: expected {', '.join(_SUFFIXES)}; got {bimamba_type!r}. "
@@ -72,7 +73,7 @@ class Mamba(nn.Module):
         self.d_inner = int(expand * d_model)
         self.dt_rank = math.ceil(d_model / 16) if isinstance(dt_rank, str) else dt_rank
         self.use_fast_path, self.layer_idx = use_fast_path, layer_idx
-        self.bimamba_type, self.if_divide_out = bimamba_type, if_divide_out
+        self.bimamba_type, self.if_divide_out = bimamba_type, if_divide_out or if_devide_out
         self.nslices, self.init_layer_scale = nslices, init_layer_scale
         self.activation, self.act = "silu", nn.SiLU()
         where = {"device": device, "dtype": dtype}
