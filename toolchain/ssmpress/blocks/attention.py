@@ -162,17 +162,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model), the mixer's two states -> y (b, l, d_model), the states after it."""
-        c = self.config
-        b, length, _ = x.shape
-        before = keys.shape[-1]
-        q, k, v = (
-            part.reshape(b, length, -1, c.head_dim).transpose(1, 2)
-            for part in self.in_proj(x).split([c.d_queries, c.d_keys, c.d_keys], dim=-1)
-        )  # (b, heads, l, p)
-        if c.rotary_dim:
-            places = torch.arange(before, before + length, device=x.device).float()
-            angles = places[:, None] * wavelengths(c).to(x.device)
-            q, k = rope(q, angles), rope(k, angles)
+        c, length, before = self.config, x.shape[1], keys.shape[-1]
+        q, k, v = self._heads(x, before)
         keys = torch.cat([keys.to(k.dtype), k.mT], dim=-1)  # (b, v, p, s)
         values = torch.cat([values.to(v.dtype), v], dim=-2)  # (b, v, s, p)
         later = torch.ones(length, before + length, dtype=torch.bool, device=x.device)
@@ -181,3 +172,26 @@ class Attention(nn.Module):
         )
         y: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return y, keys, values
+
+    def from_start(self, x: Tensor) -> Tensor:
+        """y of `forward` without any tokens before x: PyTorch's fast kernels take no mask."""
+        q, k, v = self._heads(x, 0)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, is_causal=True, scale=self.config.scale, enable_gqa=True
+        )
+        y: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return y
+
+    def _heads(self, x: Tensor, before: int) -> tuple[Tensor, Tensor, Tensor]:
+        """q (b, h, l, p), k and v (b, v, l, p) of x (b, l, d_model), after `before` tokens."""
+        c = self.config
+        b, length, _ = x.shape
+        q, k, v = (
+            part.reshape(b, length, -1, c.head_dim).transpose(1, 2)
+            for part in self.in_proj(x).split([c.d_queries, c.d_keys, c.d_keys], dim=-1)
+        )
+        if c.rotary_dim:
+            places = torch.arange(before, before + length, device=x.device).float()
+            angles = places[:, None] * wavelengths(c).to(x.device)
+            q, k = rope(q, angles), rope(k, angles)
+        return q, k, v

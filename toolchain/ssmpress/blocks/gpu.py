@@ -1,8 +1,9 @@
 """How layers run where gradients are wanted; what they compute stands in the blocks' own files.
 
-On a GPU with the optional package mamba-ssm a Mamba-1 mixer runs by its kernels: fused into one,
-or, where gradients must add up in a fixed order, by `ordered_scan`. Recomputation trades work for
-memory on every device.
+On a GPU with the optional package mamba-ssm its kernels run the mixers: a Mamba-1 mixer fused into
+one, or, where gradients must add up in a fixed order, by `ordered_scan`; a Mamba-2 mixer by
+`fused_mamba2`. Attention starts from no tokens there and needs no mask. Recomputation trades work
+for memory on every device.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmpress.blocks import mamba1
+from ssmpress.blocks import mamba1, mamba2
+from ssmpress.blocks.attention import Attention
+from ssmpress.blocks.fused_mamba2 import Mamba2Kernels, fits_kernels, fused_mamba2, mamba2_kernels
 from ssmpress.blocks.ordered_scan import ordered_kernels
 from ssmpress.blocks.selective_scan import selective_scan
 
@@ -30,7 +33,7 @@ class How:
     recompute: keep only each layer's input for the backward pass and run the layer again there: a
         third more work, a fraction of the memory.
     ordered: add gradients up in a fixed order on a GPU too; on a CPU it is always fixed.
-    checkpoint_level: of mamba-ssm's kernels; 0 keeps two more tensors per layer, 5 % faster. None
+    checkpoint_level: of mamba-ssm's Mamba-1 kernels; 0 keeps two more tensors per layer, 5 % faster. None
         is theirs.
     """
 
@@ -55,12 +58,10 @@ def block_call(how: How, device: torch.device) -> BlockCall:
         return call_block
     if how.ordered:
         return partial(_with_scan, ordered_kernels() or selective_scan)
-    kernels = fused_kernels()
-    if kernels is None:
-        return call_block
-    if how.checkpoint_level is not None and not how.recompute:
-        kernels = partial(kernels, checkpoint_lvl=how.checkpoint_level)
-    return partial(_with_kernels, kernels)
+    inner = fused_kernels()
+    if inner is not None and how.checkpoint_level is not None and not how.recompute:
+        inner = partial(inner, checkpoint_lvl=how.checkpoint_level)
+    return partial(_with_kernels, inner, mamba2_kernels())
 
 
 def _with_scan(
@@ -73,12 +74,20 @@ def _with_scan(
 
 
 def _with_kernels(
-    kernels: Any, module: nn.Module, x: Tensor, *states: Tensor
+    inner: Any | None,
+    kernels: Mamba2Kernels | None,
+    module: nn.Module,
+    x: Tensor,
+    *states: Tensor,
 ) -> tuple[Tensor, ...]:
     # FalconMamba's norms stand in the middle of what the kernels fuse. mamba_inner_fn has arguments
     # for them, but with those training diverged twice, at learning rates of 2e-3 and 6e-4.
-    if isinstance(module, mamba1.Mixer) and module.dbc_norm_eps is None:
-        return (fused_mamba1(module, x, kernels), *states)
+    if inner and isinstance(module, mamba1.Mixer) and module.dbc_norm_eps is None:
+        return (fused_mamba1(module, x, inner), *states)
+    if kernels and isinstance(module, mamba2.Mixer) and fits_kernels(module.config):
+        return (fused_mamba2(module, x, kernels), *states)
+    if isinstance(module, Attention):
+        return (module.from_start(x), *states)
     return call_block(module, x, *states)
 
 
