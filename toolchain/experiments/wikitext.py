@@ -133,7 +133,7 @@ def run_one(bench: Bench, run: dict[str, Any]) -> dict[str, Any]:
             bench.checkpoint.config,
             tensors,
             bench.out / run["name"],
-            layout="mamba-ssm",
+            layout=bench.checkpoint.layout,
             tokenizer=bench.checkpoint.tokenizer,
         )
     print(run["name"], report["perplexity"], f"{result.seconds:.0f} s", flush=True)

@@ -33,8 +33,8 @@ class How:
     recompute: keep only each layer's input for the backward pass and run the layer again there: a
         third more work, a fraction of the memory.
     ordered: add gradients up in a fixed order on a GPU too; on a CPU it is always fixed.
-    checkpoint_level: of mamba-ssm's Mamba-1 kernels; 0 keeps two more tensors per layer, 5 % faster. None
-        is theirs.
+    checkpoint_level: of mamba-ssm's kernel of Mamba-1; 0 keeps two more tensors per layer, 5 %
+        faster. None is theirs.
     """
 
     recompute: bool = False
