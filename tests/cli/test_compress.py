@@ -21,7 +21,7 @@ from paths import DEMO
 from processes import accept_interrupts
 from ssmpress.cli import compress as cli
 from ssmpress.machine import host_machine
-from ssmpress.recipe.named import named_recipe
+from ssmpress.recipe.named import NAMED_RECIPES, named_recipe
 from ssmpress.recipe.settings.deploy import Target
 from ssmpress.recipe.settings.recover import Compute, RecoverSettings
 
@@ -95,7 +95,10 @@ def test_version(compress):
         (["--threads", "5000"], "--threads: expected 1 to 1024; got 5000."),
         (["--seed", "-1"], "--seed: expected 0 to 2^63 - 1; got -1."),
         (["--min-speedup", "-2"], "--min-speedup: expected a number of at least 0; got -2.0."),
-        (["--recipe", "cake"], "--recipe: expected default or wikitext; got 'cake'."),
+        (
+            ["--recipe", "cake"],
+            "--recipe: expected default, wikitext, mamba2 or hybrid; got 'cake'.",
+        ),
         (["--values", "int5"], "--values: expected fp32, fp16, int8 or int4; got 'int5'. Did you"),
         (["--values", "int8,int8"], "--values: expected each value once; got int8, int8."),
         (["--sparsity", "0.5,x"], "--sparsity: expected numbers from 0 to 0.99, separated by"),
@@ -519,7 +522,7 @@ SETTINGS_OF_THE_RUN_ALONE = {
 and test_sweep.py covers --pick."""
 
 
-@pytest.mark.parametrize("name", ["default", "wikitext"])
+@pytest.mark.parametrize("name", NAMED_RECIPES)
 @pytest.mark.parametrize("recover", ["7", "auto --recover-seconds 77"])
 def test_the_command_in_a_report_gives_the_same_recipe(recipe_of, name, recover):
     from ssmpress.report.tables import command
@@ -547,5 +550,5 @@ def test_the_command_in_a_report_gives_the_same_recipe(recipe_of, name, recover)
 
     recipe = recipe_of(asked)
     line = command({"recipe": recipe.to_dict()})
-    assert ("--recipe wikitext" in line) == (name == "wikitext")
+    assert (f"--recipe {name}" in line) == (name != "default")
     assert recipe_of(shlex.split(line)) == recipe

@@ -24,7 +24,7 @@ from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.tasks.language_model import LanguageModel
 from ssmpress.tasks.task import Metric
 
-_GPU_SHAPE, _CPU_SHAPE = (64, 1024), (8, 256)
+_CPU_BATCH, _GPU_WINDOW, _CPU_WINDOW = 8, 1024, 256
 _MEMORY_PART = 0.55  # of the GPU's memory; the student needs the rest
 _PIECE = 1 << 22  # tokens: a text may be a mapped file
 
@@ -41,8 +41,9 @@ class TextMaterial:
 
     def shape(self, settings: RecoverSettings, cuda: bool) -> tuple[int, int]:
         """Windows per step, and tokens of each."""
-        batch, window = _GPU_SHAPE if cuda else _CPU_SHAPE
-        return settings.batch or batch, min(settings.window or window, len(self.tokens))
+        batch = settings.batch or (settings.gpu_batch if cuda else _CPU_BATCH)
+        window = settings.window or (_GPU_WINDOW if cuda else _CPU_WINDOW)
+        return batch, min(window, len(self.tokens))
 
     def pieces(self) -> Iterator[memoryview]:
         """The tokens as they are."""

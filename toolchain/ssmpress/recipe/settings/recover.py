@@ -69,8 +69,15 @@ class RecoverSettings:
     ] = Compute.AUTO
     batch: Annotated[
         int | None,
-        Option("Sequences per step; None chooses 64 on a GPU and 8 on a CPU.", check=at_least(2)),
+        Option(
+            "Sequences per step; None chooses `gpu_batch` on a GPU and 8 on a CPU.",
+            check=at_least(2),
+        ),
     ] = None
+    gpu_batch: Annotated[
+        int,
+        Option("Sequences of a text per step on a GPU where `batch` is None.", check=at_least(2)),
+    ] = 64
     window: Annotated[
         int | None,
         Option(
