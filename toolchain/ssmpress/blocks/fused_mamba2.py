@@ -60,7 +60,7 @@ def fused_mamba2(mixer: mamba2.Mixer, x: Tensor, kernels: Mamba2Kernels) -> Tens
     z, xbc, delta = mixer.in_proj(x).split([c.d_inner, c.d_convolved, c.heads], dim=-1)
     conv = mixer.conv1d
     xbc = kernels.conv(_channels_first(xbc), conv.weight[:, 0], conv.bias, activation="silu").mT
-    u, B, C = xbc.split([c.d_inner, c.d_groups, c.d_groups], dim=-1)
+    u, B, C = torch.split(xbc, [c.d_inner, c.d_groups, c.d_groups], dim=-1)
     D = mixer.D.float()
     y = kernels.scan(
         u.reshape(by_head),
