@@ -21,6 +21,7 @@ from report_schema import SCHEMA
 from small_network import TwoWays, network, trained
 from ssmpress.bundle.manifest import verify_manifest
 from ssmpress.errors import BadInputError, UsageError
+from ssmpress.nets.user_file import load_network
 from ssmpress.pipeline import Result, Watch, compress, compress_network
 from ssmpress.plan import make_plan
 from ssmpress.recipe.recipe import Recipe
@@ -107,6 +108,7 @@ def test_the_bundle_runs_here_and_without_python(made: tuple[Path, Result, list[
     np.testing.assert_array_equal(np.load(folder / "y.npy"), logits)
 
 
+@pytest.mark.slow
 def test_pruned_weights_go_in_again(made: tuple[Path, Result, list[str]]) -> None:
     """What --save-checkpoint wrote is --pruned of another run, and of the module itself."""
     folder, result, _ = made
@@ -119,6 +121,7 @@ def test_pruned_weights_go_in_again(made: tuple[Path, Result, list[str]]) -> Non
     assert report["quality"] == result.report["quality"]
 
 
+@pytest.mark.slow
 def test_a_module_in_memory_gives_the_same_model(
     made: tuple[Path, Result, list[str]], tmp_path: Path
 ) -> None:
@@ -145,29 +148,46 @@ def test_a_plan_tells_what_the_run_will_do(made: tuple[Path, Result, list[str]])
     assert plan.evaluation["tokens"] == 320
 
 
-def test_another_network_of_the_file_and_the_command_that_says_so(
-    made: tuple[Path, Result, list[str]],
-) -> None:
-    """Through the command line, as a dry run."""
-    folder, _, _ = made
-    command = [sys.executable, "-m", "ssmpress", folder / "best.ckpt", "--dry-run", "--json"]
-    command += ["--net", f"{folder / 'my_net.py'}:other", "--out", folder / "new"]
+def run_command(folder: Path, net: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """`compress best.ckpt --net my_net.py:NET`."""
+    command = [sys.executable, "-m", "ssmpress", str(folder / "best.ckpt"), *options]
     path = f"{ROOT / 'toolchain'}:{ROOT / 'tests'}"
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path}
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["config"]["task"]["metric_name"] == (
-        "part of the waves that are known"
-    )
-    done = subprocess.run(
-        [*command[:-4], "--net", f"{folder / 'my_net.py'}:net2"],
-        text=True,
+    return subprocess.run(
+        [*command, "--net", f"{folder / 'my_net.py'}:{net}", "--out", str(folder / "new")],
         capture_output=True,
+        text=True,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": path},
     )
+
+
+@pytest.mark.slow
+def test_another_network_of_the_file_on_the_command_line(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    done = run_command(tmp_path, "other", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    task = json.loads(done.stdout)["config"]["task"]
+    assert task["metric_name"] == "part of the waves that are known"
+
+
+def test_a_network_that_the_file_has_not(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    done = run_command(tmp_path, "net2")
     assert done.returncode == 6
     assert "got no net2. It has net, other" in " ".join(done.stderr.split())
+
+
+def test_the_ten_lines_of_the_page_make_a_network(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "networks.md").read_text()
+    lines = page.partition("## Ten lines")[2].partition("| field |")[0].splitlines()
+    code = [line.removeprefix("    ") for line in lines if line.startswith("    ")]
+    (tmp_path / "my_net.py").write_text("\n".join(code))
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "MyNet = lambda: torch.nn.Linear(32, 2)\n"
+        "batches = lambda split: [(torch.zeros(3, 2048, 32), torch.zeros(3, 2048, 2))]\n"
+    )
+    net = load_network(tmp_path / "my_net.py")
+    assert net.call(net.build(), net.inputs).shape == (1, 2048, 2)
 
 
 @pytest.mark.parametrize(
