@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -20,8 +21,9 @@ from paths import ROOT
 from report_schema import SCHEMA
 from small_network import TwoWays, network, trained
 from ssmpress.bundle.manifest import verify_manifest
-from ssmpress.errors import BadInputError, UsageError
+from ssmpress.errors import BadInputError, ParityError, UsageError
 from ssmpress.nets.user_file import load_network
+from ssmpress.parity import check_parity
 from ssmpress.pipeline import Result, Watch, compress, compress_network
 from ssmpress.plan import make_plan
 from ssmpress.recipe.recipe import Recipe
@@ -30,6 +32,10 @@ from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.recipe.settings.prune import Method, PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
 from ssmpress.runtime.loading import open_session
+from ssmpress.stages.bundle import Dense, export_bundle
+from ssmpress.stages.packed import pack_weights
+from ssmpress.stages.pruned import prune_weights
+from ssmpress.stages.source import load
 from ssmpress.tasks import NetworkTask
 
 FILE = """\
@@ -217,3 +223,22 @@ def test_a_metric_that_is_not_positive_is_told(tmp_path: Path) -> None:
     )
     with pytest.raises(BadInputError, match=r"metric: expected .* above 0.*; got -1"):
         compress(recipe(tmp_path))
+
+
+def test_a_graph_that_computes_something_else_is_told_with_its_line(
+    tmp_path: Path, library: Path
+) -> None:
+    """As if the exporter had written another bias: the layer and the user's line are named."""
+    write_files(tmp_path)
+    plain = recipe(tmp_path, save_checkpoint=None, recover=RecoverSettings(steps=0))
+    source = load(plain)
+    packed = pack_weights(plain, source, prune_weights(plain, source))
+    wrong = dict(packed.tensors) | {"first.bias": packed.tensors["first.bias"] + 300}
+    bundle = export_bundle(
+        source, Dense(tmp_path / "dense.onnx"), replace(packed, tensors=wrong), tmp_path
+    )
+    with pytest.raises(ParityError) as error:
+        check_parity(source, packed, bundle, plain)
+    line, first = inspect.getsourcelines(TwoWays.forward)
+    number = first + next(i for i, text in enumerate(line) if "self.first(" in text)
+    assert f"at {small_network.__file__}:{number}: by" in str(error.value)

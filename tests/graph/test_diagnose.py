@@ -12,10 +12,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from torch import nn
 
 import zoo
-from exported import other_sizes, run, traced, write
+from exported import other_sizes, packed, run, traced, write
 from ssmpress.graph.diagnose import first_difference
+from ssmpress.nets.reference import Reference
+from ssmpress.nets.trace import Traced
+from ssmpress.pack.model import PackedTensors
 
 Run = Callable[[Path, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]
 
@@ -26,6 +30,12 @@ def session(library: Path) -> Run:
         return run(path, {n: torch.from_numpy(a) for n, a in inputs.items()}, library)
 
     return outputs
+
+
+def reference(graph: Traced, module: nn.Module) -> Reference:
+    """What the file should compute."""
+    plain = packed(graph, module)
+    return Reference(graph, PackedTensors(plain.tensors, plain.matrices))
 
 
 def line_in(kind: type, text: str) -> str:
@@ -39,7 +49,7 @@ def line_in(kind: type, text: str) -> str:
 def test_nothing_differs(name: str, session: Run, tmp_path: Path) -> None:
     net, module, graph = traced(name)
     path = write(name, tmp_path / "model.onnx")
-    assert first_difference(graph, module, path, other_sizes(net), session, 1e-5) is None
+    assert first_difference(reference(graph, module), path, other_sizes(net), session, 1e-5) is None
 
 
 def test_a_wrong_weight_is_found_where_it_is_used(session: Run, tmp_path: Path) -> None:
@@ -51,7 +61,7 @@ def test_a_wrong_weight_is_found_where_it_is_used(session: Run, tmp_path: Path) 
             wrong = numpy_helper.to_array(tensor) + 1
             tensor.CopyFrom(numpy_helper.from_array(wrong, tensor.name))
     onnx.save(model, path)
-    found = first_difference(graph, module, path, other_sizes(net), session, 1e-5)
+    found = first_difference(reference(graph, module), path, other_sizes(net), session, 1e-5)
     assert found is not None
     assert "causal_conv1d" in found.operation
     assert found.line == line_in(zoo.TwoScans, "F.silu(self.conv")
@@ -66,7 +76,7 @@ def test_a_wrong_operation_is_found(session: Run, tmp_path: Path) -> None:
     (softmax,) = (node for node in model.graph.node if node.op_type == "Softmax")
     softmax.op_type = "LogSoftmax"
     onnx.save(model, path)
-    found = first_difference(graph, module, path, other_sizes(net), session, 1e-5)
+    found = first_difference(reference(graph, module), path, other_sizes(net), session, 1e-5)
     assert found is not None
     assert "softmax" in found.operation
     assert found.line == line_in(zoo.Pooled, "softmax(-1)")

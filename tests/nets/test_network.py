@@ -106,6 +106,22 @@ def test_the_inputs_of_a_sample_have_the_examples_types_and_sizes() -> None:
         assert sentence in str(error.value)
 
 
+def test_a_state_that_is_not_given_is_zero_for_every_sample() -> None:
+    net = network(
+        inputs={"x": torch.zeros(1, 3), "h": torch.ones(1, 5)},
+        dynamic={"x": {0: "batch"}, "h": {0: "batch"}},
+        states={"h": "h_next"},
+    )
+    x, h = torch.ones(4, 3), torch.full((4, 5), 2.0)
+    for inputs in (x, (x,), {"x": x}):
+        assert net.bound(inputs)["h"].tolist() == torch.zeros(4, 5).tolist()
+    for inputs in ((x, h), {"h": h, "x": x}):
+        assert list(net.bound(inputs)) == ["x", "h"]
+        assert net.bound(inputs)["h"] is h
+    with pytest.raises(BadInputError, match=r"expected 1 inputs \(x\); got 3"):
+        net.bound((x, h, h))
+
+
 @pytest.mark.parametrize(
     ("outputs", "names"),
     [

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from numpy.typing import NDArray
 
 from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.projection import Projection
 from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD
 from ssmpress.errors import ParityError
 from ssmpress.formats import Values
+from ssmpress.graph.diagnose import first_difference
 from ssmpress.measure import metrics
+from ssmpress.nets.reference import Reference
+from ssmpress.nets.samples import NetworkSamples
 from ssmpress.pack.matrix import unpack
 from ssmpress.pack.model import PackedModel, PackedTensors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.devices import Parity
-from ssmpress.runtime.loading import open_session
+from ssmpress.runtime.loading import open_session, run_file
 from ssmpress.stages.bundle import Bundle
 from ssmpress.stages.network_source import NetworkSource
 from ssmpress.stages.source import AnySource
@@ -59,9 +64,25 @@ def check_parity(
     expected = by_torch()
     session = open_session(bundle.model, threads=recipe.threads, library=bundle.host_library)
     actual = task.by_session(session, sample)
-    return _within_tolerance(
-        packed, expected, actual, lambda: _own_spread(_first_read(model), expected, by_torch)
-    )
+    try:
+        return _within_tolerance(
+            packed, expected, actual, lambda: _own_spread(_first_read(model), expected, by_torch)
+        )
+    except ParityError as error:
+        if isinstance(model, Reference):
+            raise ParityError(f"{error} {_place(model, sample, bundle, recipe)}") from error
+        raise
+
+
+def _place(reference: Reference, sample: NetworkSamples, bundle: Bundle, recipe: Recipe) -> str:
+    """Where a network's graph first computes something else, as a sentence."""
+
+    def run(path: Path, inputs: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        return run_file(path, inputs, threads=recipe.threads, library=bundle.host_library)
+
+    tolerance = max(PARITY_TOLERANCE.values())
+    found = first_difference(reference, bundle.model, sample.batch(0)[0], run, tolerance)
+    return "" if found is None else f"{str(found).capitalize()}."
 
 
 def _within_tolerance(

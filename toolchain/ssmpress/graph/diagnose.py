@@ -17,13 +17,11 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
-from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch import Tensor, fx
 
 from ssmpress.graph.traced import translated
 from ssmpress.nets.fx_graph import line_of
-from ssmpress.nets.trace import Traced
+from ssmpress.nets.reference import Reference
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -50,8 +48,7 @@ class Difference:
 
 
 def first_difference(
-    traced: Traced,
-    module: nn.Module,
+    reference: Reference,
     path: Path,
     inputs: Mapping[str, Tensor],
     run: Callable[[Path, Arrays], Arrays],
@@ -60,26 +57,29 @@ def first_difference(
     """The first operation whose value in the file differs from PyTorch's.
 
     Args:
-        module: that `traced` was made of, with the weights that the file was written with.
-        path: the file. inputs: by name. run: a file and inputs -> its outputs by name.
-        tolerance: of `Difference.largest`.
+        reference: what the file should compute. path: the file. inputs: by name.
+        run: a file and inputs -> its outputs by name. tolerance: of `Difference.largest`.
 
     Returns:
         None if no value that both have differs.
     """
-    program = translated(traced).exported_program
-    assert program is not None
-    wanted = _values(program, traced, module, inputs)
+    program = translated(reference.traced).exported_program
+    with torch.no_grad():
+        _, values = Reference(reference.traced, reference.packed, program).run(inputs)
+    expected = {
+        node: value.numpy()
+        for node, value in values.items()
+        if node.op == "call_function" and isinstance(value, Tensor)
+    }
     with tempfile.TemporaryDirectory() as folder:
         shown = Path(folder) / "model.onnx"
-        _show_all(path, shown, set(wanted))
-        got = run(shown, {name: tensor.numpy() for name, tensor in inputs.items()})
-    for node in program.graph.nodes:
-        if node.name not in got or node.name not in wanted:
-            continue
-        largest = _largest(got[node.name], wanted[node.name].numpy())
-        if largest > tolerance:
-            return Difference(node.name, _operation(node), line_of(node), largest)
+        _show_all(path, shown, {node.name for node in expected})
+        actual = run(shown, {name: tensor.numpy() for name, tensor in inputs.items()})
+    for node, value in expected.items():
+        if node.name in actual:
+            largest = _largest(actual[node.name], value)
+            if largest > tolerance:
+                return Difference(node.name, _operation(node), line_of(node), largest)
     return None
 
 
@@ -98,42 +98,6 @@ def _largest(actual: NDArray[Any], expected: NDArray[Any]) -> float:
     a, e = actual.astype(np.float64), expected.astype(np.float64)
     difference = np.abs(a - e).max() / max(1.0, float(np.abs(e).max()))
     return float(difference) if np.isfinite(difference) else float("inf")
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps the tensors that its calls return, by name."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.values: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """As fx.Interpreter."""
-        value = super().run_node(n)
-        if n.op == "call_function" and isinstance(value, Tensor):
-            self.values[n.name] = value
-        return value
-
-
-def _values(
-    program: ExportedProgram, traced: Traced, module: nn.Module, inputs: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """What PyTorch computes in each operation of the program, by name."""
-    own = dict([*module.named_parameters(), *module.named_buffers()])
-    given = iter(inputs.values())
-    arguments: list[Any] = []
-    for spec in program.graph_signature.input_specs:
-        if spec.kind is InputKind.USER_INPUT:
-            arguments.append(next(given))
-        elif spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-            name = traced.names.get(str(spec.target), str(spec.target))
-            arguments.append(own[name] if name in own else program.constants[str(spec.target)])
-        else:
-            arguments.append(program.constants[str(spec.target)])
-    recorder = _Recorder(program.graph_module)
-    with torch.no_grad():
-        recorder.run(*arguments)
-    return recorder.values
 
 
 def _show_all(path: Path, shown: Path, names: set[str]) -> None:

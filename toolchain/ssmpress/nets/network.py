@@ -80,6 +80,8 @@ class Network:
             _check_axes(name, axes, self.inputs[name].dim())
         for name in self.states:
             self._check_input("states", name)
+        if len(self.states) == len(self.inputs):
+            raise _field_error("states", "at least one input that is none", dict(self.states))
         if not isinstance(self.metric_name, str) or not self.metric_name.strip():
             raise _field_error("metric_name", "a name", self.metric_name)
         names = tuple(self.outputs)
@@ -96,7 +98,7 @@ class Network:
             )
 
     def bound(self, inputs: Any) -> dict[str, Tensor]:
-        """The inputs of a sample by name, in order.
+        """The inputs of a sample by name, in order; states that are not among them are zeros.
 
         Args:
             inputs: a mapping, a tuple or list in order, or the only one.
@@ -106,19 +108,32 @@ class Network:
         """
         import torch
 
-        names = list(self.inputs)
+        names, own = list(self.inputs), [name for name in self.inputs if name not in self.states]
         if isinstance(inputs, Mapping):
-            if set(inputs) != set(names):
+            if not set(own) <= set(inputs) <= set(names):
                 raise _sample_error(f"the inputs {', '.join(names)}", ", ".join(map(str, inputs)))
-            values = [inputs[name] for name in names]
+            given = {name: inputs[name] for name in names if name in inputs}
         else:
             values = list(inputs) if isinstance(inputs, tuple | list) else [inputs]
-        if len(values) != len(names):
-            raise _sample_error(f"{len(names)} inputs ({', '.join(names)})", str(len(values)))
-        tensors = {name: torch.as_tensor(v) for name, v in zip(names, values, strict=True)}
+            if len(values) not in (len(own), len(names)):
+                raise _sample_error(f"{len(own)} inputs ({', '.join(own)})", str(len(values)))
+            given = dict(zip(names if len(values) == len(names) else own, values, strict=True))
+        tensors = {name: torch.as_tensor(value) for name, value in given.items()}
         for name, tensor in tensors.items():
             self._check_sample(name, tensor)
-        return tensors
+        return {name: tensors.get(name, self._zero_state(name, tensors)) for name in names}
+
+    def _zero_state(self, name: str, given: Mapping[str, Tensor]) -> Tensor:
+        """An input's zeros, in the sizes that the given ones have where they vary together."""
+        sizes = {
+            size: given[other].shape[axis]
+            for other, axes in self.dynamic.items()
+            if other in given
+            for axis, size in axes.items()
+        }
+        example, axes = self.inputs[name], self.dynamic.get(name, {})
+        shape = [sizes.get(axes.get(i, ""), size) for i, size in enumerate(example.shape)]
+        return example.new_zeros(shape)
 
     def _check_sample(self, name: str, tensor: Tensor) -> None:
         """Whether an input of a sample has the example's type and its sizes that do not vary."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from ssmpress.blocks.projection import quantize_activations
@@ -23,13 +24,17 @@ class Reference(nn.Module):
     has them so.
 
     Args:
-        packed: all tensors of `traced.shapes`.
+        packed: all tensors of `traced.shapes`. program: that computes the same as that of `traced`;
+            None is that.
     """
 
-    def __init__(self, traced: Traced, packed: PackedTensors) -> None:
+    def __init__(
+        self, traced: Traced, packed: PackedTensors, program: ExportedProgram | None = None
+    ) -> None:
         super().__init__()
-        self._traced = traced
-        graph = FxGraph(traced.program, traced.names)
+        self.traced, self.packed = traced, packed
+        self._program = program or traced.program
+        graph = FxGraph(self._program, traced.names)
         self._quantised = {
             node
             for node in graph.calls(torch.ops.ssmpress.linear.default)
@@ -48,24 +53,24 @@ class Reference(nn.Module):
 
     def forward(self, *args: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """The outputs by name. Arguments as the network's own `forward`."""
-        return self.run(dict(zip(self._traced.network.inputs, args, strict=False)) | inputs)[0]
+        return self.run(dict(zip(self.traced.network.inputs, args, strict=False)) | inputs)[0]
 
     def run(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[fx.Node, Any]]:
         """The outputs by name, and the values of all nodes."""
-        program = self._traced.program
-        given = iter(inputs[name] for name in self._traced.network.inputs)
+        program = self._program
+        given = iter(inputs[name] for name in self.traced.network.inputs)
         arguments = [self._argument(spec, given) for spec in program.graph_signature.input_specs]
         run = _Run(program.graph_module, self._quantised)
         values = run.run(*arguments)
-        names = [port.name for port in self._traced.ports[1]]
+        names = [port.name for port in self.traced.ports[1]]
         return dict(zip(names, values, strict=True)), run.values
 
     def _argument(self, spec: Any, given: Any) -> Any:
         if spec.kind is InputKind.USER_INPUT:
             return next(given)
         if spec.kind is InputKind.CONSTANT_TENSOR:
-            return self._traced.program.constants[spec.target]
-        name = self._traced.names.get(spec.target, spec.target)
+            return self._program.constants[spec.target]
+        name = self.traced.names.get(spec.target, spec.target)
         return self._tensors[self._keys[name]]
 
 

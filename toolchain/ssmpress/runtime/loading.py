@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from ssmpress.errors import (
     NO_MEMORY,
@@ -50,6 +53,25 @@ def open_session(
         DeviceError: the library is missing, cannot be loaded, or refuses SSMPRESS_ISA.
     """
     path = Path(model_path)
+    session = _load(path, threads, library, profile)
+    return Session(session, read_interface(session, path), threads)
+
+
+def run_file(
+    path: Path, inputs: Mapping[str, NDArray[Any]], *, threads: int, library: Path | None
+) -> dict[str, NDArray[Any]]:
+    """All outputs of any ONNX model, by name; it need not be one that `open_session` takes.
+
+    Raises:
+        BadInputError, DeviceError: it cannot be loaded, as `open_session` says.
+    """
+    session = _load(path, threads, library, profile=False)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+def _load(path: Path, threads: int, library: str | Path | None, profile: bool) -> Any:
+    """ONNX Runtime's own session of a model."""
     if threads < 1:
         raise UsageError(f"--threads: expected at least 1; got {threads}.")
     if not path.is_file():
@@ -60,16 +82,13 @@ def open_session(
         _register(options, Path(library))
     onnxruntime = import_onnxruntime()
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         if lacks_memory(error):
             raise DeviceError(f"{path}: {NO_MEMORY}") from error
         raise BadInputError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {first_line(error)}"
         ) from error
-    return Session(session, read_interface(session, path), threads)
 
 
 def _options(threads: int, profile: bool) -> Any:
