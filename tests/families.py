@@ -6,12 +6,14 @@ from ssmpress.blocks.attention import AttentionConfig
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
+from ssmpress.blocks.squared_relu_mlp import SquaredReluMlpConfig
 
 D_MODEL, WORDS = 20, 61
 _GROUPED = Mamba2Config(heads=6, head_dim=10, d_state=7, n_groups=3, norm_groups=3)
 _LIMITED = Mamba2Config(
     heads=8, head_dim=5, d_state=7, proj_bias=True, conv_bias=False, dt_min=0.1, dt_max=0.5
 )
+_BIASED = Mamba2Config(heads=8, head_dim=5, d_state=7, proj_bias=True, conv_bias=False, dt_min=0.1)
 _PLAIN = Mamba2Config(heads=8, head_dim=5, d_state=9)
 
 
@@ -36,6 +38,13 @@ def attention(**changes: float | bool) -> AttentionConfig:
     return AttentionConfig(**(sizes | changes))  # type: ignore[arg-type]
 
 
+def nemotron(mixer: Mamba2Config, proj_bias: bool = False, **scales: float | bool) -> ModelConfig:
+    """A block in each layer, the MLP and Mamba-2 twice."""
+    mlp = SquaredReluMlpConfig(d_intermediate=11, proj_bias=proj_bias)
+    blocks = (mixer, mlp, attention(scale=6**-0.5), mlp, mixer)
+    return model(*[LayerConfig(mixer=block) for block in blocks], **scales)
+
+
 _GRANITE_SCALES = {"residual_scale": 0.3, "embedding_scale": 12.0, "logits_scale": 1 / 3}
 _MLP = GatedMlpConfig(d_intermediate=11, gate_first=True)
 
@@ -54,6 +63,8 @@ HUGGING_FACE = {
         GatedMlpConfig(d_intermediate=11, gate_first=True, proj_bias=True),
         tie_embeddings=False,
     ),
+    "nemotron_h": nemotron(_GROUPED, tie_embeddings=False),
+    "nemotron_h, biases": nemotron(_BIASED, proj_bias=True),
 }
 """What transformers has too."""
 

@@ -63,13 +63,15 @@ def check_graph(source: PackedModel, library: Path, folder: Path) -> list[State]
 
 def check_ssmrun(source: PackedModel, ids: NDArray[np.int64], folder: Path, library: Path) -> None:
     """A bundle in the folder, which is new: ssmrun's logits and states, after a prefill of 9 tokens
-    and what follows them, are those of ONNX Runtime in Python."""
+    and what follows them, and the tokens that it generates are those of ONNX Runtime in Python."""
     bundle = sb.make_bundle(folder, source)
     session = open_session(bundle / "model.onnx", threads=1, library=library)
     expected, state = session.predict(ids[None])
     with sb.Worker(bundle) as worker:
         worker.ask("load", threads=1)
         got = worker.ask("logits", tokens=ids.tolist(), prefill=9, states=True)
+        tokens = worker.ask("generate", tokens=ids.tolist(), max_tokens=6)["tokens"]
+    assert tokens == list(session.generate(ids, 6))
     scale = float(np.abs(expected).max())
     assert np.abs(sb.array(got, "logits") - expected[0]).max() <= tolerances.GRAPH_FLOAT32 * scale
     for name, values in state.arrays().items():

@@ -26,6 +26,7 @@ WORDS = 1024
 FAMILIES = {
     "mamba2": (HUGGING_FACE["mamba2"], "huggingface"),
     "granite": (HUGGING_FACE["granite"], "huggingface"),
+    "nemotron_h": (HUGGING_FACE["nemotron_h"], "huggingface"),
     "mamba-ssm hybrid": (MAMBA_SSM["hybrid, rope"], "mamba-ssm"),
 }
 
@@ -35,7 +36,8 @@ def sized(config: ModelConfig) -> ModelConfig:
 
 
 @pytest.mark.parametrize(
-    "name", ["mamba2", "granite", pytest.param("mamba-ssm hybrid", marks=pytest.mark.slow)]
+    "name",
+    ["mamba2", "granite", "nemotron_h", pytest.param("mamba-ssm hybrid", marks=pytest.mark.slow)],
 )
 def test_from_checkpoint_to_report(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

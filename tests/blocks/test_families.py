@@ -106,8 +106,9 @@ def test_the_graph_is_the_definition(
     check_graph(half_pruned(random_checkpoint(FAMILIES[name]), values), library, tmp_path)
 
 
-def test_ssmrun_runs_a_hybrid(library: Path, tmp_path: Path) -> None:
-    config = HUGGING_FACE["granite, rope"]
+@pytest.mark.parametrize("name", ("granite, rope", "nemotron_h"))
+def test_ssmrun_runs_a_hybrid(name: str, library: Path, tmp_path: Path) -> None:
+    config = HUGGING_FACE[name]
     source = half_pruned(random_checkpoint(config), Values.FP32)
     check_ssmrun(source, draw_tokens(config, 1, 20)[0].numpy(), tmp_path / "bundle", library)
 
@@ -159,6 +160,24 @@ def test_dead_channels_of_an_mlp_go() -> None:
     tensors["backbone.layers.0.mlp.fc2.weight"][:, 7] = 0
     smaller, left = dead_channels.remove(config, tensors)
     assert dead_channels.removed_channels(config, smaller) == (3, 0, 0)
+    tokens = draw_tokens(config, 2, 9)
+    narrow = Mamba(smaller)
+    narrow.load_state_dict(left, strict=False)
+    with torch.no_grad():
+        wanted = Mamba.from_checkpoint(checkpoint)(tokens)[0]
+        assert_close(narrow(tokens)[0], wanted, tolerances.REFERENCE_LOGITS, "logits")
+
+
+def test_dead_channels_of_a_squared_relu_go() -> None:
+    """A channel is dead without an input that opens it, or unread; a positive bias opens one."""
+    config = HUGGING_FACE["nemotron_h, biases"]
+    checkpoint = random_checkpoint(config)
+    tensors = checkpoint.tensors
+    tensors["backbone.layers.1.mixer.fc1.weight"][[3, 5]] = 0
+    tensors["backbone.layers.1.mixer.fc1.bias"][[3, 5]] = torch.tensor([-0.5, 0.5])
+    tensors["backbone.layers.1.mixer.fc2.weight"][:, 7] = 0
+    smaller, left = dead_channels.remove(config, tensors)
+    assert dead_channels.removed_channels(config, smaller) == (0, 2, 0, 0, 0)
     tokens = draw_tokens(config, 2, 9)
     narrow = Mamba(smaller)
     narrow.load_state_dict(left, strict=False)

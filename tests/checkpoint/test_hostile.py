@@ -300,6 +300,10 @@ CASES: dict[str, tuple[Make, str]] = {
         huggingface(model_type="bamba", rope_parameters={"rope_type": "yarn"}),
         r"rope_parameters: rope_type: expected 'default'; got 'yarn'",
     ),
+    "scaled rope": (
+        huggingface(model_type="bamba", rope_scaling={"type": "linear", "factor": 2.0}),
+        r"rope_scaling: expected null; got",
+    ),
     "gelu": (huggingface(hidden_act="gelu"), r"hidden_act: expected 'silu'; got 'gelu'"),
     "Mamba-2 weights": (
         saved(lambda t: {name: v[:, 0] if "A_log" in name else v for name, v in t.items()}),

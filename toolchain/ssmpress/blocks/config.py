@@ -17,6 +17,7 @@ from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.norm import NORMS
+from ssmpress.blocks.squared_relu_mlp import SquaredReluMlpConfig
 from ssmpress.errors import BadInputError
 from ssmpress.tasks import BlockTask, LanguageModel, task_of
 
@@ -25,7 +26,8 @@ _SCALES = ("embedding_scale", "logits_scale")
 NORM_EPS = 1e-5  # mamba-ssm has no key for it and always uses this
 
 BLOCKS: dict[str, type[BlockConfig]] = {
-    block.kind: block for block in (Mamba1Config, Mamba2Config, AttentionConfig, GatedMlpConfig)
+    block.kind: block
+    for block in (Mamba1Config, Mamba2Config, AttentionConfig, GatedMlpConfig, SquaredReluMlpConfig)
 }
 """Every block by the name that a configuration gives it."""
 

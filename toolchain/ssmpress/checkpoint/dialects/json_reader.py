@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.errors import BadInputError
+
+_NO_LIMIT = 3.0e38
+"""What stands for infinity, which JSON has not: nearly the largest float32."""
 
 
 class JsonReader:
@@ -60,7 +64,8 @@ class JsonReader:
     def chosen(self, key: str, *values: Any) -> None:
         """Whether the key, if it is there and not null, has one of these values."""
         if self.values.get(key) is not None and self.values[key] not in values:
-            raise self.fail(key, " or ".join(map(repr, values)))
+            words = [json.dumps(v) if isinstance(v, bool) else repr(v) for v in values]
+            raise self.fail(key, " or ".join(words) or "null")
 
     def limits(self, key: str) -> tuple[float, float | None]:
         """A pair of a least and a largest value, the second None where it is infinite or the key
@@ -71,7 +76,7 @@ class JsonReader:
         numbers = [_number(item) for item in pair] if isinstance(pair, list) else []
         if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
             raise self.fail(key, "two numbers, the first at least 0 and below the second")
-        return numbers[0], None if math.isinf(numbers[1]) else numbers[1]
+        return numbers[0], None if numbers[1] >= _NO_LIMIT else numbers[1]
 
     def rank(self, key: str, d_model: int, limit: int) -> int:
         """The rank of Mamba-1's delta projection: a number, or "auto"."""
@@ -92,7 +97,7 @@ def limits_json(key: str, low: float, high: float | None) -> dict[str, Any]:
     where there is no limit."""
     if low == 0 and high is None:
         return {}
-    return {key: [low, 3.0e38 if high is None else high]}
+    return {key: [low, _NO_LIMIT if high is None else high]}
 
 
 def _number(value: Any) -> float:

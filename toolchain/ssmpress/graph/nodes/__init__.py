@@ -11,7 +11,8 @@ from ssmpress.blocks.attention import AttentionConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
-from ssmpress.graph.nodes import attention, gated_mlp, mamba1, mamba2
+from ssmpress.blocks.squared_relu_mlp import SquaredReluMlpConfig
+from ssmpress.graph.nodes import attention, gated_mlp, mamba1, mamba2, squared_relu_mlp
 from ssmpress.graph.packed_graph import PackedGraph, Place
 
 
@@ -39,5 +40,6 @@ BLOCK_NODES: dict[str, BlockNodes] = {
     Mamba2Config.kind: mamba2,
     AttentionConfig.kind: attention,
     GatedMlpConfig.kind: gated_mlp,
+    SquaredReluMlpConfig.kind: squared_relu_mlp,
 }
 """Every block's nodes by `BlockConfig.kind`."""

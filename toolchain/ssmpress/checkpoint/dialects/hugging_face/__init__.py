@@ -11,19 +11,21 @@ from typing import Any
 import torch
 
 from ssmpress.blocks.config import ModelConfig
-from ssmpress.checkpoint.dialects.hugging_face import hybrid, mamba, mamba2, names
+from ssmpress.checkpoint.dialects.hugging_face import hybrid, mamba, mamba2, names, nemotron_h
 from ssmpress.checkpoint.dialects.hugging_face.family import Family
 from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
-FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid)
+FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid, nemotron_h)
 _KEYS: Mapping[str, str] = {
     "d_model": "hidden_size",
     "n_layer": "num_hidden_layers",
     "tie_embeddings": "tie_word_embeddings",
 }
 """Of all families."""
+_ALONE: Mapping[str, Family] = {"mamba1": mamba, "mamba2": mamba2}
+"""Block -> the family that has no other."""
 _OTHER_LAYOUT = "Write the mamba-ssm layout instead."
 
 
@@ -66,9 +68,14 @@ def problem(config: ModelConfig) -> str:
 def _family(config: ModelConfig) -> Family:
     """The family that can say it, or the one that comes nearest."""
     able = (family for family in FAMILIES if not family.problem(config))
+    return next(able, _nearest(config))
+
+
+def _nearest(config: ModelConfig) -> Family:
     kinds = {part.block.kind for layer in config.layers for part in layer.parts()}
-    nearest = mamba if kinds == {"mamba1"} else mamba2 if kinds == {"mamba2"} else hybrid
-    return next(able, nearest)
+    if len(kinds) == 1 and kinds <= _ALONE.keys():
+        return _ALONE[kinds.pop()]
+    return nemotron_h if "squared_relu_mlp" in kinds else hybrid
 
 
 def keys(config: ModelConfig) -> Mapping[str, str]:

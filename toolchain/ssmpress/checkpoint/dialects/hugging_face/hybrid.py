@@ -17,6 +17,7 @@ from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.checkpoint.dialects.hugging_face import names
+from ssmpress.checkpoint.dialects.hugging_face.attention import check_window
 from ssmpress.checkpoint.dialects.hugging_face.mamba2 import mixer_problem
 from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 from ssmpress.checkpoint.dialects.mixers import mixers_of
@@ -80,8 +81,7 @@ def parse(reader: JsonReader) -> ModelConfig:
         raise reader.fail(
             "num_local_experts", "0", "Mixtures of experts are not supported; use a dense model."
         )
-    if reader.values.get("sliding_window") is not None:
-        raise reader.fail("sliding_window", "null", "Attention here sees all tokens.")
+    check_window(reader)
     d_model = reader.integer("hidden_size", limit=limits["d_model"])
     mixers = (_attention(reader, d_model, granite), _mamba(reader, d_model))
     width = reader.integer(

@@ -42,3 +42,26 @@ def joined(tensors: Mapping[str, torch.Tensor], joins: Joins) -> dict[str, torch
                     for part in own:
                         del result[part]
     return result
+
+
+def separated(
+    tensors: Mapping[str, torch.Tensor], parts: Mapping[str, Mapping[str, int]]
+) -> dict[str, torch.Tensor]:
+    """The inverse of `joined`.
+
+    Args:
+        tensors: by canonical name.
+        parts: canonical name of a whole module -> of each of its parts the name within the layer
+            and the rows, in their order.
+    """
+    result: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        module, _, kind = name.rpartition(".")
+        if module not in parts:
+            result[name] = tensor
+            continue
+        layer = ".".join(module.split(".")[:3])  # backbone.layers.3
+        pieces = torch.split(tensor, list(parts[module].values()))
+        for part, piece in zip(parts[module], pieces, strict=True):
+            result[f"{layer}.{part}.{kind}"] = piece.clone()
+    return result

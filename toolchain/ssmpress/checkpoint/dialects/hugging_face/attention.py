@@ -1,0 +1,62 @@
+"""Attention as the hybrids' config.json spells its heads, and its four projections."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ssmpress.blocks.attention import AttentionConfig
+from ssmpress.checkpoint.dialects.json_reader import JsonReader
+
+KEYS: Mapping[str, str] = {"d_queries": "num_attention_heads", "d_keys": "num_key_value_heads"}
+
+
+def check_window(reader: JsonReader) -> None:
+    """Whether every token sees all before it.
+
+    Raises:
+        BadInputError: there is a sliding window.
+    """
+    if reader.values.get("sliding_window") is not None:
+        raise reader.fail("sliding_window", "null", "Attention here sees all tokens.")
+
+
+def heads(reader: JsonReader, default_kv: int = 8) -> tuple[int, int]:
+    """Heads of the queries, and of keys and values: as many where it says null.
+
+    Raises:
+        BadInputError: a key has a wrong type or value.
+    """
+    limits = AttentionConfig.limits
+    count = reader.integer("num_attention_heads", 32, limits["heads"])
+    if reader.values.get("num_key_value_heads", default_kv) is None:
+        return count, count
+    return count, reader.integer("num_key_value_heads", default_kv, limits["kv_heads"])
+
+
+def head_dim(reader: JsonReader, default: int, *keys: str) -> int:
+    """Channels of a head: `head_dim` or the first of `keys` that is there and not null."""
+    for key in ("head_dim", *keys):
+        if reader.values.get(key) is not None:
+            return reader.integer(key, limit=AttentionConfig.limits["head_dim"])
+    return default
+
+
+def heads_json(block: AttentionConfig) -> dict[str, Any]:
+    """What `heads` and `head_dim` read back."""
+    return {
+        "num_attention_heads": block.heads,
+        "num_key_value_heads": block.kv_heads,
+        "head_dim": block.head_dim,
+    }
+
+
+def in_parts(block: AttentionConfig, module: str) -> dict[str, int]:
+    """What in_proj consists of: name of each projection in `module` -> its rows."""
+    rows = {"q_proj": block.d_queries, "k_proj": block.d_keys, "v_proj": block.d_keys}
+    return {f"{module}.{name}": count for name, count in rows.items()}
+
+
+def joined_parts(module: str) -> tuple[str, ...]:
+    """The names that `in_parts` gives."""
+    return tuple(f"{module}.{name}_proj" for name in "qkv")
