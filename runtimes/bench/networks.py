@@ -27,7 +27,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -103,13 +103,16 @@ def plain_convolution(
 
 @contextmanager
 def written_out() -> Iterator[None]:
-    """The stand-ins compute in plain PyTorch."""
-    kept = operators.selective_scan, operators.causal_conv1d
-    operators.selective_scan, operators.causal_conv1d = plain_scan, plain_convolution
-    try:
+    """The stand-ins compute in plain PyTorch, and mT is what this exporter knows."""
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (operators, "selective_scan", plain_scan),
+            (operators, "causal_conv1d", plain_convolution),
+            (Tensor, "mT", property(lambda t: t.transpose(-1, -2))),
+        ):
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
         yield
-    finally:
-        operators.selective_scan, operators.causal_conv1d = kept
 
 
 def built(name: str, network: Network) -> nn.Module:
