@@ -14,6 +14,14 @@ _LIMITED = Mamba2Config(
     heads=8, head_dim=5, d_state=7, proj_bias=True, conv_bias=False, dt_min=0.1, dt_max=0.5
 )
 _BIASED = Mamba2Config(heads=8, head_dim=5, d_state=7, proj_bias=True, conv_bias=False, dt_min=0.1)
+_SCALED = Mamba2Config(
+    heads=6,
+    head_dim=7,
+    d_state=9,
+    gated_norm=False,
+    gate_first=False,
+    in_scales=(0.7, 0.5, 1.5, 2.0, 0.8),
+)
 _PLAIN = Mamba2Config(heads=8, head_dim=5, d_state=9)
 
 
@@ -36,6 +44,19 @@ def attention(**changes: float | bool) -> AttentionConfig:
     """Four heads of six channels, of which two share keys."""
     sizes = {"heads": 4, "kv_heads": 2, "head_dim": 6, "scale": 0.3}
     return AttentionConfig(**(sizes | changes))  # type: ignore[arg-type]
+
+
+def falcon_h1(mixer: Mamba2Config, mlp_bias: bool = False, **scales: float | bool) -> ModelConfig:
+    """Mamba-2 beside attention, and every multiplier another one."""
+    layer = LayerConfig(
+        mixer=mixer,
+        beside=attention(rotary_dim=6, rope_theta=1e11),
+        mlp=GatedMlpConfig(d_intermediate=11, gate_first=True, proj_bias=mlp_bias, gate_scale=0.7),
+        mixer_scale=0.6,
+        beside_scale=1.3,
+        mlp_scale=0.8,
+    )
+    return model(layer, layer, embedding_scale=5.5, logits_scale=0.25, **scales)
 
 
 def nemotron(mixer: Mamba2Config, proj_bias: bool = False, **scales: float | bool) -> ModelConfig:
@@ -61,6 +82,12 @@ HUGGING_FACE = {
     "bamba": hybrid(
         attention(head_dim=8, scale=8**-0.5, rotary_dim=4),
         GatedMlpConfig(d_intermediate=11, gate_first=True, proj_bias=True),
+        tie_embeddings=False,
+    ),
+    "falcon_h1": falcon_h1(_SCALED),
+    "falcon_h1, norm": falcon_h1(
+        Mamba2Config(heads=6, head_dim=7, d_state=9, n_groups=2, norm_groups=2, gate_first=False),
+        mlp_bias=True,
         tie_embeddings=False,
     ),
     "nemotron_h": nemotron(_GROUPED, tie_embeddings=False),

@@ -27,6 +27,7 @@ FAMILIES = {
     "mamba2": (HUGGING_FACE["mamba2"], "huggingface"),
     "granite": (HUGGING_FACE["granite"], "huggingface"),
     "nemotron_h": (HUGGING_FACE["nemotron_h"], "huggingface"),
+    "falcon_h1": (HUGGING_FACE["falcon_h1"], "huggingface"),
     "mamba-ssm hybrid": (MAMBA_SSM["hybrid, rope"], "mamba-ssm"),
 }
 
@@ -37,7 +38,13 @@ def sized(config: ModelConfig) -> ModelConfig:
 
 @pytest.mark.parametrize(
     "name",
-    ["mamba2", "granite", "nemotron_h", pytest.param("mamba-ssm hybrid", marks=pytest.mark.slow)],
+    [
+        "mamba2",
+        "granite",
+        "nemotron_h",
+        "falcon_h1",
+        pytest.param("mamba-ssm hybrid", marks=pytest.mark.slow),
+    ],
 )
 def test_from_checkpoint_to_report(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

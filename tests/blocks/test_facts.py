@@ -120,7 +120,8 @@ def test_a_layer_may_be_another_one_than_the_next() -> None:
     [
         (
             {"block": "mamba9"},
-            "block: expected mamba1 or mamba2 or attention or gated_mlp; got 'mamba9'",
+            "block: expected mamba1 or mamba2 or attention or gated_mlp or squared_relu_mlp; "
+            "got 'mamba9'",
         ),
         ({"heads": 3}, "layers: mamba1: expected only .*got 'heads'"),
         ({"d_inner": 0}, "d_inner: expected an integer from 1 to 262144; got 0"),

@@ -30,7 +30,8 @@ from ssmpress.formats import Values
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.materials import TextMaterial
-from ssmpress.prune.one_shot import one_shot
+from ssmpress.prune.materials.text import window_batch
+from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings
 from tolerances import assert_close
 
@@ -106,7 +107,7 @@ def test_the_graph_is_the_definition(
     check_graph(half_pruned(random_checkpoint(FAMILIES[name]), values), library, tmp_path)
 
 
-@pytest.mark.parametrize("name", ("granite, rope", "nemotron_h"))
+@pytest.mark.parametrize("name", ("granite, rope", "nemotron_h", "falcon_h1"))
 def test_ssmrun_runs_a_hybrid(name: str, library: Path, tmp_path: Path) -> None:
     config = HUGGING_FACE[name]
     source = half_pruned(random_checkpoint(config), Values.FP32)
@@ -205,6 +206,25 @@ def test_every_method_prunes_all_projections(method: Method) -> None:
     keep = one_shot(trained, names, TextMaterial(text), settings, 0.6, seed=0)
     total = sum(mask.numel() for mask in keep.values())
     assert sum(int((~mask).sum()) for mask in keep.values()) == pytest.approx(0.6 * total, abs=20)
+
+
+def test_two_mixers_side_by_side_read_the_same() -> None:
+    """Each has statistics of its own, and a name of its own for `--prunable`."""
+    checkpoint = random_checkpoint(HUGGING_FACE["falcon_h1"])
+    names = prunable_names(weights_of(checkpoint.config), ("*in_proj",))
+    layer = "backbone.layers.0"
+    assert names[:2] == (f"{layer}.mixer.in_proj.weight", f"{layer}.beside.in_proj.weight")
+    assert set(prunable_names(weights_of(checkpoint.config), ("beside.*",))) == {
+        f"backbone.layers.{n}.beside.{p}.weight" for n in (0, 1) for p in ("in_proj", "out_proj")
+    }
+    batches = [window_batch(draw_tokens(checkpoint.config, 2, 17))]
+    statistics = grams(Mamba.from_checkpoint(checkpoint), names, batches, None)
+    for number in (0, 1):
+        mixer, beside = (
+            statistics[f"backbone.layers.{number}.{part}.in_proj.weight"]
+            for part in ("mixer", "beside")
+        )
+        assert float(mixer.abs().max()) > 0 and torch.equal(mixer, beside)
 
 
 def test_a_bare_state_dict_says_that_it_is_mamba_2(tmp_path: Path) -> None:

@@ -278,6 +278,10 @@ CASES: dict[str, tuple[Make, str]] = {
         mamba_ssm(attn_layer_idx=[1], attn_cfg={"num_heads": 2}),
         r"causal: expected true; got nothing",
     ),
+    "heads without channels": (
+        mamba_ssm(attn_layer_idx=[1], attn_cfg={"num_heads": 9, "causal": True}),
+        r"num_heads: expected no more heads than d_model has channels; got 9",
+    ),
     "MLP": (mamba_ssm(d_intermediate=32), r"norm2\.weight: expected .*weights are incomplete"),
     "LayerNorm": (
         mamba_ssm(rms_norm=False),
@@ -299,6 +303,10 @@ CASES: dict[str, tuple[Make, str]] = {
     "another rope": (
         huggingface(model_type="bamba", rope_parameters={"rope_type": "yarn"}),
         r"rope_parameters: rope_type: expected 'default'; got 'yarn'",
+    ),
+    "heads of no channels": (
+        huggingface(model_type="bamba", mamba_n_heads=8, intermediate_size=8),
+        r"num_attention_heads: expected no more heads than hidden_size has channels",
     ),
     "scaled rope": (
         huggingface(model_type="bamba", rope_scaling={"type": "linear", "factor": 2.0}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import random_checkpoint
+import tolerances
+from conftest import draw_tokens, random_checkpoint
 from families import HUGGING_FACE
+from ssmpress.blocks.config import LayerConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
+from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.dialects.mixers import mixers_of
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
+from tolerances import assert_close
 
 Values = dict[str, Any]
 
@@ -38,7 +43,7 @@ def check_same(folder: Path, checkpoint: Checkpoint) -> None:
         assert torch.equal(back.tensors[name], tensor), name
 
 
-@pytest.mark.parametrize("name", ("nemotron_h",))
+@pytest.mark.parametrize("name", ("nemotron_h", "falcon_h1"))
 def test_what_transformers_saves_is_read(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     checkpoint = random_checkpoint(HUGGING_FACE[name])
@@ -89,6 +94,28 @@ def test_limits_of_a_step_are_those_of_the_scan() -> None:
     assert dialects.config_json(HUGGING_FACE["nemotron_h"], "huggingface")["time_step_min"] < 1e-9
 
 
+@pytest.mark.parametrize("d_ssm", (42, None))
+def test_multipliers_before_the_projections(d_ssm: int | None, tmp_path: Path) -> None:
+    """Of a Falcon-H1: read as numbers after them, with the logits that transformers computes."""
+    transformers = pytest.importorskip("transformers")
+    config = HUGGING_FACE["falcon_h1"]
+    if d_ssm is None:
+        mixer = replace(mixers_of(config, Mamba2Config)[0], heads=8, head_dim=5)
+        layers = tuple(replace(layer, mixer=mixer) for layer in config.layers)
+        config = replace(config, layers=layers)
+    checkpoint, folder = random_checkpoint(config), tmp_path / "model"
+    write_checkpoint(config, checkpoint.tensors, folder, "huggingface")
+    changes = {"attention_in_multiplier": 1.6, "ssm_in_multiplier": 0.45, "mamba_d_ssm": d_ssm}
+    change_config(folder, lambda values: values.update(changes))
+    tokens = draw_tokens(config, 2, 19)
+    back, other = read_checkpoint(folder), transformers.AutoModelForCausalLM
+    with torch.no_grad():
+        expected = other.from_pretrained(folder).eval()(tokens).logits
+        got, without = (Mamba.from_checkpoint(c)(tokens)[0] for c in (back, checkpoint))
+    assert_close(got, expected, tolerances.REFERENCE_LOGITS, "logits")
+    assert float((got - without).abs().max()) > 0.01
+
+
 NEMOTRON: tuple[tuple[Values, str], ...] = (
     ({"layers_block_type": ["mamba", "moe"]}, r"layers_block_type: expected no layers of experts"),
     ({"layers_block_type": ["mamba", "lstm"]}, r"layers_block_type: expected for each layer one"),
@@ -109,7 +136,36 @@ NEMOTRON: tuple[tuple[Values, str], ...] = (
 )
 
 
-@pytest.mark.parametrize(("changes", "message"), NEMOTRON)
-def test_what_no_block_computes_is_refused(changes: Values, message: str) -> None:
+FALCON: tuple[tuple[Values, str], ...] = (
+    ({"attention_bias": True}, r"attention_bias: expected false; got True"),
+    ({"mamba_proj_bias": True}, r"mamba_proj_bias: expected false; got True"),
+    ({"projectors_bias": True}, r"projectors_bias: expected false; got True"),
+    ({"sliding_window": 64}, r"sliding_window: expected null; got 64"),
+    ({"rope_scaling": {"type": "linear"}}, r"rope_scaling: expected null; got"),
+    ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_type: expected 'default'; got 'yarn'"),
+    ({"rope_parameters": {"rope_theta": 1e16}}, r"rope_theta: expected a positive number"),
+    ({"ssm_multipliers": [1.0] * 4}, r"ssm_multipliers: expected 5 numbers; got"),
+    ({"ssm_multipliers": 2.0}, r"ssm_multipliers: expected 5 numbers; got 2.0"),
+    ({"mlp_multipliers": [1.0, -1.0]}, r"mlp_multipliers: expected 2 positive numbers; got"),
+    ({"key_multiplier": 0}, r"key_multiplier: expected a positive number; got 0"),
+    ({"mamba_d_ssm": 50}, r"mamba_d_head: expected 50 channels / 6 heads, as mamba_d_ssm says"),
+)
+REFUSED = [("nemotron_h", *case) for case in NEMOTRON] + [("falcon_h1", *case) for case in FALCON]
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED)
+def test_what_no_block_computes_is_refused(name: str, changes: Values, message: str) -> None:
     with pytest.raises(BadInputError, match=message):
-        parsed("nemotron_h", **changes)
+        parsed(name, **changes)
+
+
+def test_two_mixers_have_states_of_different_names() -> None:
+    mixer = mixers_of(HUGGING_FACE["falcon_h1"], Mamba2Config)[0]
+    with pytest.raises(BadInputError, match="beside: expected a block with other states"):
+        LayerConfig(mixer=mixer, beside=mixer)
+
+
+@pytest.mark.parametrize("scales", ((1.0,), (1.0, 1.0, 1.0, 1.0, 0.0), 2.0))
+def test_a_mixers_scales_are_five_positive_numbers(scales: Any) -> None:
+    with pytest.raises(BadInputError, match="in_scales: expected"):
+        Mamba2Config(heads=2, in_scales=scales)

@@ -82,7 +82,7 @@ def dropout(model: Mamba, part: float) -> Any:
         layer.get_submodule(norm)
         for layer in model.backbone.layers
         if isinstance(layer, Layer)
-        for _, norm, _ in layer.parts
+        for norm in dict.fromkeys(part.norm for part in layer.parts)
     ]
 
     def hook(module: object, inputs: object, output: Tensor) -> Tensor:

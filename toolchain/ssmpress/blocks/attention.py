@@ -32,6 +32,9 @@ from ssmpress.blocks.facts import (
 from ssmpress.blocks.projection import Projection
 from ssmpress.states import StateTensor
 
+THETA_LIMIT = 1e15
+"""Falcon-H1 has 1e11."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
@@ -72,7 +75,7 @@ class AttentionConfig:
         check_sizes(self)
         check_flags(self, "qkv_bias", "out_bias")
         check_eps("scale", self.scale)
-        check_eps("rope_theta", self.rope_theta)
+        check_eps("rope_theta", self.rope_theta, THETA_LIMIT)
         if self.heads % self.kv_heads:
             raise config_error("kv_heads", f"a divisor of the {self.heads} heads", self.kv_heads)
         turned = self.rotary_dim

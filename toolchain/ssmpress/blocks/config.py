@@ -22,6 +22,7 @@ from ssmpress.errors import BadInputError
 from ssmpress.tasks import BlockTask, LanguageModel, task_of
 
 _SCALES = ("embedding_scale", "logits_scale")
+_LAYER_SCALES = ("residual_scale", "mixer_scale", "beside_scale", "mlp_scale")
 
 NORM_EPS = 1e-5  # mamba-ssm has no key for it and always uses this
 
@@ -33,31 +34,59 @@ BLOCKS: dict[str, type[BlockConfig]] = {
 
 
 class Part(NamedTuple):
-    """A block in its layer: x + module(norm(x)). name, norm: of the two modules in the layer."""
+    """A block in its layer: scale * module(norm(x)) is added to the residual stream.
+
+    name, norm: of the two modules in the layer. Parts that follow each other with the same norm
+    stand side by side: each reads what the norm returned before the first of them.
+    """
 
     name: str
     norm: str
     block: BlockConfig
+    scale: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerConfig:
     """A layer: x + mixer(norm(x)), then, where it has an MLP, x + mlp(norm2(x)).
 
-    residual_scale: what both blocks' outputs are multiplied with before they are added.
+    Args:
+        beside: a second mixer, where it has one: x + mixer(norm(x)) + beside(norm(x)).
+        residual_scale: what all blocks' outputs are multiplied with before they are added.
+        mixer_scale, beside_scale, mlp_scale: what that block's output is multiplied with besides.
+
+    Raises:
+        BadInputError: a scale is not a positive number, or both mixers have a state of one name.
     """
 
     mixer: BlockConfig
+    beside: BlockConfig | None = None
     mlp: BlockConfig | None = None
     residual_scale: float = 1.0
+    mixer_scale: float = 1.0
+    beside_scale: float = 1.0
+    mlp_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_eps("residual_scale", self.residual_scale)
+        for name in _LAYER_SCALES:
+            check_eps(name, getattr(self, name))
+        states = [state.name for part in self.parts() for state in part.block.states()]
+        if len(set(states)) != len(states):
+            kind = self.beside.kind if self.beside else None
+            raise config_error("beside", "a block with other states than the mixer's", kind)
 
     def parts(self) -> tuple[Part, ...]:
         """Its blocks in the order in which they run."""
-        mixer = Part("mixer", "norm", self.mixer)
-        return (mixer,) if self.mlp is None else (mixer, Part("mlp", "norm2", self.mlp))
+        parts = (
+            ("mixer", "norm", self.mixer, self.mixer_scale),
+            ("beside", "norm", self.beside, self.beside_scale),
+            ("mlp", "norm2", self.mlp, self.mlp_scale),
+        )
+        return tuple(
+            Part(name, norm, block, self.residual_scale * scale)
+            for name, norm, block, scale in parts
+            if block is not None
+        )
 
     def with_blocks(self, blocks: Mapping[str, BlockConfig]) -> LayerConfig:
         """The layer with other blocks in some of its parts, by the parts' names."""
@@ -220,21 +249,22 @@ def _flat(config: ModelConfig) -> dict[str, Any]:
 
 
 def _layer_dict(layer: LayerConfig) -> dict[str, Any]:
-    scale = {"residual_scale": layer.residual_scale}
+    scales = {name: getattr(layer, name) for name in _LAYER_SCALES}
     return {
         part.name: {"block": part.block.kind} | asdict(part.block)  # type: ignore[call-overload]
         for part in layer.parts()
-    } | (scale if layer.residual_scale != 1 else {})
+    } | {name: scale for name, scale in scales.items() if scale != 1}
 
 
 def _read_layer(values: Any) -> LayerConfig:
     if not isinstance(values, Mapping):
         raise config_error("layers", "layers of blocks by name", values)
     _check_names(values, [item.name for item in fields(LayerConfig)], "layers: ")
-    blocks = {"mixer": None} | dict(values)
-    scale = blocks.pop("residual_scale", 1.0)
-    read: Any = {name: _read_block(block) for name, block in blocks.items()}
-    return LayerConfig(**read, residual_scale=scale)
+    read: Any = {
+        name: value if name in _LAYER_SCALES else _read_block(value)
+        for name, value in ({"mixer": None} | dict(values)).items()
+    }
+    return LayerConfig(**read)
 
 
 def _read_block(values: Any) -> BlockConfig:

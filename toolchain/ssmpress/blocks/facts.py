@@ -134,13 +134,13 @@ def check_flags(block: Any, *names: str) -> None:
             raise config_error(name, "true or false", getattr(block, name))
 
 
-def check_eps(name: str, value: object) -> None:
-    """Whether a field is a positive number.
+def check_eps(name: str, value: object, limit: float = 1e9) -> None:
+    """Whether a field is a positive number below the limit.
 
     Raises:
         BadInputError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < limit:
         raise config_error(name, "a positive number", value)
 
 

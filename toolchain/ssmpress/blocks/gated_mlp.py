@@ -1,6 +1,6 @@
 """The gated MLP of hybrids, SwiGLU: in plain PyTorch, and its facts.
 
-    y = fc2(up * silu(gate)), up and gate the halves of fc1(x)
+    y = fc2(up * silu(gate_scale * gate)), up and gate the halves of fc1(x)
 
 Source: Shazeer, "GLU Variants Improve Transformer", arXiv 2002.05202. Its nodes:
 graph/nodes/gated_mlp.py.
@@ -15,7 +15,14 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags, check_sizes, without
+from ssmpress.blocks.facts import (
+    ProjectionFacts,
+    TensorFacts,
+    check_eps,
+    check_flags,
+    check_sizes,
+    without,
+)
 from ssmpress.blocks.projection import Projection
 from ssmpress.states import StateTensor
 
@@ -29,14 +36,17 @@ class GatedMlpConfig:
         gate_first: the first half of fc1 is the gate, as in Hugging Face's models; False is
             mamba-ssm's order.
         proj_bias: both projections have a bias.
+        gate_scale: what the gate is multiplied with.
 
     Raises:
-        BadInputError: d_intermediate is not an integer from 1 to its limit, or a flag not a bool.
+        BadInputError: d_intermediate is not an integer from 1 to its limit, a flag not a bool, or
+            gate_scale not a positive number.
     """
 
     d_intermediate: int
     gate_first: bool = False
     proj_bias: bool = False
+    gate_scale: float = 1.0
 
     kind: ClassVar[str] = "gated_mlp"
     title: ClassVar[str] = "MLP"
@@ -46,6 +56,7 @@ class GatedMlpConfig:
     def __post_init__(self) -> None:
         check_sizes(self)
         check_flags(self, "gate_first", "proj_bias")
+        check_eps("gate_scale", self.gate_scale)
 
     def tensors(self) -> Mapping[str, TensorFacts]:
         """Names and axes: mamba-ssm's."""
@@ -96,7 +107,7 @@ class GatedMlp(nn.Module):
 
     def __init__(self, config: GatedMlpConfig, d_model: int) -> None:
         super().__init__()
-        self.gate_first = config.gate_first
+        self.gate_first, self.gate_scale = config.gate_first, config.gate_scale
         width = config.d_intermediate
         self.fc1 = Projection(d_model, 2 * width, bias=config.proj_bias)
         self.fc2 = Projection(width, d_model, bias=config.proj_bias)
@@ -105,4 +116,5 @@ class GatedMlp(nn.Module):
         """x (b, l, d_model) -> (y,), of the same shape."""
         first, second = self.fc1(x).chunk(2, dim=-1)
         gate, up = (first, second) if self.gate_first else (second, first)
-        return (self.fc2(up * F.silu(gate)),)
+        scaled = gate if self.gate_scale == 1 else self.gate_scale * gate
+        return (self.fc2(up * F.silu(scaled)),)

@@ -56,11 +56,12 @@ class Mamba2Config:
         norm_groups: equal parts of the channels that are normalised by themselves.
         norm_eps: of that norm.
         dt_min, dt_max: limits of the step size; None is none.
+        in_scales: what in_proj's outputs z, x, B, C and dt are multiplied with; empty is nothing.
 
     Raises:
         BadInputError: a size is not an integer from 1 to its limit or does not divide what it
-            has to, a flag is not a bool, norm_eps is not a positive number, or the limits are no
-            range.
+            has to, a flag is not a bool, norm_eps or a scale is not a positive number, there are
+            other scales than five or none, or the limits are no range.
     """
 
     heads: int
@@ -77,6 +78,7 @@ class Mamba2Config:
     norm_eps: float = 1e-5
     dt_min: float = 0.0
     dt_max: float | None = None
+    in_scales: tuple[float, ...] = ()
 
     kind: ClassVar[str] = "mamba2"
     title: ClassVar[str] = "Mamba-2"
@@ -112,6 +114,11 @@ class Mamba2Config:
         low, high = self.dt_limits
         if not all(type(limit) in (int, float) for limit in (low, high)) or not 0 <= low < high:
             raise config_error("dt_min, dt_max", "0 <= dt_min < dt_max", (low, high))
+        if not isinstance(self.in_scales, tuple | list) or len(self.in_scales) not in (0, 5):
+            raise config_error("in_scales", "scales of z, x, B, C and dt", self.in_scales)
+        for scale in self.in_scales:
+            check_eps("in_scales", scale)
+        object.__setattr__(self, "in_scales", tuple(map(float, self.in_scales)))  # JSON has lists
 
     @property
     def d_inner(self) -> int:
@@ -137,6 +144,17 @@ class Mamba2Config:
     def dt_limits(self) -> tuple[float, float]:
         """Least and largest step size."""
         return self.dt_min, math.inf if self.dt_max is None else self.dt_max
+
+    @property
+    def in_sizes(self) -> tuple[int, ...]:
+        """Channels of z, x, B, C and dt, the outputs of in_proj."""
+        return (self.d_inner, self.d_inner, self.d_groups, self.d_groups, self.heads)
+
+    def row_scales(self) -> Tensor | None:
+        """What each output of in_proj is multiplied with, float32 (rows,); None is nothing."""
+        if not self.in_scales:
+            return None
+        return torch.tensor(self.in_scales).repeat_interleave(torch.tensor(self.in_sizes))
 
     def tensors(self) -> Mapping[str, TensorFacts]:
         """Names and axes: mamba-ssm's."""
@@ -218,8 +236,7 @@ class Mixer(nn.Module):
     def __init__(self, config: Mamba2Config, d_model: int) -> None:
         super().__init__()
         self.config = config
-        rows = config.d_inner + config.d_convolved + config.heads
-        self.in_proj = Projection(d_model, rows, bias=config.proj_bias)
+        self.in_proj = Projection(d_model, sum(config.in_sizes), bias=config.proj_bias)
         channels = config.d_convolved
         self.conv1d = nn.Conv1d(
             channels, channels, config.d_conv, groups=channels, bias=config.conv_bias
@@ -235,7 +252,10 @@ class Mixer(nn.Module):
         """x (b, l, d_model), the mixer's two states -> y (b, l, d_model), the states after it."""
         c = self.config
         parts = [c.d_inner, c.d_convolved, c.heads]
-        z, xbc, delta = self.in_proj(x).split(parts, dim=-1)
+        projected, scales = self.in_proj(x), c.row_scales()
+        if scales is not None:
+            projected = projected * scales.to(projected)
+        z, xbc, delta = projected.split(parts, dim=-1)
         xbc, conv = causal_conv1d(xbc, *taps_and_bias(self.conv1d), conv)
         u, B, C = torch.split(xbc, [c.d_inner, c.d_groups, c.d_groups], dim=-1)
         with torch.autocast(x.device.type, enabled=False):

@@ -73,13 +73,12 @@ class State:
 
 
 class Layer(nn.Module):
-    """x + residual_scale * block(norm(x)) for each block of the layer, one after the other."""
+    """x + scale * block(norm(x)) for each block of the layer, one after the other or beside it."""
 
     def __init__(self, config: LayerConfig, model: ModelConfig) -> None:
         super().__init__()
-        self.parts = [(part.name, part.norm, len(part.block.states())) for part in config.parts()]
-        self.residual_scale = config.residual_scale
-        for part in config.parts():
+        self.parts = config.parts()
+        for part in self.parts:
             self.add_module(part.name, part.block.module(model.d_model))
             self.add_module(part.norm, NORMS[model.norm](model.d_model, model.norm_eps))
 
@@ -92,10 +91,13 @@ class Layer(nn.Module):
             call: how a block runs; see `gpu.block_call`.
         """
         after: list[Tensor] = []
-        for name, norm, count in self.parts:
-            before = states[len(after) : len(after) + count]
-            y, *now = call(getattr(self, name), getattr(self, norm)(x), *before)
-            x = x + (y if self.residual_scale == 1 else self.residual_scale * y)
+        read, normal = "", x
+        for name, norm, block, scale in self.parts:
+            if norm != read:
+                read, normal = norm, getattr(self, norm)(x)
+            before = states[len(after) : len(after) + len(block.states())]
+            y, *now = call(getattr(self, name), normal, *before)
+            x = x + (y if scale == 1 else scale * y)
             after += now
         return x, *after
 

@@ -128,7 +128,8 @@ class Role(StrEnum):
 class MatrixSpec:
     """A tensor that x is multiplied with, or whose rows are read: what packing packs.
 
-    component: what people call it, such as `in_proj` or `embedding`; in a layer each once.
+    component: what people call it, such as `in_proj` or `embedding`; in a layer each once, so that
+        of two mixers the second has `beside.in_proj`.
     layer: its number, None outside. input: projections of a layer with the same word multiply the
         same x; empty outside. transposed: the tensor holds it as (columns, rows).
     """
@@ -156,8 +157,9 @@ def matrix_specs(config: ModelConfig) -> dict[str, MatrixSpec]:
             for component, facts in part.block.projections().items():
                 name = layer_name(number, f"{part.name}.{component}.weight")
                 last = component.rpartition(".")[2]
+                called = f"{part.name}.{last}" if part.name == "beside" else last
                 specs[name] = MatrixSpec(
-                    Role.PROJECTION, last, number, f"{part.name}.{facts.input}"
+                    Role.PROJECTION, called, number, f"{part.name}.{facts.input}"
                 )
     specs[f"{HEAD}.weight"] = MatrixSpec(Role.TASK, "head")
     specs[LM_HEAD] = MatrixSpec(Role.LM_HEAD, "lm_head")

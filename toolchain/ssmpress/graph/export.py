@@ -170,13 +170,16 @@ class _ModelGraph(PackedGraph):
     ) -> list[ir.Value]:
         """A layer from its states: the residual stream and the new states."""
         present: list[ir.Value] = []
+        read, normal = "", x
         for part in layer.parts():
-            normal = self.model_norm(layer_name(number, part.norm), x)
+            if part.norm != read:
+                read, normal = part.norm, self.model_norm(layer_name(number, part.norm), x)
             at, count = Place(number, part.name), len(part.block.states())
             before = past[len(present) : len(present) + count]
             y, *after = BLOCK_NODES[part.block.kind].nodes(self, part.block, at, normal, before)
-            added = self.scaled(at.node(f"{_RESIDUALS[part.name]}/added"), y, layer.residual_scale)
-            x = self.node("Add", at.node(_RESIDUALS[part.name]), [x, added])
+            sum_name = f"layers.{number}/{_RESIDUALS[part.name]}"
+            added = self.scaled(f"{sum_name}/added", y, part.scale)
+            x = self.node("Add", sum_name, [x, added])
             present += after
         return [x, *present]
 
@@ -269,7 +272,7 @@ class _ModelGraph(PackedGraph):
         return self.node("Add", "embedding", [read, errors])
 
 
-_RESIDUALS = {"mixer": "residual", "mlp": "residual_mlp"}
+_RESIDUALS = {"mixer": "residual", "beside": "residual_beside", "mlp": "residual_mlp"}
 """Part of a layer -> name of the node that adds it to the residual stream."""
 _TYPES = {
     "int64": ir.DataType.INT64,

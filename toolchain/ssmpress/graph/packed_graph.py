@@ -29,8 +29,8 @@ class Place(NamedTuple):
         return layer_name(self.layer, f"{self.part}.{name}")
 
     def node(self, name: str) -> str:
-        """Name of a node of the block; each name once in a layer."""
-        return f"layers.{self.layer}/{name}"
+        """Name of a node of the block; each name once in a layer, where two mixers may stand."""
+        return f"layers.{self.layer}/{'beside/' if self.part == 'beside' else ''}{name}"
 
     def present(self, state: str) -> str:
         """Name of the output that has a state of the block after the tokens."""

@@ -40,12 +40,23 @@ class JsonReader:
             raise self.fail(key, f"an integer from 1 to {limit}")
         return value
 
-    def number(self, key: str, default: float) -> float:
-        """A positive number."""
+    def number(self, key: str, default: float, limit: float = 1e9) -> float:
+        """A positive number below the limit."""
         value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
+        if not _is_positive(value, limit):
             raise self.fail(key, "a positive number")
         return float(value)
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """So many positive numbers; ones where the key is not there or null."""
+        values = self.values.get(key)
+        if values is None:
+            return (1.0,) * count
+        if not isinstance(values, list) or len(values) != count:
+            raise self.fail(key, f"{count} numbers")
+        if not all(_is_positive(value, 1e9) for value in values):
+            raise self.fail(key, f"{count} positive numbers")
+        return tuple(map(float, values))
 
     def boolean(self, key: str, default: bool) -> bool:
         """True or false."""
@@ -98,6 +109,11 @@ def limits_json(key: str, low: float, high: float | None) -> dict[str, Any]:
     if low == 0 and high is None:
         return {}
     return {key: [low, _NO_LIMIT if high is None else high]}
+
+
+def _is_positive(value: Any, limit: float) -> bool:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and 0 < value < limit
 
 
 def _number(value: Any) -> float:

@@ -162,6 +162,8 @@ def _attention(attn: JsonReader, d_model: int) -> AttentionConfig:
     width, shared = d_model // heads, heads
     if attn.values.get("head_dim") is not None:
         width = attn.integer("head_dim", limit=sizes["head_dim"])
+    if width < 1:
+        raise attn.fail("num_heads", "no more heads than d_model has channels")
     if attn.values.get("num_heads_kv") is not None:
         shared = attn.integer("num_heads_kv", limit=sizes["kv_heads"])
     scale = width**-0.5
@@ -211,12 +213,14 @@ def problem(config: ModelConfig) -> str:
         mamba[0].norm_groups != mamba[0].n_groups or mamba[0].norm_eps != NORM_EPS
     ):
         return f"layers: mamba-ssm's Mamba-2 has a norm of every group, with {NORM_EPS}."
-    rest = {(layer.mlp, layer.residual_scale) for layer in config.layers}
+    if isinstance(mamba[0], Mamba2Config) and mamba[0].in_scales:
+        return "in_scales: mamba-ssm's Mamba-2 has none."
     mlp = config.layers[0].mlp
-    plain = mlp is None or (
-        isinstance(mlp, GatedMlpConfig) and not mlp.gate_first and not mlp.proj_bias
-    )
-    if len(rest) != 1 or config.layers[0].residual_scale != 1 or not plain:
+    plain = mlp is None or mlp == GatedMlpConfig(d_intermediate=_mlp_width(config))
+    if (
+        any(layer != LayerConfig(mixer=layer.mixer, mlp=mlp) for layer in config.layers)
+        or not plain
+    ):
         return "layers: mamba-ssm's layout has one MLP, gate last and without biases, or none."
     if _mlp_width(config) % _MLP_MULTIPLE:
         return f"d_intermediate: mamba-ssm's layout has multiples of {_MLP_MULTIPLE}."

@@ -22,6 +22,7 @@ def nodes(
     halves = ("gate", "up") if block.gate_first else ("up", "gate")
     parts = graph.split(at.node("mlp/halves"), both, dict.fromkeys(halves, width))
     by_name = dict(zip(halves, parts, strict=True))
-    gate = silu(graph, at.node("mlp/silu"), by_name["gate"])
+    scaled = graph.scaled(at.node("mlp/gate_scaled"), by_name["gate"], block.gate_scale)
+    gate = silu(graph, at.node("mlp/silu"), scaled)
     gated = graph.node("Mul", at.node("mlp/gated"), [by_name["up"], gate])
     return [graph.linear(at.weight("fc2.weight"), gated, at.node("mlp/fc2"))]

@@ -31,6 +31,9 @@ def nodes(
     conv_state, scan_state = past
     d, width = block.d_inner, block.d_convolved
     projected = graph.linear(at.weight("in_proj.weight"), x, at.node("in_proj"))
+    if (scales := block.row_scales()) is not None:
+        factors = graph.constant(_scales_name(block), scales.numpy())
+        projected = graph.node("Mul", at.node("in_proj/scaled"), [projected, factors])
     parts = {"z": d, "xbc": width, "delta": block.heads}
     z, before_conv, delta = graph.split(at.node("zxbcdt"), projected, parts)
     xbc, conv_state = convolution(
@@ -62,6 +65,11 @@ def nodes(
     y = _gated(graph, block, at, y, z)
     y = graph.linear(at.weight("out_proj.weight"), y, at.node("out_proj"))
     return [y, conv_state, scan_state]
+
+
+def _scales_name(block: Mamba2Config) -> str:
+    """The constant of `row_scales`: one for all layers that have the same."""
+    return "scales_" + "_".join(map(str, (*block.in_scales, *block.in_sizes)))
 
 
 def _gated(

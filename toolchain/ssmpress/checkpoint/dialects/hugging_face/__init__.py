@@ -11,13 +11,20 @@ from typing import Any
 import torch
 
 from ssmpress.blocks.config import ModelConfig
-from ssmpress.checkpoint.dialects.hugging_face import hybrid, mamba, mamba2, names, nemotron_h
+from ssmpress.checkpoint.dialects.hugging_face import (
+    falcon_h1,
+    hybrid,
+    mamba,
+    mamba2,
+    names,
+    nemotron_h,
+)
 from ssmpress.checkpoint.dialects.hugging_face.family import Family
 from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
-FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid, nemotron_h)
+FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid, nemotron_h, falcon_h1)
 _KEYS: Mapping[str, str] = {
     "d_model": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -75,6 +82,8 @@ def _nearest(config: ModelConfig) -> Family:
     kinds = {part.block.kind for layer in config.layers for part in layer.parts()}
     if len(kinds) == 1 and kinds <= _ALONE.keys():
         return _ALONE[kinds.pop()]
+    if any(layer.beside for layer in config.layers):
+        return falcon_h1
     return nemotron_h if "squared_relu_mlp" in kinds else hybrid
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ssmpress.blocks.attention import AttentionConfig
+from ssmpress.blocks.attention import THETA_LIMIT, AttentionConfig
 from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
 KEYS: Mapping[str, str] = {"d_queries": "num_attention_heads", "d_keys": "num_key_value_heads"}
@@ -19,6 +19,25 @@ def check_window(reader: JsonReader) -> None:
     """
     if reader.values.get("sliding_window") is not None:
         raise reader.fail("sliding_window", "null", "Attention here sees all tokens.")
+
+
+def rope_theta(reader: JsonReader) -> float:
+    """The base of rope's wavelengths, in newer files in an object of rope's own.
+
+    Raises:
+        BadInputError: rope is scaled in some way.
+    """
+    reader.chosen("rope_scaling")
+    rope = reader.object("rope_parameters")
+    rope.chosen("rope_type", "default")
+    rope.chosen("type", "default")
+    older = reader.number("rope_theta", 10000.0, THETA_LIMIT)
+    return rope.number("rope_theta", older, THETA_LIMIT)
+
+
+def rope_json(block: AttentionConfig) -> dict[str, Any]:
+    """What `rope_theta` reads back."""
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": block.rope_theta}}
 
 
 def heads(reader: JsonReader, default_kv: int = 8) -> tuple[int, int]:
@@ -35,10 +54,16 @@ def heads(reader: JsonReader, default_kv: int = 8) -> tuple[int, int]:
 
 
 def head_dim(reader: JsonReader, default: int, *keys: str) -> int:
-    """Channels of a head: `head_dim` or the first of `keys` that is there and not null."""
+    """Channels of a head: `head_dim` or the first of `keys` that is there and not null.
+
+    Raises:
+        BadInputError: a key has a wrong type or value, or there are more heads than channels.
+    """
     for key in ("head_dim", *keys):
         if reader.values.get(key) is not None:
             return reader.integer(key, limit=AttentionConfig.limits["head_dim"])
+    if default < 1:
+        raise reader.fail("num_attention_heads", "no more heads than hidden_size has channels")
     return default
 
 

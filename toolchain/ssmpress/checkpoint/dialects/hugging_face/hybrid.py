@@ -17,7 +17,11 @@ from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.checkpoint.dialects.hugging_face import names
-from ssmpress.checkpoint.dialects.hugging_face.attention import check_window
+from ssmpress.checkpoint.dialects.hugging_face.attention import (
+    check_window,
+    head_dim,
+    rope_theta,
+)
 from ssmpress.checkpoint.dialects.hugging_face.mamba2 import mixer_problem
 from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 from ssmpress.checkpoint.dialects.mixers import mixers_of
@@ -151,34 +155,24 @@ def _mamba(reader: JsonReader, d_model: int) -> Mamba2Config:
 def _attention(reader: JsonReader, d_model: int, granite: bool) -> AttentionConfig:
     sizes = AttentionConfig.limits
     heads = reader.integer("num_attention_heads", 32, sizes["heads"])
-    width = d_model // heads
-    if reader.values.get("head_dim") is not None:
-        width = reader.integer("head_dim", limit=sizes["head_dim"])
+    theta = rope_theta(reader)
+    width = head_dim(reader, d_model // heads)
     shared = heads
     if reader.values.get("num_key_value_heads", 8) is not None:
         shared = reader.integer("num_key_value_heads", heads if granite else 8, sizes["kv_heads"])
     reader.chosen("position_embedding_type", "rope", "nope")
     turned = not granite or reader.values.get("position_embedding_type") == "rope"
-    rope, bias = _rope(reader), reader.boolean("attention_bias", False)
+    bias = reader.boolean("attention_bias", False)
     return AttentionConfig(
         heads=heads,
         kv_heads=shared,
         head_dim=width,
         scale=reader.number("attention_multiplier", 1.0) if granite else width**-0.5,
         rotary_dim=0 if not turned else width if granite else int(0.5 * width),
-        rope_theta=rope.number("rope_theta", reader.number("rope_theta", 10000.0)),
+        rope_theta=theta,
         qkv_bias=bias,
         out_bias=bias,
     )
-
-
-def _rope(reader: JsonReader) -> JsonReader:
-    """The settings of rope, in newer files an object of their own."""
-    reader.chosen("rope_scaling")
-    rope = reader.object("rope_parameters")
-    rope.chosen("rope_type", "default")
-    rope.chosen("type", "default")
-    return rope
 
 
 def problem(config: ModelConfig) -> str:
@@ -186,12 +180,17 @@ def problem(config: ModelConfig) -> str:
     mixers = {layer.mixer for layer in config.layers}
     blocks = mixers_of(config, Mamba2Config)
     attention = mixers_of(config, AttentionConfig)
-    rest = {(layer.mlp, layer.residual_scale) for layer in config.layers}
-    mlp = config.layers[0].mlp
+    mlp, scale = config.layers[0].mlp, config.layers[0].residual_scale
+    alike = all(
+        layer == LayerConfig(mixer=layer.mixer, mlp=mlp, residual_scale=scale)
+        for layer in config.layers
+    )
     if len(blocks) != 1 or len(attention) > 1 or len(mixers) != len(blocks) + len(attention):
         return "layers: a hybrid has Mamba-2 layers of one size, and attention of one size."
-    if len(rest) != 1 or not isinstance(mlp, GatedMlpConfig) or not mlp.gate_first:
+    if not alike or not isinstance(mlp, GatedMlpConfig) or not mlp.gate_first:
         return "layers: a hybrid has the same gated MLP, gate first, in every layer."
+    if mlp.gate_scale != 1:
+        return "gate_scale: neither Granite nor Bamba has one."
     mixer = blocks[0]
     if mixer.d_inner % config.d_model or mixer.norm_eps != config.norm_eps:
         return "layers: a hybrid has one norm_eps, and a multiple of d_model as d_inner."

@@ -84,6 +84,8 @@ def mixer_problem(mixer: Mamba2Config) -> str:
         return "d_per_channel: Hugging Face's Mamba-2 has one D per head."
     if not mixer.gated_norm or not mixer.gate_first or mixer.norm_groups != mixer.n_groups:
         return "gated_norm: Hugging Face's Mamba-2 gates first, with a norm of every group."
+    if mixer.in_scales:
+        return "in_scales: Hugging Face's Mamba-2 has them in Falcon-H1 only."
     return ""
 
 
