@@ -50,6 +50,24 @@ def test_parameters_in_products_alone_are_matrices() -> None:
     assert graph.shapes["fused.weight"] == (3 * D, D)
 
 
+def test_what_reads_the_input_itself_is_known() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv1d(D, D, 1)
+            self.middle, self.normal, self.again = (nn.Linear(D, D) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.middle(self.embed(x.transpose(1, 2)).transpose(1, 2))
+            return y + self.normal(x - x.mean(-1, keepdim=True)) + self.again(x.flatten(0, 1))[:1]
+
+    matrices = trace(sequence(Net), Net()).matrices
+    assert {name for name, spec in matrices.items() if spec.reads_input} == {
+        "embed.weight",
+        "again.weight",
+    }
+
+
 def test_1x1_convolutions_are_matrices_and_others_are_not() -> None:
     assert set(traced("vision")[2].matrices) == {
         "patches.2.weight",

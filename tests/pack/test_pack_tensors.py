@@ -85,3 +85,12 @@ def test_weights_beyond_a_format_are_wider_and_nan_is_refused() -> None:
     assert chosen.values is Values.FP16
     with pytest.raises(BadInputError, match="NaN or infinity"):
         pack_tensors({"w": PLAIN}, {"w": large * torch.nan}, PackSettings())
+
+
+@pytest.mark.parametrize("values", [Values.INT8, Values.INT4, Values.FP16])
+def test_what_reads_the_input_itself_is_not_rounded_to_int8(values: Values) -> None:
+    """Columns of a user's input may differ in size, and one scale for all would lose the small."""
+    spec = MatrixSpec(Role.PROJECTION, "embed", reads_input=True)
+    weight = torch.randn(40, 64) * (torch.rand(40, 64) < 0.3)
+    packed = pack_tensors({"embed": spec}, {"embed": weight}, PackSettings(values=values))
+    assert packed.matrices["embed"].format.values is Values.FP16

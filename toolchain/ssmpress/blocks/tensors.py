@@ -131,7 +131,8 @@ class MatrixSpec:
     component: what people call it, such as `in_proj` or `embedding`; in a layer each once, so that
         of two mixers the second has `beside.in_proj`.
     layer: its number, None outside. input: projections of a layer with the same word multiply the
-        same x; empty outside. transposed: the tensor holds it as (columns, rows).
+        same x; empty outside. transposed: the tensor holds it as (columns, rows). reads_input: x is
+        what the caller gives, whose columns may be of any size.
     """
 
     role: Role
@@ -139,6 +140,7 @@ class MatrixSpec:
     layer: int | None = None
     input: str = ""
     transposed: bool = False
+    reads_input: bool = False
 
     @property
     def prunable(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,7 +62,17 @@ def mark_products(graph: FxGraph) -> dict[str, MatrixSpec]:
         if again is not None and again.name in matrices:
             _mark(graph, again)
     graph.finish()
+    for node in graph.calls(torch.ops.ssmpress.linear.default):
+        if _is_input(graph, node.args[0]):
+            name = linear_matrix(graph, node)
+            matrices[name] = replace(matrices[name], reads_input=True)
     return matrices
+
+
+def _is_input(graph: FxGraph, x: Any) -> bool:
+    """Whether a value is what the caller gave, in any shape."""
+    start, _ = source(x)
+    return isinstance(start, fx.Node) and start.op == "placeholder" and start not in graph.tensors
 
 
 def matrix_spec(name: str, *, transposed: bool = False) -> MatrixSpec:

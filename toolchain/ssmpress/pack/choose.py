@@ -45,6 +45,10 @@ def matrix_format(
         values = Values.FP16
     if spec.role is Role.EMBEDDING:
         return Format(Structure.DENSE, values), "rows are read one by one"
+    if spec.reads_input and values.quantizes_activations:
+        # One scale for features of different sizes would round the small ones away.
+        chosen, reason = choose_format(*shape, stored, Values.FP16, machine)
+        return chosen, f"{reason}; it reads the input itself, which is not rounded to int8"
     return choose_format(*shape, stored, values, machine)
 
 
