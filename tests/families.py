@@ -5,6 +5,7 @@ from __future__ import annotations
 from ssmpress.blocks.attention import AttentionConfig
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.squared_relu_mlp import SquaredReluMlpConfig
 
@@ -59,6 +60,22 @@ def falcon_h1(mixer: Mamba2Config, mlp_bias: bool = False, **scales: float | boo
     return model(layer, layer, embedding_scale=5.5, logits_scale=0.25, **scales)
 
 
+def jamba(proj_bias: bool = False, conv_bias: bool = True, **scales: float | bool) -> ModelConfig:
+    """Attention in the second and fourth of five layers, with a large epsilon, so that it shows."""
+    mamba = Mamba1Config(
+        d_inner=40,
+        d_state=5,
+        dt_rank=3,
+        proj_bias=proj_bias,
+        conv_bias=conv_bias,
+        dbc_norm_eps=0.25,
+        dbc_norm_weights=True,
+    )
+    mixers = (mamba, attention(scale=6**-0.5), mamba, attention(scale=6**-0.5), mamba)
+    layers = (LayerConfig(mixer=mixer, mlp=_MLP) for mixer in mixers)
+    return model(*layers, norm_eps=0.25, **scales)
+
+
 def nemotron(mixer: Mamba2Config, proj_bias: bool = False, **scales: float | bool) -> ModelConfig:
     """A block in each layer, the MLP and Mamba-2 twice."""
     mlp = SquaredReluMlpConfig(d_intermediate=11, proj_bias=proj_bias)
@@ -90,6 +107,8 @@ HUGGING_FACE = {
         mlp_bias=True,
         tie_embeddings=False,
     ),
+    "jamba": jamba(),
+    "jamba, biases": jamba(proj_bias=True, conv_bias=False, tie_embeddings=False),
     "nemotron_h": nemotron(_GROUPED, tie_embeddings=False),
     "nemotron_h, biases": nemotron(_BIASED, proj_bias=True),
 }

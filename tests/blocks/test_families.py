@@ -107,7 +107,7 @@ def test_the_graph_is_the_definition(
     check_graph(half_pruned(random_checkpoint(FAMILIES[name]), values), library, tmp_path)
 
 
-@pytest.mark.parametrize("name", ("granite, rope", "nemotron_h", "falcon_h1"))
+@pytest.mark.parametrize("name", ("granite, rope", "nemotron_h", "falcon_h1", "jamba"))
 def test_ssmrun_runs_a_hybrid(name: str, library: Path, tmp_path: Path) -> None:
     config = HUGGING_FACE[name]
     source = half_pruned(random_checkpoint(config), Values.FP32)

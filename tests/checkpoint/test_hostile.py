@@ -291,7 +291,7 @@ CASES: dict[str, tuple[Make, str]] = {
         huggingface(model_type="mamba2"),
         r"expand: expected num_heads \* head_dim / hidden",
     ),
-    "jamba": (huggingface(model_type="jamba"), r"model_type: expected 'mamba' .*got 'jamba'"),
+    "rwkv": (huggingface(model_type="rwkv"), r"model_type: expected 'mamba' .*got 'rwkv'"),
     "experts": (
         huggingface(model_type="granitemoehybrid", num_local_experts=8),
         r"num_local_experts: expected 0; got 8\. Mixtures of experts are not supported",

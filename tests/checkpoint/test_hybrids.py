@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import tolerances
 from conftest import draw_tokens, random_checkpoint
 from families import HUGGING_FACE
-from ssmpress.blocks.config import LayerConfig
+from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint import dialects
@@ -23,6 +25,7 @@ from ssmpress.checkpoint.dialects.mixers import mixers_of
 from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
+from thoroughness import examples
 from tolerances import assert_close
 
 Values = dict[str, Any]
@@ -43,7 +46,7 @@ def check_same(folder: Path, checkpoint: Checkpoint) -> None:
         assert torch.equal(back.tensors[name], tensor), name
 
 
-@pytest.mark.parametrize("name", ("nemotron_h", "falcon_h1"))
+@pytest.mark.parametrize("name", ("nemotron_h", "falcon_h1", "jamba"))
 def test_what_transformers_saves_is_read(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     checkpoint = random_checkpoint(HUGGING_FACE[name])
@@ -79,9 +82,8 @@ def test_a_nemotron_h_in_other_words(change: Callable[[Values], object], tmp_pat
     check_same(tmp_path / "model", checkpoint)
 
 
-def parsed(name: str, **changes: Any) -> Any:
-    values = dialects.config_json(HUGGING_FACE[name], "huggingface") | changes
-    return dialects.parse_config(values, Path("config.json"))[0]
+def parsed(name: str, **changes: Any) -> ModelConfig:
+    return reread(HUGGING_FACE[name], **changes)
 
 
 def test_limits_of_a_step_are_those_of_the_scan() -> None:
@@ -92,6 +94,45 @@ def test_limits_of_a_step_are_those_of_the_scan() -> None:
     written = dialects.config_json(config, "huggingface")
     assert written["time_step_min"] == 0.05 and written["time_step_limit"] == [0.05, 2.0]
     assert dialects.config_json(HUGGING_FACE["nemotron_h"], "huggingface")["time_step_min"] < 1e-9
+
+
+@settings(max_examples=examples(60))
+@given(st.lists(st.booleans(), min_size=1, max_size=9))
+def test_attention_in_layers_of_equal_distance_is_a_jamba(attends: list[bool]) -> None:
+    """What can be written is read as it was; what cannot has other places of attention."""
+    known = HUGGING_FACE["jamba"].layers
+    layers = tuple(known[1] if attention else known[0] for attention in attends)
+    config = replace(HUGGING_FACE["jamba"], layers=layers)
+    count = len(attends)
+    places = [[n % p == o for n in range(count)] for p in range(1, count + 2) for o in range(p)]
+    can = attends in places and not all(attends)
+    assert dialects.that_can_say(config) == (("huggingface",) if can else ())
+    if can:
+        assert reread(config) == config
+
+
+@pytest.mark.parametrize("name", ("bamba", "granite"))
+def test_a_hybrid_without_attention_is_read(name: str) -> None:
+    config = HUGGING_FACE[name]
+    config = replace(config, layers=(config.layers[0],) * 3)
+    assert reread(config) == config
+
+
+@settings(max_examples=examples(60))
+@given(st.lists(st.sampled_from("M*-"), max_size=9))
+def test_blocks_in_any_order_are_a_nemotron_h(letters: list[str]) -> None:
+    """In the newer and in the older spelling."""
+    known = dict(zip("M-*", HUGGING_FACE["nemotron_h"].layers, strict=False))
+    layers = tuple(known[letter] for letter in ["-", *letters, "M"])
+    config = replace(HUGGING_FACE["nemotron_h"], layers=layers)
+    assert reread(config) == reread(config, layers_block_type=None) == config
+    assert dialects.that_can_say(config) == ("huggingface",)
+
+
+def reread(config: ModelConfig, **changes: Any) -> ModelConfig:
+    """The configuration from its own config.json."""
+    values = dialects.config_json(config, "huggingface") | changes
+    return dialects.parse_config(values, Path("config.json"))[0]
 
 
 @pytest.mark.parametrize("d_ssm", (42, None))
@@ -150,7 +191,19 @@ FALCON: tuple[tuple[Values, str], ...] = (
     ({"key_multiplier": 0}, r"key_multiplier: expected a positive number; got 0"),
     ({"mamba_d_ssm": 50}, r"mamba_d_head: expected 50 channels / 6 heads, as mamba_d_ssm says"),
 )
+JAMBA: tuple[tuple[Values, str], ...] = (
+    ({"num_experts": 16}, r"num_experts: expected 1; got 16. Mixtures of experts"),
+    ({"num_experts": None}, r"num_experts: expected 1; got None"),
+    ({"sliding_window": 64}, r"sliding_window: expected null; got 64"),
+    ({"mamba_inner_layernorms": False}, r"mamba_inner_layernorms: expected true; got False"),
+    ({"attn_layer_offset": 2}, r"attn_layer_offset: expected an integer from 0 to 1; got 2"),
+    ({"attn_layer_offset": "1"}, r"attn_layer_offset: expected an integer from 0 to 1; got '1'"),
+    ({"attn_layer_period": 0}, r"attn_layer_period: expected an integer from 1"),
+    ({"head_dim": None, "num_attention_heads": 99}, r"num_attention_heads: expected no more heads"),
+    ({"mamba_dt_rank": 0}, r"mamba_dt_rank: expected an integer from 1"),
+)
 REFUSED = [("nemotron_h", *case) for case in NEMOTRON] + [("falcon_h1", *case) for case in FALCON]
+REFUSED += [("jamba", *case) for case in JAMBA]
 
 
 @pytest.mark.parametrize(("name", "changes", "message"), REFUSED)

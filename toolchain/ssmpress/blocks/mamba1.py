@@ -35,7 +35,7 @@ from ssmpress.blocks.facts import (
     check_sizes,
     without,
 )
-from ssmpress.blocks.norm import rms_norm
+from ssmpress.blocks.norm import RMSNorm, rms_norm
 from ssmpress.blocks.projection import Projection
 from ssmpress.blocks.selective_scan import selective_scan
 from ssmpress.states import StateTensor
@@ -52,12 +52,14 @@ class Mamba1Config:
         d_inner: channels. d_state: state per channel. d_conv: convolution taps.
         dt_rank: rank of the delta projection.
         conv_bias: the convolution has a bias. proj_bias: in_proj and out_proj have one.
-        dbc_norm_eps: of RMS norms without weights over delta, B and C, between x_proj and what
-            reads them: FalconMamba (arXiv 2410.05355). None is Mamba, without norms.
+        dbc_norm_eps: of RMS norms over delta, B and C, between x_proj and what reads them. None is
+            Mamba, without norms.
+        dbc_norm_weights: those norms have weights: Jamba (arXiv 2403.19887). False is FalconMamba
+            (arXiv 2410.05355).
 
     Raises:
-        BadInputError: a size is not an integer from 1 to its limit, a flag not a bool, or
-            dbc_norm_eps not a positive number.
+        BadInputError: a size is not an integer from 1 to its limit, a flag not a bool,
+            dbc_norm_eps not a positive number, or there are weights of norms and no norms.
     """
 
     d_inner: int
@@ -67,6 +69,7 @@ class Mamba1Config:
     conv_bias: bool = True
     proj_bias: bool = False
     dbc_norm_eps: float | None = None
+    dbc_norm_weights: bool = False
 
     kind: ClassVar[str] = "mamba1"
     limits: ClassVar[Mapping[str, int]] = {
@@ -83,13 +86,15 @@ class Mamba1Config:
 
     def __post_init__(self) -> None:
         check_sizes(self)
-        check_flags(self, "conv_bias", "proj_bias")
-        if self.dbc_norm_eps is not None:
+        check_flags(self, "conv_bias", "proj_bias", "dbc_norm_weights")
+        if self.dbc_norm_eps is not None or self.dbc_norm_weights:
             check_eps("dbc_norm_eps", self.dbc_norm_eps)
 
     @property
     def title(self) -> str:
-        """Mamba-1, or FalconMamba's with its norms."""
+        """Mamba-1, or FalconMamba's or Jamba's with their norms."""
+        if self.dbc_norm_weights:
+            return "Jamba's Mamba-1"
         return "Mamba-1" if self.dbc_norm_eps is None else "FalconMamba"
 
     def tensors(self) -> Mapping[str, TensorFacts]:
@@ -156,6 +161,9 @@ _TENSORS = {
     "conv1d.weight": TensorFacts((("d_inner",), ("1",), ("d_conv",))),
     "conv1d.bias": TensorFacts((("d_inner",),), "conv_bias"),
     "x_proj.weight": TensorFacts((("dt_rank", "d_state", "d_state"), ("d_inner",))),  # delta, B, C
+    "dt_norm.weight": TensorFacts((("dt_rank",),), "dbc_norm_weights"),
+    "B_norm.weight": TensorFacts((("d_state",),), "dbc_norm_weights"),
+    "C_norm.weight": TensorFacts((("d_state",),), "dbc_norm_weights"),
     "dt_proj.weight": TensorFacts((("d_inner",), ("dt_rank",))),
     "dt_proj.bias": TensorFacts((("d_inner",),)),
     "out_proj.weight": TensorFacts((("d_model",), ("d_inner",))),
@@ -176,9 +184,13 @@ class Mixer(nn.Module):
         super().__init__()
         d, n, r = config.d_inner, config.d_state, config.dt_rank
         self.dt_rank, self.d_state, self.dbc_norm_eps = r, n, config.dbc_norm_eps
+        self.dbc_norm_weights = config.dbc_norm_weights
         self.in_proj = Projection(d_model, 2 * d, bias=config.proj_bias)
         self.conv1d = nn.Conv1d(d, d, config.d_conv, groups=d, bias=config.conv_bias)
         self.x_proj = Projection(d, r + 2 * n, bias=False)
+        if config.dbc_norm_weights:
+            eps = config.dbc_norm_eps or 0.0
+            self.dt_norm, self.B_norm, self.C_norm = (RMSNorm(width, eps) for width in (r, n, n))
         self.dt_proj = Projection(r, d, bias=True)
         self.A_log = nn.Parameter(torch.arange(1.0, n + 1).log().repeat(d, 1))  # (d, n)
         self.D = nn.Parameter(torch.ones(d))
@@ -191,7 +203,9 @@ class Mixer(nn.Module):
         u, z = self.in_proj(x).chunk(2, dim=-1)  # (b, l, d) each
         u, conv = causal_conv1d(u, *taps_and_bias(self.conv1d), conv)
         delta, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        if self.dbc_norm_eps is not None:
+        if self.dbc_norm_weights:
+            delta, B, C = self.dt_norm(delta), self.B_norm(B), self.C_norm(C)
+        elif self.dbc_norm_eps is not None:
             delta, B, C = (rms_norm(part, self.dbc_norm_eps) for part in (delta, B, C))
         delta = self.dt_proj.product(delta)  # its bias belongs to the scan
         A = -torch.exp(self.A_log.float()).T  # (n, d)

@@ -91,10 +91,16 @@ class PackedGraph(GraphBuilder):
         factor = self.constant(f"scale_{scale}", np.array(scale, np.float32))
         return self.node("Mul", output, [x, factor])
 
-    def plain_rms_norm(self, output: str, x: ir.Value, width: int, eps: float) -> ir.Value:
-        """The RMS norm without weights of x (..., width). output: the node's name."""
-        ones = self.constant(f"ones_{width}", np.ones(width, np.float32))
-        return self._norm(ones, output, x, eps)
+    def inner_rms_norm(self, output: str, x: ir.Value, weight: str | int, eps: float) -> ir.Value:
+        """The RMS norm of x (..., width) within a block.
+
+        Args:
+            output: the node's name. weight: name of its weights, or, where it has none, the width.
+        """
+        if isinstance(weight, int):
+            ones = self.constant(f"ones_{weight}", np.ones(weight, np.float32))
+            return self._norm(ones, output, x, eps)
+        return self._norm(self.tensor(weight), output, x, eps)
 
     def _norm(self, weight: ir.Value, output: str, x: ir.Value, eps: float) -> ir.Value:
         epsilon: dict[str, Any] = {ops.EPSILON_ATTRIBUTE: eps}

@@ -37,8 +37,17 @@ def nodes(
     delta, B, C = graph.split(at.node("dbc"), dbc, {"delta": r, "B": n, "C": n})
     if block.dbc_norm_eps is not None:
         delta, B, C = (
-            graph.plain_rms_norm(at.node(f"{name}_norm"), part, size, block.dbc_norm_eps)
-            for name, part, size in (("delta", delta, r), ("B", B, n), ("C", C, n))
+            graph.inner_rms_norm(
+                at.node(f"{name}_norm"),
+                part,
+                at.weight(f"{weight}_norm.weight") if block.dbc_norm_weights else size,
+                block.dbc_norm_eps,
+            )
+            for name, weight, part, size in (
+                ("delta", "dt", delta, r),
+                ("B", "B", B, n),
+                ("C", "C", C, n),
+            )
         )
     delta = graph.linear(
         at.weight("dt_proj.weight"), delta, at.node("dt_proj"), adds_bias=False

@@ -14,6 +14,7 @@ from ssmpress.blocks.config import ModelConfig
 from ssmpress.checkpoint.dialects.hugging_face import (
     falcon_h1,
     hybrid,
+    jamba,
     mamba,
     mamba2,
     names,
@@ -24,7 +25,7 @@ from ssmpress.checkpoint.dialects.json_reader import JsonReader
 
 NAME = "huggingface"
 WEIGHTS = "model.safetensors"
-FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid, nemotron_h, falcon_h1)
+FAMILIES: tuple[Family, ...] = (mamba, mamba2, hybrid, nemotron_h, falcon_h1, jamba)
 _KEYS: Mapping[str, str] = {
     "d_model": "hidden_size",
     "n_layer": "num_hidden_layers",
@@ -84,6 +85,8 @@ def _nearest(config: ModelConfig) -> Family:
         return _ALONE[kinds.pop()]
     if any(layer.beside for layer in config.layers):
         return falcon_h1
+    if "mamba1" in kinds:
+        return jamba
     return nemotron_h if "squared_relu_mlp" in kinds else hybrid
 
 

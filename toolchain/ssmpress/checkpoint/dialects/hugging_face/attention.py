@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmpress.blocks.attention import THETA_LIMIT, AttentionConfig
@@ -67,6 +67,21 @@ def head_dim(reader: JsonReader, default: int, *keys: str) -> int:
     return default
 
 
+def plain_problem(blocks: Sequence[AttentionConfig], owner: str) -> str:
+    """Why these are not one attention without positions and biases; empty if they are.
+
+    Args:
+        blocks: different ones. owner: what has no other, such as `a Jamba`.
+    """
+    if len(blocks) > 1:
+        return f"layers: {owner} has attention of one size."
+    for block in blocks:
+        turned = block.rotary_dim or block.qkv_bias or block.out_bias
+        if turned or block.scale != block.head_dim**-0.5:
+            return f"attention: {owner} has no rope, no biases, and head_dim^-0.5 as scale."
+    return ""
+
+
 def heads_json(block: AttentionConfig) -> dict[str, Any]:
     """What `heads` and `head_dim` read back."""
     return {
@@ -74,6 +89,10 @@ def heads_json(block: AttentionConfig) -> dict[str, Any]:
         "num_key_value_heads": block.kv_heads,
         "head_dim": block.head_dim,
     }
+
+
+NO_HEADS: dict[str, Any] = {"num_attention_heads": 1, "num_key_value_heads": 1}
+"""What a model without attention says, whose config.json is read all the same."""
 
 
 def in_parts(block: AttentionConfig, module: str) -> dict[str, int]:

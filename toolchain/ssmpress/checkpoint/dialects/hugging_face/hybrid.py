@@ -18,6 +18,7 @@ from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.checkpoint.dialects.hugging_face import names
 from ssmpress.checkpoint.dialects.hugging_face.attention import (
+    NO_HEADS,
     check_window,
     head_dim,
     rope_theta,
@@ -235,7 +236,7 @@ def config_json(config: ModelConfig) -> dict[str, Any]:
         "rms_norm_eps": config.norm_eps,
         "intermediate_size": mlp.d_intermediate,
     } | limits_json("time_step_limit", mixer.dt_min, mixer.dt_max)
-    values |= _attention_json(attention[0], granite) if attention else {"num_attention_heads": 1}
+    values |= _attention_json(attention[0], granite) if attention else NO_HEADS
     kinds = [isinstance(layer.mixer, Mamba2Config) for layer in config.layers]
     if not granite:
         attended = [number for number, is_mamba in enumerate(kinds) if not is_mamba]

@@ -82,6 +82,8 @@ def problem(config: ModelConfig) -> str:
     plain = len(set(config.layers)) == 1 and config.layers[0] == LayerConfig(mixer=mixer)
     if not plain or not isinstance(mixer, Mamba1Config):
         return "layers: Hugging Face's layout of Mamba has equal Mamba-1 layers only."
+    if mixer.dbc_norm_weights:
+        return "dbc_norm_weights: Hugging Face's layout of Mamba has none."
     if mixer.d_inner % config.d_model:
         return (
             f"d_inner {mixer.d_inner}: Hugging Face's layout needs a multiple of d_model "

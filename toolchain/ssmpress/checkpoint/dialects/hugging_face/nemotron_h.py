@@ -153,14 +153,12 @@ def problem(config: ModelConfig) -> str:
     known = len(mamba) + len(attends) + len(mlps)
     if len({layer.mixer for layer in config.layers}) != known or len(mamba) != 1:
         return "layers: a Nemotron-H has Mamba-2 of one size, attention and squared-ReLU MLPs."
-    if len(attends) > 1 or len(mlps) > 1:
-        return "layers: a Nemotron-H has attention of one size, and MLPs of one size."
+    if len(mlps) > 1:
+        return "layers: a Nemotron-H has MLPs of one size."
     if (config.embedding_scale, config.logits_scale) != (1, 1):
         return "embedding_scale, logits_scale: a Nemotron-H has none."
-    for block in attends:
-        plain = not (block.rotary_dim or block.qkv_bias or block.out_bias)
-        if not plain or block.scale != block.head_dim**-0.5:
-            return "attention: a Nemotron-H has no rope, no biases, and head_dim^-0.5 as scale."
+    if why := attention.plain_problem(attends, "a Nemotron-H"):
+        return why
     if mamba[0].norm_eps != config.norm_eps:
         return f"norm_eps {mamba[0].norm_eps}: a Nemotron-H has one for all norms."
     return mixer_problem(mamba[0])
