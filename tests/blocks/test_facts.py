@@ -34,9 +34,18 @@ SIZES: dict[str, st.SearchStrategy[Any]] = {
     "conv_bias": st.booleans(),
     "proj_bias": st.booleans(),
     "tie_embeddings": st.booleans(),
-    "dbc_norm_eps": st.sampled_from([None, 1e-6, 0.5]),
+    "norms": st.sampled_from(
+        [{}]
+        + [
+            {"dbc_norm_eps": eps, "dbc_norm_weights": weights}
+            for eps in (1e-6, 0.5)
+            for weights in (False, True)
+        ]
+    ),
 }
-configs = st.fixed_dictionaries(SIZES).map(lambda sizes: small_config(**sizes))
+configs = st.fixed_dictionaries(SIZES).map(
+    lambda sizes: small_config(**{n: v for n, v in sizes.items() if n != "norms"}, **sizes["norms"])
+)
 
 
 @settings(max_examples=examples(40))

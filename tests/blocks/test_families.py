@@ -208,6 +208,33 @@ def test_every_method_prunes_all_projections(method: Method) -> None:
     assert sum(int((~mask).sum()) for mask in keep.values()) == pytest.approx(0.6 * total, abs=20)
 
 
+@pytest.mark.parametrize("name", ("granite", "bamba", "nemotron_h", "falcon_h1, norm", "jamba"))
+def test_grams_are_of_what_transformers_multiplies(name: str, tmp_path: Path) -> None:
+    """Of every projection the real input; dt_proj is no module there, and reads a norm's output."""
+    transformers = pytest.importorskip("transformers")
+    config = HUGGING_FACE[name]
+    checkpoint, tokens = random_checkpoint(config), draw_tokens(config, 2, 17)
+    write_checkpoint(config, checkpoint.tensors, tmp_path / "model", "huggingface")
+    other = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
+    seen: dict[str, torch.Tensor] = {}
+    for module_name, module in other.named_modules():
+        if module_name.endswith("dt_layernorm"):
+            read = module_name.replace("dt_layernorm", "dt_proj")
+            module.register_forward_hook(lambda _m, _x, y, n=read: seen.update({n: y}))
+        elif isinstance(module, torch.nn.Linear) and "dt_proj" not in module_name:
+            module.register_forward_pre_hook(lambda _m, x, n=module_name: seen.update({n: x[0]}))
+    with torch.no_grad():
+        other(tokens)
+    names = prunable_names(weights_of(config), PROJECTIONS)
+    statistics = grams(Mamba.from_checkpoint(checkpoint), names, [window_batch(tokens)], None)
+    for matrix in names:
+        spelled = dialects.hugging_face.spelled({matrix: checkpoint.tensors[matrix]}, config)
+        for theirs in spelled:
+            module_name = theirs.removesuffix(".weight").replace("backbone.", "model.")
+            x = seen[module_name].flatten(0, -2)
+            assert_close(statistics[matrix], x.T @ x, 1e-4, theirs)
+
+
 def test_two_mixers_side_by_side_read_the_same() -> None:
     """Each has statistics of its own, and a name of its own for `--prunable`."""
     checkpoint = random_checkpoint(HUGGING_FACE["falcon_h1"])

@@ -62,8 +62,9 @@ def _blocks(config: ModelConfig) -> list[tuple[torch.nn.Module, tuple[Tensor, ..
     result = []
     for layer, states in zip(layers, State.zeros(config, 2).layers, strict=True):
         given = 0
-        for name, _, count in layer.parts:
-            result.append((getattr(layer, name), states[given : given + count]))
+        for part in layer.parts:
+            count = len(part.block.states())
+            result.append((getattr(layer, part.name), states[given : given + count]))
             given += count
     return result
 

@@ -18,6 +18,7 @@ import tolerances
 from conftest import draw_tokens, random_checkpoint
 from families import HUGGING_FACE
 from ssmpress.blocks.config import LayerConfig, ModelConfig
+from ssmpress.blocks.mamba1 import Mamba1Config
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.blocks.model import Mamba
 from ssmpress.checkpoint import dialects
@@ -216,6 +217,11 @@ def test_two_mixers_have_states_of_different_names() -> None:
     mixer = mixers_of(HUGGING_FACE["falcon_h1"], Mamba2Config)[0]
     with pytest.raises(BadInputError, match="beside: expected a block with other states"):
         LayerConfig(mixer=mixer, beside=mixer)
+
+
+def test_weights_of_norms_need_norms() -> None:
+    with pytest.raises(BadInputError, match="dbc_norm_eps: expected a positive number; got None"):
+        Mamba1Config(d_inner=4, dt_rank=1, dbc_norm_weights=True)
 
 
 @pytest.mark.parametrize("scales", ((1.0,), (1.0, 1.0, 1.0, 1.0, 0.0), 2.0))

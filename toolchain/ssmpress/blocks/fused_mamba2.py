@@ -57,7 +57,7 @@ def fused_mamba2(mixer: mamba2.Mixer, x: Tensor, kernels: Mamba2Kernels) -> Tens
     c = mixer.config
     by_head = (*x.shape[:2], c.heads, c.head_dim)
     by_group = (*x.shape[:2], c.n_groups, c.d_state)
-    z, xbc, delta = mixer.in_proj(x).split([c.d_inner, c.d_convolved, c.heads], dim=-1)
+    z, xbc, delta = mixer.projected(x)
     conv = mixer.conv1d
     xbc = kernels.conv(_channels_first(xbc), conv.weight[:, 0], conv.bias, activation="silu").mT
     u, B, C = torch.split(xbc, [c.d_inner, c.d_groups, c.d_groups], dim=-1)

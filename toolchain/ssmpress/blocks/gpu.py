@@ -80,8 +80,9 @@ def _with_kernels(
     x: Tensor,
     *states: Tensor,
 ) -> tuple[Tensor, ...]:
-    # FalconMamba's norms stand in the middle of what the kernels fuse. mamba_inner_fn has arguments
-    # for them, but with those training diverged twice, at learning rates of 2e-3 and 6e-4.
+    # FalconMamba's and Jamba's norms stand in the middle of what the kernels fuse. mamba_inner_fn
+    # has arguments for FalconMamba's, but with those training diverged twice, at learning rates of
+    # 2e-3 and 6e-4.
     if inner and isinstance(module, mamba1.Mixer) and module.dbc_norm_eps is None:
         return (fused_mamba1(module, x, inner), *states)
     if kernels and isinstance(module, mamba2.Mixer) and fits_kernels(module.config):

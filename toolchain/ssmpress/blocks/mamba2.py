@@ -251,11 +251,7 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, conv: Tensor, scan: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (b, l, d_model), the mixer's two states -> y (b, l, d_model), the states after it."""
         c = self.config
-        parts = [c.d_inner, c.d_convolved, c.heads]
-        projected, scales = self.in_proj(x), c.row_scales()
-        if scales is not None:
-            projected = projected * scales.to(projected)
-        z, xbc, delta = projected.split(parts, dim=-1)
+        z, xbc, delta = self.projected(x)
         xbc, conv = causal_conv1d(xbc, *taps_and_bias(self.conv1d), conv)
         u, B, C = torch.split(xbc, [c.d_inner, c.d_groups, c.d_groups], dim=-1)
         with torch.autocast(x.device.type, enabled=False):
@@ -274,6 +270,13 @@ class Mixer(nn.Module):
             y, z = y.flatten(2), z.float()
             y = self.norm(y, z) if c.gated_norm else y * F.silu(z)
         return self.out_proj(y), conv, scan
+
+    def projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (b, l, d_model) -> z (b, l, d), x, B and C (b, l, d + 2 g n), delta (b, l, h)."""
+        c, rows, scales = self.config, self.in_proj(x), self.config.row_scales()
+        rows = rows if scales is None else rows * scales.to(rows)
+        z, xbc, delta = rows.split([c.d_inner, c.d_convolved, c.heads], dim=-1)
+        return z, xbc, delta
 
 
 class _GatedNorm(nn.Module):
