@@ -19,6 +19,8 @@ with stand_ins(always=True):
     from mamba_ssm import Mamba, Mamba2
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     from mamba_ssm.ops.triton.layer_norm import RMSNorm
+    from mamba_ssm.ops.triton.layernorm_gated import rmsnorm_fn
+    from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
 D = 12  # channels of every network here
 
@@ -108,6 +110,32 @@ class ConstantMatrices(nn.Module):
             u, zeros, self.A, self.B, self.C, z=z, delta_bias=self.steps, delta_softplus=True
         )
         return y.mT
+
+
+class GivenSteps(nn.Module):
+    """Mamba-2's scan of steps that are computed before it, within limits; two groups; a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.B, self.C = nn.Linear(D, 4), nn.Linear(D, 2 * 5), nn.Linear(D, 2 * 5)
+        self.A, self.D = nn.Parameter(-torch.rand(4)), nn.Parameter(torch.randn(4))
+        self.state, self.norm = nn.Parameter(torch.randn(1, 4, 3, 5)), nn.Parameter(torch.ones(D))
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, C = (part(x).unflatten(-1, (2, 5)) for part in (self.B, self.C))
+        y: Tensor = mamba_chunk_scan_combined(
+            x.unflatten(-1, (4, 3)),
+            self.steps(x).exp(),
+            self.A,
+            B,
+            C,
+            chunk_size=4,
+            D=self.D,
+            initial_states=self.state.expand(x.shape[0], -1, -1, -1),
+            dt_limit=(0.01, 2.0),
+        ).flatten(2)
+        flat: Tensor = rmsnorm_fn(y.flatten(0, 1), self.norm, None, z=x.flatten(0, 1), eps=1e-5)
+        return flat.unflatten(0, x.shape[:2])
 
 
 class Products(nn.Module):
@@ -255,6 +283,7 @@ ZOO: dict[str, Network] = {
     "64 states, bare": sequence(two(lambda: BareScan(64, reverse=False))),
     "bare, backwards": sequence(two(lambda: BareScan(5, reverse=True))),
     "constant B and C": sequence(built(ConstantMatrices)),
+    "given steps": sequence(two(GivenSteps)),
     "products": sequence(built(Products)),
     "tokens": network(
         built(

@@ -255,17 +255,25 @@ class Lowering:
         return [self.builder.node("Reshape", call.name, [y, shape["y"]]), end]
 
     def gated_rms_norm(self, call: _Call) -> list[ir.Value]:
-        """GatedRMSNorm of (b, l, d)."""
+        """GatedRMSNorm of (b, l, d); another rank is made that."""
         x, z, weight = call.inputs
         eps, groups, gate_first = call.fx.args[3:6]
-        return self.builder.call(
+        own, name = len(call.shape(0)), call.name
+        if own != 3:
+            three = self.numbers(f"shape_1_rest_{call.shape(0)[-1]}", 1, -1, call.shape(0)[-1])
+            z = self.builder.node("Reshape", call.part("z"), [z, three])
+            sizes = self.builder.node("Shape", call.part("sizes"), [x])
+            x = self.builder.node("Reshape", call.part("x"), [x, three])
+            name = call.part("flat")
+        (y,) = self.builder.call(
             ops.GATED_RMS_NORM,
-            call.name,
+            name,
             {"x": x, "z": z, "weight": weight},
             epsilon=float(eps),
             groups=int(groups),
             gate_first=int(gate_first),
         )
+        return [y if own == 3 else self.builder.node("Reshape", call.name, [y, sizes])]
 
     def rms_norm(self, call: _Call) -> list[ir.Value]:
         """RMSNorm."""

@@ -22,6 +22,7 @@ from ssmpress.errors import BadInputError, SsmpressError
 from ssmpress.nets import operators  # noqa: F401  registers the operators
 from ssmpress.nets.depthwise import mark_convolutions
 from ssmpress.nets.fx_graph import FxGraph, aten, line_of, source
+from ssmpress.nets.given_steps import replace_given_steps
 from ssmpress.nets.network import Network
 from ssmpress.nets.permutes import merge_permutes, sink_permutes
 from ssmpress.nets.products import mark_products
@@ -84,6 +85,7 @@ def trace(network: Network, module: nn.Module) -> Traced:
     names = _canonical_names(call)
     graph = FxGraph(program, names)
     graph.drop_checks()
+    replace_given_steps(graph)
     turn_scans(graph)
     mark_convolutions(graph)
     matrices = mark_products(graph)
