@@ -17,6 +17,7 @@ from exported import expected, other_sizes, packed, traced
 from ssmpress.errors import BadInputError
 from ssmpress.graph.traced import build_network
 from ssmpress.nets import trace as nets_trace
+from ssmpress.nets.permutes import PERMUTES
 from ssmpress.nets.products import matrix_spec
 from ssmpress.nets.trace import Traced, trace
 from thoroughness import examples
@@ -210,6 +211,55 @@ def test_only_what_treats_all_steps_alike_is_passed(first: int, second: int, lef
     assert flips(graph) == left
     x = torch.randn(3, 5, D)
     torch.testing.assert_close(graph.program.module()(x)["output"], module(x))
+
+
+# ---- permutes ----
+
+
+def test_axes_that_are_turned_to_and_fro_stay() -> None:
+    _, _, graph = traced("as mamba-ssm writes it")
+    assert len(graph.matrices) == 8
+    turned = [node for node in graph.program.graph.nodes if node.target in PERMUTES]
+    assert all("s" not in str(node.meta["val"].shape) for node in turned), "only weights are"
+    for name in ("two scans summed", "mamba", "bare, backwards"):
+        assert count(traced(name)[2], *PERMUTES) == 0, name
+
+
+class TurnedAndAdded(nn.Module):
+    """A permuted input and a weight of another rank."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x.permute(2, 0, 1) * self.weight)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (5, 1, 1), (1, 1), (2, 5, 1, 1), (1, 1, 1)])
+def test_a_weight_beside_permuted_axes_keeps_its_place(shape: tuple[int, ...]) -> None:
+    module = TurnedAndAdded(*shape)
+    graph = trace(sequence(lambda: module, channels=5), module)
+    x = torch.randn(3, 4, 5)
+    torch.testing.assert_close(graph.program.module()(x)["output"], module(x))
+
+
+@settings(max_examples=examples(12))
+@given(order=st.permutations(range(3)), merge=st.booleans(), data=st.data())
+def test_a_reshape_of_permuted_axes_is_kept(
+    order: list[int], merge: bool, data: st.DataObject
+) -> None:
+    class Turned(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            y = x.permute(order)
+            first, second, third = y.shape
+            y = y.reshape(first * second, third) if merge else y.reshape(first, 1, second, third)
+            return torch.tanh(y).movedim(0, -1)
+
+    net = sequence(Turned, channels=4)
+    graph = trace(net, Turned())
+    x = torch.randn(data.draw(st.integers(2, 4)), data.draw(st.integers(2, 5)), 4)
+    torch.testing.assert_close(graph.program.module()(x)["output"], Turned()(x))
 
 
 # ---- ports ----

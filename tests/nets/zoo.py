@@ -112,6 +112,40 @@ class ConstantMatrices(nn.Module):
         return y.mT
 
 
+class AsWritten(nn.Module):
+    """The block as mamba-ssm's own file has it: products from the left, axes turned to and fro."""
+
+    def __init__(self, inner: int = 16, states: int = 5, rank: int = 2) -> None:
+        super().__init__()
+        self.states, self.rank = states, rank
+        self.in_proj, self.out_proj = nn.Linear(D, 2 * inner), nn.Linear(inner, D, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, 4, groups=inner, padding=3)
+        self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
+        self.dt_proj = nn.Linear(rank, inner)
+        self.A_log, self.D = (
+            nn.Parameter(torch.randn(inner, states)),
+            nn.Parameter(torch.ones(inner)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        columns = x.permute(2, 0, 1).reshape(D, batch * length)
+        xz = (self.in_proj.weight @ columns).reshape(-1, batch, length).permute(1, 0, 2)
+        xz = xz + self.in_proj.bias.to(dtype=xz.dtype)[:, None]
+        u, z = xz.chunk(2, dim=1)
+        u = F.silu(self.conv1d(u)[..., :length])
+        parts = self.x_proj(u.permute(0, 2, 1).reshape(batch * length, -1))
+        delta, B, C = torch.split(parts, [self.rank, self.states, self.states], dim=-1)
+        delta = (self.dt_proj.weight @ delta.t()).reshape(-1, batch, length).permute(1, 0, 2)
+        B, C = (t.reshape(batch, length, -1).permute(0, 2, 1).contiguous() for t in (B, C))
+        bias = self.dt_proj.bias.float()
+        y = selective_scan_fn(
+            u, delta, -torch.exp(self.A_log.float()), B, C, self.D.float(), z, bias, True
+        )
+        out: Tensor = self.out_proj(y.permute(0, 2, 1))
+        return out
+
+
 class GivenSteps(nn.Module):
     """Mamba-2's scan of steps that are computed before it, within limits; two groups; a norm."""
 
@@ -283,6 +317,7 @@ ZOO: dict[str, Network] = {
     "64 states, bare": sequence(two(lambda: BareScan(64, reverse=False))),
     "bare, backwards": sequence(two(lambda: BareScan(5, reverse=True))),
     "constant B and C": sequence(built(ConstantMatrices)),
+    "as mamba-ssm writes it": sequence(two(AsWritten)),
     "given steps": sequence(two(GivenSteps)),
     "products": sequence(built(Products)),
     "tokens": network(

@@ -78,4 +78,4 @@ def _replace(graph: FxGraph, scan: fx.Node) -> None:
         ends.append(call(aten.permute.default, end, [0, 2, 1, 3]))
     results = (call(aten.cat.default, ys, 2), call(aten.cat.default, ends, 1))
     for user in list(scan.users):
-        graph.replace(user, results[user.args[1]])  # type: ignore[index, arg-type]
+        graph.replace(user, results[user.args[1]])  # type: ignore[index]

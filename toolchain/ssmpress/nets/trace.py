@@ -24,7 +24,7 @@ from ssmpress.nets.depthwise import mark_convolutions
 from ssmpress.nets.fx_graph import FxGraph, aten, line_of, source
 from ssmpress.nets.given_steps import replace_given_steps
 from ssmpress.nets.network import Network
-from ssmpress.nets.permutes import merge_permutes, sink_permutes
+from ssmpress.nets.permutes import cancel_permutes
 from ssmpress.nets.products import mark_products
 from ssmpress.nets.reversed_scans import turn_scans
 from ssmpress.nets.user_errors import users_line
@@ -89,9 +89,7 @@ def trace(network: Network, module: nn.Module) -> Traced:
     turn_scans(graph)
     mark_convolutions(graph)
     matrices = mark_products(graph)
-    merge_permutes(graph)
-    sink_permutes(graph)
-    merge_permutes(graph)
+    cancel_permutes(graph)
     shapes = {
         name.removeprefix(_PREFIX): tuple(tensor.shape)
         for tensors in (call.named_parameters(), call.named_buffers())
