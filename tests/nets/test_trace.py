@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from inspect import getsourcelines
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -286,6 +287,29 @@ def test_tracing_changes_no_weight() -> None:
     wanted = expected(net, module, inputs)
     for name, tensor in graph.program.module()(*inputs.values()).items():
         torch.testing.assert_close(tensor, torch.from_numpy(wanted[name]))
+
+
+class Pooling(nn.MaxPool1d):
+    """Over the steps of (batch, steps, channels)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mT)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 2},
+        {"kernel_size": (3,), "stride": 2, "padding": (1,)},
+        {"kernel_size": 2, "dilation": 2},
+    ],
+)
+def test_max_pooling_keeps_the_length_free(options: dict[str, Any]) -> None:
+    net = sequence(lambda: Pooling(**options))
+    module = net.build()
+    graph = trace(net, module)
+    x = torch.randn(3, 7, D)
+    torch.testing.assert_close(graph.program.module()(x)["output"], module(x))
 
 
 # ---- what cannot be exported ----

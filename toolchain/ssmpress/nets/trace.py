@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind
+from torch.overrides import TorchFunctionMode
 
 from ssmpress.blocks.tensors import MatrixSpec
 from ssmpress.errors import BadInputError, SsmpressError
@@ -67,7 +69,44 @@ class _Call(nn.Module):
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         named = dict(zip(self.network.inputs, inputs, strict=True))
-        return self.network.flat(self.network.call(self.module, named))
+        with _FreeSizes():
+            return self.network.flat(self.network.call(self.module, named))
+
+
+class _FreeSizes(TorchFunctionMode):
+    """Calls what keeps sizes free instead of what asks for them as numbers."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        if func in (torch.max_pool1d, F.max_pool1d) and not named.pop("return_indices", False):
+            return _max_pool1d(*args, **named)
+        return func(*args, **(kwargs or {}))
+
+
+def _max_pool1d(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """torch.max_pool1d of a plane with one row."""
+
+    def wide(value: Any, row: int) -> list[int]:
+        return [row, *value] if isinstance(value, list | tuple) else [row, value]
+
+    pooled = torch.max_pool2d(
+        input.unsqueeze(-2),
+        wide(kernel_size, 1),
+        wide(stride, 1) if stride else wide(kernel_size, 1),
+        wide(padding, 0),
+        wide(dilation, 1),
+        ceil_mode,
+    )
+    return pooled.squeeze(-2)
 
 
 def trace(network: Network, module: nn.Module) -> Traced:
