@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Test runs share the cores with the processes they start: waiting threads sleep, not spin.
 test test-long test-loaded: export OMP_WAIT_POLICY := PASSIVE
 # Test files side by side; many of them wait for processes that they start.
-PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile --no-loadscope-reorder
 # Test files, all of them by default: make test TESTS=tests/prune
 TESTS ?=
 

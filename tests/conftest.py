@@ -31,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("ssmpress")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs whole commands comes first: it takes longest, and no process waits for it at the
+    end."""
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Unfinished runs of the tests are not the user's, nor those of tests that run beside them."""
