@@ -22,7 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmpress.blocks import config as model_config
-from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_sizes
+from ssmpress.blocks.facts import (
+    BlockConfig,
+    ProjectionFacts,
+    StateAxis,
+    TensorFacts,
+    check_sizes,
+    resized,
+)
 from ssmpress.blocks.projection import Projection
 from ssmpress.graph import nodes as graph_nodes
 from ssmpress.graph.packed_graph import PackedGraph, Place
@@ -59,12 +66,19 @@ class ToyMlp:
     def channels(self) -> int:
         return self.d_mlp
 
+    @property
+    def state_axis(self) -> StateAxis | None:
+        return None
+
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         halves = weights["fc1.weight"].split(self.d_mlp)
         closed = (halves[0] == 0).all(1) | (halves[1] == 0).all(1)
         live = torch.nonzero(~(closed | (weights["fc2.weight"] == 0).all(0)))[:, 0]
         live = live if len(live) else torch.zeros(1, dtype=torch.int64)
         return {} if len(live) == self.d_mlp else {"d_mlp": live}
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        return resized(self, kept)
 
     def module(self, d_model: int) -> nn.Module:
         return _Mlp(self.d_mlp, d_model)
@@ -123,8 +137,15 @@ class ToyAttention:
     def channels(self) -> int:
         return 0
 
+    @property
+    def state_axis(self) -> StateAxis | None:
+        return None
+
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return {}
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        return resized(self, kept)
 
     def module(self, d_model: int) -> nn.Module:
         return _Attention(self.d_head, d_model)

@@ -31,6 +31,7 @@ from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import prunable_names
 from ssmpress.prune.materials import TextMaterial
 from ssmpress.prune.materials.text import window_batch
+from ssmpress.prune.narrow import removed_channels
 from ssmpress.prune.one_shot import grams, one_shot
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings
 from tolerances import assert_close
@@ -160,7 +161,7 @@ def test_dead_channels_of_an_mlp_go() -> None:
     tensors["backbone.layers.0.mlp.fc1.weight"][[3, 11 + 5]] = 0
     tensors["backbone.layers.0.mlp.fc2.weight"][:, 7] = 0
     smaller, left = dead_channels.remove(config, tensors)
-    assert dead_channels.removed_channels(config, smaller) == (3, 0, 0)
+    assert removed_channels(config, smaller) == (3, 0, 0)
     tokens = draw_tokens(config, 2, 9)
     narrow = Mamba(smaller)
     narrow.load_state_dict(left, strict=False)

@@ -23,6 +23,7 @@ from ssmpress.formats import Values
 from ssmpress.prune import dead_channels
 from ssmpress.prune.mask import apply_masks, prunable_names, sparsity_summary
 from ssmpress.prune.materials import TextMaterial
+from ssmpress.prune.narrow import removed_channels
 from ssmpress.prune.one_shot import one_shot
 from ssmpress.recipe.settings.prune import PROJECTIONS, Method, PruneSettings, Scope
 from tolerances import assert_close
@@ -136,7 +137,7 @@ def test_its_dead_channels_go(checkpoint: Checkpoint) -> None:
     tensors["backbone.layers.1.mlp.fc2.weight"][:, [0, 5]] = 0
     tensors["backbone.layers.3.mixer.fc1.weight"][18 + 7] = 0  # the gate of channel 7
     config, smaller = dead_channels.remove(checkpoint.config, tensors)
-    assert dead_channels.removed_channels(checkpoint.config, config) == (0, 2, 0, 1)
+    assert removed_channels(checkpoint.config, config) == (0, 2, 0, 1)
     assert smaller["backbone.layers.1.mlp.fc1.weight"].shape == (32, 20)
     tokens = draw_tokens(config, 2, 9)
     with torch.no_grad():

@@ -23,6 +23,7 @@ from ssmpress.pack.matrix import unpack
 from ssmpress.pack.model import PackedModel
 from ssmpress.parity import reference_model
 from ssmpress.prune import dead_channels
+from ssmpress.prune.narrow import removed_channels
 from ssmpress.prune.recover import PruneResult
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.pack import PackSettings
@@ -99,7 +100,7 @@ def test_dead_channels_are_found_and_removing_them_changes_nothing(config: Model
     smaller, tensors = dead_channels.remove(config, checkpoint.tensors)
     assert all(torch.equal(checkpoint.tensors[name], before[name]) for name in before)
     assert channels_of(smaller) == (37, 10)
-    assert dead_channels.removed_channels(config, smaller) == (3, 30)
+    assert removed_channels(config, smaller) == (3, 30)
     assert tensors[MIXER.format(1, "A_log")].shape == (10, mixer_of(config).d_state)
     tokens = draw_tokens(config, 2, 30)
     with torch.no_grad():

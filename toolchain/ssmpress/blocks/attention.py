@@ -14,7 +14,7 @@ nodes: graph/nodes/attention.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -22,12 +22,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmpress.blocks.facts import (
+    BlockConfig,
     ProjectionFacts,
+    StateAxis,
     TensorFacts,
     check_eps,
     check_flags,
     check_sizes,
     config_error,
+    equally_many,
 )
 from ssmpress.blocks.projection import Projection
 from ssmpress.states import StateTensor
@@ -109,12 +112,42 @@ class AttentionConfig:
 
     @property
     def channels(self) -> int:
-        """No channel can be closed by itself."""
-        return 0
+        """Those of the queries, which die head by head."""
+        return self.d_queries
+
+    @property
+    def state_axis(self) -> StateAxis | None:
+        """Keys and values of tokens are no part of the weights."""
+        return None
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Every channel is live: nothing is said of any."""
-        return {}
+        """The heads that out_proj reads and that have values to give.
+
+        Keys and values go where all heads that read them are dead. Of those that stay, each is
+        read by as many heads: a head more dead in one than in all others is kept.
+        """
+        unread = (weights["out_proj.weight"] == 0).all(0).reshape(self.heads, -1).all(1)
+        empty = (weights["in_proj.weight"] == 0).all(1)
+        if "in_proj.bias" in weights:
+            empty &= weights["in_proj.bias"] == 0
+        silent = empty[self.d_queries + self.d_keys :].reshape(self.kv_heads, -1).all(1)
+        dead = unread.reshape(self.kv_heads, -1) | silent[:, None]
+        shared = torch.nonzero(~dead.all(1))[:, 0]
+        shared = shared if len(shared) else torch.zeros(1, dtype=torch.int64)
+        heads = (dead.shape[1] * shared[:, None] + equally_many(dead[shared])).flatten()
+        if len(heads) == self.heads:
+            return {}
+        channels = torch.arange(self.head_dim)
+        kept = {"d_queries": heads, "d_keys": shared}
+        return {
+            name: (self.head_dim * numbers[:, None] + channels).flatten()
+            for name, numbers in kept.items()
+        }
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        """With fewer heads, each as wide as before."""
+        heads, shared = (len(kept[name]) // self.head_dim for name in ("d_queries", "d_keys"))
+        return replace(self, heads=heads, kv_heads=shared), {}
 
     def module(self, d_model: int) -> nn.Module:
         """The mixer in PyTorch."""

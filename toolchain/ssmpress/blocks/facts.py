@@ -8,7 +8,7 @@ and the graph ask. No other file knows the names of its tensors.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -46,6 +46,19 @@ class ProjectionFacts:
     adds_bias: bool = True
 
 
+@dataclass(frozen=True)
+class StateAxis:
+    """The state of a block as a component of it.
+
+    size: whose numbers are those of the state: of every axis with that name, they are the weights
+        that write and read it. groups: so many equal parts follow one another, which must stay
+        equal.
+    """
+
+    size: str
+    groups: int = 1
+
+
 class BlockConfig(Protocol):
     """The configuration of a block, checked when built.
 
@@ -78,7 +91,12 @@ class BlockConfig(Protocol):
 
     @property
     def channels(self) -> int:
-        """How many channels it has that pruning may close, one by one; 0 where it has none."""
+        """How many channels it has that pruning may close; 0 where it has none."""
+        ...
+
+    @property
+    def state_axis(self) -> StateAxis | None:
+        """The state that may be pruned by removing some of it; None where it has none."""
         ...
 
     def live(self, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -89,8 +107,19 @@ class BlockConfig(Protocol):
 
         Returns:
             Name of a size -> the numbers that stay, int64, ascending, at least one; only of the
-            sizes that lose some. What is left is the block with those sizes, and of every axis
-            with that name the numbers that stay.
+            sizes that lose some. What is left is `narrowed`, and of every axis with that name the
+            numbers that stay.
+        """
+        ...
+
+    def narrowed(self, kept: Mapping[str, torch.Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        """The block of some of its parts.
+
+        Args:
+            kept: as `live` returns it; or, of `state_axis`, what stays of the state.
+
+        Returns:
+            Its sizes, and by the names of its tensors what their values are multiplied with.
         """
         ...
 
@@ -109,6 +138,38 @@ def without(size: str, dead: torch.Tensor) -> Mapping[str, torch.Tensor]:
     if len(live) == len(dead):
         return {}
     return {size: live if len(live) else torch.zeros(1, dtype=torch.int64)}
+
+
+def resized(
+    block: Any, kept: Mapping[str, torch.Tensor]
+) -> tuple[BlockConfig, Mapping[str, float]]:
+    """`BlockConfig.narrowed` of a block whose sizes are fields; its values stay."""
+    names = {item.name for item in fields(block)} & set(kept)
+    return replace(block, **{name: len(kept[name]) for name in names}), {}
+
+
+def equally_many(dead: torch.Tensor) -> torch.Tensor:
+    """What stays where every row loses the same number of its dead ones, but never all.
+
+    Args:
+        dead: bool (rows, columns).
+
+    Returns:
+        int64 (rows, columns that stay): numbers of columns, ascending in each row.
+    """
+    count = min(int(dead.sum(1).min()), dead.shape[1] - 1)
+    gone = dead & (dead.cumsum(1) <= count)
+    return torch.nonzero(~gone)[:, 1].reshape(len(dead), -1)
+
+
+def whole_groups(kept: torch.Tensor, size: int) -> torch.Tensor:
+    """Numbers within each of several groups of `size` -> numbers over all of them, int64 (n,).
+
+    Args:
+        kept: int64 (groups, n of each).
+    """
+    begins = size * torch.arange(len(kept))
+    return (begins[:, None] + kept).flatten()
 
 
 def check_sizes(block: Any) -> None:

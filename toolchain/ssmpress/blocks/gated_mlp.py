@@ -16,11 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmpress.blocks.facts import (
+    BlockConfig,
     ProjectionFacts,
+    StateAxis,
     TensorFacts,
     check_eps,
     check_flags,
     check_sizes,
+    resized,
     without,
 )
 from ssmpress.blocks.projection import Projection
@@ -75,6 +78,11 @@ class GatedMlpConfig:
         """Every channel can die: each may be closed on its way in or out."""
         return self.d_intermediate
 
+    @property
+    def state_axis(self) -> StateAxis | None:
+        """It carries no state."""
+        return None
+
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The channels whose two halves are open and that fc2 reads."""
         rows = (weights["fc1.weight"] == 0).all(1)
@@ -83,6 +91,10 @@ class GatedMlpConfig:
         closed = rows.reshape(2, self.d_intermediate).any(0)  # 0 * silu(gate) = up * silu(0) = 0
         unread = (weights["fc2.weight"] == 0).all(0)
         return without("d_intermediate", closed | unread)
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        """Its size is a field."""
+        return resized(self, kept)
 
     def module(self, d_model: int) -> nn.Module:
         """The MLP in PyTorch."""

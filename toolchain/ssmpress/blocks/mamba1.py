@@ -28,11 +28,14 @@ from torch import Tensor, nn
 
 from ssmpress.blocks.convolution import causal_conv1d, taps_and_bias
 from ssmpress.blocks.facts import (
+    BlockConfig,
     ProjectionFacts,
+    StateAxis,
     TensorFacts,
     check_eps,
     check_flags,
     check_sizes,
+    resized,
     without,
 )
 from ssmpress.blocks.norm import RMSNorm, rms_norm
@@ -117,19 +120,37 @@ class Mamba1Config:
         """Every channel can die: each may lose its ways to the output."""
         return self.d_inner
 
-    def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """The channels that reach the output.
+    @property
+    def state_axis(self) -> StateAxis | None:
+        """d_state; not of FalconMamba, whose norms are means over it."""
+        return StateAxis("d_state") if self.dbc_norm_eps is None else None
 
-        One does by out_proj, through its gate, and by x_proj, which makes delta, B and C of all
-        channels from it. Where both ways are closed, its convolution, its state and its rows and
-        columns of the projections can go.
+    def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The channels that reach the output, and the states that are written and read.
+
+        A channel does by out_proj, through its gate, and by x_proj, which makes delta, B and C of
+        all channels from it. Where both ways are closed, its convolution, its state and its rows
+        and columns of the projections can go. So can a state without a row of B or C.
         """
+        states = self._dead_states(weights["x_proj.weight"])
         gate_closed = (weights["in_proj.weight"][self.d_inner :] == 0).all(1)  # silu(0) = 0
         if "in_proj.bias" in weights:
             gate_closed &= weights["in_proj.bias"][self.d_inner :] == 0
         silent = gate_closed | (weights["out_proj.weight"] == 0).all(0)
-        unread = (weights["x_proj.weight"] == 0).all(0)
-        return without("d_inner", silent & unread)
+        of_dead = torch.cat([torch.zeros(self.dt_rank, dtype=torch.bool), states, states])
+        unread = (weights["x_proj.weight"][~of_dead] == 0).all(0)
+        return {**without("d_inner", silent & unread), **without("d_state", states)}
+
+    def _dead_states(self, x_proj: Tensor) -> Tensor:
+        """bool (d_state,): those that nothing is written to, or that nobody reads."""
+        if self.dbc_norm_eps is not None:  # the norms' means are over the dead ones too
+            return torch.zeros(self.d_state, dtype=torch.bool)
+        empty = (x_proj[self.dt_rank :] == 0).all(1)  # B, then C
+        return empty.reshape(2, self.d_state).any(0)
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        """Its sizes are fields."""
+        return resized(self, kept)
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mamba1Config:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -28,12 +28,16 @@ from torch import Tensor, nn
 
 from ssmpress.blocks.convolution import causal_conv1d, taps_and_bias
 from ssmpress.blocks.facts import (
+    BlockConfig,
     ProjectionFacts,
+    StateAxis,
     TensorFacts,
     check_eps,
     check_flags,
     check_sizes,
     config_error,
+    equally_many,
+    whole_groups,
 )
 from ssmpress.blocks.norm import gated_rms_norm
 from ssmpress.blocks.projection import Projection
@@ -173,12 +177,77 @@ class Mamba2Config:
 
     @property
     def channels(self) -> int:
-        """No channel can die: the norm's mean is over all of them, the silent ones too."""
-        return 0
+        """Every channel can die, with as many of every other head."""
+        return self.d_inner
+
+    @property
+    def state_axis(self) -> StateAxis | None:
+        """The columns of B and C, group by group."""
+        return StateAxis("d_groups", self.n_groups)
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Every channel is live: nothing is said of any."""
-        return {}
+        """The heads, channels and states that can change the output.
+
+        A silent channel is 0 before the norm. `narrowed` keeps the norm as it is without it. One
+        that out_proj does not read is in the norm's mean, so it is live. Heads that share B and C
+        or a norm lose as many as all others do, heads lose as many channels, groups as many states.
+        """
+        kept = {**self._live_channels(weights), **self._live_states(weights)}
+        sizes = {name: getattr(self, name) for name in kept}
+        return {name: numbers for name, numbers in kept.items() if len(numbers) < sizes[name]}
+
+    def _live_channels(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        cells = math.lcm(self.n_groups, self.norm_groups)
+        if self.heads % cells:  # a norm of a part of a head
+            return {}
+        silent = self._silent(weights).reshape(self.heads, -1)
+        heads = whole_groups(
+            equally_many(silent.all(1).reshape(cells, -1)), self.heads // cells
+        )  # numbers of heads
+        inside = equally_many(silent[heads])  # (heads, channels of each)
+        channels = (self.head_dim * heads[:, None] + inside).flatten()
+        skip = channels if self.d_skip == self.d_inner else heads
+        return {"heads": heads, "d_inner": channels, "d_skip": skip}
+
+    def _silent(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """bool (d_inner,): the channels that are 0 whatever comes in."""
+        no_gate = _empty_rows("in_proj", weights)[: self.d_inner]  # silu(0) = 0
+        no_input = self._not_convolved(weights)[: self.d_inner]
+        if not self.gated_norm:
+            return no_gate | no_input | (weights["out_proj.weight"] == 0).all(0)
+        return no_gate | no_input if self.gate_first else no_input
+
+    def _live_states(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        nothing = self._not_convolved(weights)[self.d_inner :].reshape(2, self.n_groups, -1)
+        kept = equally_many(nothing.any(0))  # without B, or without C
+        return {"d_groups": whole_groups(kept, self.d_state)}
+
+    def _not_convolved(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """bool (d_convolved,): the channels of x, B and C that are always 0."""
+        rows = _empty_rows("in_proj", weights)[self.d_inner :][: self.d_convolved]
+        empty = rows | (weights["conv1d.weight"] == 0).flatten(1).all(1)
+        return empty & (weights["conv1d.bias"] == 0) if self.conv_bias else empty
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        """With the norm of the whole: of d channels of which d' are left and the others were 0,
+
+            x / sqrt(mean_d(x^2) + eps) = sqrt(d / d') x / sqrt(mean_d'(x^2) + eps d / d')
+
+        so that its weights and its eps take the factor.
+        """
+        heads = len(kept["heads"]) if "heads" in kept else self.heads
+        channels = len(kept["d_inner"]) if "d_inner" in kept else self.d_inner
+        states = len(kept["d_groups"]) if "d_groups" in kept else self.d_groups
+        more = self.d_inner / channels
+        smaller = replace(
+            self,
+            heads=heads,
+            head_dim=channels // heads,
+            d_state=states // self.n_groups,
+            norm_eps=self.norm_eps * more,
+        )
+        factors = {"norm.weight": math.sqrt(more)} if self.gated_norm and more > 1 else {}
+        return smaller, factors
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]]) -> Mamba2Config:
@@ -228,6 +297,13 @@ _PROJECTIONS = {
     "in_proj": ProjectionFacts(input="norm"),
     "out_proj": ProjectionFacts(input="gated"),
 }
+
+
+def _empty_rows(name: str, weights: Mapping[str, Tensor]) -> Tensor:
+    """bool (rows,): those of a projection that give 0 for any input."""
+    empty = (weights[f"{name}.weight"] == 0).all(1)
+    bias = weights.get(f"{name}.bias")
+    return empty if bias is None else empty & (bias == 0)
 
 
 class Mixer(nn.Module):

@@ -15,7 +15,16 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags, check_sizes, without
+from ssmpress.blocks.facts import (
+    BlockConfig,
+    ProjectionFacts,
+    StateAxis,
+    TensorFacts,
+    check_flags,
+    check_sizes,
+    resized,
+    without,
+)
 from ssmpress.blocks.projection import Projection
 from ssmpress.states import StateTensor
 
@@ -61,6 +70,11 @@ class SquaredReluMlpConfig:
         """Every channel can die: each may be closed on its way in or out."""
         return self.d_intermediate
 
+    @property
+    def state_axis(self) -> StateAxis | None:
+        """It carries no state."""
+        return None
+
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The channels that some input opens and that fc2 reads."""
         closed = (weights["fc1.weight"] == 0).all(1)
@@ -68,6 +82,10 @@ class SquaredReluMlpConfig:
             closed &= weights["fc1.bias"] <= 0  # relu(b) = 0
         unread = (weights["fc2.weight"] == 0).all(0)
         return without("d_intermediate", closed | unread)
+
+    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
+        """Its size is a field."""
+        return resized(self, kept)
 
     def module(self, d_model: int) -> nn.Module:
         """The MLP in PyTorch."""

@@ -20,7 +20,7 @@ from ssmpress.pack.head_error import HEAD_TEXT, frequent_tokens, head_hessian
 from ssmpress.pack.layout import Matrix
 from ssmpress.pack.layouts import int4
 from ssmpress.pack.model import PackedModel, PackedTensors, pack_model, pack_tensors
-from ssmpress.prune import dead_channels
+from ssmpress.prune import dead_channels, narrow
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.stages.network_source import NetworkSource
 from ssmpress.stages.pruned import Pruned
@@ -52,7 +52,7 @@ def _pack_model(recipe: Recipe, source: Source, pruned: Pruned, progress: Progre
     if not recipe.pack.keep_dead_channels:
         config, tensors = dead_channels.remove(config, tensors)
     packed = pack_model(config, tensors, recipe.pack, rounding, recipe.target.machine)
-    removed = dead_channels.removed_channels(source.checkpoint.config, config)
+    removed = narrow.removed_channels(source.checkpoint.config, config)
     packed = replace(packed, removed_channels=removed, end_tokens=source.end_tokens)
     rows = rows_to_correct(packed, source)
     return packed if rows is None else correct_rows(packed, tensors[packed.head_name].numpy(), rows)
