@@ -20,8 +20,12 @@ from ssmpress.prune.device import compute_device
 from ssmpress.prune.one_shot import Scores
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.sweep import Sweep
+from ssmpress.results.sizes import LayerState
 from ssmpress.stages.estimate import Estimate, estimate
-from ssmpress.stages.source import resolve_sparsity
+from ssmpress.stages.network_source import NetworkSource
+from ssmpress.stages.pruned import narrowed
+from ssmpress.stages.source import AnySource, resolve_sparsity
+from ssmpress.stages.states import compared_states, planned
 
 WEIGHT_TOKENS_PER_SECOND = 45e9
 """Weights x tokens per second that PyTorch trains on one core (forward and backward), a guess
@@ -48,10 +52,11 @@ class Plan:
     """The plan.
 
     model: in words. notes: what was decided on the way. at_most: recovery may leave channels
-    without use, so that the model gets smaller than told. bundle_bytes: model, op library and
-    tokenizer. runtime_bytes: ONNX Runtime and ssmrun; None before the download. devices: where the
-    bundle will run. gates: limits by rule. downloads: what is not here yet. ram_bytes and seconds
-    are rough upper estimates.
+    without use, so that the model gets smaller than told. model_weights, prunable_weights: without
+    the state that goes before. states: of each layer, dense and left. bundle_bytes: model, op
+    library and tokenizer. runtime_bytes: ONNX Runtime and ssmrun; None before the download.
+    devices: where the bundle will run. gates: limits by rule. downloads: what is not here yet.
+    ram_bytes and seconds are rough upper estimates.
     """
 
     config: dict[str, Any]
@@ -72,6 +77,7 @@ class Plan:
     sparsity_model: float
     prunable_weights: int
     model_weights: int
+    states: tuple[LayerState, ...]
     recovery: str
     device: str
     dense_bytes: int
@@ -142,17 +148,19 @@ def _plan(
     scores: Scores | None = None,
 ) -> Plan:
     source, place = ready.source, ready.place
-    tensors = source.weights
+    left = _left(recipe, ready)
+    tensors, dense_shapes = left.weights, source.weights.shapes
     sparsity = resolve_sparsity(recipe, tensors)
+    dense_weights = sum(map(prod, dense_shapes.values()))
     weights = sum(map(prod, tensors.shapes.values()))
     prunable = mask.prunable_names(tensors, recipe.prune.prunable)
     prunable_weights = sum(prod(tensors.shapes[name]) for name in prunable)
     device = compute_device(recipe.recover.compute)
-    size = estimate(recipe, source, ready.pruned, sparsity, scores)
+    size = estimate(recipe, left, ready.pruned, sparsity, scores)
     library = get_library_path(place.machine).stat().st_size
     tokenizer = 0 if source.tokenizer is None else source.tokenizer.stat().st_size
     model_bytes = size.model_bytes
-    disk_bytes = 4 * weights + model_bytes + library
+    disk_bytes = 4 * dense_weights + model_bytes + library
     _check_room(recipe.out, disk_bytes, notes)
     return Plan(
         config=source.describe()["config"],
@@ -173,18 +181,33 @@ def _plan(
         sparsity_model=sparsity * prunable_weights / weights,
         prunable_weights=prunable_weights,
         model_weights=weights,
+        states=_states(source, left),
         recovery=recovery_text(recipe, device.type),
         device=str(device),
-        dense_bytes=4 * weights,
+        dense_bytes=4 * dense_weights,
         model_bytes=model_bytes,
         at_most=ready.pruned is None and not recipe.pack.keep_dead_channels,
         bundle_bytes=model_bytes + library + tokenizer,
         runtime_bytes=None if runtime is None else _runtime_bytes(runtime, place.machine),
-        ram_bytes=_ram_bytes(recipe, weights),
+        ram_bytes=_ram_bytes(recipe, dense_weights),
         disk_bytes=disk_bytes,
-        seconds=_seconds(recipe, weights),
-        matrices=_matrices(size, tensors.shapes),
+        seconds=_seconds(recipe, dense_weights),
+        matrices=_matrices(size, dense_shapes),
     )
+
+
+def _left(recipe: Recipe, ready: Ready) -> AnySource:
+    """The model whose weights are pruned: without the state that goes before."""
+    source = ready.source
+    if ready.pruned is not None:
+        return narrowed(source, ready.pruned)
+    return source if isinstance(source, NetworkSource) else planned(recipe, source)
+
+
+def _states(source: AnySource, left: AnySource) -> tuple[LayerState, ...]:
+    if isinstance(source, NetworkSource) or isinstance(left, NetworkSource):
+        return ()
+    return compared_states(source.checkpoint.config, left.checkpoint.config)
 
 
 def _runtime_bytes(runtime: RuntimeLibrary, machine: str) -> int:
@@ -241,9 +264,24 @@ def plan_lines(plan: Plan) -> list[str]:
     return [
         f"Target: {plan.target} ({plan.machine}), {runs}",
         *(_data_line(purpose, use) for purpose, use in data),
+        *_state_line(plan.states),
         f"Gates: {limits}{against}",
         f"Out: {plan.out}",
         f"Downloads: {', '.join(plan.downloads) or 'none'}",
+    ]
+
+
+def _state_line(states: tuple[LayerState, ...]) -> list[str]:
+    """What `--prune-state` takes."""
+    dense, left = (sum(getattr(s, key) for s in states) for key in ("dense_bytes", "bytes"))
+    if dense == left:
+        return []
+    before, after = (
+        sum(getattr(s, key) or 0 for s in states) for key in ("dense_numbers", "numbers")
+    )
+    return [
+        f"State: {before:,} to {after:,} numbers of all layers, {dense / 1e3:,.1f} to about "
+        f"{left / 1e3:,.1f} KB a sequence"
     ]
 
 

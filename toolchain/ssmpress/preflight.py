@@ -21,7 +21,13 @@ from ssmpress.processors import crowded_note, usable_processors
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.report import Report
 from ssmpress.stages.pruned import Pruned, check_save_checkpoint, given_pruned
-from ssmpress.stages.source import AnySource, check_source, load, resolve_sparsity
+from ssmpress.stages.source import (
+    AnySource,
+    check_source,
+    load,
+    resolve_sparsity,
+    weights_left,
+)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ def preflight(
     else:
         check_source(points[0], source, note)
     for point in points[1:]:
-        resolve_sparsity(point, source.weights)
+        resolve_sparsity(point, weights_left(point, source))
     return Ready(place, baseline, source, given_pruned(recipe, source))
 
 

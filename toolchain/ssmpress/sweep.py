@@ -23,6 +23,7 @@ import torch
 
 from ssmpress import files, folders
 from ssmpress._version import __version__
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.bundle.manifest import MANIFEST_NAME, verify_manifest
 from ssmpress.bundle.names import REPORTS
 from ssmpress.bundle.out_folder import staged
@@ -214,6 +215,7 @@ def _store(sparsity: float, pruned: Pruned, shared: _Shared, watch: Watch) -> No
         "told": {name: getattr(result, name) for name in _TOLD},
         "history": [dict(entry) for entry in result.history],
         "continued_from": pruned.continued_from,
+        "config": None if pruned.config is None else pruned.config.to_dict(),
     }
     try:
         resume.save(shared.cache / f"weights-{sparsity!r}.pt", state)
@@ -230,7 +232,9 @@ def _stored(sparsity: float, shared: _Shared) -> Pruned | None:
     if state is None:
         return None
     result = PruneResult(history=tuple(state["history"]), **state["told"])
-    return Pruned(state["tensors"], result, state["continued_from"])
+    sizes = state.get("config")
+    config = None if sizes is None else ModelConfig.from_dict(sizes)
+    return Pruned(state["tensors"], result, state["continued_from"], config)
 
 
 def _outcome(report: Mapping[str, Any]) -> str:

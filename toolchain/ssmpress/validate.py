@@ -20,20 +20,22 @@ from ssmpress.machine import get_library_path
 from ssmpress.measure import metrics
 from ssmpress.measure.interleaved import MeasureSettings, Variant, host_environment, measure_host
 from ssmpress.measure.remembered import recall, remember
-from ssmpress.pack.model import PackedTensors, as_matrix
+from ssmpress.pack.model import PackedModel, PackedTensors, as_matrix
 from ssmpress.parity import PARITY_TOLERANCE, check_parity
 from ssmpress.prune import mask
 from ssmpress.results.devices import DeviceResult, judged_measurements
 from ssmpress.results.measured import Measurement
 from ssmpress.results.quality import Guess, Quality, VariantQuality
 from ssmpress.results.run import Results
-from ssmpress.results.sizes import Matrix, Size, StoredShape
+from ssmpress.results.sizes import LayerState, Matrix, Size, StoredShape
 from ssmpress.runtime.loading import open_session
 from ssmpress.stages.bundle import Bundle
+from ssmpress.stages.network_source import NetworkSource
 from ssmpress.stages.packed import removed_channels
-from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.pruned import Pruned, narrowed
 from ssmpress.stages.run import Run
 from ssmpress.stages.source import AnySource
+from ssmpress.stages.states import compared_states
 from ssmpress.tasks import NetworkTask, Task
 
 
@@ -52,12 +54,13 @@ def validate(
     quality = measure_quality(run, bundle, progress)
     measurements = measure_latency(run, bundle, progress)
     devices = validate_devices(run, bundle, progress)
-    shapes, sizes = source.weights.shapes, step_bytes(source, packed)
+    shapes, sizes = narrowed(source, pruned).weights.shapes, step_bytes(source, packed)
     return Results(
         model=source.describe(),
         quality=quality,
         matrices=_matrices(run, pruned, packed),
         removed_channels=removed_channels(packed),
+        states=_states(source, packed),
         model_weights=sum(map(prod, shapes.values())),
         model_zeros=sum(int((t == 0).sum()) for t in pruned.tensors.values()),
         size=_size(source, bundle),
@@ -227,6 +230,13 @@ def _matrices(run: Run, pruned: Pruned, packed: PackedTensors) -> tuple[Matrix, 
         )
         for name, matrix in packed.matrices.items()
     )
+
+
+def _states(source: AnySource, packed: PackedTensors) -> tuple[LayerState, ...]:
+    """The states of the layers, dense and packed; none of a network of one's own."""
+    if isinstance(source, NetworkSource) or not isinstance(packed, PackedModel):
+        return ()
+    return compared_states(source.checkpoint.config, packed.config)
 
 
 def _size(source: AnySource, bundle: Bundle) -> Size:

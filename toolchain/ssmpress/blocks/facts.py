@@ -7,7 +7,7 @@ and the graph ask. No other file knows the names of its tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol
 
@@ -16,6 +16,9 @@ from torch import nn
 
 from ssmpress.errors import BadInputError
 from ssmpress.states import StateTensor
+
+Observer = Callable[[torch.Tensor, torch.Tensor], None]
+"""See `StateAxis`."""
 
 Axis = tuple[str, ...]
 """Sizes by name, of the block or of the model, that one after the other make up an axis. The rows
@@ -49,6 +52,9 @@ class ProjectionFacts:
 @dataclass(frozen=True)
 class StateAxis:
     """The state of a block as a component of it.
+
+    The block's module calls its `observer`, if it has one, with what writes and what reads the
+    state (B and C, any shape of so many numbers a token).
 
     size: whose numbers are those of the state: of every axis with that name, they are the weights
         that write and read it. groups: so many equal parts follow one another, which must stay

@@ -83,6 +83,9 @@ def _with_kernels(
     # FalconMamba's and Jamba's norms stand in the middle of what the kernels fuse. mamba_inner_fn
     # has arguments for FalconMamba's, but with those training diverged twice, at learning rates of
     # 2e-3 and 6e-4.
+    mixer = isinstance(module, mamba1.Mixer | mamba2.Mixer)
+    if mixer and module.observer is not None:  # what it observes is inside of what they fuse
+        return call_block(module, x, *states)
     if inner and isinstance(module, mamba1.Mixer) and module.dbc_norm_eps is None:
         return (fused_mamba1(module, x, inner), *states)
     if kernels and isinstance(module, mamba2.Mixer) and fits_kernels(module.config):

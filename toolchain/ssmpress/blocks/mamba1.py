@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ssmpress.blocks.convolution import causal_conv1d, taps_and_bias
 from ssmpress.blocks.facts import (
     BlockConfig,
+    Observer,
     ProjectionFacts,
     StateAxis,
     TensorFacts,
@@ -201,6 +202,9 @@ _PROJECTIONS = {
 class Mixer(nn.Module):
     """The Mamba block: in_proj, convolution, selective scan, out_proj (figure 3 of the paper)."""
 
+    observer: Observer | None = None
+    """Called with B and C, (b, l, n) each; not in mamba-ssm's kernels."""
+
     def __init__(self, config: Mamba1Config, d_model: int) -> None:
         super().__init__()
         d, n, r = config.d_inner, config.d_state, config.dt_rank
@@ -228,6 +232,8 @@ class Mixer(nn.Module):
             delta, B, C = self.dt_norm(delta), self.B_norm(B), self.C_norm(C)
         elif self.dbc_norm_eps is not None:
             delta, B, C = (rms_norm(part, self.dbc_norm_eps) for part in (delta, B, C))
+        if self.observer is not None:
+            self.observer(B, C)
         delta = self.dt_proj.product(delta)  # its bias belongs to the scan
         A = -torch.exp(self.A_log.float()).T  # (n, d)
         with torch.autocast(x.device.type, enabled=False):

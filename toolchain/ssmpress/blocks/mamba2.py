@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from ssmpress.blocks.convolution import causal_conv1d, taps_and_bias
 from ssmpress.blocks.facts import (
     BlockConfig,
+    Observer,
     ProjectionFacts,
     StateAxis,
     TensorFacts,
@@ -309,6 +310,9 @@ def _empty_rows(name: str, weights: Mapping[str, Tensor]) -> Tensor:
 class Mixer(nn.Module):
     """The Mamba-2 block: in_proj, convolution, scan, gate and norm, out_proj (section 7)."""
 
+    observer: Observer | None = None
+    """Called with B and C, (b, l, g n) each."""
+
     def __init__(self, config: Mamba2Config, d_model: int) -> None:
         super().__init__()
         self.config = config
@@ -330,6 +334,8 @@ class Mixer(nn.Module):
         z, xbc, delta = self.projected(x)
         xbc, conv = causal_conv1d(xbc, *taps_and_bias(self.conv1d), conv)
         u, B, C = torch.split(xbc, [c.d_inner, c.d_groups, c.d_groups], dim=-1)
+        if self.observer is not None:
+            self.observer(B, C)
         with torch.autocast(x.device.type, enabled=False):
             D = self.D.float().reshape(c.heads, -1).expand(c.heads, c.head_dim)
             y, scan = ssd_scan(

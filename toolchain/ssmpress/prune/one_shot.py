@@ -16,6 +16,7 @@ from ssmpress.prune import baselines
 from ssmpress.prune.mask import keep_masks, protect, zero_counts
 from ssmpress.prune.material import CalibrationBatch, Material
 from ssmpress.prune.model import Model
+from ssmpress.prune.narrow import Kept
 from ssmpress.prune.pattern import Pattern
 from ssmpress.prune.saliency import gradient_magnitude, magnitude, parameters_of
 from ssmpress.recipe.settings.prune import Method, PruneSettings, Scope
@@ -74,10 +75,13 @@ class Scores:
     """What the unpruned model tells of its weights, the same for every sparsity: found once.
 
     by_weight: name -> float32, the lowest go; None until found. activations: name -> X^T X.
+    states: what stays of its states, before the others are found; None until chosen, or where all
+    of it stays.
     """
 
     by_weight: dict[str, Tensor] | None = None
     activations: Mapping[str, Tensor] = field(default_factory=dict)
+    states: tuple[Mapping[str, Kept], ...] | None = None
 
 
 def one_shot(

@@ -19,7 +19,7 @@ from ssmpress.recipe.settings.data import DataSettings
 from ssmpress.recipe.settings.deploy import DeploySettings, Target
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.recipe.settings.pack import PackSettings
-from ssmpress.recipe.settings.prune import PruneSettings
+from ssmpress.recipe.settings.prune import PruneSettings, Scope
 from ssmpress.recipe.settings.recover import RecoverSettings
 
 
@@ -112,6 +112,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        require(
+            self.pruned is None or not self.prune.prune_state,
+            "--prune-state",
+            "nothing beside --pruned, whose weights have the state that they have",
+            f"{self.prune.prune_state:g}",
+        )
+        differ = self.prune.prune_state and self.prune.scope is Scope.GLOBAL
+        require(
+            self.save_checkpoint is None or not differ,
+            "--save-checkpoint",
+            "--scope layer beside --prune-state, since no layout of checkpoints has a state of "
+            "its own in each layer",
+            f"--scope {self.prune.scope}",
+        )
         if self.net is not None:
             self._check_network()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ssmpress.errors import UsageError
@@ -12,7 +13,9 @@ STEP_DIGITS = 9
 _RECOVER_WORDS: dict[str, int | None] = {"auto": None, "none": 0}
 
 
-def _part(name: str, text: str) -> float:
+def _part(
+    name: str, text: str, expected: str = "numbers from 0 to 0.99, separated by commas,"
+) -> float:
     """A part such as 0.7, which 70 and 70% are too; its range is the recipe's to check.
 
     1.5 is left as it is, to be refused: it may mean 1.5 % as well as 0.15.
@@ -21,8 +24,7 @@ def _part(name: str, text: str) -> float:
         value = float(text.removesuffix("%"))
     except ValueError as error:
         raise UsageError(
-            f"{name}: expected numbers from 0 to 0.99, separated by commas, or such as 70%; got "
-            f"{text[:40]!r}."
+            f"{name}: expected {expected} or such as 70%; got {text[:40]!r}."
         ) from error
     return value / 100 if text.endswith("%") or value >= 2 else value
 
@@ -45,4 +47,5 @@ def _steps_written(steps: Any) -> str:
 
 
 PART = Typed(_part)
+ONE_PART = Typed(partial(_part, expected="a number from 0 to 0.99"))
 RECOVERY_STEPS = Typed(_recovery_steps, _steps_written, tuple(_RECOVER_WORDS), unset="auto")

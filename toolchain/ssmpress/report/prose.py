@@ -125,7 +125,23 @@ def sparsity(report: Report) -> str:
         f" {removed:,} channels no longer reached the output and were removed." if removed else ""
     )
     rows = f" {empty:,} rows of prunable matrices are wholly empty." if empty else ""
-    return shares + gone + rows
+    return shares + gone + rows + state(report)
+
+
+def state(report: Report) -> str:
+    """How much smaller the state of a sequence is, after a space; empty where it is not."""
+    block = report.get("state")
+    if not block or block["bytes"] == block["dense_bytes"]:
+        return ""
+    layers = [layer for layer in block["by_layer"] if layer["numbers"] is not None]
+    before, after = (sum(layer[key] for layer in layers) for key in ("dense_numbers", "numbers"))
+    fewer = (
+        f" {before - after:,} of {before:,} states of the layers are gone."
+        if after < before
+        else ""
+    )
+    dense, left = (f"{block[key] / 1e3:,.1f} KB" for key in ("dense_bytes", "bytes"))
+    return f"{fewer} From token to token a sequence carries {left} in place of {dense}."
 
 
 def parity(report: Report) -> str:

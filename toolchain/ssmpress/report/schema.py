@@ -18,7 +18,7 @@ from ssmpress.results.measured import Measurement
 from ssmpress.results.quality import Quality
 from ssmpress.results.report import HOST, VARIANTS, Report
 from ssmpress.results.run import Results, TextUse
-from ssmpress.results.sizes import Matrix, Size, StoredShape
+from ssmpress.results.sizes import LayerState, Matrix, Size, StoredShape
 from ssmpress.results.verdict import Verdict
 
 SCHEMA_VERSION = 1
@@ -47,6 +47,7 @@ def build_report(recipe: Recipe, results: Results) -> dict[str, Any]:
         },
         "quality": _quality(results.quality),
         "sparsity": sparsity_summary(results),
+        "state": _state(results.states),
         "size": _size(results.size, results.matrices),
         "latency": _judged_latency(results),
         "memory": _memory(results.measurements),
@@ -150,6 +151,17 @@ def _quality(quality: Quality) -> dict[str, Any]:
         "also": quality.also,
         "guess": quality.guess and asdict(quality.guess),
         "classes": quality.classes,
+    }
+
+
+def _state(states: Sequence[LayerState]) -> dict[str, Any] | None:
+    """What a sequence carries to its next token, of each layer and of all."""
+    if not states:
+        return None
+    return {
+        "dense_bytes": sum(state.dense_bytes for state in states),
+        "bytes": sum(state.bytes for state in states),
+        "by_layer": [asdict(state) for state in states],
     }
 
 

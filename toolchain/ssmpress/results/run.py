@@ -9,7 +9,7 @@ from typing import Any
 from ssmpress.results.devices import DeviceResult, Parity, TargetResult
 from ssmpress.results.measured import Measurement
 from ssmpress.results.quality import Quality
-from ssmpress.results.sizes import Matrix, Size
+from ssmpress.results.sizes import LayerState, Matrix, Size
 
 
 class Ended(StrEnum):
@@ -45,7 +45,7 @@ class Results:
     first device that was measured, or of this host.
     timings_s: seconds per stage. model_weights, model_zeros: over all parameters, tied ones once.
     removed_channels: of each layer, those that no longer reached the output; empty where they are
-    not looked for.
+    not looked for. states: of each layer; empty where they are not known.
     """
 
     model: dict[str, Any]
@@ -65,3 +65,4 @@ class Results:
     timings_s: dict[str, float] = field(default_factory=dict)
     target: TargetResult | None = None
     devices: tuple[DeviceResult, ...] = ()
+    states: tuple[LayerState, ...] = ()

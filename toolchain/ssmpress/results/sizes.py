@@ -51,6 +51,22 @@ class Matrix:
 
 
 @dataclass(frozen=True)
+class LayerState:
+    """The state of a layer, for one sequence.
+
+    dense_numbers, numbers: per channel, in the checkpoint and in the bundle; None where the layer
+    has no such number, as attention. dense_bytes, bytes: of all that it carries to the next token,
+    float32; of one token where that grows with every token.
+    """
+
+    layer: int
+    dense_numbers: int | None
+    numbers: int | None
+    dense_bytes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Size:
     """Bytes. dense_fp32: all parameters as float32, tied ones once. input_checkpoint: the weight
     files that were read. model: model.onnx with its external data. bundle: every file of this

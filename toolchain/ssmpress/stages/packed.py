@@ -23,7 +23,7 @@ from ssmpress.pack.model import PackedModel, PackedTensors, pack_model, pack_ten
 from ssmpress.prune import dead_channels, narrow
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.stages.network_source import NetworkSource
-from ssmpress.stages.pruned import Pruned
+from ssmpress.stages.pruned import Pruned, narrowed
 from ssmpress.stages.source import AnySource, Source
 
 
@@ -36,6 +36,7 @@ def pack_weights(
     A 4-bit head is rounded to what costs least on the calibration text, and the errors of the rows
     that are used most often are kept; without text it is rounded to the nearest.
     """
+    source = narrowed(source, pruned)
     if isinstance(source, NetworkSource):
         machine = recipe.target.machine
         return pack_tensors(source.weights.matrices, pruned.tensors, recipe.pack, machine)

@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
+from ssmpress.blocks.config import ModelConfig
 from ssmpress.callbacks import Note, Progress, silent
 from ssmpress.checkpoint import dialects
 from ssmpress.checkpoint.write import check_target, write_checkpoint
@@ -23,7 +25,8 @@ from ssmpress.prune.one_shot import Scores
 from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.stages.network_source import NetworkSource
-from ssmpress.stages.source import AnySource
+from ssmpress.stages.source import AnySource, Source
+from ssmpress.stages.states import find_states, kept_states, without_states
 
 NETWORK_WEIGHTS = "network.safetensors"
 """A pruned network's state dict in the folder of `--save-checkpoint`."""
@@ -34,11 +37,13 @@ class Pruned:
     """tensors: float32 by canonical name, zeros where pruned. result: how it went.
 
     continued_from: sparsity of the model that recovery went on from; None is the unpruned one.
+    config: sizes of a model that lost some of its state; None has those of its source.
     """
 
     tensors: Mapping[str, torch.Tensor]
     result: PruneResult
     continued_from: float | None = None
+    config: ModelConfig | None = None
 
     def summary(self) -> dict[str, Any]:
         """Recovery, for the report."""
@@ -76,11 +81,18 @@ def prune_weights(
     if (given := given_pruned(recipe, source)) is not None:
         return given
     torch.set_num_threads(recipe.threads)
-    model, teacher = source.model(), None
+    name = None if work is None else recovery_name(recipe, source, start)
+    smaller, teacher = source, None
     if start is not None:
-        teacher = Teacher(model.to(compute_device(recipe.recover.compute)))
-        model = source.model(start.tensors)
-    resume_file = None if work is None else work / f"{recovery_name(recipe, source, start)}.pt"
+        smaller = narrowed(source, start)
+    elif recipe.prune.prune_state and isinstance(source, Source):
+        find = partial(find_states, recipe, source, progress, scores)
+        path = work / f".states-{name}.pt" if work is not None and recipe.trains else None
+        smaller = without_states(source, kept_states(find, path, note))
+    model = smaller.model(None if start is None else start.tensors)
+    if recipe.trains and (smaller is not source or start is not None):
+        teacher = Teacher(source.model().to(compute_device(recipe.recover.compute)))
+    resume_file = None if work is None else work / f"{name}.pt"
     result = prune_and_recover(
         model,
         source.material(),
@@ -94,7 +106,23 @@ def prune_weights(
         scores=scores,
         quality=recipe.gate.quality(),
     )
-    return Pruned({name: t.cpu() for name, t in model.tensors().items()}, result)
+    tensors = {name: t.cpu() for name, t in model.tensors().items()}
+    return Pruned(tensors, result, config=_own_config(source, smaller))
+
+
+def _own_config(source: AnySource, smaller: AnySource) -> ModelConfig | None:
+    """`Pruned.config` of the weights of `smaller`, made from those of `source`."""
+    if isinstance(source, NetworkSource) or isinstance(smaller, NetworkSource):
+        return None
+    config = smaller.checkpoint.config
+    return None if config == source.checkpoint.config else config
+
+
+def narrowed(source: AnySource, pruned: Pruned) -> AnySource:
+    """The source of the pruned weights: with their sizes, where those differ."""
+    if pruned.config is None or isinstance(source, NetworkSource):
+        return source
+    return source.of(pruned.config, pruned.tensors)
 
 
 def given_pruned(recipe: Recipe, source: AnySource) -> Pruned | None:
@@ -102,7 +130,11 @@ def given_pruned(recipe: Recipe, source: AnySource) -> Pruned | None:
     if source.pruned_tensors is None:
         return None
     result = PruneResult((), 0.0, 0, 0, f"read from {recipe.pruned}")
-    return Pruned(source.pruned_tensors, result)
+    config = None
+    if isinstance(source, Source) and source.pruned is not None:
+        own = source.pruned.config
+        config = None if own == source.checkpoint.config else own
+    return Pruned(source.pruned_tensors, result, config=config)
 
 
 def save_checkpoint(source: AnySource, pruned: Pruned, folder: Path) -> None:
@@ -111,6 +143,7 @@ def save_checkpoint(source: AnySource, pruned: Pruned, folder: Path) -> None:
 
     The matrices also as CSR, for people who look at them.
     """
+    source = narrowed(source, pruned)
     write_csr(source.weights.matrices, pruned.tensors, folder / CSR_FOLDER)
     if isinstance(source, NetworkSource):
         with blaming(folder), replaced(folder / NETWORK_WEIGHTS) as file:

@@ -29,6 +29,8 @@ from ssmpress.prune.materials import material_of
 from ssmpress.prune.model import Weights
 from ssmpress.prune.one_shot import check_combination
 from ssmpress.prune.pattern import Pattern
+from ssmpress.prune.states import fewer_states, has_lost_states
+from ssmpress.recipe.option import require
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.run import TextUse
 from ssmpress.stages.network_source import NetworkSource, load_network_source
@@ -130,6 +132,11 @@ class Source:
         """What it is pruned and recovered on."""
         return material_of(self.task, self.calibration)
 
+    def of(self, config: ModelConfig, tensors: Mapping[str, Tensor]) -> Source:
+        """The same with other weights, of other sizes."""
+        checkpoint = replace(self.checkpoint, config=config, tensors=dict(tensors))
+        return replace(self, checkpoint=checkpoint)
+
     def pack_dense(self) -> PackedModel:
         """The dense model in float32."""
         packed = pack_model(self.checkpoint.config, self.tensors, None)
@@ -162,6 +169,12 @@ def check_source(recipe: Recipe, source: AnySource, note: Note) -> None:
     Raises:
         UsageError: it cannot be, or recovery would train on the evaluation data.
     """
+    require(
+        not recipe.prune.prune_state,
+        "--prune-state",
+        "nothing for a network of one's own, whose states ssmpress cannot make smaller",
+        f"{recipe.prune.prune_state:g}",
+    )
     resolve_sparsity(recipe, source.weights)
     overlap.check_unseen(recipe, source.seen, note)
 
@@ -176,16 +189,17 @@ def load_model(recipe: Recipe, note: Note = silent, values_up_to: int | None = N
 
     Raises:
         BadInputError: one of them is missing, damaged or disagrees with another.
-        UsageError: `--sparsity-of model` asks for more than the prunable weights hold, or recovery
-            would train on the evaluation data.
+        UsageError: `--sparsity-of model` asks for more than the prunable weights hold, recovery
+            would train on the evaluation data, or there is no state for `--prune-state`.
     """
     checkpoint, settings = _checkpoint(recipe, note, values_up_to), recipe.data
     for sentence in checkpoint.notes:
         note(sentence)
     pruned = _pruned(recipe, checkpoint)
+    left = fewer_states(checkpoint.config, recipe.prune.prune_state)
     if recipe.save_checkpoint is not None:
-        dialects.check_writable(checkpoint.config)
-    resolve_sparsity(recipe, weights_of(checkpoint.config))
+        dialects.check_writable(left)
+    resolve_sparsity(recipe, weights_of(left))
     request = Request(
         settings=settings,
         model=recipe.model,
@@ -246,6 +260,13 @@ def resolve_sparsity(recipe: Recipe, weights: Weights) -> float:
     return sparsity
 
 
+def weights_left(recipe: Recipe, source: AnySource) -> Weights:
+    """What the tensors are that `--sparsity` is a part of: without the state that goes before."""
+    if isinstance(source, NetworkSource):
+        return source.weights
+    return weights_of(fewer_states(source.checkpoint.config, recipe.prune.prune_state))
+
+
 def _calibration_limit(recipe: Recipe) -> int | None:
     """Tokens of calibration text to read; None is all of it."""
     p = recipe.prune
@@ -288,9 +309,9 @@ def _check_pruned(path: Path, pruned: ModelConfig, config: ModelConfig) -> None:
     """Check that pruned weights belong to the dense model. pruned: their sizes. config: its sizes.
 
     Raises:
-        BadInputError: a size differs.
+        BadInputError: a size differs, other than by states that `--prune-state` removed.
     """
-    if pruned != config:
+    if pruned != config and not has_lost_states(config, pruned):
         size, mine, other = first_difference(config, pruned)
         raise BadInputError(
             f"--pruned {path}: expected the dense model's {size}, {mine}; got {other}. "

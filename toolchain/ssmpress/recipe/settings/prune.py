@@ -15,7 +15,7 @@ from ssmpress.recipe.option import (
     names_from,
     require,
 )
-from ssmpress.recipe.typed import PART
+from ssmpress.recipe.typed import ONE_PART, PART
 
 
 class SparsityOf(StrEnum):
@@ -110,6 +110,18 @@ class PruneSettings:
             metavar="unstructured|block RxC|n:m",
         ),
     ] = "unstructured"
+    prune_state: Annotated[
+        float,
+        Option(
+            "Part of the state of every Mamba layer that is removed before any weight is pruned: "
+            "0.5, 50 or 50%. Smaller scans, states and matrices; --sparsity is then a part of what "
+            "is left.",
+            Panel.PRUNING,
+            metavar="PART",
+            check=between(0, MAX_SPARSITY),
+            typed=ONE_PART,
+        ),
+    ] = 0.0
     matrix_limit: Annotated[
         float, Option("No matrix loses more than this part of its weights; from the sparsity to 1.")
     ] = 1.0
