@@ -179,7 +179,7 @@ def test_dead_channels_of_a_squared_relu_go() -> None:
     tensors["backbone.layers.1.mixer.fc1.bias"][[3, 5]] = torch.tensor([-0.5, 0.5])
     tensors["backbone.layers.1.mixer.fc2.weight"][:, 7] = 0
     smaller, left = dead_channels.remove(config, tensors)
-    assert dead_channels.removed_channels(config, smaller) == (0, 2, 0, 0, 0)
+    assert removed_channels(config, smaller) == (0, 2, 0, 0, 0)
     tokens = draw_tokens(config, 2, 9)
     narrow = Mamba(smaller)
     narrow.load_state_dict(left, strict=False)

@@ -29,24 +29,25 @@ from ssmpress.prune.narrow import removed_channels
 from ssmpress.recipe.settings.pack import PackSettings
 from tolerances import assert_close
 
-PART = "backbone.layers.{}.mixer.{}"
+PART = "backbone.layers.{}.{}"
+"""A part of a layer such as `0.mixer`, and the tensor in it."""
 
 
-def zero(tensors: dict[str, torch.Tensor], layer: int, name: str, rows: list[int]) -> None:
+def zero(tensors: dict[str, torch.Tensor], part: str, name: str, rows: list[int]) -> None:
     """Rows of a matrix, or numbers of a bias, if there is one."""
-    if (tensor := tensors.get(PART.format(layer, name))) is not None:
+    if (tensor := tensors.get(PART.format(part, name))) is not None:
         tensor[rows] = 0
 
 
-def silence(tensors: dict[str, torch.Tensor], layer: int, rows: list[int], d: int) -> None:
+def silence(tensors: dict[str, torch.Tensor], part: str, rows: list[int], d: int) -> None:
     """Make rows of x, B and C of a Mamba-2 mixer give 0. rows: of what is convolved. d: d_inner."""
     for name in ("in_proj.weight", "in_proj.bias"):
-        zero(tensors, layer, name, [d + row for row in rows])
-    zero(tensors, layer, "conv1d.bias", rows)
+        zero(tensors, part, name, [d + row for row in rows])
+    zero(tensors, part, "conv1d.bias", rows)
 
 
 def close_mamba2(
-    tensors: dict[str, torch.Tensor], layer: int, block: Mamba2Config, generator: torch.Generator
+    tensors: dict[str, torch.Tensor], part: str, block: Mamba2Config, generator: torch.Generator
 ) -> Mamba2Config:
     """Silence some heads, channels and states. The sizes that must be left."""
 
@@ -57,15 +58,13 @@ def close_mamba2(
     rows = torch.nonzero(silent.flatten())[:, 0]
     by_gate = bool(draw(1)) and (block.gate_first or not block.gated_norm)
     if by_gate:
-        zero(tensors, layer, "in_proj.weight", rows.tolist())
-        zero(tensors, layer, "in_proj.bias", rows.tolist())
+        zero(tensors, part, "in_proj.weight", rows.tolist())
+        zero(tensors, part, "in_proj.bias", rows.tolist())
     else:
-        silence(tensors, layer, rows.tolist(), block.d_inner)
+        silence(tensors, part, rows.tolist(), block.d_inner)
     states = draw(block.n_groups, block.d_state)
     offset = block.d_inner + block.d_groups * int(draw(1))  # B or C
-    silence(
-        tensors, layer, (offset + torch.nonzero(states.flatten())[:, 0]).tolist(), block.d_inner
-    )
+    silence(tensors, part, (offset + torch.nonzero(states.flatten())[:, 0]).tolist(), block.d_inner)
 
     cells = math.lcm(block.n_groups, block.norm_groups)
     dead = silent.all(1)
@@ -82,17 +81,17 @@ def close_mamba2(
 
 
 def close_attention(
-    tensors: dict[str, torch.Tensor], layer: int, block: AttentionConfig, generator: torch.Generator
+    tensors: dict[str, torch.Tensor], part: str, block: AttentionConfig, generator: torch.Generator
 ) -> AttentionConfig:
     """The same of heads: unread ones, and values that are 0."""
     each, p = block.heads // block.kv_heads, block.head_dim
     dead = torch.rand(block.kv_heads, each, generator=generator) < 0.6
     silent = torch.rand(block.kv_heads, generator=generator) < 0.2
     columns = dead.flatten().repeat_interleave(p)
-    tensors[PART.format(layer, "out_proj.weight")][:, columns] = 0
+    tensors[PART.format(part, "out_proj.weight")][:, columns] = 0
     values = torch.nonzero(silent.repeat_interleave(p))[:, 0] + block.d_queries + block.d_keys
-    zero(tensors, layer, "in_proj.weight", values.tolist())
-    zero(tensors, layer, "in_proj.bias", values.tolist())
+    zero(tensors, part, "in_proj.weight", values.tolist())
+    zero(tensors, part, "in_proj.bias", values.tolist())
     dead |= silent[:, None]
     used = dead[~dead.all(1)]
     fewer = int(used.sum(1).min()) if len(used) else each - 1
@@ -105,16 +104,21 @@ def close_attention(
 def test_dead_heads_channels_and_states_go(name: str, seed: int) -> None:
     """Of Mamba-2 and attention: the logits stay, and as much goes as may."""
     config, generator = FAMILIES[name], torch.Generator().manual_seed(seed)
-    checkpoint, expected = random_checkpoint(config), []
+    checkpoint, expected = random_checkpoint(config), {}
     for number, layer in enumerate(config.layers):
-        close = close_mamba2 if isinstance(layer.mixer, Mamba2Config) else close_attention
-        expected.append(close(checkpoint.tensors, number, layer.mixer, generator))  # type: ignore[operator]
+        for part in layer.parts():
+            where = f"{number}.{part.name}"
+            if isinstance(part.block, Mamba2Config):
+                expected[where] = close_mamba2(checkpoint.tensors, where, part.block, generator)
+            elif isinstance(part.block, AttentionConfig):
+                expected[where] = close_attention(checkpoint.tensors, where, part.block, generator)
     smaller, tensors = dead_channels.remove(config, checkpoint.tensors)
-    for layer, sizes in zip(smaller.layers, expected, strict=True):
-        mixer = layer.mixer
-        if isinstance(mixer, Mamba2Config):
-            mixer = replace(mixer, norm_eps=1.0)
-        assert mixer == sizes
+    for where, sizes in expected.items():
+        number, part_name = where.split(".")
+        block = getattr(smaller.layers[int(number)], part_name)
+        if isinstance(block, Mamba2Config):
+            block = replace(block, norm_eps=1.0)
+        assert block == sizes
     check_same(checkpoint, smaller, tensors)
     assert dead_channels.remove(smaller, tensors)[0] == smaller
 
@@ -123,8 +127,8 @@ def test_what_the_norm_counts_stays() -> None:
     """An unread channel is in the mean of Mamba-2's norm; so is a closed gate's before the gate."""
     config = MAMBA_SSM["Mamba2, gate last"]
     tensors = random_checkpoint(config).tensors
-    tensors[PART.format(0, "out_proj.weight")][:, :5] = 0
-    zero(tensors, 1, "in_proj.weight", list(range(5)))
+    tensors[PART.format("0.mixer", "out_proj.weight")][:, :5] = 0
+    zero(tensors, "1.mixer", "in_proj.weight", list(range(5)))
     assert dead_channels.live_parts(config, tensors) == ({"mixer": {}}, {"mixer": {}})
 
 
@@ -133,11 +137,16 @@ def test_a_bias_of_the_convolution_keeps_its_channel() -> None:
     config = FAMILIES["mamba2"]
     tensors = random_checkpoint(config).tensors
     rows = [config.layers[0].mixer.channels + row for row in range(10)]
-    zero(tensors, 0, "in_proj.weight", rows)
+    zero(tensors, "0.mixer", "in_proj.weight", rows)
     assert dead_channels.live_parts(config, tensors)[0] == {"mixer": {}}
-    zero(tensors, 0, "conv1d.bias", list(range(10)))
-    zero(tensors, 0, "in_proj.weight", [row + 20 for row in rows] + [row + 40 for row in rows])
-    zero(tensors, 0, "conv1d.bias", [*range(20, 30), *range(40, 50)])
+    zero(tensors, "0.mixer", "conv1d.bias", list(range(10)))
+    zero(
+        tensors,
+        "0.mixer",
+        "in_proj.weight",
+        [row + 20 for row in rows] + [row + 40 for row in rows],
+    )
+    zero(tensors, "0.mixer", "conv1d.bias", [*range(20, 30), *range(40, 50)])
     assert len(dead_channels.live_parts(config, tensors)[0]["mixer"]["heads"]) == 3
 
 
@@ -148,9 +157,9 @@ def test_states_of_mamba_1_without_b_or_c_go(dbc_norm_eps: float | None) -> None
         1, d_model=20, vocab_size=61, d_inner=8, d_state=5, dt_rank=3, dbc_norm_eps=dbc_norm_eps
     )
     checkpoint = random_checkpoint(config)
-    zero(checkpoint.tensors, 0, "x_proj.weight", [3 + 1, 3 + 5 + 4])  # B of 1, C of 4
+    zero(checkpoint.tensors, "0.mixer", "x_proj.weight", [3 + 1, 3 + 5 + 4])  # B of 1, C of 4
     smaller, tensors = dead_channels.remove(config, checkpoint.tensors)
-    assert tensors[PART.format(0, "A_log")].shape == (8, 5 if dbc_norm_eps else 3)
+    assert tensors[PART.format("0.mixer", "A_log")].shape == (8, 5 if dbc_norm_eps else 3)
     check_same(checkpoint, smaller, tensors)
 
 
@@ -161,8 +170,10 @@ def test_the_graph_of_what_is_left_is_its_definition(library: Path, tmp_path: Pa
     for number in (0, 2):
         mixer = config.layers[number].mixer
         assert isinstance(mixer, Mamba2Config)
-        close_mamba2(checkpoint.tensors, number, mixer, generator)
-    checkpoint.tensors[PART.format(1, "out_proj.weight")][:, :12] = 0  # a group of two heads
+        close_mamba2(checkpoint.tensors, f"{number}.mixer", mixer, generator)
+    checkpoint.tensors[PART.format("1.mixer", "out_proj.weight")][:, :12] = (
+        0  # a group of two heads
+    )
     smaller, tensors = dead_channels.remove(config, checkpoint.tensors)
     assert all(removed_channels(config, smaller))
     check_graph(pack_model(smaller, tensors, PackSettings(values=Values.FP32)), library, tmp_path)
