@@ -130,6 +130,15 @@ def test_blocks_in_any_order_are_a_nemotron_h(letters: list[str]) -> None:
     assert dialects.that_can_say(config) == ("huggingface",)
 
 
+@settings(max_examples=examples(60))
+@given(st.sampled_from([6, 48, 64, 80, 128]), st.floats(1e-3, 1e3), st.floats(1e-2, 1e2))
+def test_a_key_multiplier_is_kept(head_dim: int, key: float, before: float) -> None:
+    """Of a Falcon-H1, to the last bit, through the scale of attention that it is read as."""
+    changes = {"key_multiplier": key, "attention_in_multiplier": before}
+    config = parsed("falcon_h1", head_dim=head_dim, **changes)
+    assert reread(config) == config
+
+
 def reread(config: ModelConfig, **changes: Any) -> ModelConfig:
     """The configuration from its own config.json."""
     values = dialects.config_json(config, "huggingface") | changes

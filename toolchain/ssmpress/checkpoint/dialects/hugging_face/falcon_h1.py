@@ -124,7 +124,7 @@ def _attention(reader: JsonReader, d_model: int, before: float) -> AttentionConf
         heads=heads,
         kv_heads=shared,
         head_dim=width,
-        scale=width**-0.5 * reader.number("key_multiplier", 1.0) * before**2,
+        scale=width**-0.5 * (reader.number("key_multiplier", 1.0) * before**2),
         rotary_dim=width,
         rope_theta=attention.rope_theta(reader),
     )
