@@ -123,7 +123,7 @@ class Mamba1Config:
 
     @property
     def state_axis(self) -> StateAxis | None:
-        """d_state; not of FalconMamba, whose norms are means over it."""
+        """d_state; not of FalconMamba and Jamba, whose norms are means over it."""
         return StateAxis("d_state") if self.dbc_norm_eps is None else None
 
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
