@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import small_network as small
 from ssmpress.blocks.tensors import MatrixSpec, Role
-from ssmpress.nets.module import NetworkModule
+from ssmpress.nets.module import NetworkModule, copy_of
 
 
 def test_tensors_have_the_users_names_each_once() -> None:
@@ -97,3 +97,6 @@ def test_frozen_weights_learn_only_where_they_are_pruned_and_odd_parts_are_copie
     module(x).sum().backward()
     with torch.no_grad():
         assert torch.equal(deepcopy(model).module(x), module(x))
+    module(x)  # the old weight norm keeps what it computed, with its graph
+    with torch.no_grad():
+        assert torch.equal(copy_of(module)(x), module(x))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmpress.errors import BadInputError
@@ -224,6 +225,37 @@ def test_a_metric_is_a_finite_number(metric: Any, sentence: str) -> None:
     with pytest.raises(BadInputError) as error:
         read_samples(network(metric=metric), "calibration", TwoInputs())
     assert sentence in str(error.value)
+
+
+def test_a_network_that_is_frozen_has_a_loss_with_gradients() -> None:
+    module = TwoInputs().requires_grad_(False)
+    assert read_samples(network(), "calibration", module).count == 1
+    assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+class Noisy(TwoInputs):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(F.dropout(x, 0.5), mask)
+
+
+class Writes(TwoInputs):
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return super().forward(x.mul_(2.0), mask)
+
+
+class Keeps(TwoInputs):
+    kept: Any = 0.0
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        self.kept = self.kept + super().forward(x, mask).detach()
+        return super().forward(x, mask) + self.kept
+
+
+@pytest.mark.parametrize("kind", [Noisy, Writes, Keeps])
+def test_a_second_call_returns_the_same(kind: type[TwoInputs]) -> None:
+    torch.manual_seed(0)
+    with pytest.raises(BadInputError, match=r"forward: expected the same output for the same inp"):
+        read_samples(network(), "calibration", kind())
 
 
 def test_batches_that_are_filled_again_are_copied() -> None:

@@ -382,3 +382,42 @@ def test_what_onnx_lacks_is_named() -> None:
     where = re.escape(line(HasNoTranslation, 3))
     with pytest.raises(BadInputError, match=rf"got aten\..*eig.* at {where}\. Compute this in"):
         build_network(graph, packed(graph, module), {})
+
+
+class CrossMerge(nn.Linear):
+    """A map whose rows and columns change places, as scans in four directions leave them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, height, width, _ = x.shape
+        y = super().forward(x).flatten(1, 2).transpose(1, 2).flip(-1)
+        turned = y.reshape(b, -1, height, width).transpose(2, 3).contiguous()
+        return turned.view(b, -1, height * width).transpose(1, 2).contiguous().view(x.shape)
+
+
+def test_a_view_of_what_was_made_contiguous() -> None:
+    """Its permute may move behind the contiguous copy, and then no view fits."""
+    x = torch.zeros(1, 3, 4, D)
+    net = network(lambda: CrossMerge(D, D), {"x": x}, {"x": {0: "batch"}})
+    module = net.build()
+    graph = trace(net, module)
+    build_network(graph, packed(graph, module), {})
+    x = torch.randn(2, 3, 4, D)
+    with torch.no_grad():
+        (y,) = graph.program.module()(x).values()
+        torch.testing.assert_close(y, module(x))
+
+
+def test_an_operation_whose_graph_cannot_be_taken_apart_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What torch.onnx fails at, the search for its line fails at too."""
+    net = sequence(lambda: HasNoTranslation(D, D))
+    module = net.build()
+    graph = trace(net, module)
+
+    def fails(self: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr(type(graph.program), "run_decompositions", fails)
+    with pytest.raises(BadInputError, match=r"^Network: forward cannot be exported: expected"):
+        build_network(graph, packed(graph, module), {})

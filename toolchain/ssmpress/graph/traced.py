@@ -167,13 +167,20 @@ def _failure(traced: Traced, error: Exception) -> str:
         cause = cause.__cause__
     match = re.search(r"translating node %\w+ .*?target=torch\.ops\.([\w.]+)\]", text, re.DOTALL)
     what = match[1] if match else type(error).__name__
-    decomposed = traced.program.run_decompositions()
-    calls = [node for node in decomposed.graph.nodes if str(node.target) == what]
-    line = line_of(calls[0]) if calls else ""
+    line = _line(traced, what) if match else ""
     return (
         f"Network: forward cannot be exported: expected operations that ONNX has; got {what}"
         f"{' at ' + line if line else ''}. Compute this in another way, or outside of forward."
     )
+
+
+def _line(traced: Traced, what: str) -> str:
+    """FILE:LINE of the first call of an operation; empty where it cannot be found."""
+    try:
+        nodes = traced.program.run_decompositions().graph.nodes
+    except Exception:  # what the exporter failed at, it may fail at again
+        nodes = traced.program.graph.nodes
+    return next((line_of(node) for node in nodes if str(node.target) == what), "")
 
 
 def _translations() -> dict[Callable[..., Any], Callable[..., Any]]:

@@ -151,6 +151,12 @@ class FxGraph:
                 self.graph.erase_node(node)
         self.finish()
 
+    def free_views(self) -> None:
+        """Make views reshapes: a view asks for elements that lie in order, which what moves permutes
+        does not keep."""
+        for node in self.calls(aten.view.default, aten._unsafe_view.default):
+            node.target = aten.reshape.default
+
     def finish(self) -> None:
         """Drop what nobody uses and compile."""
         self.graph.eliminate_dead_code()

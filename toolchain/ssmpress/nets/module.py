@@ -99,16 +99,21 @@ class NetworkModule(nn.Module):
                 self.module.eval()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NetworkModule:
-        """A copy with weights of its own.
+        """A copy with weights of its own."""
+        return NetworkModule(copy_of(self.module, memo), self.matrices)
 
-        What an older weight norm computed is a plain attribute with a graph, which nothing can
-        copy: it is computed again in each forward pass.
-        """
-        for part in self.module.modules():
-            for key, value in vars(part).items():
-                if isinstance(value, Tensor) and value.grad_fn is not None:
-                    vars(part)[key] = value.detach()
-        return NetworkModule(deepcopy(self.module, memo), self.matrices)
+
+def copy_of(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A copy of a module with weights of its own.
+
+    What an older weight norm computed is a plain attribute with a graph, which nothing can copy:
+    it is computed again in each forward pass.
+    """
+    for part in module.modules():
+        for key, value in vars(part).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                vars(part)[key] = value.detach()
+    return deepcopy(module, memo)
 
 
 def _makes_noise(part: nn.Module) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -167,16 +168,30 @@ class NetworkSamples:
                 than it is to.
         """
         inputs, target = self.batches[0]
-        outputs = self.call(self.module, inputs)
-        dense = mapped(outputs, _copied)
-        self.loss(outputs, target)
-        self.distance(outputs, dense)
+        with _thawed(self.module):
+            outputs = self.call(self.module, inputs)
+            dense = mapped(outputs, _copied)
+            self._check_again(dense)
+            self.loss(outputs, target)
+            self.distance(outputs, dense)
         value = self.metric(dense, target)
         if not math.isfinite(value):
             raise BadInputError(
                 f"Network: metric: expected a finite number for the first batch; got {value}. "
                 "Check that the weights are this network's and that the metric fits its outputs."
             )
+
+    def _check_again(self, outputs: Any) -> None:
+        """Whether a second call has the outputs of the first, `like`."""
+        first = self.flat(self.like)
+        for name, again in self.flat(outputs).items():
+            if not _equal(first[name], again):
+                raise BadInputError(
+                    f"Network: forward: expected the same {name} for the same inputs; got another "
+                    "in a second call. Leave out what draws random numbers in eval mode "
+                    "(self.training tells), write into no input (x = x * 2, not x.mul_(2)), and "
+                    "take what is kept from call to call as an input, with states."
+                )
 
     def some(self, numbers: list[int]) -> NetworkSamples:
         """The batches with these numbers alone."""
@@ -214,10 +229,35 @@ def read_samples(network: Network, split: str, module: nn.Module) -> NetworkSamp
         raise _error(split, "at least one batch", "none")
     with in_users_code("forward"), torch.no_grad():
         like = network.call(module.eval(), batches[0][0])
+    like = mapped(like, _copied)
     network.flat(like)
     samples = NetworkSamples(network, module, tuple(batches), like)
     samples.check()
     return samples
+
+
+@contextmanager
+def _thawed(module: nn.Module) -> Iterator[None]:
+    """Parameters that the user froze have gradients: what is pruned will."""
+    frozen = [p for p in module.parameters() if not p.requires_grad and p.is_floating_point()]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+
+
+def _equal(first: Tensor, again: Tensor) -> bool:
+    """Whether two outputs are the same but for the order in which threads add up."""
+    if first.shape != again.shape or first.dtype != again.dtype:
+        return False
+    if not first.is_floating_point():
+        return torch.equal(first, again)
+    finite = first[first.isfinite()].abs()
+    most = float(finite.max()) if finite.numel() else 0.0
+    return torch.allclose(first, again, rtol=0.0, atol=1e-4 * most, equal_nan=True)
 
 
 def _iterable(value: Any, split: str) -> Iterable[Any]:

@@ -125,6 +125,7 @@ def trace(network: Network, module: nn.Module) -> Traced:
     graph = FxGraph(program, names)
     graph.drop_checks()
     replace_given_steps(graph)
+    graph.free_views()
     turn_scans(graph)
     mark_convolutions(graph)
     matrices = mark_products(graph)

@@ -17,7 +17,7 @@ from ssmpress import files
 from ssmpress.blocks.tensors import Weights
 from ssmpress.callbacks import Note
 from ssmpress.checkpoint.text_side import TextSide
-from ssmpress.nets.module import NetworkModule
+from ssmpress.nets.module import NetworkModule, copy_of
 from ssmpress.nets.network import Network
 from ssmpress.nets.reference import Reference
 from ssmpress.nets.samples import NetworkSamples, read_samples
@@ -122,7 +122,7 @@ class NetworkSource:
 
     def model(self, tensors: Mapping[str, Tensor] | None = None) -> NetworkModule:
         """The module in PyTorch, to be pruned. tensors: in place of the dense ones."""
-        model = NetworkModule(deepcopy(self.module), self.traced.matrices)
+        model = deepcopy(NetworkModule(self.module, self.traced.matrices))
         if tensors is not None:
             model.load(tensors)
         return model
@@ -182,7 +182,7 @@ def source_of_module(network: Network, module: nn.Module, path: Path) -> Network
     Args:
         path: a name for it.
     """
-    copied = deepcopy(module).cpu().float()
+    copied = copy_of(module).cpu().float()
     tensors = copied.state_dict()
     exported = build_module(network, always=True).float() if torch.cuda.is_available() else copied
     digest = hashlib.sha256()
