@@ -169,7 +169,10 @@ def run_command(folder: Path, net: str, *options: str) -> subprocess.CompletedPr
 @pytest.mark.slow
 def test_another_network_of_the_file_on_the_command_line(tmp_path: Path) -> None:
     write_files(tmp_path)
+    with (tmp_path / "my_net.py").open("a") as file:
+        file.write("print('something')\n")
     done = run_command(tmp_path, "other", "--dry-run", "--json")
+    assert "something" in done.stderr
     assert done.returncode == 0, done.stderr
     task = json.loads(done.stdout)["config"]["task"]
     assert task["metric_name"] == "part of the waves that are known"

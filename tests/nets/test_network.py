@@ -65,6 +65,16 @@ def network(**changes: Any) -> Network:
         ({"outputs": "ab"}, "outputs: expected names; got 'ab'."),
         ({"metric_name": " "}, "metric_name: expected a name; got ' '."),
         ({"distill": 1}, "distill: expected a function; got 1."),
+        ({"dynamic": ["x"]}, "dynamic: expected a dict by the inputs' names; got ['x']."),
+        ({"dynamic": {"x": "batch"}}, "names of sizes by axis, 0 to 1, for x; got 'batch'."),
+        ({"dynamic": {"x": ["batch"]}}, "0 to 1, for x; got ['batch']."),
+        ({"states": ["x"]}, "states: expected a dict by the inputs' names; got ['x']."),
+        ({"metric_name": "x" * 61}, "metric_name: expected 1 to 60 printable characters; got"),
+        ({"higher_is_better": "no"}, "higher_is_better: expected True or False; got 'no'."),
+        (
+            {"inputs": {"x": torch.zeros(1, dtype=torch.uint8)}, "dynamic": {}},
+            "inputs: x: expected one of the types float32, float16, int64, int32, bool; got uint8",
+        ),
     ],
 )
 def test_fields_are_checked_when_it_is_made(changes: dict[str, Any], sentence: str) -> None:

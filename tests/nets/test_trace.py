@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from inspect import getsourcelines
 from pathlib import Path
 from typing import Any
@@ -360,11 +361,14 @@ def line(kind: type, number: int) -> str:
         (Fails, line(Fails, 2), "forward cannot be exported: RuntimeError"),
     ],
 )
-def test_the_line_is_named(kind: type[nn.Linear], where: str, message: str) -> None:
+def test_the_line_is_named(
+    kind: type[nn.Linear], where: str, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     net = sequence(lambda: kind(D, D))
     with pytest.raises(BadInputError, match=f"^Network: .*{message}") as refused:
         trace(net, net.build())
     assert where in str(refused.value)
+    assert capfd.readouterr() == ("", "")  # torch.export prints its graph
 
 
 def test_a_loop_over_a_fixed_length_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,3 +425,89 @@ def test_an_operation_whose_graph_cannot_be_taken_apart_is_named(
     monkeypatch.setattr(type(graph.program), "run_decompositions", fails)
     with pytest.raises(BadInputError, match=r"^Network: forward cannot be exported: expected"):
         build_network(graph, packed(graph, module), {})
+
+
+class WritesIntoViews(nn.Linear):
+    """The second write changes what the first view shows, the third an output of abs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        turned = super().forward(x).transpose(1, 2)
+        laid = turned.contiguous()
+        rows = laid.view(laid.shape[0], -1)
+        rows.mul_(0.5)
+        rows[:, 3] = 1.0
+        other = turned.abs()
+        other[:, 0] = 4.0
+        return (laid + turned + other).transpose(1, 2)
+
+
+def test_writes_reach_all_that_shows_the_same_memory() -> None:
+    net = sequence(lambda: WritesIntoViews(D, D))
+    module = net.build()
+    graph = trace(net, module)
+    inputs = other_sizes(net)
+    with torch.no_grad():
+        (y,) = graph.program.module()(*inputs.values()).values()
+    torch.testing.assert_close(y, torch.from_numpy(expected(net, module, inputs)["output"]))
+    assert list(graph.matrices) == ["weight"]
+
+
+class WritesIntoInput(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.relu_())
+
+
+class WritesIntoBuffer(nn.Linear):
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.fill_(1.0)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(WritesIntoInput, "its input x"), (WritesIntoBuffer, "the buffer seen")],
+)
+def test_writes_into_what_is_given_are_refused(kind: type[nn.Linear], what: str) -> None:
+    net = sequence(lambda: kind(D, D))
+    with pytest.raises(BadInputError, match=f"got code that writes into {what}. Write x = x "):
+        trace(net, net.build())
+
+
+class Cell(nn.Linear):
+    """One step of a network that is called again and again."""
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = (super().forward(x) + h).tanh()
+        return h.sum(-1), h, h[:, :2]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "after", "sentence"),
+    [
+        (("y", "new", "part"), "old", "states: h: expected one of the outputs y, new, part; got"),
+        (("y", "new", "part"), "part", r"float32 \(batch, 8\); got float32 \(batch, 2\) of part"),
+        (("x", "new", "part"), "new", "outputs: expected other names than the inputs'; got 'x'"),
+    ],
+)
+def test_states_and_names_of_outputs_are_checked(
+    outputs: tuple[str, ...], after: str, sentence: str
+) -> None:
+    inputs = {"x": torch.zeros(1, 8), "h": torch.zeros(1, 8)}
+    net = network(lambda: Cell(8, 8), inputs, {name: {0: "batch"} for name in inputs})
+    net = replace(net, outputs=outputs, states={"h": after})
+    with pytest.raises(BadInputError, match=sentence):
+        trace(net, net.build())
+
+
+def test_a_size_that_forward_fixes_is_told_what_varies() -> None:
+    class Fixed(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).reshape(1, 9, D)
+
+    net = sequence(lambda: Fixed(D, D))
+    with pytest.raises(BadInputError, match=r"Sizes that vary \(batch, length\) are to be taken"):
+        trace(net, net.build())

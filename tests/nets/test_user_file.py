@@ -285,3 +285,16 @@ def test_what_reads_names_needs_no_torch() -> None:
     """`--net FILE:NAME` is read long before torch is needed."""
     code = "import sys; from ssmpress.nets import user_file; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_a_module_that_is_quantised_already_is_refused(tmp_path: Path) -> None:
+    code = "import torch\nfrom torch import nn\n"
+    lazy = f"{code}def build():\n    from torch.ao.nn.quantized.dynamic import Linear\n"
+    (tmp_path / "n.py").write_text(
+        f"{lazy}    return nn.Sequential(Linear(4, 2))\n"
+        "import ssmpress\nnet = ssmpress.Network(build=build, inputs={'x': torch.zeros(1, 4)}, "
+        "samples=list, loss=max, metric=max)\n"
+    )
+    with pytest.raises(BadInputError, match="build: 0: expected a module with weights in floats;"):
+        load_network(tmp_path / "n.py").build()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import small_config
-from ssmpress.blocks.tensors import tensor_shapes, weights_of
+from ssmpress.blocks.tensors import Weights, tensor_shapes, weights_of
 from ssmpress.errors import UsageError
 from ssmpress.prune import mask
 from ssmpress.prune.pattern import Pattern
@@ -210,3 +210,8 @@ def test_schedule() -> None:
     assert max(rates) == 1.0
     assert rates[0] == pytest.approx(0.1)
     assert rates[-1] == pytest.approx(0.02)
+
+
+def test_a_model_without_matrices_is_told_so() -> None:
+    with pytest.raises(UsageError, match="with weights to prune, such as linear layers"):
+        mask.prunable_names(Weights({}, {}, {}), PROJECTIONS)

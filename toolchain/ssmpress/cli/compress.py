@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ EPILOG = """
   compress my-classifier --calibration train.jsonl --evaluation test.jsonl
 
   compress my-forecaster --calibration train.csv --evaluation test.csv
+
+  compress best.ckpt --net my_net.py
 
   compress my-mamba --target arm64 --device ssh://pi@raspberrypi.local
 
@@ -162,14 +165,20 @@ def _default_out(model: Path, sparsities: tuple[float, ...], target: Target) -> 
     return Path(f"{name}-{kind}{suffix}")
 
 
+def _users_prints() -> AbstractContextManager[object]:
+    """What a network of the user's own prints goes to stderr: stdout is for the result."""
+    return redirect_stdout(sys.stderr)
+
+
 def _plan(sweep: Sweep, plan_bytes: int, json_output: bool) -> int:
     from ssmpress.cli.console import print_note
     from ssmpress.plan import make_plan, make_plans
 
-    if len(sweep.points()) == 1:  # it needs no folders of its own
-        plans = {"": make_plan(sweep.recipe, print_note, plan_bytes)}
-    else:
-        plans = make_plans(sweep, print_note, plan_bytes)
+    with _users_prints():
+        if len(sweep.points()) == 1:  # it needs no folders of its own
+            plans = {"": make_plan(sweep.recipe, print_note, plan_bytes)}
+        else:
+            plans = make_plans(sweep, print_note, plan_bytes)
     if json_output:
         told = {name: plan.to_dict() for name, plan in plans.items()}
         _print_json({"points": told} if len(told) > 1 else next(iter(told.values())))
@@ -190,7 +199,8 @@ def _run(recipe: Recipe, json_output: bool) -> int:
     with watching(Sweep(recipe, (recipe.prune.sparsity,), (recipe.pack.values,))) as watch:
         from ssmpress.pipeline import compress as run_recipe
 
-        result = run_recipe(recipe, watch)
+        with _users_prints():
+            result = run_recipe(recipe, watch)
     with noting(f"the bundle {result.out} is complete"):
         print_report(result.report)
         say(f"Bundle: {result.out}", err=True)
@@ -206,7 +216,8 @@ def _run_sweep(sweep: Sweep, json_output: bool) -> int:
     with watching(sweep) as watch:
         from ssmpress.sweep import run_sweep
 
-        result = run_sweep(sweep, watch)
+        with _users_prints():
+            result = run_sweep(sweep, watch)
     picked = result.summary["pick"] and result.summary["pick"]["chosen"]
     with noting(f"the sweep {result.out} is complete"):
         print_sweep(result.summary)

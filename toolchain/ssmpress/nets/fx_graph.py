@@ -152,8 +152,8 @@ class FxGraph:
         self.finish()
 
     def free_views(self) -> None:
-        """Make views reshapes: a view asks for elements that lie in order, which what moves permutes
-        does not keep."""
+        """Make views reshapes: a view asks for elements that lie in order, and passes that move
+        permutes do not keep that."""
         for node in self.calls(aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default
 

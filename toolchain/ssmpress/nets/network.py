@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from ssmpress.errors import BadInputError
 from ssmpress.recipe.suggest import did_you_mean
+from ssmpress.tasks.network import MAX_METRIC_NAME
+from ssmpress.tasks.network_ports import TYPES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -75,6 +77,9 @@ class Network:
         if self.distill is not None and not callable(self.distill):
             raise _field_error("distill", "a function", self.distill)
         _check_inputs(self.inputs)
+        for name in ("dynamic", "states"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise _field_error(name, "a dict by the inputs' names", getattr(self, name))
         for name, axes in self.dynamic.items():
             self._check_input("dynamic", name)
             _check_axes(name, axes, self.inputs[name].dim())
@@ -82,8 +87,13 @@ class Network:
             self._check_input("states", name)
         if len(self.states) == len(self.inputs):
             raise _field_error("states", "at least one input that is none", dict(self.states))
-        if not isinstance(self.metric_name, str) or not self.metric_name.strip():
-            raise _field_error("metric_name", "a name", self.metric_name)
+        text = self.metric_name
+        if not isinstance(text, str) or not text.strip():
+            raise _field_error("metric_name", "a name", text)
+        if len(text) > MAX_METRIC_NAME or not text.isprintable():
+            raise _field_error("metric_name", f"1 to {MAX_METRIC_NAME} printable characters", text)
+        if not isinstance(self.higher_is_better, bool):
+            raise _field_error("higher_is_better", "True or False", self.higher_is_better)
         names = tuple(self.outputs)
         if isinstance(self.outputs, str) or not all(isinstance(n, str) and n for n in names):
             raise _field_error("outputs", "names", self.outputs)
@@ -218,6 +228,12 @@ def _check_inputs(inputs: Any) -> None:
     for name, example in inputs.items():
         if not isinstance(name, str) or not isinstance(example, torch.Tensor):
             raise _field_error("inputs", "tensors by name", {name: type(example).__name__})
+        if _type_name(example) not in TYPES:
+            raise BadInputError(
+                f"Network: inputs: {name}: expected one of the types {', '.join(TYPES)}; got "
+                f"{_type_name(example)}. Give the example and the samples as one of these, and "
+                "convert it in forward if need be."
+            )
 
 
 def _check_axes(name: str, axes: Any, rank: int) -> None:
@@ -226,9 +242,7 @@ def _check_axes(name: str, axes: Any, rank: int) -> None:
         for axis, size in axes.items()
     )
     if not good:
-        raise _field_error(
-            "dynamic", f"names of sizes by axis, 0 to {rank - 1}, for {name}", dict(axes or {})
-        )
+        raise _field_error("dynamic", f"names of sizes by axis, 0 to {rank - 1}, for {name}", axes)
 
 
 def _type_name(tensor: Tensor) -> str:

@@ -5,10 +5,13 @@ module -> torch.export -> products marked, scans of reversed sequences turned ->
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, OutputKind
 from torch.overrides import TorchFunctionMode
 
 from ssmpress.blocks.tensors import MatrixSpec
@@ -30,6 +33,7 @@ from ssmpress.nets.permutes import cancel_permutes
 from ssmpress.nets.products import mark_products
 from ssmpress.nets.reversed_scans import turn_scans
 from ssmpress.nets.user_errors import users_line
+from ssmpress.recipe.suggest import did_you_mean
 from ssmpress.tasks.network_ports import NetPort
 
 MOST_OF_A_LINE = 1000
@@ -119,7 +123,7 @@ def trace(network: Network, module: nn.Module) -> Traced:
         BadInputError: it cannot be traced: the line of the user's code, and what to do.
     """
     call = _Call(network, module).eval()
-    program = _exported(network, call)
+    program = _without_writes(network, _exported(network, call))
     _check_lines(program)
     names = _canonical_names(call)
     graph = FxGraph(program, names)
@@ -130,12 +134,14 @@ def trace(network: Network, module: nn.Module) -> Traced:
     mark_convolutions(graph)
     matrices = mark_products(graph)
     cancel_permutes(graph)
+    ports = _ports(network, graph)
+    _check_states(network, *ports)
     shapes = {
         name.removeprefix(_PREFIX): tuple(tensor.shape)
         for tensors in (call.named_parameters(), call.named_buffers())
         for name, tensor in tensors
     }
-    return Traced(network, program, names, matrices, shapes, _ports(network, graph))
+    return Traced(network, program, names, matrices, shapes, ports)
 
 
 def _canonical_names(call: nn.Module) -> dict[str, str]:
@@ -160,13 +166,56 @@ def _exported(network: Network, call: _Call) -> ExportedProgram:
     shapes = [dict.fromkeys(axes[name], Dim.DYNAMIC) or None for name in network.inputs]
     inputs = tuple(examples.values())
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             return export(call, inputs, dynamic_shapes=(tuple(shapes),), strict=False)
     except SsmpressError:
         raise
     except Exception as error:
         raise BadInputError(_failure(network, call, inputs, error)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of torch.export, and the whole graph that it prints before it fails."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _without_writes(network: Network, program: ExportedProgram) -> ExportedProgram:
+    """The program with new tensors in place of writes into others: passes may not tell which other
+    tensor of the graph is changed by a write.
+
+    Raises:
+        BadInputError: it writes into an input or a buffer.
+    """
+    if not any(_writes(node) for node in program.graph.nodes):
+        return program
+    with _quiet(), torch.no_grad():
+        program = program.run_decompositions({})
+    for spec in program.graph_signature.output_specs:
+        if spec.kind is not OutputKind.USER_OUTPUT:
+            name = str(spec.target)
+            what = f"the buffer {name.removeprefix(_PREFIX)}"
+            if spec.kind is OutputKind.USER_INPUT_MUTATION:
+                placeholders = program.graph_signature.user_inputs
+                what = f"its input {list(network.inputs)[placeholders.index(name)]}"
+            raise BadInputError(
+                f"Network: forward: expected code that changes no input and no buffer; got code "
+                f"that writes into {what}. Write x = x * 2, not x.mul_(2), and take what is kept "
+                "from call to call as an input, with states."
+            )
+    return program
+
+
+def _writes(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and bool(schema.is_mutable)
 
 
 def _examples(network: Network) -> tuple[dict[str, Tensor], dict[str, dict[int, str]]]:
@@ -221,16 +270,26 @@ def _failure(network: Network, call: _Call, inputs: tuple[Tensor, ...], error: E
         )
     lines = text.strip().splitlines() or [""]
     return (
-        f"Network: forward cannot be exported: {type(error).__name__}{where}: {lines[0][:300]} "
-        "Compute this with operations that torch.export knows."
+        f"Network: forward cannot be exported: {type(error).__name__}{where}: "
+        f"{lines[0][:300].rstrip('.')}. {_way(network)}"
+    )
+
+
+def _way(network: Network) -> str:
+    sizes = sorted({size for axes in network.dynamic.values() for size in axes.values()})
+    way = "Compute this with operations that torch.export knows."
+    if not sizes:
+        return way
+    return (
+        f"{way} Sizes that vary ({', '.join(sizes)}) are to be taken from x.shape, or left out of "
+        "dynamic."
     )
 
 
 def _loop(call: _Call, inputs: tuple[Tensor, ...], steps: int) -> str:
     """The line that becomes at least as many nodes as the constant size; empty if there is none."""
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             fresh = tuple(tensor.clone() for tensor in inputs)  # the others are marked dynamic
             program = export(call, fresh, strict=False)
     except Exception:
@@ -292,6 +351,36 @@ def _ports(network: Network, graph: FxGraph) -> tuple[tuple[NetPort, ...], tuple
         example_shape = tuple(_example(size, sizes) for size in named)
         outputs.append(NetPort(name, _type(name, value.dtype), named, example_shape))
     return tuple(inputs), tuple(outputs)
+
+
+def _check_states(
+    network: Network, inputs: tuple[NetPort, ...], outputs: tuple[NetPort, ...]
+) -> None:
+    """Whether the names of inputs and outputs differ, and a state fits in where it came out."""
+    known = {port.name: port for port in outputs}
+    for port in inputs:
+        if port.name in known:
+            raise BadInputError(
+                f"Network: outputs: expected other names than the inputs'; got {port.name!r} "
+                "twice. Name the outputs: outputs=(...)."
+            )
+        after = network.states.get(port.name)
+        if after is None:
+            continue
+        if after not in known:
+            raise BadInputError(
+                f"Network: states: {port.name}: expected one of the outputs {', '.join(known)}; "
+                f"got {after!r}.{did_you_mean(after, known)}"
+            )
+        if (known[after].type, known[after].shape) != (port.type, port.shape):
+            raise BadInputError(
+                f"Network: states: {port.name}: expected the type and sizes of the input, "
+                f"{_words(port)}; got {_words(known[after])} of {after}."
+            )
+
+
+def _words(port: NetPort) -> str:
+    return f"{port.type} ({', '.join(map(str, port.shape))})"
 
 
 def _output_names(program: ExportedProgram) -> list[str]:

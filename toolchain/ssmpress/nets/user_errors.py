@@ -13,6 +13,7 @@ from ssmpress.errors import BadInputError, SsmpressError
 
 _OURS = Path(__file__).parents[1]
 _STDLIB = Path(sysconfig.get_path("stdlib"))
+_DTYPE = re.compile(r"\b(Half|Double|BFloat16)\b")
 _GPU = re.compile(r"\bcuda|nvidia", re.IGNORECASE)
 
 
@@ -65,6 +66,11 @@ def _cure(error: BaseException) -> str:
             )
         missing = isinstance(error, ModuleNotFoundError)
         return f" Install what has {error.name}, beside ssmpress." if missing else ""
+    if _DTYPE.search(str(error)):
+        return (
+            " Networks are compressed in float32, whatever build makes: give inputs in float32, or "
+            "convert them in forward."
+        )
     if _GPU.search(str(error)):
         return (
             " Networks are built and compressed on the CPU: leave out .cuda() and "

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DEFAULT_NAME = "net"
 """Of the variable with the network, where FILE:NAME says no other."""
 
+_QUANTISED = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized")
+"""Modules of these hold packed weights, which are no parameters."""
+
 _loaded: dict[str, ModuleType] = {}
 """The modules of the file that was loaded last, and of what it imported from beside it. They stay
 in sys.modules, where dataclasses, pickle and torch.compile look for them, until the next load."""
@@ -97,6 +100,13 @@ def build_module(network: Network, *, always: bool = False) -> nn.Module:
             f"Network: build: expected a torch.nn.Module; got {type(module).__name__}. Return the "
             "module itself: build=lambda: MyNet()."
         )
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith(_QUANTISED):
+            raise BadInputError(
+                f"Network: build: {name or 'the module'}: expected a module with weights in floats;"
+                f" got {type(part).__name__}, which is quantised already. Let build make the "
+                "network that was trained: --values says how ssmpress stores it."
+            )
     return module.eval()
 
 

@@ -42,6 +42,11 @@ def prunable_names(weights: Weights, words: Iterable[str]) -> tuple[str, ...]:
         UsageError: a word that names no matrix of the model, or what cannot be pruned.
     """
     wanted = {name for word in words for name in _named(weights, word)}
+    if not any(spec.prunable for spec in weights.matrices.values()):
+        raise UsageError(
+            "--sparsity: expected a model with weights to prune, such as linear layers or 1x1 "
+            "convolutions; got one without. Without them there is nothing to compress."
+        )
     if not wanted:
         raise UsageError(
             f"--prunable: expected at least one of {_listed(_components(weights))}; got none."

@@ -92,8 +92,9 @@ def mean_gradient_magnitude(
     for name, sum_ in sums.items():
         if not bool(torch.isfinite(sum_).all()):
             raise BadInputError(
-                f"{name}: expected finite gradients on the calibration text; got NaN or infinity. "
-                "Check that the tokenizer is the model's and the text is of its kind."
+                f"{name}: expected finite gradients on the calibration data; got NaN or infinity. "
+                "Check that it is of the kind that the model was trained on (of a text: that the "
+                "tokenizer is the model's), and that the loss of each batch is finite."
             )
         sum_ /= len(batches)
     return sums

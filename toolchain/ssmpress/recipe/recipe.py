@@ -31,7 +31,7 @@ class Recipe:
         Path,
         Option(
             "Checkpoint: a folder of mamba-ssm or Hugging Face, or a bare state dict (.pt, .pth, "
-            ".bin, .safetensors).",
+            ".bin, .safetensors). With --net whatever its training wrote, .ckpt and .npz too.",
             metavar="MODEL",
             argument=True,
         ),

@@ -25,6 +25,8 @@ from ssmpress.tasks.tools import Device, Model, Outputs, Session
 from ssmpress.tasks.whole import PARITY_SAMPLES, PREDICTIONS, milliseconds
 from ssmpress.tasks.words import TASK_BATCH, Words
 
+MAX_METRIC_NAME = 60
+
 METRIC_TOLERANCE = 1e-3
 """Of a device's metric, relative: as of a language model's perplexity."""
 
@@ -101,8 +103,12 @@ class NetworkTask:
             if not names or len(set(names)) < len(names):
                 raise block_error(name, "different names, at least one", names)
         text = self.metric_name
-        if not isinstance(text, str) or not 0 < len(text) <= 60 or not text.isprintable():
-            raise block_error("metric_name", "1 to 60 printable characters", text)
+        if (
+            not isinstance(text, str)
+            or not 0 < len(text) <= MAX_METRIC_NAME
+            or not text.isprintable()
+        ):
+            raise block_error("metric_name", f"1 to {MAX_METRIC_NAME} printable characters", text)
         if not isinstance(self.higher_is_better, bool):
             raise block_error("higher_is_better", "true or false", self.higher_is_better)
         self._check_states()
