@@ -269,7 +269,9 @@ def test_recovery_goes_on_with_the_states_it_had(tmp_path: Path) -> None:
     source = load_model(recipe)
     work = tmp_path / "work"
     work.mkdir()
-    first = prune_weights(recipe, source, work=work)
+    notes: list[str] = []
+    first = prune_weights(recipe, source, note=notes.append, work=work)
+    assert notes[0] == "state: 2 of 5 numbers stay, layer by layer 2"
     steps: list[str] = []
     second = prune_weights(recipe, source, lambda what, *_: steps.append(what), work=work)
     assert "states" not in steps

@@ -26,7 +26,7 @@ from ssmpress.prune.recover import PruneResult, prune_and_recover
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.stages.network_source import NetworkSource
 from ssmpress.stages.source import AnySource, Source
-from ssmpress.stages.states import find_states, kept_states, without_states
+from ssmpress.stages.states import find_states, kept_states, states_note, without_states
 
 NETWORK_WEIGHTS = "network.safetensors"
 """A pruned network's state dict in the folder of `--save-checkpoint`."""
@@ -89,6 +89,7 @@ def prune_weights(
         find = partial(find_states, recipe, source, progress, scores)
         path = work / f".states-{name}.pt" if work is not None and recipe.trains else None
         smaller = without_states(source, kept_states(find, path, note))
+        note(states_note(source.checkpoint.config, smaller.checkpoint.config))
     model = smaller.model(None if start is None else start.tensors)
     if recipe.trains and (smaller is not source or start is not None):
         teacher = Teacher(source.model().to(compute_device(recipe.recover.compute)))

@@ -84,6 +84,19 @@ def kept_states(find: Callable[[], States], path: Path | None, note: Note) -> St
     return states
 
 
+def states_note(dense: ModelConfig, left: ModelConfig) -> str:
+    """How many numbers of the state stay in every layer that has some."""
+    states = compared_states(dense, left)
+    before, after = (
+        [getattr(s, key) for s in states if s.numbers is not None]
+        for key in ("dense_numbers", "numbers")
+    )
+    return (
+        f"state: {sum(after):,} of {sum(before):,} numbers stay, layer by layer "
+        f"{', '.join(map(str, after))}"
+    )
+
+
 def compared_states(dense: ModelConfig, left: ModelConfig) -> tuple[LayerState, ...]:
     """The states of every layer of a model, and of what is left of it."""
     return tuple(
