@@ -36,7 +36,7 @@ EXIT_BAD_INPUT = 6
 EXIT_DEVICE = 7
 EXIT_INTERRUPTED = 130
 
-COMPRESS_PACKAGES = ("torch", "onnx", "onnx_ir", "safetensors", "scipy")
+COMPRESS_PACKAGES = ("torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy")
 """Packages that only compressing needs: the extra `compress` of pyproject.toml."""
 
 NO_MEMORY = "not enough memory on this device. Free some, give a shorter text, or a smaller model."
