@@ -141,6 +141,15 @@ def test_a_state_that_is_not_given_is_zero_for_every_sample() -> None:
         ({"a": torch.zeros(1), "b": torch.ones(1)}, ["a", "b"]),
         (Both(torch.zeros(1), torch.ones(1)), ["output_0", "output_1"]),
         ({"a": torch.zeros(1), "none": None}, ["a"]),
+        ({"a": {"y": torch.zeros(1)}, "b": {"y": torch.ones(1)}}, ["output_0", "output_1"]),
+        (
+            {"output_1": torch.zeros(1), "b": [torch.ones(1), torch.ones(2)]},
+            [
+                "output_0",
+                "output_1",
+                "output_2",
+            ],
+        ),
     ],
 )
 def test_outputs_have_names_and_keep_their_structure(outputs: Any, names: list[str]) -> None:

@@ -511,3 +511,14 @@ def test_a_size_that_forward_fixes_is_told_what_varies() -> None:
     net = sequence(lambda: Fixed(D, D))
     with pytest.raises(BadInputError, match=r"Sizes that vary \(batch, length\) are to be taken"):
         trace(net, net.build())
+
+
+def test_an_output_whose_sizes_depend_on_values_is_refused() -> None:
+    class Chosen(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            y = super().forward(x)
+            return y, y[y > 0]
+
+    net = sequence(lambda: Chosen(D, D))
+    with pytest.raises(BadInputError, match="output_1: expected an output whose sizes follow from"):
+        trace(net, net.build())

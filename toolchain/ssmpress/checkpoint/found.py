@@ -12,7 +12,8 @@ _Shapes = Mapping[str, tuple[int, ...]]
 _A_LOG = re.compile(r"^(?P<block>(?:.*[._])?)A_logs?$")
 _GIVE = (
     "Give the weights of a whole language model, with its config.json where there is one; "
-    "docs/checkpoints.md lists what is read."
+    "docs/checkpoints.md lists what is read. A network of your own goes in with --net: "
+    "docs/networks.md."
 )
 
 

@@ -186,7 +186,10 @@ class Network:
             )
         if len(tensors) == 1 and not tensors[0][0]:
             return {"output": tensors[0][1]}
-        return {key or f"output_{i}": value for i, (key, value) in enumerate(tensors)}
+        keys = [key or f"output_{i}" for i, (key, _) in enumerate(tensors)]
+        if len(set(keys)) < len(keys):  # dicts in a nest may have the same keys
+            keys = [f"output_{i}" for i in range(len(tensors))]
+        return {key: value for key, (_, value) in zip(keys, tensors, strict=True)}
 
     def structured(self, flat: Mapping[str, Tensor], like: Any) -> Any:
         """Outputs by name in the structure in which forward returned `like`."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 
 from ssmpress.blocks.tensors import MatrixSpec
@@ -347,6 +348,12 @@ def _ports(network: Network, graph: FxGraph) -> tuple[tuple[NetPort, ...], tuple
     outputs = []
     values = [nodes[spec.arg.name].meta["val"] for spec in signature.output_specs]
     for name, value in zip(_output_names(graph.program), values, strict=True):
+        if free_unbacked_symbols(value):
+            raise BadInputError(
+                f"Network: {name}: expected an output whose sizes follow from those of the inputs; "
+                "got sizes that depend on values, such as of x[x > 0] or nonzero. Return a mask, "
+                "or leave this output out."
+            )
         named = tuple(_named(size, words) for size in value.shape)
         example_shape = tuple(_example(size, sizes) for size in named)
         outputs.append(NetPort(name, _type(name, value.dtype), named, example_shape))

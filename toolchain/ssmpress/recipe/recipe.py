@@ -143,8 +143,9 @@ class Recipe:
             "--tokenizer": data.tokenizer,
             "--evaluation-tokens": data.evaluation_tokens,
         }.items():
+            got = ", ".join(map(str, given)) if isinstance(given, tuple) else given
             require(
-                not given, name, "nothing, since samples of a network come from --net's file", given
+                not given, name, "nothing, since samples of a network come from --net's file", got
             )
 
     @property
