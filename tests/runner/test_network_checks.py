@@ -120,6 +120,9 @@ def test_the_command_line_is_checked(folder: Path, each_type: Path) -> None:
         run("run", each_type, "--input", "x=a", "--input", "x=b", "--output", "y")
     )
     assert (code, "the network carries no states" in text) == (2, True)
+    for words in (["--input", "q=x.npy", "--output", "y"], ["--input", "x=a", "--output", "q=y"]):
+        code, text = sb.failure(run("run", each_type, *words))
+        assert (code, "expected NAME=FILE, NAME one of" in text) == (2, True), text
     help_text = sb.ssmrun("run", "--help").stdout.decode()
     assert "ssmrun run BUNDLE" in help_text
     assert "--input NAME=FILE" in help_text

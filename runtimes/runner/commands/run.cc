@@ -29,7 +29,7 @@ struct PortFile {
   std::string file;
 };
 
-// `NAME=FILE`, or `FILE` where there is one plain port.
+// `NAME=FILE`, or a `FILE` without an equals sign where there is one plain port.
 PortFile ReadPortFile(const std::string& option, const std::string& text,
                       const std::vector<NetworkPort>& ports, const std::vector<size_t>& plain) {
   PortFile found{ports.size(), ""};
@@ -37,7 +37,8 @@ PortFile ReadPortFile(const std::string& option, const std::string& text,
     const std::string start = ports[i].name + "=";
     if (text.compare(0, start.size(), start) == 0) found = {i, text.substr(start.size())};
   }
-  if (found.port == ports.size() && plain.size() == 1) found = {plain[0], text};
+  const bool bare = text.find('=') == text.npos;
+  if (found.port == ports.size() && bare && plain.size() == 1) found = {plain[0], text};
   if (found.port == ports.size() || found.file.empty()) {
     BadUsage(option + " " + text +
              ": expected NAME=FILE, NAME one of the network's: " + NamesOf(ports) + ".");
