@@ -173,6 +173,7 @@ def test_failed_gate_exits_3_and_leaves_the_bundle(tmp_path, small_demo):
     verify_manifest(tmp_path / "bundle")
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_model_in_place_of_the_earlier_one(tmp_path, small_demo):
     options = "--recipe wikitext --recover 2 --evaluation-tokens 2000 --min-retention 0 --threads 1"
     models = []

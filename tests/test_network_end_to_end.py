@@ -157,7 +157,7 @@ def test_a_plan_tells_what_the_run_will_do(made: tuple[Path, Result, list[str]])
 def run_command(folder: Path, net: str, *options: str) -> subprocess.CompletedProcess[str]:
     """`compress best.ckpt --net my_net.py:NET`."""
     command = [sys.executable, "-m", "ssmpress", str(folder / "best.ckpt"), *options]
-    path = f"{ROOT / 'toolchain'}:{ROOT / 'tests'}"
+    path = ":".join(filter(None, sys.path))
     return subprocess.run(
         [*command, "--net", f"{folder / 'my_net.py'}:{net}", "--out", str(folder / "new")],
         capture_output=True,

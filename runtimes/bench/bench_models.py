@@ -138,7 +138,7 @@ def _dense(checkpoint: Checkpoint) -> PackedModel:
         if name in specs
     }
     rest = {name: array for name, array in arrays.items() if name not in matrices}
-    return PackedModel(checkpoint.config, rest, matrices)
+    return PackedModel(rest, matrices, checkpoint.config)
 
 
 def describe(packed: PackedModel) -> dict[str, Any]:

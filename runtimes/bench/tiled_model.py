@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.mamba1 import Mamba1Config
-from ssmpress.blocks.tensors import number_of_layer, tensor_specs
+from ssmpress.blocks.tensors import number_of_layer, tensor_specs, weights_of
 from ssmpress.checkpoint.read import read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import UsageError
@@ -111,7 +111,7 @@ def with_sparsity(
     Too few: the smallest kept weights become zero. Too many: the largest of the dense model's
     weights come back where the mask is False.
     """
-    names = prunable_names(config, PROJECTIONS)
+    names = prunable_names(weights_of(config), PROJECTIONS)
     top = max(float(dense[name].abs().max()) for name in names)
     scores = {
         name: torch.where(pruned[name] != 0, pruned[name].abs() + 2 * top, dense[name].abs())

@@ -120,7 +120,19 @@ def run(command: str, folder: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "index.md"], ids=lambda p: p.name)
+LONG = ("recipes.md",)
+"""Pages whose commands take a minute: they train."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(p, marks=[pytest.mark.slow] * (p.name in LONG))
+        for p in PAGES
+        if p.name != "index.md"
+    ],
+    ids=lambda p: p.name,
+)
 def test_every_command_runs(page: Path, sandbox: Path) -> None:
     for command, reason in commands(page):
         if reason is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ssmpress.results.report import Report
-from ssmpress.tasks import BUNDLE_KINDS, LanguageModel
+from ssmpress.tasks import LanguageModel, bundle_kinds
 from ssmpress.tasks.network import NetworkTask
 from ssmpress.tasks.task import SampleTask
 from ssmpress.tasks.words import Words
@@ -18,7 +18,7 @@ def kind_of(report: Report) -> type[LanguageModel] | type[SampleTask] | type[Net
     Not the task itself: a damaged report has words all the same.
     """
     value = lookup(report, "model", "config", "task", "kind")
-    return BUNDLE_KINDS.get(value if isinstance(value, str) else "", LanguageModel)
+    return bundle_kinds().get(value if isinstance(value, str) else "", LanguageModel)
 
 
 def words(report: Report) -> Words:

@@ -22,6 +22,7 @@ __all__ = [
     "LanguageModel",
     "NetworkTask",
     "Task",
+    "bundle_kinds",
     "bundle_task_of",
     "read_task",
     "task_of",
@@ -39,11 +40,10 @@ KINDS: dict[str, type[LanguageModel] | type[SampleTask]] = {
 }
 """Every task of a checkpoint by the name that its block gives it."""
 
-BUNDLE_KINDS: dict[str, type[LanguageModel] | type[SampleTask] | type[NetworkTask]] = {
-    **KINDS,
-    NetworkTask.kind: NetworkTask,
-}
-"""Every task of a bundle by the name that its block gives it."""
+
+def bundle_kinds() -> dict[str, type[LanguageModel] | type[SampleTask] | type[NetworkTask]]:
+    """Every task of a bundle by the name that its block gives it."""
+    return {**KINDS, NetworkTask.kind: NetworkTask}
 
 
 def read_task(block: Any) -> BlockTask:
@@ -81,8 +81,8 @@ def bundle_task_of(config: Mapping[str, Any]) -> Task:
     """
     if "task" not in config:
         return LanguageModel()
-    block = config["task"]
-    return read_block(BUNDLE_KINDS[_kind(block, BUNDLE_KINDS)], block)
+    block, kinds = config["task"], bundle_kinds()
+    return read_block(kinds[_kind(block, kinds)], block)
 
 
 def _kind(block: Any, kinds: Mapping[str, Any]) -> str:
