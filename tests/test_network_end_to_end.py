@@ -21,13 +21,16 @@ from paths import ROOT
 from report_schema import SCHEMA
 from small_network import TwoWays, network, trained
 from ssmpress.bundle.manifest import verify_manifest
-from ssmpress.errors import BadInputError, ParityError, UsageError
+from ssmpress.devices.plan import find_runtime_library
+from ssmpress.errors import BadInputError, DeviceError, ParityError, UsageError
+from ssmpress.machine import get_runner_path
 from ssmpress.nets.user_file import load_network
 from ssmpress.parity import check_parity
 from ssmpress.pipeline import Result, Watch, compress, compress_network
 from ssmpress.plan import make_plan
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.recipe.settings.data import DataSettings
+from ssmpress.recipe.settings.deploy import Target
 from ssmpress.recipe.settings.gate import GateSettings
 from ssmpress.recipe.settings.prune import Method, PruneSettings
 from ssmpress.recipe.settings.recover import RecoverSettings
@@ -37,6 +40,7 @@ from ssmpress.stages.packed import pack_weights
 from ssmpress.stages.pruned import prune_weights
 from ssmpress.stages.source import load
 from ssmpress.tasks import NetworkTask
+from target_bundle import require_emulator
 
 FILE = """\
 import small_network
@@ -125,6 +129,33 @@ def test_pruned_weights_go_in_again(made: tuple[Path, Result, list[str]]) -> Non
         result.out / "model.onnx"
     ).read_bytes()
     assert report["quality"] == result.report["quality"]
+
+
+@pytest.mark.slow
+def test_arm64_computes_the_same(made: tuple[Path, Result, list[str]], library: Path) -> None:
+    """Under QEMU: the outputs of a batch, and the user's metric of them."""
+    try:
+        get_runner_path(Target.ARM64.machine)
+        find_runtime_library(Target.ARM64.machine)
+    except DeviceError as error:
+        pytest.skip(str(error))
+    require_emulator()
+    folder, result, _ = made
+    arm = replace(
+        recipe(folder),
+        out=folder / "arm",
+        target=Target.ARM64,
+        pruned=folder / "pruned" / "network.safetensors",
+        save_checkpoint=None,
+    )
+    report = compress(arm).report
+    (device,) = report["devices"]
+    assert device["parity"]["ok"]
+    assert device["sample"]["device"] == device["sample"]["host"]
+    assert device["sample"]["tokens"] == 8
+    assert report["quality"]["compressed"] == pytest.approx(
+        result.report["quality"]["compressed"], abs=0.02
+    )
 
 
 @pytest.mark.slow
