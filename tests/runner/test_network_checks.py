@@ -96,7 +96,7 @@ COMMANDS = [
     (["--input=", "--output", "y"], "--input: expected NAME=FILE; got nothing"),
     (["--input", "q.npy", "--output", "y"], "--input q.npy: expected NAME=FILE, NAME one of"),
     (["--input", "x=", "--output", "y"], "--input x=: expected NAME=FILE, NAME one of"),
-    (["--input", "x=a", "--output", "z=b", "--output", "z=c"], "each output and each file once"),
+    (["--input", "x=a", "--output", "y=b", "--output", "y=c"], "each output and each file once"),
     (["--input", "x=a", "--output", "y=b", "--output", "h_next=b"], "each output and each file"),
     (["--input", "x=a", "--output", "y=b"], "run: expected --input scale=FILE; it is missing"),
     (["--input", "scale=a", "--output", "y=b"], "run: expected --input x=FILE; it is missing"),
