@@ -15,49 +15,34 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmpress.blocks.facts import (
-    BlockConfig,
-    ProjectionFacts,
-    StateAxis,
-    TensorFacts,
-    check_eps,
-    check_flags,
-    check_sizes,
-    resized,
-    without,
-)
+from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_eps, check_flags
+from ssmpress.blocks.mlp import MlpConfig
 from ssmpress.blocks.projection import Projection
-from ssmpress.states import StateTensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedMlpConfig:
+class GatedMlpConfig(MlpConfig):
     """The sizes of a gated MLP, checked when built.
 
     Args:
-        d_intermediate: channels between its two projections.
         gate_first: the first half of fc1 is the gate, as in Hugging Face's models; False is
             mamba-ssm's order.
         proj_bias: both projections have a bias.
         gate_scale: what the gate is multiplied with.
 
     Raises:
-        BadInputError: d_intermediate is not an integer from 1 to its limit, a flag not a bool, or
-            gate_scale not a positive number.
+        BadInputError: as of `MlpConfig`; a flag is no bool, or gate_scale no positive number.
     """
 
-    d_intermediate: int
     gate_first: bool = False
     proj_bias: bool = False
     gate_scale: float = 1.0
 
     kind: ClassVar[str] = "gated_mlp"
     title: ClassVar[str] = "MLP"
-    limits: ClassVar[Mapping[str, int]] = {"d_intermediate": 1 << 19}
-    never_pruned: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        super().__post_init__()
         check_flags(self, "gate_first", "proj_bias")
         check_eps("gate_scale", self.gate_scale)
 
@@ -69,32 +54,13 @@ class GatedMlpConfig:
         """Two, each with an input of its own."""
         return _PROJECTIONS
 
-    def states(self) -> tuple[StateTensor, ...]:
-        """It carries no state."""
-        return ()
-
-    @property
-    def channels(self) -> int:
-        """Every channel can die: each may be closed on its way in or out."""
-        return self.d_intermediate
-
-    @property
-    def state_axis(self) -> StateAxis | None:
-        """It carries no state."""
-        return None
-
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The channels whose two halves are open and that fc2 reads."""
         rows = (weights["fc1.weight"] == 0).all(1)
         if "fc1.bias" in weights:
             rows &= weights["fc1.bias"] == 0
         closed = rows.reshape(2, self.d_intermediate).any(0)  # 0 * silu(gate) = up * silu(0) = 0
-        unread = (weights["fc2.weight"] == 0).all(0)
-        return without("d_intermediate", closed | unread)
-
-    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
-        """Its size is a field."""
-        return resized(self, kept)
+        return self.live_channels(closed, weights)
 
     def module(self, d_model: int) -> nn.Module:
         """The MLP in PyTorch."""

@@ -15,42 +15,29 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmpress.blocks.facts import (
-    BlockConfig,
-    ProjectionFacts,
-    StateAxis,
-    TensorFacts,
-    check_flags,
-    check_sizes,
-    resized,
-    without,
-)
+from ssmpress.blocks.facts import ProjectionFacts, TensorFacts, check_flags
+from ssmpress.blocks.mlp import MlpConfig
 from ssmpress.blocks.projection import Projection
-from ssmpress.states import StateTensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquaredReluMlpConfig:
-    """The sizes of an MLP with a squared ReLU, checked when built.
+class SquaredReluMlpConfig(MlpConfig):
+    """The size of an MLP with a squared ReLU, checked when built.
 
     Args:
-        d_intermediate: channels between its two projections.
         proj_bias: both projections have a bias.
 
     Raises:
-        BadInputError: d_intermediate is not an integer from 1 to its limit, or proj_bias no bool.
+        BadInputError: as of `MlpConfig`; proj_bias is no bool.
     """
 
-    d_intermediate: int
     proj_bias: bool = False
 
     kind: ClassVar[str] = "squared_relu_mlp"
     title: ClassVar[str] = "squared-ReLU MLP"
-    limits: ClassVar[Mapping[str, int]] = {"d_intermediate": 1 << 19}
-    never_pruned: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
-        check_sizes(self)
+        super().__post_init__()
         check_flags(self, "proj_bias")
 
     def tensors(self) -> Mapping[str, TensorFacts]:
@@ -61,31 +48,12 @@ class SquaredReluMlpConfig:
         """Two, each with an input of its own."""
         return _PROJECTIONS
 
-    def states(self) -> tuple[StateTensor, ...]:
-        """It carries no state."""
-        return ()
-
-    @property
-    def channels(self) -> int:
-        """Every channel can die: each may be closed on its way in or out."""
-        return self.d_intermediate
-
-    @property
-    def state_axis(self) -> StateAxis | None:
-        """It carries no state."""
-        return None
-
     def live(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The channels that some input opens and that fc2 reads."""
         closed = (weights["fc1.weight"] == 0).all(1)
         if "fc1.bias" in weights:
             closed &= weights["fc1.bias"] <= 0  # relu(b) = 0
-        unread = (weights["fc2.weight"] == 0).all(0)
-        return without("d_intermediate", closed | unread)
-
-    def narrowed(self, kept: Mapping[str, Tensor]) -> tuple[BlockConfig, Mapping[str, float]]:
-        """Its size is a field."""
-        return resized(self, kept)
+        return self.live_channels(closed, weights)
 
     def module(self, d_model: int) -> nn.Module:
         """The MLP in PyTorch."""
