@@ -193,8 +193,12 @@ class Network:
 
     def structured(self, flat: Mapping[str, Tensor], like: Any) -> Any:
         """Outputs by name in the structure in which forward returned `like`."""
+        import torch
+
+        from ssmpress.prune.materials.nested import mapped
+
         values = iter(flat.values())
-        return _rebuilt(like, values)
+        return mapped(like, lambda leaf: next(values) if isinstance(leaf, torch.Tensor) else leaf)
 
 
 def _leaves(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
@@ -207,20 +211,6 @@ def _leaves(value: Any, key: str = "") -> Iterable[tuple[str, Any]]:
             yield from _leaves(item, key if len(value) == 1 else "")
     else:
         yield key, value
-
-
-def _rebuilt(like: Any, values: Any) -> Any:
-    import torch
-
-    if isinstance(like, torch.Tensor):
-        return next(values)
-    if isinstance(like, Mapping):
-        rebuilt = {name: _rebuilt(item, values) for name, item in like.items()}
-        return rebuilt if type(like) is dict else type(like)(**rebuilt)
-    if isinstance(like, tuple | list):
-        items = [_rebuilt(item, values) for item in like]
-        return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
-    return like
 
 
 def _check_inputs(inputs: Any) -> None:

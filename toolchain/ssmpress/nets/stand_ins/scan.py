@@ -212,11 +212,9 @@ def mamba_inner_fn_no_out_proj(
         (b, d, l).
     """
     _check_real(A)
-    x, z = xz.transpose(1, 2).chunk(2, dim=-1)
-    u, _ = operators.causal_conv1d(x, conv1d_weight[:, 0], conv1d_bias, None, True)
-    parts = [delta_proj_weight.shape[1], A.shape[1], A.shape[1]]
-    delta, B_, C_ = torch.split(F.linear(u, x_proj_weight), parts, dim=-1)
-    delta = F.linear(delta, delta_proj_weight)
+    u, z, delta, B_, C_ = _scan_inputs(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A.shape[1]
+    )
     if B is None:
         B = _ready(B_, B_proj_bias, b_rms_weight, b_c_dt_rms_eps).transpose(1, 2)
     if C is None:
@@ -226,6 +224,22 @@ def mamba_inner_fn_no_out_proj(
     y = selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     assert isinstance(y, Tensor)
     return y
+
+
+def _scan_inputs(
+    xz: Tensor,
+    conv1d_weight: Tensor,
+    conv1d_bias: Tensor | None,
+    x_proj_weight: Tensor,
+    delta_proj_weight: Tensor,
+    n: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """u, z and delta (b, l, d), B and C (b, l, n), of xz (b, 2 d, l)."""
+    x, z = xz.transpose(1, 2).chunk(2, dim=-1)
+    u, _ = operators.causal_conv1d(x, conv1d_weight[:, 0], conv1d_bias, None, True)
+    parts = [delta_proj_weight.shape[1], n, n]
+    delta, B, C = torch.split(F.linear(u, x_proj_weight), parts, dim=-1)
+    return u, z, F.linear(delta, delta_proj_weight), B, C
 
 
 def _ready(t: Tensor, bias: Tensor | None, weight: Tensor | None, eps: float) -> Tensor:
@@ -258,11 +272,9 @@ def bimamba_inner_fn(
         raise BadInputError(
             "bimamba_inner_fn: expected B and C that depend on the input (None); got constant ones."
         )
-    x, z = xz.transpose(1, 2).chunk(2, dim=-1)
-    u, _ = operators.causal_conv1d(x, conv1d_weight[:, 0], conv1d_bias, None, True)
-    parts = [delta_proj_weight.shape[1], A.shape[1], A.shape[1]]
-    delta, B_, C_ = torch.split(F.linear(u, x_proj_weight), parts, dim=-1)
-    delta = F.linear(delta, delta_proj_weight)
+    u, z, delta, B_, C_ = _scan_inputs(
+        xz, conv1d_weight, conv1d_bias, x_proj_weight, delta_proj_weight, A.shape[1]
+    )
     B_, C_ = _ready(B_, B_proj_bias, None, 0), _ready(C_, C_proj_bias, None, 0)
     y, y_b = (
         operators.selective_scan(
