@@ -21,6 +21,7 @@ from ssmpress.blocks.config import LayerConfig, ModelConfig
 from ssmpress.blocks.gated_mlp import GatedMlpConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.checkpoint.dialects.hugging_face import attention, layers
+from ssmpress.checkpoint.dialects.hugging_face.mamba2_mixer import hybrids_mixer
 from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 
 TYPES: tuple[str, ...] = ("falcon_h1",)
@@ -89,30 +90,16 @@ def _mamba(reader: JsonReader, d_model: int, eps: float) -> Mamba2Config:
         d_inner = reader.integer("mamba_expand", 2, 1 << 10) * d_model
     else:
         d_inner = reader.integer("mamba_d_ssm", 1024, limit)
-    width = d_inner // heads
-    if reader.values.get("mamba_d_head", "auto") != "auto":
-        width = reader.integer("mamba_d_head", limit=sizes["head_dim"])
-    if width * heads != d_inner:
-        raise reader.fail(
-            "mamba_d_head", f"{d_inner} channels / {heads} heads, as mamba_d_ssm says"
-        )
-    groups = reader.integer("mamba_n_groups", 1, sizes["n_groups"])
-    low, high = reader.limits("time_step_limit")
     before = reader.number("ssm_in_multiplier", 1.0)
     scales = tuple(before * scale for scale in reader.numbers("ssm_multipliers", 5))
-    return Mamba2Config(
-        heads=heads,
-        head_dim=width,
-        d_state=reader.integer("mamba_d_state", 256, sizes["d_state"]),
-        n_groups=groups,
-        norm_groups=groups,
-        d_conv=reader.integer("mamba_d_conv", 4, sizes["d_conv"]),
-        conv_bias=reader.boolean("mamba_conv_bias", True),
+    return hybrids_mixer(
+        reader,
+        heads,
+        d_inner,
+        "mamba_d_ssm",
         gated_norm=reader.boolean("mamba_rms_norm", False),
         gate_first=not reader.boolean("mamba_norm_before_gate", True),
         norm_eps=eps,
-        dt_min=low,
-        dt_max=high,
         in_scales=() if set(scales) == {1.0} else scales,
     )
 

@@ -24,6 +24,7 @@ from ssmpress.checkpoint.dialects.hugging_face.attention import (
     rope_theta,
 )
 from ssmpress.checkpoint.dialects.hugging_face.mamba2 import mixer_problem
+from ssmpress.checkpoint.dialects.hugging_face.mamba2_mixer import hybrids_mixer
 from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 from ssmpress.checkpoint.dialects.mixers import mixers_of
 
@@ -126,30 +127,15 @@ def _layer_kinds(reader: JsonReader) -> list[bool]:
 
 
 def _mamba(reader: JsonReader, d_model: int) -> Mamba2Config:
-    sizes = Mamba2Config.limits
-    heads = reader.integer("mamba_n_heads", 128, sizes["heads"])
+    heads = reader.integer("mamba_n_heads", 128, Mamba2Config.limits["heads"])
     d_inner = reader.integer("mamba_expand", 2, 1 << 10) * d_model
-    width = d_inner // heads
-    if reader.values.get("mamba_d_head", "auto") != "auto":
-        width = reader.integer("mamba_d_head", limit=sizes["head_dim"])
-    if width * heads != d_inner:
-        raise reader.fail(
-            "mamba_d_head", f"{d_inner} channels / {heads} heads, as mamba_expand says"
-        )
-    groups = reader.integer("mamba_n_groups", 1, sizes["n_groups"])
-    low, high = reader.limits("time_step_limit")
-    return Mamba2Config(
-        heads=heads,
-        head_dim=width,
-        d_state=reader.integer("mamba_d_state", 256, sizes["d_state"]),
-        n_groups=groups,
-        norm_groups=groups,
-        d_conv=reader.integer("mamba_d_conv", 4, sizes["d_conv"]),
-        conv_bias=reader.boolean("mamba_conv_bias", True),
+    return hybrids_mixer(
+        reader,
+        heads,
+        d_inner,
+        "mamba_expand",
         proj_bias=reader.boolean("mamba_proj_bias", False),
         norm_eps=reader.number("rms_norm_eps", 1e-6),
-        dt_min=low,
-        dt_max=high,
     )
 
 

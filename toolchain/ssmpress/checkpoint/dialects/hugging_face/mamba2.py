@@ -8,6 +8,7 @@ from typing import Any
 from ssmpress.blocks.config import NORM_EPS, LayerConfig, ModelConfig
 from ssmpress.blocks.mamba2 import Mamba2Config
 from ssmpress.checkpoint.dialects.hugging_face import mamba
+from ssmpress.checkpoint.dialects.hugging_face.mamba2_mixer import plain_mixer
 from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 
 TYPES: tuple[str, ...] = ("mamba2",)
@@ -31,23 +32,9 @@ def parse(reader: JsonReader) -> ModelConfig:
     Raises:
         BadInputError: a key has a wrong type or value.
     """
-    limits, sizes = ModelConfig.limits, Mamba2Config.limits
+    limits = ModelConfig.limits
     eps = reader.number("layer_norm_epsilon", NORM_EPS)
-    groups = reader.integer("n_groups", 8, sizes["n_groups"])
-    low, high = reader.limits("time_step_limit")
-    mixer = Mamba2Config(
-        heads=reader.integer("num_heads", 128, sizes["heads"]),
-        head_dim=reader.integer("head_dim", 64, sizes["head_dim"]),
-        d_state=reader.integer("state_size", 128, sizes["d_state"]),
-        n_groups=groups,
-        norm_groups=groups,
-        d_conv=reader.integer("conv_kernel", 4, sizes["d_conv"]),
-        conv_bias=reader.boolean("use_conv_bias", True),
-        proj_bias=reader.boolean("use_bias", False),
-        norm_eps=eps,
-        dt_min=low,
-        dt_max=high,
-    )
+    mixer = plain_mixer(reader, eps, "num_heads", "head_dim", "state_size")
     d_model = reader.integer("hidden_size", limit=limits["d_model"])
     if reader.expanded(d_model, 1 << 31) != mixer.d_inner:
         raise reader.fail(

@@ -22,6 +22,7 @@ from ssmpress.blocks.squared_relu_mlp import SquaredReluMlpConfig
 from ssmpress.blocks.tensors import EMBEDDING, LM_HEAD, layer_name
 from ssmpress.checkpoint.dialects.hugging_face import attention, names
 from ssmpress.checkpoint.dialects.hugging_face.mamba2 import mixer_problem
+from ssmpress.checkpoint.dialects.hugging_face.mamba2_mixer import plain_mixer
 from ssmpress.checkpoint.dialects.json_reader import JsonReader, limits_json
 from ssmpress.checkpoint.dialects.mixers import mixers_of
 
@@ -109,24 +110,9 @@ def _layer_kinds(reader: JsonReader) -> list[str]:
 
 
 def _mamba(reader: JsonReader, eps: float) -> Mamba2Config:
-    sizes = Mamba2Config.limits
     reader.chosen("mamba_hidden_act", "silu", "swish")
     reader.chosen("mamba_proj_bias", False)  # use_bias is what counts
-    groups = reader.integer("n_groups", 8, sizes["n_groups"])
-    low, high = reader.limits("time_step_limit")
-    return Mamba2Config(
-        heads=reader.integer("mamba_num_heads", 128, sizes["heads"]),
-        head_dim=reader.integer("mamba_head_dim", 64, sizes["head_dim"]),
-        d_state=reader.integer("ssm_state_size", 128, sizes["d_state"]),
-        n_groups=groups,
-        norm_groups=groups,
-        d_conv=reader.integer("conv_kernel", 4, sizes["d_conv"]),
-        conv_bias=reader.boolean("use_conv_bias", True),
-        proj_bias=reader.boolean("use_bias", False),
-        norm_eps=eps,
-        dt_min=low,
-        dt_max=high,
-    )
+    return plain_mixer(reader, eps, "mamba_num_heads", "mamba_head_dim", "ssm_state_size")
 
 
 def _attention(reader: JsonReader) -> AttentionConfig:
