@@ -7,9 +7,6 @@ op under every instruction set that can be forced. The same for the causal convo
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from itertools import pairwise
@@ -27,13 +24,14 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 import tolerances
+from isa_process import run_cases
 from isas import ISAS_BY_MACHINE
 from scan_inputs import draw_scan
 from ssmpress.blocks import selective_scan
 from ssmpress.blocks.mamba1 import causal_conv1d
 from ssmpress.blocks.selective_scan import selective_scan_reference
 from ssmpress.graph import fallback, ops
-from ssmpress.machine import ISA_VARIABLE, host_machine
+from ssmpress.machine import host_machine
 from ssmpress.runtime.loading import library_isa
 from thoroughness import examples
 from tolerances import assert_close
@@ -196,51 +194,14 @@ def run_torch_reference(op: str, arrays: Arrays) -> list[np.ndarray]:
     return [t.numpy() for t in function(*tensors(arrays, torch.float32))]
 
 
-# The results of one instruction set: inputs and models in a folder, one process for all of them.
-ISA_SCRIPT = """
-import sys, numpy as np, onnxruntime
-from pathlib import Path
-from ssmpress.runtime.loading import library_isa
-folder, library = Path(sys.argv[1]), sys.argv[2]
-print(library_isa(library))
-for path in sorted(folder.glob("*.npz")):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(library)
-    model = str(path.with_suffix(".onnx"))
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    np.savez(path.with_suffix(".out"), *session.run(None, dict(np.load(path))))
-    path.with_suffix(".out.npz").rename(path.with_suffix(".out"))
-"""
-
-
 @pytest.fixture(scope="module", params=ISAS)
 def isa_results(
     request: pytest.FixtureRequest, library: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, list[np.ndarray]]:
     """Outputs of every case under one forced instruction set."""
+    cases = [(model_bytes(op, channels_of(op, arrays)), arrays) for op, arrays in CASES.values()]
     folder = tmp_path_factory.mktemp(request.param)
-    names = list(CASES)
-    for i, (op, arrays) in enumerate(CASES.values()):
-        np.savez(folder / f"{i}.npz", **arrays)
-        (folder / f"{i}.onnx").write_bytes(model_bytes(op, channels_of(op, arrays)))
-    paths = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(
-        [sys.executable, "-c", ISA_SCRIPT, str(folder), str(library)],
-        env={**os.environ, "PYTHONPATH": paths, ISA_VARIABLE: request.param},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "this CPU cannot run it" in done.stderr:
-        pytest.skip(f"{ISA_VARIABLE}={request.param}: this CPU cannot run it")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [request.param]
-    results = {}
-    for i, name in enumerate(names):
-        with np.load(folder / f"{i}.out") as arrays:
-            results[name] = [arrays[key] for key in arrays.files]
-    return results
+    return dict(zip(CASES, run_cases(request.param, library, folder, cases), strict=True))
 
 
 # ---- one set of inputs, every implementation ----

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -21,9 +18,10 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 import tolerances
+from isa_process import run_cases
 from isas import ISAS_BY_MACHINE
 from ssmpress.graph import fallback, ops
-from ssmpress.machine import ISA_VARIABLE, host_machine
+from ssmpress.machine import host_machine
 from thoroughness import examples
 from tolerances import assert_close
 
@@ -175,45 +173,12 @@ def test_without_steps_the_state_stays(library: Path) -> None:
         np.testing.assert_array_equal(state, arrays["state"])
 
 
-ISA_SCRIPT = """
-import sys, numpy as np, onnxruntime
-from pathlib import Path
-from ssmpress.runtime.loading import library_isa
-folder, library = Path(sys.argv[1]), sys.argv[2]
-print(library_isa(library))
-for path in sorted(folder.glob("*.npz")):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.register_custom_ops_library(library)
-    model = str(path.with_suffix(".onnx"))
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    np.savez(path.with_suffix(".out"), *session.run(None, dict(np.load(path))))
-"""
-
-
 @pytest.mark.parametrize("isa", ISAS_BY_MACHINE[host_machine()])
 def test_every_instruction_set(isa: str, library: Path, tmp_path: Path) -> None:
-    for i, (arrays, attributes) in enumerate(CASES.values()):
-        np.savez(tmp_path / f"{i}.npz", **arrays)
-        (tmp_path / f"{i}.onnx").write_bytes(model_bytes(**attributes))
-    done = subprocess.run(
-        [sys.executable, "-c", ISA_SCRIPT, str(tmp_path), str(library)],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            ISA_VARIABLE: isa,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if "this CPU cannot run it" in done.stderr:
-        pytest.skip(f"{ISA_VARIABLE}={isa}: this CPU cannot run it")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [isa]
-    for i, (name, (arrays, attributes)) in enumerate(CASES.items()):
-        with np.load(tmp_path / f"{i}.out.npz") as outputs:
-            check([outputs[key] for key in outputs.files], arrays, attributes, name)
+    cases = [(model_bytes(**attributes), arrays) for arrays, attributes in CASES.values()]
+    results = run_cases(isa, library, tmp_path, cases)
+    for (name, (arrays, attributes)), outputs in zip(CASES.items(), results, strict=True):
+        check(outputs, arrays, attributes, name)
 
 
 @pytest.mark.parametrize(

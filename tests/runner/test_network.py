@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 import network_onnx
 import ssmrun_bundle as sb
 import toy_onnx
-from network_bundle import bundle, npy, of_each_type, received, run, sent, work
+from network_bundle import bundle, npy, received, run, sent, work
 from ssmpress.runtime.sampling import SplitMix64
 from ssmpress.tasks.network import NetworkTask
 from thoroughness import examples
@@ -34,26 +33,6 @@ def drawn(dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         return RANDOM.random(shape) < 0.5
     limits = np.iinfo(dtype)
     return RANDOM.integers(limits.min // 2, limits.max // 2, size=shape, dtype=dtype)
-
-
-@pytest.fixture
-def folder(tmp_path: Path, library: Path) -> Path:
-    """Where a bundle is to be made."""
-    sb.runner()
-    return tmp_path / "bundle"
-
-
-@pytest.fixture(scope="module")
-def each_type(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
-    """A bundle, and beside its model one of each type."""
-    sb.runner()
-    return of_each_type(tmp_path_factory.mktemp("types"))
-
-
-@pytest.fixture(scope="module")
-def worker(each_type: Path) -> Iterator[sb.Worker]:
-    with work(each_type) as running:
-        yield running
 
 
 def reference(bundle: Path, inputs: dict[str, Any]) -> dict[str, NDArray[Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,28 +11,7 @@ import pytest
 
 import network_onnx
 import ssmrun_bundle as sb
-from network_bundle import bundle, npy, of_each_type, run, sent, work
-
-
-@pytest.fixture
-def folder(tmp_path: Path, library: Path) -> Path:
-    """Where a bundle is to be made."""
-    sb.runner()
-    return tmp_path / "bundle"
-
-
-@pytest.fixture(scope="module")
-def each_type(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Path:
-    """A bundle, and beside its model one of each type."""
-    sb.runner()
-    return of_each_type(tmp_path_factory.mktemp("types"))
-
-
-@pytest.fixture(scope="module")
-def worker(each_type: Path) -> Iterator[sb.Worker]:
-    with work(each_type) as running:
-        yield running
-
+from network_bundle import bundle, npy, run, sent
 
 GOOD = npy(np.zeros(4, np.float32))
 LONG = npy(np.zeros(4, np.float32), version=(2, 0))
