@@ -23,7 +23,7 @@ from ssmpress.blocks.model import Mamba
 from ssmpress.blocks.ssd_scan import NO_LIMITS, ssd_scan
 from ssmpress.blocks.tensors import weights_of
 from ssmpress.checkpoint import dialects
-from ssmpress.checkpoint.read import read_checkpoint
+from ssmpress.checkpoint.read import Checkpoint, read_checkpoint
 from ssmpress.checkpoint.write import write_checkpoint
 from ssmpress.errors import BadInputError
 from ssmpress.formats import Values
@@ -153,6 +153,19 @@ def test_a_decay_after_one_that_forgets_all_is_exact() -> None:
     torch.testing.assert_close(got.double(), exact, rtol=0, atol=2e-6 * float(exact.abs().max()))
 
 
+def check_removed(checkpoint: Checkpoint, channels: tuple[int, ...]) -> None:
+    """So many channels go from every layer, and the logits stay."""
+    config = checkpoint.config
+    smaller, left = dead_channels.remove(config, checkpoint.tensors)
+    assert removed_channels(config, smaller) == channels
+    tokens = draw_tokens(config, 2, 9)
+    narrow = Mamba(smaller)
+    narrow.load_state_dict(left, strict=False)
+    with torch.no_grad():
+        wanted = Mamba.from_checkpoint(checkpoint)(tokens)[0]
+        assert_close(narrow(tokens)[0], wanted, tolerances.REFERENCE_LOGITS, "logits")
+
+
 def test_dead_channels_of_an_mlp_go() -> None:
     """A channel is dead without a gate, without an input, or unread; the rest computes the same."""
     config = hybrid(attention(), GatedMlpConfig(d_intermediate=11, gate_first=True))
@@ -160,14 +173,7 @@ def test_dead_channels_of_an_mlp_go() -> None:
     tensors = checkpoint.tensors
     tensors["backbone.layers.0.mlp.fc1.weight"][[3, 11 + 5]] = 0
     tensors["backbone.layers.0.mlp.fc2.weight"][:, 7] = 0
-    smaller, left = dead_channels.remove(config, tensors)
-    assert removed_channels(config, smaller) == (3, 0, 0)
-    tokens = draw_tokens(config, 2, 9)
-    narrow = Mamba(smaller)
-    narrow.load_state_dict(left, strict=False)
-    with torch.no_grad():
-        wanted = Mamba.from_checkpoint(checkpoint)(tokens)[0]
-        assert_close(narrow(tokens)[0], wanted, tolerances.REFERENCE_LOGITS, "logits")
+    check_removed(checkpoint, (3, 0, 0))
 
 
 def test_dead_channels_of_a_squared_relu_go() -> None:
@@ -178,14 +184,7 @@ def test_dead_channels_of_a_squared_relu_go() -> None:
     tensors["backbone.layers.1.mixer.fc1.weight"][[3, 5]] = 0
     tensors["backbone.layers.1.mixer.fc1.bias"][[3, 5]] = torch.tensor([-0.5, 0.5])
     tensors["backbone.layers.1.mixer.fc2.weight"][:, 7] = 0
-    smaller, left = dead_channels.remove(config, tensors)
-    assert removed_channels(config, smaller) == (0, 2, 0, 0, 0)
-    tokens = draw_tokens(config, 2, 9)
-    narrow = Mamba(smaller)
-    narrow.load_state_dict(left, strict=False)
-    with torch.no_grad():
-        wanted = Mamba.from_checkpoint(checkpoint)(tokens)[0]
-        assert_close(narrow(tokens)[0], wanted, tolerances.REFERENCE_LOGITS, "logits")
+    check_removed(checkpoint, (0, 2, 0, 0, 0))
 
 
 @pytest.mark.parametrize("method", Method)
