@@ -19,6 +19,7 @@ from ssmpress.errors import BadInputError, SsmpressError
 from ssmpress.nets.network import Network
 from ssmpress.nets.user_errors import in_users_code
 from ssmpress.prune.materials.nested import leaves, mapped
+from ssmpress.prune.resume import tensor_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -320,7 +321,7 @@ def _digest(inputs: Mapping[str, Tensor], target: Any) -> bytes:
 
     def add(value: Any) -> None:
         if isinstance(value, Tensor):
-            value = value.contiguous().view(-1).view(torch.uint8).numpy(), value.dtype, value.shape
+            value = tensor_bytes(value), value.dtype, value.shape
         if isinstance(value, np.ndarray) and value.dtype != object:
             digest.update(f"{value.dtype}{value.shape}".encode())
             digest.update(np.ascontiguousarray(value).data)

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmpress.callbacks import Note
@@ -27,10 +29,16 @@ def fingerprint(
     digest.update(f"{FORMAT} {torch.__version__} {device}".encode())
     for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(tensor_bytes(tensor).data)
     for piece in material.pieces():
         digest.update(piece)
     return digest.hexdigest()
+
+
+def tensor_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """The bytes of a tensor's values, in order: uint8 (n,)."""
+    whole = tensor.detach().cpu().contiguous().view(-1)
+    return whole.view(torch.uint8).numpy()
 
 
 class StateError(BadInputError):

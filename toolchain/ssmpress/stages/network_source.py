@@ -28,6 +28,7 @@ from ssmpress.nets.weights import read_weights_for
 from ssmpress.pack.model import PackedTensors, pack_tensors
 from ssmpress.prune.material import Material
 from ssmpress.prune.materials.network import NetworkMaterial
+from ssmpress.prune.resume import tensor_bytes
 from ssmpress.recipe.recipe import Recipe
 from ssmpress.results.run import TextUse
 from ssmpress.tasks import NetworkTask
@@ -83,7 +84,7 @@ class NetworkSource:
             states=dict(network.states),
         )
 
-    @property
+    @cached_property
     def weights(self) -> Weights:
         """What its tensors are."""
         return Weights(self.traced.matrices, self.traced.shapes, {})
@@ -188,7 +189,7 @@ def source_of_module(network: Network, module: nn.Module, path: Path) -> Network
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor).data)
     return network_source(
         network,
         copied,
